@@ -1,0 +1,231 @@
+"""What is in the store: artefacts, manifests, sets; what a name means and what makes a file count."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT = 1
+NAME_FORMAT = "%Y-%m-%d_%H%M%S"
+NAME_PATTERN = r"\d{4}-\d{2}-\d{2}_\d{6}"
+LARGEST_MANIFEST_BYTES = 16 << 20
+
+
+class Stream(StrEnum):
+    """What is backed up."""
+
+    DB = "db"
+    ATTACHMENTS = "attachments"
+
+
+class Kind(StrEnum):
+    """What a file of a set holds. GLOBALS, the roles, belongs to the db stream."""
+
+    DB = "db"
+    GLOBALS = "globals"
+    ATTACHMENTS = "attachments"
+
+    @property
+    def stream(self) -> Stream:
+        """Return the stream that the file belongs to."""
+        return Stream.ATTACHMENTS if self is Kind.ATTACHMENTS else Stream.DB
+
+    def path(self, name: str) -> str:
+        """Return where in the store the file of the set ``name`` lies."""
+        match self:
+            case Kind.DB:
+                return f"db/db_{name}.sql.gz"
+            case Kind.GLOBALS:
+                return f"db/globals_{name}.sql.gz"
+            case Kind.ATTACHMENTS:
+                return f"attachments_{name}.tgz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """A finished file. ``path`` is relative to the store; ``sha256`` is empty where no manifest has it."""
+
+    kind: Kind
+    path: str
+    size_bytes: int
+    sha256: str = ""
+    facts: Mapping[str, Any]
+
+    @property
+    def stream(self) -> Stream:
+        """Return the stream that the file belongs to."""
+        return self.kind.stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSet:
+    """A set on disk, or files that an older script left under such names: those have no manifest.
+
+    ``problems`` says what is missing or of another size than the manifest has it.
+    """
+
+    name: str
+    taken_at: datetime
+    artefacts: tuple[Artefact, ...]
+    manifest: Mapping[str, Any] | None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """Return ``verified`` (as its run proved it), ``unproven`` (no manifest) or ``damaged``."""
+        if self.problems:
+            return "damaged"
+        return "unproven" if self.manifest is None else "verified"
+
+    def artefact(self, kind: Kind) -> Artefact | None:
+        """Return the set's file of a kind, if it has one."""
+        return next((artefact for artefact in self.artefacts if artefact.kind is kind), None)
+
+    def size_bytes(self, stream: Stream) -> int | None:
+        """Return how large the set's files of a stream are together, None without any."""
+        sizes = [artefact.size_bytes for artefact in self.artefacts if artefact.stream is stream]
+        return sum(sizes) if sizes else None
+
+
+def listing(store: Path) -> list[StoredSet]:
+    """Return all sets, and files that an older script left under such names, oldest first by UTC time.
+
+    A manifest that cannot be understood makes its set ``damaged``; it is never an error.
+    """
+    if not store.is_dir():
+        return []
+    files = _named_files(store)
+    names = {path.stem for path in (store / "sets").glob("*.json") if re.fullmatch(NAME_PATTERN, path.stem)}
+    sets = [_stored(store, name, files.get(name, {})) for name in names | files.keys()]
+    return sorted(sets, key=lambda stored: (stored.taken_at, stored.name))
+
+
+def find(store: Path, wanted: str) -> StoredSet:
+    """Return the set with a name, ``latest``, ``oldest``, or the path of one of its files."""
+    sets = listing(store)
+    if not sets:
+        raise UsageError(f"{store}: no set, expected at least one", hint="dental-pms-backup run")
+    match wanted:
+        case "latest":
+            return sets[-1]
+        case "oldest":
+            return sets[0]
+    by_name = {stored.name: stored for stored in sets}
+    name = re.search(NAME_PATTERN, Path(wanted).name)
+    inside = "/" not in wanted or Path(wanted).resolve().is_relative_to(store.resolve())
+    if name and inside and name[0] in by_name:
+        return by_name[name[0]]
+    raise UsageError(f'"{wanted}": no such set in {store}, expected a name of the list', hint="dental-pms-backup list")
+
+
+def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
+    """Return a manifest that is whole and sound, else None."""
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
+            return None
+        manifest = json.loads(path.read_bytes())
+        sound = (
+            manifest["format"] == FORMAT
+            and manifest["set"] == name
+            and datetime.fromisoformat(manifest["taken_at"]).tzinfo is not None
+            and len(entries(manifest)) > 0
+            and all(_entry_is_sound(entry, name) for entry in entries(manifest))
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return manifest if sound else None
+
+
+def entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a manifest says of each of its files."""
+    return [entry for stream in manifest["streams"].values() for entry in stream["artefacts"]]
+
+
+def manifest_path(store: Path, name: str) -> Path:
+    """Return where a set's manifest lies."""
+    return store / "sets" / f"{name}.json"
+
+
+def checksum_lines(manifest: Mapping[str, Any]) -> str:
+    """Return what ``sha256sum -c`` reads, for a manifest."""
+    return "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries(manifest))
+
+
+def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
+    path = manifest_path(store, name)
+    manifest = read_manifest(path, name) if path.exists() else None
+    present = {kind: file.stat().st_size for kind, file in files.items() if file.exists()}
+    if manifest is None:
+        found = tuple(_unlisted(kind, name, size) for kind, size in present.items())
+        unread = (f"sets/{name}.json: not a manifest, expected one of format {FORMAT}",) if path.exists() else ()
+        return StoredSet(name=name, taken_at=_local_moment(name), artefacts=found, manifest=None, problems=unread)
+    artefacts, problems = [], []
+    for entry in entries(manifest):
+        kind = Kind(entry["kind"])
+        size = present.get(kind)
+        if size is None:
+            problems.append(f"{entry['path']}: missing, expected {entry['size_bytes']} bytes")
+            continue
+        if size != entry["size_bytes"]:
+            problems.append(f"{entry['path']}: {size} bytes, expected {entry['size_bytes']}")
+        artefacts.append(Artefact(kind=kind, path=entry["path"], size_bytes=size, sha256=entry["sha256"], facts=entry))
+    listed = {entry["kind"] for entry in entries(manifest)}
+    artefacts += [_unlisted(kind, name, size) for kind, size in present.items() if kind not in listed]
+    return StoredSet(
+        name=name,
+        taken_at=datetime.fromisoformat(manifest["taken_at"]),
+        artefacts=tuple(artefacts),
+        manifest=manifest,
+        problems=tuple(problems),
+    )
+
+
+def _unlisted(kind: Kind, name: str, size_bytes: int) -> Artefact:
+    """Return a file that no manifest lists: an older script's, or one whose removal was cut off."""
+    return Artefact(kind=kind, path=kind.path(name), size_bytes=size_bytes, facts={})
+
+
+def _named_files(store: Path) -> dict[str, dict[Kind, Path]]:
+    """Return the files under artefact names, by set name."""
+    found: dict[str, dict[Kind, Path]] = {}
+    for kind in Kind:
+        pattern = re.compile(re.escape(Path(kind.path("@")).name).replace("@", f"({NAME_PATTERN})"))
+        directory = (store / kind.path("@")).parent
+        for path in directory.iterdir() if directory.is_dir() else ():
+            match = pattern.fullmatch(path.name)
+            if match and path.is_file() and _is_moment(match[1]):
+                found.setdefault(match[1], {})[kind] = path
+    return found
+
+
+def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
+    return (
+        entry["path"] == Kind(entry["kind"]).path(name)
+        and type(entry["size_bytes"]) is int
+        and re.fullmatch("[0-9a-f]{64}", entry["sha256"]) is not None
+    )
+
+
+def _is_moment(name: str) -> bool:
+    try:
+        datetime.strptime(name, NAME_FORMAT)  # noqa: DTZ007 - only asked whether it is one
+    except ValueError:
+        return False
+    return True
+
+
+def _local_moment(name: str) -> datetime:
+    try:
+        return datetime.strptime(name, NAME_FORMAT).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)

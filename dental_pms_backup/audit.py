@@ -1,0 +1,62 @@
+"""Verifying sets that are in the store: the checksum of every file, and its content to the last byte."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import journal, progress, verify
+from dental_pms_backup.errors import VerificationError
+from dental_pms_backup.journal import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dental_pms_backup.artefacts import Artefact, StoredSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What verifying a set found; it is good when there are no problems."""
+
+    stored: StoredSet
+    problems: tuple[str, ...]
+
+
+def verify_set(store: Path, stored: StoredSet, *, bar: bool = False) -> Verdict:
+    """Read every file of a set to its end and compare it with the manifest; nothing is changed."""
+    problems = [*stored.problems, *_problems(store, stored, bar=bar)]
+    if problems:
+        journal.write(
+            Event.SET_DAMAGED,
+            f"set {stored.name} is damaged: {problems[0]}",
+            priority=journal.ERROR,
+            fields={"set": stored.name},
+        )
+    else:
+        journal.write(Event.SET_VERIFIED, f"set {stored.name} is verified", fields={"set": stored.name})
+    return Verdict(stored=stored, problems=tuple(problems))
+
+
+def _problems(store: Path, stored: StoredSet, *, bar: bool) -> Iterator[str]:
+    for artefact in stored.artefacts:
+        try:
+            _verify_artefact(store, artefact, bar=bar)
+        except VerificationError as error:
+            yield error.message
+        except OSError as error:
+            yield f"{artefact.path}: {error.strerror}, expected to read it"
+
+
+def _verify_artefact(store: Path, artefact: Artefact, *, bar: bool) -> None:
+    path = store / artefact.path
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with progress.shown(artefact.path, source, artefact.size_bytes, bar=bar) as shown:
+            if artefact.sha256 and verify.sha256(path, source, beat=shown.beat) != artefact.sha256:
+                raise VerificationError(f"{path}: the checksum differs, expected that of the manifest")
+            verify.content(path, artefact.kind, source, beat=shown.beat)
+    finally:
+        os.close(source)

@@ -1,0 +1,257 @@
+"""The command line: arguments, clock, environment and signals; the one place where an error becomes text."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import (
+    artefacts,
+    audit,
+    config,
+    copies,
+    demo,
+    journal,
+    keys,
+    overview,
+    report,
+    restore,
+    run,
+    stop,
+)
+from dental_pms_backup.arguments import parser
+from dental_pms_backup.artefacts import Stream
+from dental_pms_backup.errors import BackupError, RefusedError, UsageError
+from dental_pms_backup.journal import Echo, Event
+
+if TYPE_CHECKING:
+    from argparse import Namespace as Arguments
+    from collections.abc import Callable, Iterable
+
+DONE, FAILED = 0, 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    os.umask(0o077)
+    arguments = parser().parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: stop.request(number))
+    journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
+    try:
+        status = COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+    except BackupError as error:
+        _explain(error)
+        return error.exit_status
+    except BrokenPipeError:  # the reader of our output has gone: what was printed may not have arrived
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    return status
+
+
+def _run(arguments: Arguments) -> int:
+    try:
+        settings = _settings(arguments)
+        wanted = _streams(arguments.streams)
+        if arguments.dry_run:
+            _print(report.rehearsal_lines(settings.store, *run.rehearse(settings, wanted)))
+            return DONE
+        taken = run.take(settings, wanted, now=_now(), bar=_bar(arguments))
+    except BackupError as error:
+        _print([f"failure={error.cause}", "backup_run_status=failed"])
+        raise
+    except Exception:
+        _print(["failure=bug", "backup_run_status=failed"])
+        raise
+    _print([*report.run_lines(taken), "backup_run_status=ok"])
+    return DONE
+
+
+def _list(arguments: Arguments) -> int:
+    sets = artefacts.listing(_settings(arguments).store)
+    if arguments.json:
+        _print_json([report.set_summary(stored) for stored in sets])
+    else:
+        _print(report.set_table(sets, _now()))
+    return DONE
+
+
+def _show(arguments: Arguments) -> int:
+    store = _settings(arguments).store
+    stored = artefacts.find(store, arguments.set)
+    if arguments.json:
+        _print_json({**report.set_summary(stored), "manifest": stored.manifest})
+    else:
+        _print(report.set_details(store, stored))
+    return DONE
+
+
+def _verify(arguments: Arguments) -> int:
+    store = _settings(arguments).store
+    sets = [artefacts.find(store, name) for name in arguments.sets] or artefacts.listing(store)
+    if not sets:
+        artefacts.find(store, "latest")
+    verdicts = [audit.verify_set(store, stored, bar=_bar(arguments)) for stored in sets]
+    if arguments.json:
+        _print_json([report.verdict_summary(verdict) for verdict in verdicts])
+    else:
+        _print(line for verdict in verdicts for line in report.verdict_lines(verdict))
+    return FAILED if any(verdict.problems for verdict in verdicts) else DONE
+
+
+def _restore(arguments: Arguments) -> int:
+    settings = _settings(arguments)
+    (stream,) = _streams([arguments.stream])
+    if not arguments.in_place:
+        raise RefusedError(
+            "restore: no target is named, expected --in-place to replace what is live",
+            hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
+        )
+    if not arguments.yes and os.environ.get("CONFIRM") != "YES":
+        raise RefusedError(
+            f"restore: this replaces the live {stream}, expected your word for it",
+            hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
+        )
+    flow = restore.database_in_place if stream is Stream.DB else restore.attachments_in_place
+    restored = flow(settings, arguments.source, now=_now(), bar=_bar(arguments))
+    _print(report.restored_lines(restored))
+    return DONE
+
+
+def _status(arguments: Arguments) -> int:
+    facts = overview.status(_settings(arguments).store, now=_now())
+    if arguments.json:
+        _print_json(facts)
+    else:
+        _print(report.status_lines(facts))
+    return DONE
+
+
+def _config_check(arguments: Arguments) -> int:
+    _settings(arguments)
+    if arguments.json:
+        _print_json({"file": str(arguments.config), "problems": []})
+    else:
+        _print([f"{arguments.config}: good"])
+    return DONE
+
+
+def _config_show(arguments: Arguments) -> int:
+    settings = _settings(arguments)
+    shown = {
+        name: {
+            "value": None if value is None else value if isinstance(value, int) else str(value),
+            "origin": origin,
+        }
+        for (name, value), origin in zip(settings.values.items(), settings.origins.values(), strict=True)
+    }
+    if arguments.json:
+        _print_json({"store": str(settings.store), "keys": shown})
+    else:
+        _print([f"# the store is {settings.store}"])
+        _print(f"{name}: {keys.render(value)}  # {settings.origins[name]}" for name, value in settings.values.items())
+    return DONE
+
+
+def _config_schema(_arguments: Arguments) -> int:
+    _print_json(keys.schema())
+    return DONE
+
+
+def _offsite_push(arguments: Arguments) -> int:
+    for name in copies.push(_settings(arguments), arguments.sets, now=_now()):
+        _print([f"{name}: copied and compared"])
+    return DONE
+
+
+def _offsite_list(arguments: Arguments) -> int:
+    found = copies.names(_settings(arguments))
+    if arguments.json:
+        _print_json(found)
+    else:
+        _print(found)
+    return DONE
+
+
+def _offsite_verify(arguments: Arguments) -> int:
+    problems = copies.verify(_settings(arguments), arguments.sets)
+    if arguments.json:
+        _print_json([{"set": name, "good": not problem, "problem": problem} for name, problem in problems.items()])
+    else:
+        _print(f"{name}: {problem or 'the same offsite'}" for name, problem in problems.items())
+    return FAILED if any(problems.values()) else DONE
+
+
+def _offsite_fetch(arguments: Arguments) -> int:
+    stored = copies.fetch(_settings(arguments), arguments.set, now=_now())
+    _print([f"{stored.name}: fetched and verified"])
+    return DONE
+
+
+def _demo(arguments: Arguments) -> int:
+    demo.perform(keep=arguments.keep, now=_now(), say=lambda text: _print([text]), bar=_bar(arguments))
+    return DONE
+
+
+def _settings(arguments: Arguments) -> config.Config:
+    return config.load(arguments.config, os.environ)
+
+
+def _streams(names: list[str]) -> list[Stream]:
+    """Return the streams named, each once, in the order in which they are taken; all without any."""
+    unknown = [name for name in names if name not in set(Stream)]
+    if unknown:
+        parser().error(f'"{unknown[0]}": no such stream, expected {" or ".join(Stream)}')
+    return [stream for stream in Stream if not names or stream in names]
+
+
+def _bar(arguments: Arguments) -> bool:
+    return sys.stderr.isatty() and not arguments.quiet
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _print_json(value: object) -> None:
+    _print([json.dumps(value, indent=2)])
+
+
+def _explain(error: BackupError) -> None:
+    """Tell an error to whoever started us: on stderr, and in the journal where no flow has put it there."""
+    if not error.told and not isinstance(error, UsageError):
+        journal.write(Event.REFUSED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
+    if not journal.stderr_is_the_journal():
+        for line in error.message.splitlines():
+            sys.stderr.write(f"dental-pms-backup: {line}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
+
+
+COMMANDS: dict[str, Callable[[Arguments], int]] = {
+    "run": _run,
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "restore": _restore,
+    "status": _status,
+    "config check": _config_check,
+    "config show": _config_show,
+    "config schema": _config_schema,
+    "offsite push": _offsite_push,
+    "offsite list": _offsite_list,
+    "offsite verify": _offsite_verify,
+    "offsite fetch": _offsite_fetch,
+    "demo": _demo,
+}

@@ -1,0 +1,136 @@
+"""Finding the containers of a docker compose project by the labels that compose itself puts on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup import tools
+from dental_pms_backup.errors import DatabaseError, DockerError, RefusedError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LABEL = "com.docker.compose"
+DOCKER_ANSWERS_S = 30
+# only these fields: the rest of what inspect knows includes the environment, and so the password
+INSPECTED = (
+    '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},"state":{{json .State.Status}},'
+    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}}}'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """Which compose project: by name if it has one here, else by its directory."""
+
+    directory: Path
+    name: str | None
+
+    def __str__(self) -> str:
+        return f'project "{self.name}"' if self.name else f"the project in {self.directory}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container of the project, in any state. ``mounts`` maps a path in it to the directory on the host."""
+
+    id: str
+    name: str
+    image: str
+    service: str
+    state: str
+    mounts: Mapping[str, str]
+
+
+def database_container(project: Project, service: str) -> Container:
+    """Return the one running container of the database's service.
+
+    DatabaseError when there is none or it does not run, RefusedError when there are several, DockerError.
+    """
+    containers = _containers(project, service)
+    running = [container for container in containers if container.state == "running"]
+    if len(running) > 1:
+        names = ", ".join(container.name for container in running)
+        raise RefusedError(f'db: service "{service}" of {project} runs {len(running)} times ({names}), expected once')
+    if not containers:
+        raise DatabaseError(
+            f'db: no container of service "{service}" in {project}, expected one that runs',
+            hint=_up(project, service),
+        )
+    if not running:
+        states = ", ".join(f"{container.name} is {container.state}" for container in containers)
+        raise DatabaseError(
+            f'db: service "{service}" of {project} does not run ({states}), expected one running container',
+            hint=_up(project, service),
+        )
+    return running[0]
+
+
+def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path, Container]:
+    """Return the host's directory that a service has mounted at ``mount``, and its container, running or stopped.
+
+    SourceError when there is none or several are meant, DockerError.
+    """
+    containers = _containers(project, service)
+    if not containers:
+        raise SourceError(
+            f'attachments: no container of service "{service}" in {project}, expected one with {mount} mounted',
+            hint="set attachments.path in /etc/dental-pms/backup.yaml, or: " + _up(project, service),
+        )
+    found = {container.mounts[str(mount)]: container for container in containers if str(mount) in container.mounts}
+    if not found:
+        raise SourceError(
+            f'attachments: service "{service}" of {project} mounts nothing at {mount}, expected a volume or directory',
+            hint="set attachments.path or attachments.mount in /etc/dental-pms/backup.yaml",
+        )
+    if len(found) > 1:
+        raise RefusedError(
+            f'attachments: containers of service "{service}" mount {len(found)} different directories at {mount}, '
+            "expected one",
+            hint="set attachments.path in /etc/dental-pms/backup.yaml",
+        )
+    return Path(next(iter(found))), next(iter(found.values()))
+
+
+def _containers(project: Project, service: str) -> list[Container]:
+    filters = [f"label={LABEL}.service={service}", f"label={LABEL}.oneoff=False"]
+    if project.name:
+        filters.append(f"label={LABEL}.project={project.name}")
+    ids = _docker("ps", "--all", "--no-trunc", "--quiet", *(f"--filter={text}" for text in filters)).split()
+    if not ids:
+        return []
+    lines = _docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
+    found = [json.loads(line) for line in lines]
+    return [_container(entry, service) for entry in found if project.name or _stands_in(entry, project.directory)]
+
+
+def _container(entry: Mapping[str, Any], service: str) -> Container:
+    return Container(
+        id=entry["id"],
+        name=entry["name"].removeprefix("/"),
+        image=entry["image"],
+        service=service,
+        state=entry["state"],
+        mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
+    )
+
+
+def _stands_in(entry: Mapping[str, Any], directory: Path) -> bool:
+    working_dir = Path(entry["labels"].get(f"{LABEL}.project.working_dir", ""))
+    return working_dir == directory or working_dir.resolve() == directory.resolve()
+
+
+def _docker(*arguments: str) -> str:
+    ended, out = tools.capture(["docker", *arguments], timeout_s=DOCKER_ANSWERS_S)
+    if not ended.ok:
+        said = ended.said[-1] if ended.said else str(ended)
+        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
+    return out
+
+
+def _up(project: Project, service: str) -> str:
+    where = f"--project-name {project.name}" if project.name else f"--project-directory {project.directory}"
+    return f"docker compose {where} up --detach {service}"

@@ -1,0 +1,147 @@
+"""Everything that this program says no with.
+
+BackupError                 1   failed
+├── UsageError              2   usage
+├── RefusedError            4   refused          a safety rule stands against it
+├── ConfigError            78   configuration
+├── TemporaryError         75   temporary        worth a retry
+│   ├── LockHeldError      75   locked
+│   ├── DockerError        75   docker
+│   └── DatabaseError      75   database
+├── ToolMissingError        1   tool
+├── SourceError             1   source           nothing to take the stream from
+├── DumpError               1   dump             a program of the database stream failed
+├── ArchiveError            1   archive          a program of the attachments stream failed
+├── VerificationError       1   verification     the content is not what it has to be
+├── StoreError              1   store            the store cannot be used
+├── RestoreError            1   restore
+├── OffsiteError            1   offsite
+└── InterruptedRunError     1   interrupted      a signal asked to stop
+"""
+
+from __future__ import annotations
+
+
+class BackupError(Exception):
+    """A failure that the operator can understand: one line, and one hint to type.
+
+    ``cause`` is the one word behind ``failure=``, ``exit_status`` what the process exits with; ``told`` says that
+    the journal has it already.
+    """
+
+    exit_status = 1
+    cause = "failed"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.told = False
+
+
+class UsageError(BackupError):
+    """The command line asks for something that does not exist."""
+
+    exit_status = 2
+    cause = "usage"
+
+
+class RefusedError(BackupError):
+    """A safety rule refuses what was asked for; nothing was changed."""
+
+    exit_status = 4
+    cause = "refused"
+
+
+class ConfigError(BackupError):
+    """The configuration is not fully understood; ``problems`` has one line for each thing wrong."""
+
+    exit_status = 78
+    cause = "configuration"
+
+    def __init__(self, problems: tuple[str, ...], *, hint: str = "") -> None:
+        super().__init__("\n".join(problems), hint=hint)
+        self.problems = problems
+
+
+class TemporaryError(BackupError):
+    """Something is not there now that may be there in a minute."""
+
+    exit_status = 75
+    cause = "temporary"
+
+
+class LockHeldError(TemporaryError):
+    """Another run holds the store."""
+
+    cause = "locked"
+
+
+class DockerError(TemporaryError):
+    """The Docker engine does not answer."""
+
+    cause = "docker"
+
+
+class DatabaseError(TemporaryError):
+    """The database does not answer."""
+
+    cause = "database"
+
+
+class ToolMissingError(BackupError):
+    """A program that is needed is not installed."""
+
+    cause = "tool"
+
+
+class SourceError(BackupError):
+    """There is nothing to take the stream from."""
+
+    cause = "source"
+
+
+class DumpError(BackupError):
+    """A program of the database stream failed."""
+
+    cause = "dump"
+
+
+class ArchiveError(BackupError):
+    """A program of the attachments stream failed; ``unreadable`` names entries, for files of mode 0600 only."""
+
+    cause = "archive"
+
+    def __init__(self, message: str, *, hint: str = "", unreadable: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.unreadable = unreadable
+
+
+class VerificationError(BackupError):
+    """A file is not what it claims to be."""
+
+    cause = "verification"
+
+
+class StoreError(BackupError):
+    """The store cannot be read or written."""
+
+    cause = "store"
+
+
+class RestoreError(BackupError):
+    """A restore failed; the message says what state the target is in."""
+
+    cause = "restore"
+
+
+class OffsiteError(BackupError):
+    """The second place could not be written, read or trusted."""
+
+    cause = "offsite"
+
+
+class InterruptedRunError(BackupError):
+    """A signal asked the program to stop."""
+
+    cause = "interrupted"

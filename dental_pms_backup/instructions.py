@@ -1,0 +1,47 @@
+"""STORE/RESTORE.txt: how to get the data back with gzip, psql, tar and sha256sum alone."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import publishing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = """\
+How to get the data of this store back, with gzip, psql, tar and sha256sum alone
+================================================================================
+
+A set is what one run made. SET stands below for its name, such as 2026-11-23_023000; the newest is the last of
+    ls {store}/sets/*.json
+
+1. Is the set whole?
+    cd {store} && sha256sum -c sets/SET.sha256
+
+2. The database, into an EMPTY database NEWDB. First the roles, which a new server lacks, then the content:
+    createdb NEWDB
+    gzip -dc {store}/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
+    gzip -dc {store}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 --single-transaction -d NEWDB
+   Both psql have to end without an error; nothing is committed otherwise.
+   With docker compose, NEWDB in the container of service db:
+    docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" NEWDB'
+    gzip -dc {store}/db/db_SET.sql.gz | docker compose exec -T db \\
+        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 --single-transaction -d NEWDB'
+
+3. The attachments, as root, into an EMPTY directory NEWDIR:
+    mkdir NEWDIR
+    tar -xzpf {store}/attachments_SET.tgz --xattrs --xattrs-include='*' --acls --numeric-owner -C NEWDIR
+   Plain tar -xzf also works; it leaves out extended attributes and access lists.
+
+With the package installed, "dental-pms-backup list" shows the sets and "man dental-pms-backup" the restore.
+"""
+
+
+def leave(store: Path) -> None:
+    """Put the instructions, with this store's path in them, into the store; durable on return."""
+    content = TEXT.replace("{store}", shlex.quote(str(store))).encode()
+    path = store / "RESTORE.txt"
+    if not path.is_file() or path.read_bytes() != content:
+        publishing.write_durably(path, content)

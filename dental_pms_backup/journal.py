@@ -1,0 +1,122 @@
+"""The audit trail: the only user of ``systemd.journal``.
+
+Every entry has a fixed MESSAGE_ID, explained in the shipped catalog, and belongs to the service's unit even when
+a person typed the command. Text and fields hold no secret, no row, and no name of a patient's file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from systemd import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+IDENTIFIER = "dental-pms-backup"
+UNIT = "dental-pms-backup.service"
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+
+Field = str | int
+
+
+class Event(Enum):
+    """What happened, with its MESSAGE_ID; systemd/dental-pms-backup.catalog explains each."""
+
+    RUN_STARTED = "8ece2ac10d9044fe8ff144f4ea747e0d"
+    STREAM_TAKEN = "330c5fb066f44b7594f9fab60cc9e438"
+    STREAM_FAILED = "d548867add3b4655b0d8a5a013dbe593"
+    STREAM_WARNING = "45f82781a9dd46c6bed27ded3cc17b09"
+    SET_PUBLISHED = "296f5898b5fd44bba643f0ecf8d96e1f"
+    ARTEFACT_REMOVED = "ccbeb3ec364443a89dfb53374ff2694b"
+    RUN_SUCCEEDED = "7a41948c06224d8ebac56a6546c4c1f4"
+    RUN_FAILED = "080377cbb9124377802ddcaf33653b17"
+    TRYING_AGAIN = "d35e3c7cdf594b25a8703db1511ecfec"
+    STORE_RECOVERED = "39e875a772b941f0b10a43d650535fb6"
+    REFUSED = "9805606d25b241eeaef91e6211233316"
+    RESTORE_STARTED = "b288ce72c72e4b4084d914643516baa5"
+    RESTORE_SUCCEEDED = "3cf96f9d23274c59b05d58d8c2381d9c"
+    RESTORE_FAILED = "2b6de6514ac44abeb206cb0391817b5a"
+    SET_VERIFIED = "c2397f58549f4413b4855cfc5f0f03bc"
+    SET_DAMAGED = "3b6be52c8f564ef0acd7b22ab11d26d8"
+    OFFSITE_PUSHED = "a625761557cc4eaa8bd2705b99d5f6e3"
+    OFFSITE_VERIFIED = "a57f88e2a52b45c599a4a77d21609437"
+    OFFSITE_FETCHED = "2ba3568660b544e0aeeefdff5ae62c63"
+    OFFSITE_FAILED = "1b6e45994904420f8d9841fc491a3033"
+
+
+class Echo(Enum):
+    """Down to which priority the story is repeated on stderr for a person at a terminal; errors never are."""
+
+    NOTHING = ERROR
+    WARNINGS = WARNING
+    ALL = INFO
+
+
+_echo = Echo.NOTHING
+_silent = False
+
+
+def show(echo: Echo) -> None:
+    """Choose how much is repeated on stderr from now on; where stderr is the journal, nothing is."""
+    global _echo  # noqa: PLW0603 - one process, one terminal
+    _echo = Echo.NOTHING if stderr_is_the_journal() else echo
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Write no entry while the block lasts: what a demo does is no part of the practice's audit trail."""
+    global _silent  # noqa: PLW0603 - one process, one journal
+    _silent = True
+    try:
+        yield
+    finally:
+        _silent = False
+
+
+def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str, Field] | None = None) -> None:
+    """Write an entry: a sentence, and fields, each stored as DENTAL_PMS_<NAME>.
+
+    Where no journal runs, as in a build chroot, it is only repeated on stderr.
+    """
+    if ERROR < priority <= _echo.value:
+        sys.stderr.write(f"{text}\n")
+    if _silent:
+        return
+    named = {f"DENTAL_PMS_{name.upper()}": str(value) for name, value in (fields or {}).items()}
+    journal.send(
+        text,
+        MESSAGE_ID=event.value,
+        PRIORITY=str(priority),
+        SYSLOG_IDENTIFIER=IDENTIFIER,
+        DENTAL_PMS_EVENT=event.name.lower().replace("_", "-"),
+        DENTAL_PMS_TRIGGER=trigger(),
+        OBJECT_SYSTEMD_UNIT=UNIT,
+        **named,
+    )
+
+
+def trigger() -> str:
+    """Return what started this process: the timer, the service by hand, or a command line."""
+    if "TRIGGER_TIMER_REALTIME_USEC" in os.environ:
+        return "timer"
+    return "service" if stderr_is_the_journal() else "command"
+
+
+def stderr_is_the_journal() -> bool:
+    """Tell whether what is written on stderr reaches the journal by itself."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    status = os.fstat(2)
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))
+
+
+def redacted(text: str) -> str:
+    """Return a database program's line without the parts in which servers quote rows, and without secrets."""
+    text = re.sub(r"(DETAIL|CONTEXT|STATEMENT|QUERY):.*", r"\1: (left out)", text)
+    text = re.sub(r"(password|secret|token)(\s*[=:]\s*)\S+", r"\1\2(left out)", text, flags=re.IGNORECASE)
+    return re.sub(r"://[^/@\s]+@", "://(left out)@", text)

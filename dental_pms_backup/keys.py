@@ -1,0 +1,245 @@
+"""The table of all keys of the configuration: what each does, its default, what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+Value = str | int | bool | Path | None
+Kind = Literal["number", "switch", "text", "path", "choice"]
+
+
+class Source(StrEnum):
+    """Where the database runs."""
+
+    COMPOSE = "compose"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key of the configuration. ``least`` and ``most`` bound a number; ``choices`` a choice."""
+
+    name: str
+    kind: Kind
+    default: Value
+    says: str
+    least: int = 0
+    most: int = 1_000_000
+    choices: tuple[str, ...] = ()
+    variable: str = ""
+
+    @property
+    def expected(self) -> str:
+        """Say what a value of this key has to be, to end a sentence with."""
+        match self.kind:
+            case "number":
+                return f"a whole number from {self.least} to {self.most}"
+            case "switch":
+                return "true or false"
+            case "text":
+                return "text"
+            case "path":
+                return "an absolute path"
+            case "choice":
+                return "one of " + ", ".join(self.choices)
+
+
+KEYS = (
+    Key(
+        name="compose.project_dir",
+        kind="path",
+        default=Path("/srv/dental-pms"),
+        says="directory of the docker compose project",
+    ),
+    Key(
+        name="compose.project",
+        kind="text",
+        default=None,
+        says="name of the compose project; when set, containers are found by it and not by the directory",
+    ),
+    Key(name="compose.db_service", kind="text", default="db", says="compose service that runs PostgreSQL"),
+    Key(
+        name="compose.backend_service",
+        kind="text",
+        default="backend",
+        says="compose service that holds the attachments",
+    ),
+    Key(
+        name="backup_dir",
+        kind="path",
+        default=None,
+        variable="BACKUP_DIR",
+        says="the store; unset: /srv/dental-pms/backups if it exists, else .run/backups in the project",
+    ),
+    Key(
+        name="keep",
+        kind="number",
+        default=14,
+        least=1,
+        variable="BACKUP_KEEP",
+        says="how many artefacts of each stream stay",
+    ),
+    Key(
+        name="lock_wait_s",
+        kind="number",
+        default=0,
+        most=86_400,
+        says="seconds to wait for another run on the same store before giving up",
+    ),
+    Key(
+        name="retry.attempts",
+        kind="number",
+        default=3,
+        least=1,
+        most=100,
+        says="how often the sources are tried before a run gives up",
+    ),
+    Key(name="retry.wait_s", kind="number", default=20, most=3_600, says="seconds between two tries"),
+    Key(
+        name="database.source",
+        kind="choice",
+        default=Source.COMPOSE,
+        choices=tuple(Source),
+        says="where PostgreSQL runs: in the compose project, or native on a host",
+    ),
+    Key(
+        name="database.lock_wait_s",
+        kind="number",
+        default=60,
+        least=1,
+        most=86_400,
+        says="seconds that pg_dump waits for a locked table before it fails",
+    ),
+    Key(
+        name="database.role_passwords",
+        kind="switch",
+        default=False,
+        says="save the roles' password hashes with the set",
+    ),
+    Key(
+        name="native.host",
+        kind="text",
+        default="/run/postgresql",
+        says="directory of the socket, or name of the host",
+    ),
+    Key(name="native.port", kind="number", default=5432, least=1, most=65_535, says="port of the server"),
+    Key(name="native.user", kind="text", default="postgres", says="role that reads the database"),
+    Key(
+        name="native.run_as",
+        kind="text",
+        default="postgres",
+        says="system user that the clients run as on a socket (peer authentication)",
+    ),
+    Key(
+        name="native.database",
+        kind="text",
+        default=None,
+        says="name of the database; needed when database.source is native",
+    ),
+    Key(
+        name="native.pgpass_file",
+        kind="path",
+        default=None,
+        says="password file of libpq, mode 0600; %d stands for the service's credentials directory",
+    ),
+    Key(
+        name="native.bin_dir",
+        kind="path",
+        default=None,
+        says="directory of pg_dump and psql; unset: those of the server's major version",
+    ),
+    Key(
+        name="attachments.path",
+        kind="path",
+        default=None,
+        variable="ATTACHMENTS_PATH",
+        says="directory of the attachments; unset: the backend's mount",
+    ),
+    Key(
+        name="attachments.mount",
+        kind="path",
+        default=Path("/data"),
+        says="mount point in the backend that holds the attachments",
+    ),
+    Key(
+        name="offsite.remote",
+        kind="text",
+        default=None,
+        says="rclone remote of type crypt, with a path if wanted: practice-crypt:backups",
+    ),
+    Key(
+        name="offsite.rclone_config",
+        kind="path",
+        default=Path("/etc/dental-pms/rclone.conf"),
+        says="configuration file of rclone, mode 0600; %d stands for the service's credentials directory",
+    ),
+)
+KEY_OF = {key.name: key for key in KEYS}
+SECTIONS = tuple(dict.fromkeys(key.name.split(".")[0] for key in KEYS if "." in key.name))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the configuration file."""
+    top: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "/etc/dental-pms/backup.yaml",
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {name: {"type": "object", "additionalProperties": False, "properties": {}} for name in SECTIONS},
+    }
+    for key in KEYS:
+        section, _, leaf = key.name.rpartition(".")
+        place = top["properties"][section]["properties"] if section else top["properties"]
+        place[leaf] = _key_schema(key)
+    return top
+
+
+def example() -> str:
+    """Return a configuration file that holds every key with its default and what it does."""
+    lines = [
+        "# Every key of /etc/dental-pms/backup.yaml with its default. Copy what you want to change.",
+        "# A key that says null is unset.",
+    ]
+    section = ""
+    for key in sorted(KEYS, key=lambda key: "." in key.name):
+        head, _, leaf = key.name.rpartition(".")
+        if head != section:
+            lines += ["", f"{head}:"]
+            section = head
+        indent = "  " if head else ""
+        lines += [f"{indent}# {key.says}", f"{indent}{leaf}: {render(key.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def render(value: Value) -> str:
+    """Return a value as the configuration file spells it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+def _key_schema(key: Key) -> dict[str, Any]:
+    kind: dict[str, Any]
+    match key.kind:
+        case "number":
+            kind = {"type": "integer", "minimum": key.least, "maximum": key.most}
+        case "switch":
+            kind = {"type": "boolean"}
+        case "text":
+            kind = {"type": "string", "minLength": 1}
+        case "path":
+            kind = {"type": "string", "pattern": "^(/|%d/)"}
+        case "choice":
+            kind = {"enum": list(key.choices)}
+    if key.default is None:
+        kind["type"] = [kind["type"], "null"]
+    default = str(key.default) if isinstance(key.default, Path) else key.default
+    return kind | {"description": key.says, "default": default}

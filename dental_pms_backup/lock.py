@@ -1,0 +1,69 @@
+"""One run at a time on a store: flock on a file in it, so that a dead machine leaves no stale lock."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import stop
+from dental_pms_backup.errors import LockHeldError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+POLL_S = 0.1
+LEAST_WAIT_S = 0.5  # longer than is_held() looks
+
+
+@contextlib.contextmanager
+def held(store: Path, *, wait_s: float = 0) -> Iterator[None]:
+    """Hold the store's lock, waiting up to ``wait_s`` seconds; LockHeldError when another run keeps it."""
+    wait_s = max(wait_s, LEAST_WAIT_S)
+    try:
+        descriptor = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"{store}: no lock can be made: {error.strerror}, expected to write there") from None
+    try:
+        _lock(descriptor, store, time.monotonic() + wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, store: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise LockHeldError(
+                    f"{store}: another run holds the lock, expected to be alone",
+                    hint=f"fuser -v {store}/.lock",
+                ) from None
+            stop.rest(POLL_S)
+        except OSError as error:
+            raise StoreError(
+                f"{store}: the lock does not work: {error.strerror}, expected a filesystem with flock"
+            ) from None
+        else:
+            return
+
+
+def is_held(store: Path) -> bool:
+    """Tell whether a run holds the store now."""
+    try:
+        descriptor = os.open(store / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

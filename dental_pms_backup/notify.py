@@ -1,0 +1,23 @@
+"""Telling systemd what the run does right now: the only user of ``systemd.daemon``."""
+
+from __future__ import annotations
+
+from systemd import daemon
+
+STALL_S = 15 * 60
+"""Seconds without a byte moved after which systemd may end the run; TimeoutStartSec= of the unit is the same."""
+
+
+def status(text: str) -> None:
+    """Show a line in ``systemctl status``; without systemd this does nothing."""
+    daemon.notify(f"STATUS={text}")
+
+
+def alive() -> None:
+    """Say that the run moves: the unit's time limit starts anew."""
+    daemon.notify(f"EXTEND_TIMEOUT_USEC={STALL_S * 1_000_000}")
+
+
+def stopping(text: str) -> None:
+    """Say that the run ends early."""
+    daemon.notify(f"STOPPING=1\nSTATUS={text}")

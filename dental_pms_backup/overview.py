@@ -1,0 +1,49 @@
+"""How the service stands: the store, the last run, the timer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup import artefacts, ledger, lock, tools
+from dental_pms_backup.errors import ToolMissingError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+TIMER = "dental-pms-backup.timer"
+
+
+def status(store: Path, *, now: datetime) -> dict[str, Any]:
+    """Return what ``status`` shows, without touching anything."""
+    sets = artefacts.listing(store)
+    newest = sets[-1] if sets else None
+    return {
+        "store": str(store),
+        "sets": len(sets),
+        "newest_set": newest
+        and {
+            "set": newest.name,
+            "taken_at": newest.taken_at.isoformat(),
+            "age_s": round(max(0.0, (now - newest.taken_at).total_seconds())),
+            "state": newest.state,
+        },
+        "last_run": ledger.last_report(store),
+        "running": lock.is_held(store),
+        "timer": timer_state(),
+    }
+
+
+def timer_state() -> str:
+    """Return ``enabled, next run …``, ``disabled`` or ``unknown`` where systemd does not run."""
+    properties = ("UnitFileState", "ActiveState", "NextElapseUSecRealtime")
+    try:
+        ended, out = tools.capture(["systemctl", "show", TIMER, f"--property={','.join(properties)}"], timeout_s=10)
+    except ToolMissingError:
+        return "unknown"
+    shown = dict(line.partition("=")[::2] for line in out.splitlines())
+    if not ended.ok or not shown.get("UnitFileState"):
+        return "unknown"
+    if shown["ActiveState"] != "active":
+        return f"{shown['UnitFileState']}, not running: no backup is made by itself (systemctl enable --now {TIMER})"
+    return f"{shown['UnitFileState']}, next run {shown['NextElapseUSecRealtime'] or 'now'}"

@@ -1,0 +1,200 @@
+"""Reaching PostgreSQL with its own client programs: in a container of the compose project, or natively.
+
+The programs are always those of the server's major version. No password is handled here: in the container its own
+environment is used, natively a socket or a password file of libpq.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dental_pms_backup import tools
+from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError, ToolMissingError
+from dental_pms_backup.journal import redacted
+
+INSTALLED = Path("/usr/lib/postgresql")
+ANSWERS_S = 60
+CONNECTION_FAILED = 2  # psql(1), exit status
+# What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
+# "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
+IN_CONTAINER = """\
+value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; then v=$(cat "$f"); fi; }
+value POSTGRES_USER; PGUSER=${v:-postgres}
+value POSTGRES_DB; PGDATABASE=${v:-$PGUSER}
+value POSTGRES_PASSWORD; if [ -n "$v" ]; then export PGPASSWORD="$v"; fi
+export PGUSER PGDATABASE; unset PGHOST PGPORT PGOPTIONS PGSERVICE
+exec "$@"
+"""
+ASK = """\
+select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
+ 'user', current_user, 'size', pg_database_size(current_database()),
+ 'system', (select system_identifier::text from pg_control_system()))
+"""
+END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InContainer:
+    """A server in a container, asked by the container's own programs."""
+
+    container_id: str
+    name: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnHost:
+    """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own."""
+
+    host: str
+    port: int
+    user: str
+    database: str
+    run_as: str | None
+    pgpass_file: Path | None
+    bin_dir: Path | None
+
+
+Server = InContainer | OnHost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a server said of itself. ``version`` as in server_version_num; sizes in bytes, uncompressed."""
+
+    version: int
+    database: str
+    user: str
+    size: int
+    system: str
+
+    @property
+    def major(self) -> int:
+        """Return the major version, 17 of 170002."""
+        return self.version // 10_000
+
+
+def client(server: Server, program: str, *arguments: str, session: str, stdin: bool = False) -> list[str]:
+    """Return the argv of a client program, connected to the server's database as its user.
+
+    ``session`` becomes the application name, by which ``end_sessions`` finds it. ``stdin`` passes ours on.
+    """
+    match server:
+        case InContainer(container_id=container_id):
+            asked = ["--interactive"] if stdin else []
+            argv = ["docker", "exec", *asked, f"--env=PGAPPNAME={session}", container_id]
+            return [*argv, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
+        case OnHost():
+            settings = {
+                "PGHOST": server.host,
+                "PGPORT": str(server.port),
+                "PGUSER": server.user,
+                "PGDATABASE": server.database,
+                "PGAPPNAME": session,
+                "PGCONNECT_TIMEOUT": "10",
+            }
+            if server.pgpass_file:
+                settings["PGPASSFILE"] = str(server.pgpass_file)
+            words = [f"{name}={value}" for name, value in settings.items()]
+            argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
+            return tools.as_user(argv, server.run_as) if server.run_as else argv
+
+
+def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
+    """Return what psql prints for a query, unaligned; DatabaseError when the server cannot be reached or refuses."""
+    argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-c", sql, session=session)
+    ended, out = tools.capture(argv, timeout_s=timeout_s)
+    if ended.ok:
+        return out.strip()
+    said = redacted(ended.said[-1]) if ended.said else str(ended)
+    raise DatabaseError(f"db: the server does not answer: {said}", hint=_look(server))
+
+
+def examine(server: Server) -> Facts:
+    """Ask the server what it is; DatabaseError when it does not answer."""
+    try:
+        return Facts(**json.loads(ask(server, ASK)))
+    except (ValueError, TypeError):
+        raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
+
+
+def matching(server: Server, facts: Facts, program: str) -> str:
+    """Return the client program to use: of exactly the server's major version, else a newer one.
+
+    ToolMissingError when all that are installed are older than the server.
+    """
+    if isinstance(server, InContainer):
+        return program
+    newer = [path for path in _installed(server, program) if _major(path) >= facts.major]
+    if not newer:
+        raise ToolMissingError(
+            f"{program}: none for PostgreSQL {facts.major}, expected one that is not older than the server",
+            hint=f"apt install postgresql-client-{facts.major}",
+        )
+    return str(min(newer, key=_major))
+
+
+def end_sessions(server: Server, session: str) -> None:
+    """End what a client program still does on the server under this session name.
+
+    Killing ``docker exec`` leaves the program in the container running; this ends it within a second.
+    """
+    ask(server, END_SESSIONS.format(session), session="dental-pms-backup-stop", timeout_s=10)
+
+
+def in_database(server: OnHost, database: str) -> OnHost:
+    """Return the same server with another database."""
+    return dataclasses.replace(server, database=database)
+
+
+def described(server: Server, facts: Facts) -> dict[str, str | int]:
+    """Return what a manifest says of where a dump came from: no address, no password."""
+    match server:
+        case InContainer(name=name, image=image):
+            place = {"source": "compose", "container": name, "image": image}
+        case OnHost():
+            place = {"source": "native"}
+    return {
+        **place,
+        "database": facts.database,
+        "server_version": facts.version,
+        "system_identifier": facts.system,
+    }
+
+
+def _newest(server: OnHost, program: str) -> str:
+    found = _installed(server, program)
+    return str(max(found, key=_major)) if found else tools.path_of(program)
+
+
+def _installed(server: OnHost, program: str) -> list[Path]:
+    if server.bin_dir:
+        path = server.bin_dir / program
+        if not os.access(path, os.X_OK):
+            raise ConfigError((f"native.bin_dir: no {program} in {server.bin_dir}, expected the client programs",))
+        return [path]
+    return [path for path in INSTALLED.glob(f"*/bin/{program}") if path.parts[-3].isdigit()]
+
+
+def _major(path: Path) -> int:
+    """Return the major version of an installed client program, from its place or else its own word."""
+    if path.is_relative_to(INSTALLED):
+        return int(path.parts[-3])
+    ended, out = tools.capture([str(path), "--version"], timeout_s=10)
+    version = re.search(r"(\d+)[.\d]*", out)
+    if not ended.ok or version is None:
+        raise BackupError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
+    return int(version[1])
+
+
+def _look(server: Server) -> str:
+    match server:
+        case InContainer(name=name):
+            return f"docker logs --tail 20 {name}"
+        case OnHost():
+            return "systemctl status postgresql.service"

@@ -1,0 +1,100 @@
+"""How far a run is: ``systemctl status`` once a second, a bar when a person watches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from dental_pms_backup import notify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVERY_S = 1.0
+UNIT_STEP = 1000
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+class Progress:
+    """The position of a file being written or read, shown against an expected size in bytes (0: unknown)."""
+
+    def __init__(self, label: str, descriptor: int, expected_bytes: int, *, bar: bool) -> None:
+        self._label = label
+        self._descriptor = descriptor
+        self._expected_bytes = expected_bytes
+        self._began = self._told = time.monotonic()
+        self._position = 0
+        self._bar = tqdm(
+            desc=label,
+            total=expected_bytes or None,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            file=sys.stderr,
+            disable=not bar,
+            dynamic_ncols=True,
+        )
+        notify.status(label)
+        notify.alive()
+
+    def beat(self) -> None:
+        """Look at the position; tell it when a second has passed, and that the run lives when it moved."""
+        now = time.monotonic()
+        if now - self._told < EVERY_S:
+            return
+        self._told = now
+        # the programs write and read through a duplicate of this descriptor: the offset is shared
+        position = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        if position != self._position:
+            notify.alive()
+        self._bar.update(position - self._position)
+        self._position = position
+        notify.status(line(self._label, position, self._expected_bytes, now - self._began))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+@contextlib.contextmanager
+def shown(label: str, descriptor: int, expected_bytes: int, *, bar: bool) -> Iterator[Progress]:
+    """Show the progress of a file while the block lasts; its ``beat`` goes to the programs that are waited for."""
+    progress = Progress(label, descriptor, expected_bytes, bar=bar)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def line(label: str, done_bytes: int, expected_bytes: int, elapsed_s: float) -> str:
+    """Return the status line: bytes so far, share of the expected size, estimated time left."""
+    text = f"{label}: {size(done_bytes)}"
+    if expected_bytes <= 0:
+        return text
+    text += f", {min(99, done_bytes * 100 // expected_bytes)} % of the last run's {size(expected_bytes)}"
+    if 0 < done_bytes < expected_bytes and elapsed_s > 0:
+        left_s = elapsed_s * (expected_bytes - done_bytes) / done_bytes
+        text += f", about {duration(left_s)} left"
+    return text
+
+
+def size(size_bytes: float) -> str:
+    """Return a size for people, decimal units: ``8.4 MB``."""
+    for unit in UNITS[:-1]:
+        if size_bytes < UNIT_STEP:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= UNIT_STEP
+    return f"{size_bytes:.1f} {UNITS[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people, in its two largest units: ``2 min 5 s``."""
+    whole = round(seconds)
+    parts = [(whole // 86_400, "d"), (whole // 3_600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    shown = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(shown[:2]) or "0 s"

@@ -1,0 +1,267 @@
+"""Putting a set's content back into the live place, all of it or nothing.
+
+The database is replayed in one transaction, which is committed only after the last byte of the dump came through;
+the attachments are unpacked beside the live directory and swapped in by renames, the old content being kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import (
+    artefacts,
+    journal,
+    ledger,
+    lock,
+    postgres,
+    progress,
+    sources,
+    streams,
+    tools,
+    verify,
+)
+from dental_pms_backup.artefacts import NAME_FORMAT, Kind, Stream
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.journal import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.sources import DatabaseSource
+
+LOCK_WAIT_S = 30
+# What the seed's strict replay drops, and every other schema that the dump brings back.
+DROP = """\
+do $$ declare s name; begin
+ for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
+  and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
+ loop execute format('drop schema %I cascade', s); end loop; end $$"""
+# psql takes the end of its input as the end of a COPY and would commit half a dump: only a whole one brings the mark.
+MARK = "set local dental_pms.whole = 'yes';"
+CHECK = "select 1 / (coalesce(current_setting('dental_pms.whole', true), '') = 'yes')::int"
+PACKED_AND_MARKED = 'gzip --decompress --stdout && printf "\\n%s\\n" "$1"'
+PLAIN_AND_MARKED = 'cat && printf "\\n%s\\n" "$1"'
+PATIENT_STATES = {
+    "55P03": "a session of the application holds a table",
+    "57014": "the server gave up waiting",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore did. ``kept`` is where the attachments that were live before are, None for a database."""
+
+    stream: Stream
+    file: Path
+    target: str
+    kept: Path | None = None
+
+
+def database_in_place(config: Config, wanted: str, *, now: datetime, bar: bool = False) -> Restored:
+    """Replace the live database's content by a set's or a dump's, in one transaction.
+
+    The dump is verified before anything is touched. RestoreError when the replay fails: the live database is
+    then as it was.
+    """
+    file = _file(config.store, wanted, Kind.DB)
+    size_bytes = file.stat().st_size
+    live = sources.database(config)
+    with _recorded(config.store, Stream.DB, live.facts.database, now), _opened(file) as source:
+        with progress.shown("db: verifying", source, size_bytes, bar=bar) as shown:
+            if file.suffix == ".gz":
+                verify.content(file, Kind.DB, source, beat=shown.beat)
+            else:
+                verify.plain_dump(file, source)
+        os.lseek(source, 0, os.SEEK_SET)
+        with progress.shown("db: restoring", source, size_bytes, bar=bar) as shown:
+            _replay(live, source, packed=file.suffix == ".gz", beat=shown.beat)
+    return Restored(stream=Stream.DB, file=file, target=live.facts.database)
+
+
+def attachments_in_place(config: Config, wanted: str, *, now: datetime, bar: bool = False) -> Restored:
+    """Replace the content of the live attachments by a set's or an archive's; what was there is kept beside.
+
+    The archive is verified and unpacked before the live directory is touched; RestoreError leaves it as it was.
+    """
+    file = _file(config.store, wanted, Kind.ATTACHMENTS)
+    size_bytes = file.stat().st_size
+    target = sources.attachments(config).path.resolve()
+    if target.stat().st_dev != target.parent.stat().st_dev:
+        raise RefusedError(
+            f"attachments: {target} is a mount point, expected a directory whose content can be swapped by rename",
+            hint=f"empty it, then: tar -xzpf {file} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
+        )
+    stamp = now.astimezone().strftime(NAME_FORMAT)
+    fresh, kept = (target.with_name(f"{target.name}.{word}-{stamp}") for word in ("restoring", "before-restore"))
+    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), _opened(file) as source:
+        with progress.shown("attachments: verifying", source, size_bytes, bar=bar) as shown:
+            verify.content(file, Kind.ATTACHMENTS, source, beat=shown.beat)
+        os.lseek(source, 0, os.SEEK_SET)
+        with (
+            _temporary_directory(fresh),
+            progress.shown("attachments: unpacking", source, size_bytes, bar=bar) as shown,
+        ):
+            _unpack(source, fresh, beat=shown.beat)
+            _swap_content(target, fresh, kept)
+    return Restored(stream=Stream.ATTACHMENTS, file=file, target=str(target), kept=kept)
+
+
+def _file(store: Path, wanted: str, kind: Kind) -> Path:
+    """Return the file that a SET or a path means; UsageError says what would do."""
+    endings = (".sql", ".sql.gz") if kind is Kind.DB else (".tgz", ".tar.gz")
+    path = Path(wanted)
+    if path.is_file() and path.suffix != ".json":
+        if not path.name.endswith(endings):
+            raise UsageError(f"{path}: not a file to restore {kind} from, expected one that ends in {endings}")
+        return path.resolve()
+    artefact = artefacts.find(store, wanted).artefact(kind)
+    if artefact is None:
+        raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
+    return store / artefact.path
+
+
+def _replay(live: DatabaseSource, source: int, *, packed: bool, beat: Callable[[], None]) -> None:
+    session = streams.new_session()
+    statements = ("begin", f"set local lock_timeout = '{LOCK_WAIT_S}s'", DROP, "create schema public")
+    psql = postgres.client(
+        live.server,
+        postgres.matching(live.server, live.facts, "psql"),
+        "-Xq",
+        "-w",
+        "--set=ON_ERROR_STOP=1",
+        "--set=VERBOSITY=sqlstate",  # the text of an error may quote a row
+        "--output=/dev/null",
+        *(f"--command={statement}" for statement in statements),
+        "--file=-",
+        f"--command={CHECK}",
+        "--command=commit",
+        session=session,
+        stdin=True,
+    )
+    script = PACKED_AND_MARKED if packed else PLAIN_AND_MARKED
+    done = False
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            unpacked, replayed = tools.pipeline(
+                ["sh", "-c", script, "sh", MARK], psql, source=source, out=nowhere.fileno(), beat=beat
+            )
+            done = unpacked.ok and replayed.ok
+        finally:
+            if not done:
+                streams.end_quietly(live.server, session)
+    if not done:
+        raise _replay_error(unpacked, replayed)
+
+
+def _replay_error(unpacked: tools.Ended, replayed: tools.Ended) -> RestoreError:
+    failed = unpacked if replayed.ok else replayed
+    said = next((line for line in reversed(failed.said) if "ERROR" in line or "FATAL" in line), "")
+    state = re.search(r"(?:ERROR|FATAL):\s+(\w{5})\b", said)
+    why = f"SQLSTATE {state[1]}" if state else str(failed)
+    if state and state[1] in PATIENT_STATES:
+        why += f", {PATIENT_STATES[state[1]]}"
+    return RestoreError(
+        f"db: the replay failed ({why}), expected every statement to succeed; the live database is as it was",
+        hint="stop what uses the database (docker compose stop backend), then try again",
+    )
+
+
+def _unpack(source: int, fresh: Path, *, beat: Callable[[], None]) -> None:
+    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"]
+    argv += ["--xattrs", "--xattrs-include=*", "--acls", f"--directory={fresh}"]
+    with open(os.devnull, "wb") as nowhere:
+        ended = tools.pipeline(
+            ["gzip", "--decompress", "--stdout"], argv, source=source, out=nowhere.fileno(), beat=beat
+        )
+    failed = next((program for program in reversed(ended) if not program.ok), None)
+    if failed:
+        full = any("No space left" in line for line in failed.said)
+        raise RestoreError(
+            f"attachments: unpacking failed ({failed}{', no space left' if full else ''}), "
+            "expected every entry; the live directory is as it was",
+            hint=f"df -h {fresh.parent}",
+        )
+
+
+def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
+    """Move what is in ``target`` to ``kept`` and what is in ``fresh`` to ``target``; undone when a rename fails.
+
+    The directory itself stays, since containers have it mounted.
+    """
+    moves = [(path, kept / path.name) for path in target.iterdir()]
+    moves += [(path, target / path.name) for path in fresh.iterdir()]
+    done: list[tuple[Path, Path]] = []
+    try:
+        kept.mkdir(mode=0o700)
+        for source, destination in moves:
+            source.rename(destination)
+            done.append((source, destination))
+        owner = fresh.stat()
+        os.chown(target, owner.st_uid, owner.st_gid)
+        shutil.copystat(fresh, target)
+    except OSError as error:
+        for source, destination in reversed(done):
+            destination.rename(source)
+        raise RestoreError(
+            f"attachments: the swap failed: {error.strerror}, expected to rename; the live directory is as it was"
+        ) from None
+
+
+@contextlib.contextmanager
+def _recorded(store: Path, stream: Stream, target: str, now: datetime) -> Iterator[None]:
+    """Hold the store, if there is one, and put the restore into journal and ledger, however it ends."""
+    fields = {"stream": stream, "target": target}
+    with lock.held(store) if store.is_dir() else contextlib.nullcontext():
+        journal.write(Event.RESTORE_STARTED, f"restore of {stream} into {target} started", fields=fields)
+        try:
+            yield
+        except BackupError as error:
+            journal.write(
+                Event.RESTORE_FAILED,
+                f"restore failed: {error.message}",
+                priority=journal.ERROR,
+                fields={**fields, "cause": error.cause, "hint": error.hint},
+            )
+            error.told = True
+            with contextlib.suppress(BackupError):  # the journal has it
+                _enter(store, stream, now, {"result": "failed", "cause": error.cause})
+            raise
+        journal.write(Event.RESTORE_SUCCEEDED, f"restore of {stream} into {target} finished", fields=fields)
+        _enter(store, stream, now, {"result": "ok"})
+
+
+def _enter(store: Path, stream: Stream, now: datetime, facts: dict[str, str]) -> None:
+    if store.is_dir():
+        ledger.record(store, "restore", now=now, facts={"stream": stream, **facts})
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}, expected a file to restore from") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temporary_directory(path: Path) -> Iterator[None]:
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise RestoreError(f"attachments: {path}: {error.strerror}, expected to make a directory there") from None
+    try:
+        yield
+    finally:
+        shutil.rmtree(path)

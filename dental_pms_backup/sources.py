@@ -1,0 +1,94 @@
+"""Where the streams come from: the server that the configuration means, the directory of the attachments."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import compose, postgres, streams
+from dental_pms_backup.artefacts import Stream
+from dental_pms_backup.keys import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dental_pms_backup.config import Compose, Config, Native
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSource:
+    """A server that answered."""
+
+    server: postgres.Server
+    facts: postgres.Facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentsSource:
+    """A directory that can be listed; ``container`` is the one it was found by, empty for a configured path."""
+
+    path: Path
+    container: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a run takes, each reached before anything is touched; None is not wanted."""
+
+    database: DatabaseSource | None
+    attachments: AttachmentsSource | None
+
+
+def reach(config: Config, wanted: Sequence[Stream]) -> Sources:
+    """Find what is wanted and make sure that it answers; BackupError names what does not."""
+    return Sources(
+        database=database(config) if Stream.DB in wanted else None,
+        attachments=attachments(config) if Stream.ATTACHMENTS in wanted else None,
+    )
+
+
+def database(config: Config) -> DatabaseSource:
+    """Find the server that the configuration means and ask it what it is."""
+    match config.database.source:
+        case Source.COMPOSE:
+            server = _compose_server(config.compose)
+        case Source.NATIVE:
+            server = _native_server(config.native)
+    return DatabaseSource(server=server, facts=postgres.examine(server))
+
+
+def attachments(config: Config) -> AttachmentsSource:
+    """Find the directory of the attachments: the configured path, else the backend's mount."""
+    if config.attachments.path:
+        found = AttachmentsSource(path=config.attachments.path, container="")
+    else:
+        path, container = compose.mounted_directory(
+            _project(config.compose), config.compose.backend_service, config.attachments.mount
+        )
+        found = AttachmentsSource(path=path, container=container.name)
+    streams.check_source(found.path)
+    return found
+
+
+def _compose_server(settings: Compose) -> postgres.Server:
+    container = compose.database_container(_project(settings), settings.db_service)
+    return postgres.InContainer(container_id=container.id, name=container.name, image=container.image)
+
+
+def _native_server(settings: Native) -> postgres.Server:
+    by_socket = settings.host.startswith("/")
+    return postgres.OnHost(
+        host=settings.host,
+        port=settings.port,
+        user=settings.user,
+        database=settings.database or "",
+        run_as=settings.run_as if by_socket and os.geteuid() == 0 else None,
+        pgpass_file=settings.pgpass_file,
+        bin_dir=settings.bin_dir,
+    )
+
+
+def _project(settings: Compose) -> compose.Project:
+    return compose.Project(directory=settings.project_dir, name=settings.project)

@@ -1,0 +1,238 @@
+"""Running other programs: the only importer of ``sh``.
+
+Bulk data goes from kernel pipe to file descriptor and never through this process. What a program says on
+stderr is kept, at most its last lines; argv and output of a failed program are never quoted by themselves,
+since they may hold what must not be told.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sh
+
+from dental_pms_backup import stop
+from dental_pms_backup.errors import ToolMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+logging.getLogger("sh").setLevel(logging.ERROR)  # it logs argv
+
+LINES_KEPT = 100
+LINE_LENGTH = 1000
+END_GRACE_S = 3.0
+CAPTURE_LIMIT_BYTES = 4 << 20
+PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a program ended. ``exit_code`` is minus the signal that killed it; ``said`` its last stderr lines."""
+
+    program: str
+    exit_code: int
+    said: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether it exited with status 0."""
+        return self.exit_code == 0
+
+    @property
+    def broken_pipe(self) -> bool:
+        """Tell whether it was killed because its reader had ended: the reader's end says why."""
+        return self.exit_code == -signal.SIGPIPE
+
+    def __str__(self) -> str:
+        how = f"exit status {self.exit_code}" if self.exit_code >= 0 else f"killed by signal {-self.exit_code}"
+        return f"{self.program}: {how}"
+
+
+def path_of(program: str) -> str:
+    """Return the full path of a program on PATH; ToolMissingError when it is not installed."""
+    path = shutil.which(program)
+    if path is None:
+        raise ToolMissingError(f"{program}: not found, expected it on PATH", hint=f"apt install {program}")
+    return path
+
+
+def installed(program: str) -> bool:
+    """Tell whether a program is on PATH."""
+    return shutil.which(program) is not None
+
+
+def pipeline(
+    *argvs: Sequence[str], source: int | None = None, out: int, beat: Callable[[], None] | None = None
+) -> tuple[Ended, ...]:
+    """Run ``argvs[0] < source | argvs[1] | … > out`` and return how each ended, in order.
+
+    The caller keeps ``source`` and ``out`` open and judges the result. ``beat`` is called about ten times a
+    second. On InterruptedRunError, and on any other exception, every program has ended.
+    """
+    names = [program_of(argv) for argv in argvs]
+    started: list[Any] = []
+    said: list[collections.deque[str]] = []
+    reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
+    try:
+        try:
+            for argv, last in zip(argvs, [False] * (len(argvs) - 1) + [True], strict=True):
+                following, writing = (-1, os.dup(out)) if last else os.pipe()
+                said.append(collections.deque(maxlen=LINES_KEPT))
+                try:
+                    started.append(_start(argv, reading, writing, said[-1]))
+                finally:  # an end kept open here would hide the end of input, or of the reader
+                    os.close(writing)
+                    os.close(reading)
+                    reading = following
+        finally:
+            if reading != -1:
+                os.close(reading)
+        _wait(started, beat)
+    finally:
+        _end(started)
+    return tuple(
+        Ended(program=name, exit_code=process.exit_code, said=tuple(lines))
+        for name, process, lines in zip(names, started, said, strict=True)
+    )
+
+
+def capture(
+    argv: Sequence[str],
+    *,
+    text_in: str = "",
+    timeout_s: float | None = 60,
+    beat: Callable[[], None] | None = None,
+) -> tuple[Ended, str]:
+    """Run one program on a small input and return how it ended and its small standard output.
+
+    Output over 4 MiB is cut. After ``timeout_s`` seconds the program is killed: its exit code is then -9.
+    ``beat`` is as in ``pipeline``.
+    """
+    out = os.memfd_create("captured", os.MFD_CLOEXEC)
+    source = os.memfd_create("given", os.MFD_CLOEXEC)
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    def tick() -> None:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        if beat:
+            beat()
+
+    try:
+        os.write(source, text_in.encode())
+        os.lseek(source, 0, os.SEEK_SET)
+        try:
+            (ended,) = pipeline(argv, source=source, out=out, beat=tick)
+        except TimeoutError:
+            late = f"no answer within {timeout_s:.0f} s"
+            ended = Ended(program=program_of(argv), exit_code=-9, said=(late,))
+        return ended, os.pread(out, CAPTURE_LIMIT_BYTES, 0).decode("utf-8", "replace")
+    finally:
+        os.close(out)
+        os.close(source)
+
+
+@contextlib.contextmanager
+def background(argv: Sequence[str], *, log: Path) -> Iterator[None]:
+    """Run a program while the block lasts, its output in a new file; it is ended with SIGTERM, then SIGKILL."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        process = _start(argv, source, out, collections.deque(maxlen=LINES_KEPT))
+    finally:
+        os.close(out)
+        os.close(source)
+    try:
+        yield
+    finally:
+        _end([process])
+
+
+def as_user(argv: Sequence[str], user: str) -> list[str]:
+    """Return the argv that runs a program as another system user, with that user's groups."""
+    # the death signal again: a change of user clears the one that was set before it
+    return [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--init-groups",
+        "--pdeathsig",
+        "KILL",
+        "--",
+        *argv,
+    ]
+
+
+def program_of(argv: Sequence[str]) -> str:
+    """Return the name of the program that an argv is about, without the wrappers of this module."""
+    words = list(argv)
+    while words[0] in {"setpriv", "env"}:
+        words = words[words.index("--") + 1 :] if words[0] == "setpriv" else words[1:]
+        while "=" in words[0]:
+            words = words[1:]
+    return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
+
+
+def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[str]) -> Any:
+    # setpriv --pdeathsig: whatever becomes of us, our programs do not outlive us
+    wrapped = ["--pdeathsig", "KILL", "--", path_of(argv[0]), *argv[1:]]
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return sh.Command(path_of("setpriv"))(
+        *wrapped,
+        _in=source,
+        _out=out,
+        _err=_collector(said),
+        _env=environment | {"LC_ALL": "C"},
+        _bg=True,
+        _bg_exc=False,
+        _new_session=True,
+        _tty_out=False,
+    )
+
+
+def _collector(said: collections.deque[str]) -> Callable[[str], None]:
+    def collect(line: str) -> None:  # exactly one parameter: sh looks at the arity
+        text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
+        said.append(text.rstrip("\n")[:LINE_LENGTH])
+
+    return collect
+
+
+def _wait(started: Sequence[Any], beat: Callable[[], None] | None) -> None:
+    nap_s = 0.002
+    while any(process.process.is_alive()[0] for process in started):
+        stop.check()
+        if beat:
+            beat()
+        time.sleep(nap_s)
+        nap_s = min(nap_s * 1.5, stop.LONGEST_NAP_S)
+
+
+def _end(started: Sequence[Any]) -> None:
+    """End what still runs, and collect all exit codes and the last of stderr."""
+    deadline = time.monotonic() + END_GRACE_S
+    for process in started:
+        _signal(process, signal.SIGTERM)
+    while time.monotonic() < deadline and any(process.process.is_alive()[0] for process in started):
+        time.sleep(0.02)
+    for process in started:
+        _signal(process, signal.SIGKILL)
+        with contextlib.suppress(sh.ErrorReturnCode):
+            process.wait()
+
+
+def _signal(process: Any, number: int) -> None:
+    if process.process.is_alive()[0]:
+        with contextlib.suppress(ProcessLookupError):
+            process.signal_group(number)
