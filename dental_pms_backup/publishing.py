@@ -50,7 +50,7 @@ def prepare(store: Path) -> None:
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _sync_directory(directory.parent)
-            elif directory.stat().st_mode & 0o077 and all(OWN_NAME.fullmatch(path.name) for path in store.iterdir()):
+            elif _is_open_to_others(directory) and _is_only_a_store(store):
                 directory.chmod(0o700)
     except OSError as error:
         raise _store_error(store, "cannot be made", error) from None
@@ -171,6 +171,15 @@ def write_durably(path: Path, content: bytes) -> None:
     _write_draft(path, content)
     _replace(_draft_path(path), path)
     _sync_directory(path.parent)
+
+
+def _is_open_to_others(directory: Path) -> bool:
+    status = directory.stat()
+    return bool(status.st_mode & 0o077) and status.st_uid == os.geteuid()
+
+
+def _is_only_a_store(store: Path) -> bool:
+    return all(OWN_NAME.fullmatch(path.name) for path in store.iterdir())
 
 
 def _publication_began(store: Path, name: str, manifest: Mapping[str, Any]) -> bool:
