@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -38,6 +39,9 @@ DONE, FAILED = 0, 1
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     os.umask(0o077)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: stop.request(number))
@@ -77,7 +81,8 @@ def _list(arguments: Arguments) -> int:
     if arguments.json:
         _print_json([report.set_summary(stored) for stored in sets])
     else:
-        _print(report.set_table(sets, _now()))
+        color = sys.stdout.isatty() and not arguments.no_color and "NO_COLOR" not in os.environ
+        _print(report.set_table(sets, _now(), color=color))
     return DONE
 
 

@@ -8,6 +8,7 @@ BackupError                 1   failed
 │   ├── LockHeldError      75   locked
 │   ├── DockerError        75   docker
 │   └── DatabaseError      75   database
+├── DatabaseRefusedError    1   database         it answers, and says no: that will not pass by itself
 ├── ToolMissingError        1   tool
 ├── SourceError             1   source           nothing to take the stream from
 ├── DumpError               1   dump             a program of the database stream failed
@@ -85,6 +86,12 @@ class DockerError(TemporaryError):
 
 class DatabaseError(TemporaryError):
     """The database does not answer."""
+
+    cause = "database"
+
+
+class DatabaseRefusedError(BackupError):
+    """The database answers and refuses: no such database or role, a wrong password."""
 
     cause = "database"
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dental_pms_backup import tools
-from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError, ToolMissingError
+from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError, DatabaseRefusedError, ToolMissingError
 from dental_pms_backup.journal import redacted
 
 INSTALLED = Path("/usr/lib/postgresql")
 ANSWERS_S = 60
-CONNECTION_FAILED = 2  # psql(1), exit status
+LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
 # "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
 IN_CONTAINER = """\
@@ -106,12 +106,17 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
 
 
 def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
-    """Return what psql prints for a query, unaligned; DatabaseError when the server cannot be reached or refuses."""
+    """Return what psql prints for a query, unaligned.
+
+    DatabaseError when the server cannot be reached, DatabaseRefusedError when it says no for good.
+    """
     argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-c", sql, session=session)
     ended, out = tools.capture(argv, timeout_s=timeout_s)
     if ended.ok:
         return out.strip()
     said = redacted(ended.said[-1]) if ended.said else str(ended)
+    if LASTING.search(said):
+        raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
     raise DatabaseError(f"db: the server does not answer: {said}", hint=_look(server))
 
 

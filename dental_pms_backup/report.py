@@ -68,14 +68,15 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
     }
 
 
-def set_table(sets: Sequence[StoredSet], now: datetime) -> Iterator[str]:
-    """Yield the lines of ``list``, oldest first."""
+def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) -> Iterator[str]:
+    """Yield the lines of ``list``, oldest first; with ``color``, a damaged set is red."""
     yield f"{'SET':<19}{'AGE':>14}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
     for stored in sets:
         age = duration(max(0.0, (now - stored.taken_at).total_seconds()))
         sizes = [stored.size_bytes(stream) for stream in Stream]
+        state = f"\033[31m{stored.state}\033[0m" if color and stored.state == "damaged" else stored.state
         database, attachments = (size(count) if count is not None else "-" for count in sizes)
-        yield f"{stored.name:<19}{age:>14}{database:>11}{attachments:>13}  {stored.state}"
+        yield f"{stored.name:<19}{age:>14}{database:>11}{attachments:>13}  {state}"
 
 
 def set_details(store: Path, stored: StoredSet) -> Iterator[str]:

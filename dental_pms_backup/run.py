@@ -26,7 +26,7 @@ from dental_pms_backup import (
     verify,
 )
 from dental_pms_backup.artefacts import Kind, Stream
-from dental_pms_backup.errors import ArchiveError, BackupError, TemporaryError
+from dental_pms_backup.errors import ArchiveError, BackupError, RefusedError, TemporaryError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import duration, size
 
@@ -96,6 +96,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, bar: bool =
         with _recorded(store, wanted, now):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
             found = _reach_patiently(config, wanted)
+            _refuse_store_in_source(store, found)
             name = _free_name(store, now)
             attempts = _Attempts()
             with _discarded_unless_published(store, name):
@@ -147,6 +148,15 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
     return sources.reach(config, wanted)
 
 
+def _refuse_store_in_source(store: Path, found: sources.Sources) -> None:
+    """Raise RefusedError when the attachments hold the store: each archive would contain all earlier ones."""
+    if found.attachments and store.resolve().is_relative_to(found.attachments.path.resolve()):
+        raise RefusedError(
+            f"attachments: {found.attachments.path} holds the store {store}, expected a store outside of it",
+            hint="set backup_dir in /etc/dental-pms/backup.yaml",
+        )
+
+
 def _take_database(config: Config, source: sources.DatabaseSource, name: str, *, bar: bool) -> Proven:
     store, settings = config.store, config.database
     with publishing.draft(store, Kind.DB, name) as draft:
@@ -176,13 +186,12 @@ def _take_attachments(config: Config, source: sources.AttachmentsSource, name: s
         archive = _prove(draft, bar=bar, index=index)
     _tell_taken(Stream.ATTACHMENTS, archive["size_bytes"], f"{archived.entry_count} entries")
     if archived.changed:
-        journal.write(
-            Event.STREAM_WARNING,
-            f"attachments: {len(archived.changed)} entries changed while they were read; "
-            f"dental-pms-backup show {name} names them",
-            priority=journal.WARNING,
-            fields={"stream": Stream.ATTACHMENTS, "set": name, "count": len(archived.changed)},
+        count = f"{len(archived.changed)}{' or more' if archived.more_changed else ''}"
+        _warn(
+            name, f"attachments: {count} entries changed while they were read; dental-pms-backup show {name} names them"
         )
+    if archived.entry_count == 1:
+        _warn(name, f"attachments: {source.path} is empty, expected the practice's files; is it the right directory?")
     manifest = {
         "source": {"path": str(source.path), "container": source.container},
         "entries": archived.entry_count,
@@ -190,6 +199,11 @@ def _take_attachments(config: Config, source: sources.AttachmentsSource, name: s
         "artefacts": [archive],
     }
     return Proven(stream=Stream.ATTACHMENTS, manifest=manifest, changed=archived.changed)
+
+
+def _warn(name: str, text: str) -> None:
+    fields = {"stream": Stream.ATTACHMENTS, "set": name}
+    journal.write(Event.STREAM_WARNING, text, priority=journal.WARNING, fields=fields)
 
 
 def _prove(draft: publishing.Draft, *, bar: bool, index: Path | None = None) -> dict[str, Any]:

@@ -33,10 +33,11 @@ TAR_CHANGE = re.compile(r"file changed as we read it|File removed before we read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archived:
-    """What tar saw: entries written, and entries that changed while they were read, by name."""
+    """What tar saw: entries written, and entries that changed while they were read, the last of them by name."""
 
     entry_count: int
     changed: tuple[str, ...]
+    more_changed: bool
 
 
 def compressor() -> list[str]:
@@ -131,7 +132,7 @@ def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[
             unreadable=names,
         )
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
-    return Archived(entry_count=_lines_of(index), changed=changed)
+    return Archived(entry_count=_lines_of(index), changed=changed, more_changed=len(tar.said) == tools.LINES_KEPT)
 
 
 def check_source(source: Path) -> None:
