@@ -110,9 +110,12 @@ def listing(store: Path) -> list[StoredSet]:
     return sorted(sets, key=lambda stored: (stored.taken_at, stored.name))
 
 
-def find(store: Path, wanted: str) -> StoredSet:
-    """Return the set with a name, ``latest``, ``oldest``, or the path of one of its files."""
-    sets = listing(store)
+def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
+    """Return the set with a name, ``latest``, ``oldest``, or the path of one of its files.
+
+    With ``having``, only sets with a file of that kind are looked at. UsageError when there is no such set.
+    """
+    sets = [stored for stored in listing(store) if having is None or stored.artefact(having)]
     if not sets:
         raise UsageError(f"{store}: no set, expected at least one", hint="dental-pms-backup run")
     match wanted:

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from dental_pms_backup.sources import DatabaseSource
 
 LOCK_WAIT_S = 30
-# What the seed's strict replay drops, and every other schema that the dump brings back.
+# What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
 do $$ declare s name; begin
+ perform lo_unlink(oid) from pg_largeobject_metadata;
  for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
   and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
  loop execute format('drop schema %I cascade', s); end loop; end $$"""
@@ -49,10 +50,7 @@ MARK = "set local dental_pms.whole = 'yes';"
 CHECK = "select 1 / (coalesce(current_setting('dental_pms.whole', true), '') = 'yes')::int"
 PACKED_AND_MARKED = 'gzip --decompress --stdout && printf "\\n%s\\n" "$1"'
 PLAIN_AND_MARKED = 'cat && printf "\\n%s\\n" "$1"'
-PATIENT_STATES = {
-    "55P03": "a session of the application holds a table",
-    "57014": "the server gave up waiting",
-}
+WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +120,7 @@ def _file(store: Path, wanted: str, kind: Kind) -> Path:
         if not path.name.endswith(endings):
             raise UsageError(f"{path}: not a file to restore {kind} from, expected one that ends in {endings}")
         return path.resolve()
-    artefact = artefacts.find(store, wanted).artefact(kind)
+    artefact = artefacts.find(store, wanted, having=kind).artefact(kind)
     if artefact is None:
         raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
     return store / artefact.path
@@ -166,11 +164,12 @@ def _replay_error(unpacked: tools.Ended, replayed: tools.Ended) -> RestoreError:
     said = next((line for line in reversed(failed.said) if "ERROR" in line or "FATAL" in line), "")
     state = re.search(r"(?:ERROR|FATAL):\s+(\w{5})\b", said)
     why = f"SQLSTATE {state[1]}" if state else str(failed)
-    if state and state[1] in PATIENT_STATES:
-        why += f", {PATIENT_STATES[state[1]]}"
+    hint = "dental-pms-backup list   # another set, or into a new database as RESTORE.txt in the store says"
+    if state and state[1] in WAITING_STATES:
+        why += ", a session of the application holds a table"
+        hint = "docker compose stop backend   # or whatever uses the database; then try again"
     return RestoreError(
-        f"db: the replay failed ({why}), expected every statement to succeed; the live database is as it was",
-        hint="stop what uses the database (docker compose stop backend), then try again",
+        f"db: the replay failed ({why}), expected every statement to succeed; the live database is as it was", hint=hint
     )
 
 

@@ -90,25 +90,17 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, bar: bool =
     """
     began = time.monotonic()
     store = config.store
-    publishing.prepare(store)
-    with lock.held(store, wait_s=config.lock_wait_s):
-        _recover(store)
-        with _recorded(store, wanted, now):
+    with _told():
+        publishing.prepare(store)
+        with lock.held(store, wait_s=config.lock_wait_s), _entered(store, wanted, now):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
+            _recover(store)
             found = _reach_patiently(config, wanted)
             _refuse_store_in_source(store, found)
             name = _free_name(store, now)
-            attempts = _Attempts()
-            with _discarded_unless_published(store, name):
-                if found.database:
-                    with attempts.attempt(Stream.DB):
-                        attempts.proven.append(_take_database(config, found.database, name, bar=bar))
-                if found.attachments:
-                    with attempts.attempt(Stream.ATTACHMENTS):
-                        attempts.proven.append(_take_attachments(config, found.attachments, name, bar=bar))
-                _raise_failures(attempts)
-                stop.check()
-                stored = _publish(store, name, attempts.proven, now)
+            with _drafts_discarded(store, name):
+                proven = _take_streams(config, found, name, bar=bar)
+                stored = _publish(store, name, proven, now)
             removed = _let_old_ones_go(store, wanted, keep=config.keep, made=name, now=now)
             taken = Taken(
                 store=store,
@@ -118,7 +110,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, bar: bool =
                 attachments_source=str(found.attachments.path) if found.attachments else "",
                 duration_s=time.monotonic() - began,
             )
-            _record_success(taken, attempts.proven, wanted, now)
+            _record_success(taken, proven, wanted, now)
     return taken
 
 
@@ -155,6 +147,20 @@ def _refuse_store_in_source(store: Path, found: sources.Sources) -> None:
             f"attachments: {found.attachments.path} holds the store {store}, expected a store outside of it",
             hint="set backup_dir in /etc/dental-pms/backup.yaml",
         )
+
+
+def _take_streams(config: Config, found: sources.Sources, name: str, *, bar: bool) -> list[Proven]:
+    """Take every stream that was found; one stream's failure is raised only after the other was tried."""
+    attempts = _Attempts()
+    if found.database:
+        with attempts.attempt(Stream.DB):
+            attempts.proven.append(_take_database(config, found.database, name, bar=bar))
+    if found.attachments:
+        with attempts.attempt(Stream.ATTACHMENTS):
+            attempts.proven.append(_take_attachments(config, found.attachments, name, bar=bar))
+    _raise_failures(attempts)
+    stop.check()
+    return attempts.proven
 
 
 def _take_database(config: Config, source: sources.DatabaseSource, name: str, *, bar: bool) -> Proven:
@@ -263,7 +269,8 @@ def _let_old_ones_go(store: Path, wanted: Sequence[Stream], *, keep: int, made: 
 
 
 @contextlib.contextmanager
-def _discarded_unless_published(store: Path, name: str) -> Iterator[None]:
+def _drafts_discarded(store: Path, name: str) -> Iterator[None]:
+    """Remove what is still a draft of this run when the block ends, however it ends."""
     try:
         yield
     finally:
@@ -271,27 +278,29 @@ def _discarded_unless_published(store: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _recorded(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[None]:
-    """Put a failure into journal, ledger and report; it goes on as it is."""
+def _told() -> Iterator[None]:
+    """Put a failure into the journal; it goes on as it is."""
     try:
         yield
     except BackupError as error:
-        journal.write(
-            Event.RUN_FAILED,
-            f"run failed: {error.message}",
-            priority=journal.ERROR,
-            fields={"cause": error.cause, "hint": error.hint, "exit_status": error.exit_status},
-        )
-        error.told = True
+        fields: dict[str, journal.Field] = {"cause": error.cause, "hint": error.hint, "exit_status": error.exit_status}
+        journal.write(Event.RUN_FAILED, f"run failed: {error.message}", priority=journal.ERROR, fields=fields)
         notify.stopping(f"failed: {error.message}")
-        unreadable = error.unreadable if isinstance(error, ArchiveError) else ()
+        error.told = True
+        raise
+
+
+@contextlib.contextmanager
+def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[None]:
+    """Put a failure into ledger and report of a store whose lock is held; it goes on as it is."""
+    try:
+        yield
+    except BackupError as error:
         facts = {"streams": list(wanted), "result": "failed", "cause": error.cause}
+        unreadable = list(error.unreadable) if isinstance(error, ArchiveError) else []
         with contextlib.suppress(BackupError):  # a full store takes no record; the journal has it
             ledger.record(store, "run", now=now, facts=facts)
-            ledger.report(
-                store,
-                {"at": now.isoformat(), **facts, "message": error.message, "unreadable": list(unreadable)},
-            )
+            ledger.report(store, {"at": now.isoformat(), **facts, "message": error.message, "unreadable": unreadable})
         raise
 
 

@@ -33,6 +33,7 @@ LINES_KEPT = 100
 LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 CAPTURE_LIMIT_BYTES = 4 << 20
+PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
 
@@ -63,7 +64,9 @@ def path_of(program: str) -> str:
     """Return the full path of a program on PATH; ToolMissingError when it is not installed."""
     path = shutil.which(program)
     if path is None:
-        raise ToolMissingError(f"{program}: not found, expected it on PATH", hint=f"apt install {program}")
+        raise ToolMissingError(
+            f"{program}: not found, expected it on PATH", hint=f"apt install {PACKAGE_OF.get(program, program)}"
+        )
     return path
 
 
