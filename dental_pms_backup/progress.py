@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
@@ -29,16 +29,7 @@ class Progress:
         self._expected_bytes = expected_bytes
         self._began = self._told = time.monotonic()
         self._position = 0
-        self._bar = tqdm(
-            desc=label,
-            total=expected_bytes or None,
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            file=sys.stderr,
-            disable=not bar,
-            dynamic_ncols=True,
-        )
+        self._bar = _bar(label, expected_bytes) if bar else None
         notify.status(label)
         notify.alive()
 
@@ -52,13 +43,15 @@ class Progress:
         position = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         if position != self._position:
             notify.alive()
-        self._bar.update(position - self._position)
+        if self._bar is not None:
+            self._bar.update(position - self._position)
         self._position = position
         notify.status(line(self._label, position, self._expected_bytes, now - self._began))
 
     def close(self) -> None:
         """Take the bar away."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 @contextlib.contextmanager
@@ -69,6 +62,19 @@ def shown(label: str, descriptor: int, expected_bytes: int, *, bar: bool) -> Ite
         yield progress
     finally:
         progress.close()
+
+
+def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:
+    tqdm.monitor_interval = 0  # no thread beside us when programs are started
+    return tqdm(
+        desc=label,
+        total=expected_bytes or None,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        file=sys.stderr,
+        dynamic_ncols=True,
+    )
 
 
 def line(label: str, done_bytes: int, expected_bytes: int, elapsed_s: float) -> str:
