@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Beat = Callable[[], None] | None
 
 ANSWERS_S = 300
+DIRECTORY_NOT_FOUND = 3  # rclone manual, "Exit code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,11 @@ def connect(settings: Offsite) -> Remote:
 
 def names(remote: Remote) -> list[str]:
     """Return the names of the sets whose manifest is over there, oldest name first."""
-    listed = json.loads(_rclone(remote, "lsjson", "--recursive", "--files-only", remote.address) or "[]")
+    ended, out = _call(remote, "lsjson", "--recursive", "--files-only", remote.address)
+    if ended.exit_code == DIRECTORY_NOT_FOUND:  # as before the first push
+        return []
+    _demand(remote, ended)
+    listed = json.loads(out)
     found = (re.fullmatch(rf"sets/({NAME_PATTERN})\.json", entry["Path"]) for entry in listed)
     return sorted(match[1] for match in found if match)
 
@@ -82,7 +87,8 @@ def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None
     """Download every file of a set and compare it with the store's; OffsiteError names how many differ."""
     files = _files(stored)
     arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
-    out = _rclone(remote, *arguments, str(store), remote.address, text_in=_lines(files), failing=True, beat=beat)
+    # which files are equal is said on stdout; the exit status tells no more
+    _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
     equal = {line[2:] for line in out.splitlines() if line.startswith("= ")}
     missing = [file for file in files if file not in equal]
     if missing:
@@ -137,16 +143,24 @@ def _lines(files: Sequence[str]) -> str:
     return "".join(f"{file}\n" for file in files)
 
 
-def _rclone(remote: Remote, *arguments: str, text_in: str = "", failing: bool = False, beat: Beat = None) -> str:
-    """Return what rclone prints; OffsiteError when it fails, unless ``failing`` is expected of it."""
+def _rclone(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = None) -> str:
+    """Return what rclone prints; OffsiteError unless it exits with 0."""
+    ended, out = _call(remote, *arguments, text_in=text_in, beat=beat)
+    _demand(remote, ended)
+    return out
+
+
+def _call(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = None) -> tuple[tools.Ended, str]:
     argv = ["rclone", f"--config={remote.config_file}", "--retries=3", "--use-json-log", *arguments]
-    ended, out = tools.capture(argv, text_in=text_in, timeout_s=None if beat else ANSWERS_S, beat=beat)
-    if not ended.ok and not failing:
+    return tools.capture(argv, text_in=text_in, timeout_s=None if beat else ANSWERS_S, beat=beat)
+
+
+def _demand(remote: Remote, ended: tools.Ended) -> None:
+    if not ended.ok:
         raise OffsiteError(
             f"offsite: {ended}: {_complaint(ended.said)}, expected exit status 0",
             hint=f"rclone --config {remote.config_file} lsd {remote.address}",
         )
-    return out
 
 
 def _complaint(said: Sequence[str]) -> str:
