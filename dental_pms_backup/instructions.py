@@ -23,12 +23,12 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
 2. The database, into an EMPTY database NEWDB. First the roles, which a new server lacks, then the content:
     createdb NEWDB
     gzip -dc {store}/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
-    gzip -dc {store}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 --single-transaction -d NEWDB
-   Both psql have to end without an error; nothing is committed otherwise.
+    gzip -dc {store}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
+   Both psql have to end without an error. If one does not, drop NEWDB and begin again with an empty one.
    With docker compose, NEWDB in the container of service db:
     docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" NEWDB'
     gzip -dc {store}/db/db_SET.sql.gz | docker compose exec -T db \\
-        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 --single-transaction -d NEWDB'
+        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
 
 3. The attachments, as root, into an EMPTY directory NEWDIR:
     mkdir NEWDIR

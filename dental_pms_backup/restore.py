@@ -45,9 +45,20 @@ do $$ declare s name; begin
  for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
   and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
  loop execute format('drop schema %I cascade', s); end loop; end $$"""
-# psql takes the end of its input as the end of a COPY and would commit half a dump: only a whole one brings the mark.
+# psql takes the end of its input as the end of a COPY and would commit half a dump; and a dump with large objects has
+# a COMMIT of its own. So nothing can be committed before the mark, which follows the last byte of a whole dump.
+GUARD = """\
+create temp table dental_pms_guard (n int);
+create function pg_temp.dental_pms_guard() returns trigger language plpgsql as $$ begin
+ if coalesce(current_setting('dental_pms.whole', true), '') <> 'yes' then
+  raise 'the dump is not whole' using errcode = 'DP001'; end if;
+ return null; end $$;
+create constraint trigger whole after insert on dental_pms_guard deferrable initially deferred
+ for each row execute function pg_temp.dental_pms_guard();
+insert into dental_pms_guard values (1)"""
 MARK = "set local dental_pms.whole = 'yes';"
-CHECK = "select 1 / (coalesce(current_setting('dental_pms.whole', true), '') = 'yes')::int"
+WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
+/^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
 PACKED_AND_MARKED = 'gzip --decompress --stdout && printf "\\n%s\\n" "$1"'
 PLAIN_AND_MARKED = 'cat && printf "\\n%s\\n" "$1"'
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
@@ -128,7 +139,7 @@ def _file(store: Path, wanted: str, kind: Kind) -> Path:
 
 def _replay(live: DatabaseSource, source: int, *, packed: bool, beat: Callable[[], None]) -> None:
     session = streams.new_session()
-    statements = ("begin", f"set local lock_timeout = '{LOCK_WAIT_S}s'", DROP, "create schema public")
+    statements = ("begin", GUARD, f"set local lock_timeout = '{LOCK_WAIT_S}s'", DROP, "create schema public")
     psql = postgres.client(
         live.server,
         postgres.matching(live.server, live.facts, "psql"),
@@ -139,7 +150,6 @@ def _replay(live: DatabaseSource, source: int, *, packed: bool, beat: Callable[[
         "--output=/dev/null",
         *(f"--command={statement}" for statement in statements),
         "--file=-",
-        f"--command={CHECK}",
         "--command=commit",
         session=session,
         stdin=True,
@@ -148,19 +158,23 @@ def _replay(live: DatabaseSource, source: int, *, packed: bool, beat: Callable[[
     done = False
     with open(os.devnull, "wb") as nowhere:
         try:
-            unpacked, replayed = tools.pipeline(
-                ["sh", "-c", script, "sh", MARK], psql, source=source, out=nowhere.fileno(), beat=beat
+            ended = tools.pipeline(
+                ["sh", "-c", script, "sh", MARK],
+                ["sed", "--expression", WITHOUT_COMMIT],
+                psql,
+                source=source,
+                out=nowhere.fileno(),
+                beat=beat,
             )
-            done = unpacked.ok and replayed.ok
+            done = all(program.ok for program in ended)
         finally:
             if not done:
                 streams.end_quietly(live.server, session)
     if not done:
-        raise _replay_error(unpacked, replayed)
+        raise _replay_error(next(program for program in reversed(ended) if not program.ok))
 
 
-def _replay_error(unpacked: tools.Ended, replayed: tools.Ended) -> RestoreError:
-    failed = unpacked if replayed.ok else replayed
+def _replay_error(failed: tools.Ended) -> RestoreError:
     said = next((line for line in reversed(failed.said) if "ERROR" in line or "FATAL" in line), "")
     state = re.search(r"(?:ERROR|FATAL):\s+(\w{5})\b", said)
     why = f"SQLSTATE {state[1]}" if state else str(failed)
