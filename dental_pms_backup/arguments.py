@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
         _add_show,
         _add_verify,
         _add_restore,
+        _add_marks,
         _add_status,
         _add_config,
         _add_offsite,
@@ -99,6 +100,16 @@ def _add_restore(commands: Commands) -> None:
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
     )
+
+
+def _add_marks(commands: Commands) -> None:
+    prune = _command(commands, "prune", "prune", "remove what retention lets go, as a run does at its end")
+    prune.add_argument("--dry-run", action="store_true", help="print each choice with its reason, remove nothing")
+    keep = _command(commands, "keep", "keep", "pin a set, so that it is never removed")
+    keep.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
+    keep.add_argument("--release", action="store_true", help="take the pin off")
+    accept = _command(commands, "accept", "accept", "say that a suspect set is right, so that retention goes on")
+    accept.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
 
 
 def _add_status(commands: Commands) -> None:

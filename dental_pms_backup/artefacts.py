@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -79,12 +80,24 @@ class StoredSet:
     artefacts: tuple[Artefact, ...]
     manifest: Mapping[str, Any] | None
     problems: tuple[str, ...] = ()
+    pinned: bool = False
+    accepted: bool = False
+
+    @property
+    def suspicions(self) -> tuple[str, ...]:
+        """Return what its run found strange about the set."""
+        return tuple((self.manifest or {}).get("suspicions", ()))
 
     @property
     def state(self) -> str:
-        """Return ``verified`` (as its run proved it), ``unproven`` (no manifest) or ``damaged``."""
+        """Return ``verified`` (as its run proved it), ``unproven`` (no manifest), ``damaged`` or ``suspect``.
+
+        A suspect set is whole, but waits for the admin to accept it.
+        """
         if self.problems:
             return "damaged"
+        if self.suspicions and not self.accepted:
+            return "suspect"
         return "unproven" if self.manifest is None else "verified"
 
     def artefact(self, kind: Kind) -> Artefact | None:
@@ -106,7 +119,7 @@ def listing(store: Path) -> list[StoredSet]:
         return []
     files = _named_files(store)
     names = {path.stem for path in (store / "sets").glob("*.json") if re.fullmatch(NAME_PATTERN, path.stem)}
-    sets = [_stored(store, name, files.get(name, {})) for name in names | files.keys()]
+    sets = [_marked(store, _stored(store, name, files.get(name, {}))) for name in names | files.keys()]
     return sorted(sets, key=lambda stored: (stored.taken_at, stored.name))
 
 
@@ -142,6 +155,7 @@ def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
             and manifest["set"] == name
             and datetime.fromisoformat(manifest["taken_at"]).tzinfo is not None
             and len(entries(manifest)) > 0
+            and all(type(text) is str for text in manifest.get("suspicions", []))
             and all(_entry_is_sound(entry, name) for entry in entries(manifest))
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -162,6 +176,12 @@ def manifest_path(store: Path, name: str) -> Path:
 def checksum_lines(manifest: Mapping[str, Any]) -> str:
     """Return what ``sha256sum -c`` reads, for a manifest."""
     return "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries(manifest))
+
+
+def _marked(store: Path, stored: StoredSet) -> StoredSet:
+    """Return the set with the marks that the admin gave it: see ``marks``."""
+    pinned, accepted = ((store / f"sets/{stored.name}.{mark}").is_file() for mark in ("pinned", "accepted"))
+    return dataclasses.replace(stored, pinned=pinned, accepted=accepted)
 
 
 def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import journal, progress, verify
+from dental_pms_backup import journal, verify
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.journal import Event
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dental_pms_backup.artefacts import Artefact, StoredSet
+    from dental_pms_backup.progress import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,9 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-def verify_set(store: Path, stored: StoredSet, *, bar: bool = False) -> Verdict:
+def verify_set(store: Path, stored: StoredSet, *, watch: Watch) -> Verdict:
     """Read every file of a set to its end and compare it with the manifest; nothing is changed."""
-    problems = [*stored.problems, *_problems(store, stored, bar=bar)]
+    problems = [*stored.problems, *_problems(store, stored, watch=watch)]
     if problems:
         journal.write(
             Event.SET_DAMAGED,
@@ -40,23 +41,23 @@ def verify_set(store: Path, stored: StoredSet, *, bar: bool = False) -> Verdict:
     return Verdict(stored=stored, problems=tuple(problems))
 
 
-def _problems(store: Path, stored: StoredSet, *, bar: bool) -> Iterator[str]:
+def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
     for artefact in stored.artefacts:
         try:
-            _verify_artefact(store, artefact, bar=bar)
+            _verify_artefact(store, artefact, watch=watch)
         except VerificationError as error:
             yield error.message
         except OSError as error:
             yield f"{artefact.path}: {error.strerror}, expected to read it"
 
 
-def _verify_artefact(store: Path, artefact: Artefact, *, bar: bool) -> None:
+def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     path = store / artefact.path
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with progress.shown(artefact.path, source, artefact.size_bytes, bar=bar) as shown:
-            if artefact.sha256 and verify.sha256(path, source, beat=shown.beat) != artefact.sha256:
+        with watch.over(artefact.path, source, artefact.size_bytes) as beat:
+            if artefact.sha256 and verify.sha256(path, source, beat=beat) != artefact.sha256:
                 raise VerificationError(f"{path}: the checksum differs, expected that of the manifest")
-            verify.content(path, artefact.kind, source, beat=shown.beat)
+            verify.content(path, artefact.kind, source, beat=beat)
     finally:
         os.close(source)

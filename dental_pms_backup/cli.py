@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import (
+    admin,
     artefacts,
     audit,
     config,
@@ -28,6 +29,7 @@ from dental_pms_backup.arguments import parser
 from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.errors import BackupError, RefusedError, UsageError
 from dental_pms_backup.journal import Echo, Event
+from dental_pms_backup.progress import Watch
 
 if TYPE_CHECKING:
     from argparse import Namespace as Arguments
@@ -63,9 +65,9 @@ def _run(arguments: Arguments) -> int:
         settings = _settings(arguments)
         wanted = _streams(arguments.streams)
         if arguments.dry_run:
-            _print(report.rehearsal_lines(settings.store, *run.rehearse(settings, wanted)))
+            _print(report.rehearsal_lines(settings.store, *run.rehearse(settings, wanted, now=_now())))
             return DONE
-        taken = run.take(settings, wanted, now=_now(), bar=_bar(arguments))
+        taken = run.take(settings, wanted, now=_now(), watch=_watch(arguments, settings))
     except BackupError as error:
         _print([f"failure={error.cause}", "backup_run_status=failed"])
         raise
@@ -97,11 +99,12 @@ def _show(arguments: Arguments) -> int:
 
 
 def _verify(arguments: Arguments) -> int:
-    store = _settings(arguments).store
+    settings = _settings(arguments)
+    store = settings.store
     sets = [artefacts.find(store, name) for name in arguments.sets] or artefacts.listing(store)
     if not sets:
         artefacts.find(store, "latest")
-    verdicts = [audit.verify_set(store, stored, bar=_bar(arguments)) for stored in sets]
+    verdicts = [audit.verify_set(store, stored, watch=_watch(arguments, settings)) for stored in sets]
     if arguments.json:
         _print_json([report.verdict_summary(verdict) for verdict in verdicts])
     else:
@@ -123,8 +126,25 @@ def _restore(arguments: Arguments) -> int:
             hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
         )
     flow = restore.database_in_place if stream is Stream.DB else restore.attachments_in_place
-    restored = flow(settings, arguments.source, now=_now(), bar=_bar(arguments))
+    restored = flow(settings, arguments.source, now=_now(), watch=_watch(arguments, settings))
     _print(report.restored_lines(restored))
+    return DONE
+
+
+def _prune(arguments: Arguments) -> int:
+    choices = run.prune(_settings(arguments), now=_now(), dry_run=arguments.dry_run)
+    _print(report.choice_lines(choices, dry_run=arguments.dry_run))
+    return DONE
+
+
+def _keep(arguments: Arguments) -> int:
+    mark = admin.release if arguments.release else admin.pin
+    _print([mark(_settings(arguments).store, arguments.set, now=_now())])
+    return DONE
+
+
+def _accept(arguments: Arguments) -> int:
+    _print([admin.accept(_settings(arguments).store, arguments.set, now=_now())])
     return DONE
 
 
@@ -215,6 +235,10 @@ def _streams(names: list[str]) -> list[Stream]:
     return [stream for stream in Stream if not names or stream in names]
 
 
+def _watch(arguments: Arguments, settings: config.Config) -> Watch:
+    return Watch(bar=_bar(arguments), stall_timeout_s=settings.stall_timeout_s)
+
+
 def _bar(arguments: Arguments) -> bool:
     return sys.stderr.isatty() and not arguments.quiet
 
@@ -250,6 +274,9 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "show": _show,
     "verify": _verify,
     "restore": _restore,
+    "prune": _prune,
+    "keep": _keep,
+    "accept": _accept,
     "status": _status,
     "config check": _config_check,
     "config show": _config_show,

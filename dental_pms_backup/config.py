@@ -39,6 +39,35 @@ class Compose:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which sets stay: the newest ``keep``, all within some days, and the newest of each of the last periods."""
+
+    keep: int
+    keep_within_days: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What the store has to be like before a run: megabytes left free after it, and a mount of its own."""
+
+    reserve_mb: int
+    require_mount: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """From when on a set is suspect: percent smaller than the last good one; a table whose rows have files."""
+
+    db_shrink_percent: int
+    attachments_shrink_percent: int
+    attachments_table: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """How often, and how far apart in seconds, the sources are tried."""
 
@@ -89,8 +118,11 @@ class Config:
     """The effective configuration. ``origins`` says of every key where its value came from."""
 
     store: Path
-    keep: int
+    retention: Retention
+    room: Room
     lock_wait_s: int
+    stall_timeout_s: int
+    suspect: Suspect
     retry: Retry
     compose: Compose
     database: Database
@@ -354,8 +386,11 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
     database = section("database")
     return Config(
         store=_store(values["backup_dir"], values["compose.project_dir"]),
-        keep=values["keep"],
+        retention=Retention(**{name: value for name, value in values.items() if name.startswith("keep")}),
+        room=Room(reserve_mb=values["reserve_mb"], require_mount=values["require_mount"]),
         lock_wait_s=values["lock_wait_s"],
+        stall_timeout_s=values["stall_timeout_s"],
+        suspect=Suspect(**section("suspect")),
         retry=Retry(**section("retry")),
         compose=Compose(**section("compose")),
         database=Database(**database | {"source": Source(database["source"])}),

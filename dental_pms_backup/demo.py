@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup import artefacts, config, journal, postgres, report, run, scratch, tools
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.errors import RestoreError, UsageError
+from dental_pms_backup.progress import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def perform(*, keep: Path | None, now: datetime, say: Callable[[str], None], bar
         settings = config.load(_settings(place, live, images, store), {})
         say("")
         say(f"$ dental-pms-backup --config {place}/backup.yaml run")
-        taken = run.take(settings, list(Stream), now=now, bar=bar)
+        taken = run.take(settings, list(Stream), now=now, watch=Watch(bar=bar))
         for line in [*report.run_lines(taken), "backup_run_status=ok"]:
             say(line)
         say("")

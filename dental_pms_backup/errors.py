@@ -15,6 +15,9 @@ BackupError                 1   failed
 ├── ArchiveError            1   archive          a program of the attachments stream failed
 ├── VerificationError       1   verification     the content is not what it has to be
 ├── StoreError              1   store            the store cannot be used
+│   └── RoomError           1   room             the store has too little space or inodes, or is not mounted
+├── StalledError            1   stalled          no byte moved for too long
+├── SuspectError            1   suspect          a set was published, but the admin has to look at it
 ├── RestoreError            1   restore
 ├── OffsiteError            1   offsite
 └── InterruptedRunError     1   interrupted      a signal asked to stop
@@ -134,6 +137,24 @@ class StoreError(BackupError):
     """The store cannot be read or written."""
 
     cause = "store"
+
+
+class RoomError(StoreError):
+    """The store has not the room that a run needs, or is not on the disk that it should be on."""
+
+    cause = "room"
+
+
+class StalledError(BackupError):
+    """No byte moved for longer than ``stall_timeout_s``."""
+
+    cause = "stalled"
+
+
+class SuspectError(BackupError):
+    """A set was published and is kept, but looks wrong; retention is frozen until it is accepted."""
+
+    cause = "suspect"
 
 
 class RestoreError(BackupError):

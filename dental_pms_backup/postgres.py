@@ -33,6 +33,8 @@ exec "$@"
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()),
+ 'tables', (select count(*) from pg_class where relkind in ('r', 'p') and relnamespace >= 16384
+  or relkind in ('r', 'p') and relnamespace = 'public'::regnamespace),
  'system', (select system_identifier::text from pg_control_system()))
 """
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
@@ -65,12 +67,13 @@ Server = InContainer | OnHost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a server said of itself. ``version`` as in server_version_num; sizes in bytes, uncompressed."""
+    """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes."""
 
     version: int
     database: str
     user: str
     size: int
+    tables: int
     system: str
 
     @property
@@ -126,6 +129,13 @@ def examine(server: Server) -> Facts:
         return Facts(**json.loads(ask(server, ASK)))
     except (ValueError, TypeError):
         raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
+
+
+def row_count(server: Server, table: str) -> int:
+    """Return how many rows a table has, 0 where there is no such table; DatabaseError."""
+    quoted = table.replace("'", "''")
+    found = ask(server, f"select to_regclass('{quoted}')::text")
+    return int(ask(server, f"select count(*) from {found}")) if found else 0  # noqa: S608 - quoted by regclass
 
 
 def matching(server: Server, facts: Facts, program: str) -> str:

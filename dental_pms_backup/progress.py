@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
 from dental_pms_backup import notify
+from dental_pms_backup.errors import StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EVERY_S = 1.0
 UNIT_STEP = 1000
@@ -23,18 +26,22 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 class Progress:
     """The position of a file being written or read, shown against an expected size in bytes (0: unknown)."""
 
-    def __init__(self, label: str, descriptor: int, expected_bytes: int, *, bar: bool) -> None:
+    def __init__(self, label: str, descriptor: int, expected_bytes: int, *, watch: Watch) -> None:
         self._label = label
         self._descriptor = descriptor
         self._expected_bytes = expected_bytes
-        self._began = self._told = time.monotonic()
+        self._stall_timeout_s = watch.stall_timeout_s
+        self._began = self._told = self._moved = time.monotonic()
         self._position = 0
-        self._bar = _bar(label, expected_bytes) if bar else None
+        self._bar = _bar(label, expected_bytes) if watch.bar else None
         notify.status(label)
         notify.alive()
 
     def beat(self) -> None:
-        """Look at the position; tell it when a second has passed, and that the run lives when it moved."""
+        """Look at the position; tell it when a second has passed, and that the run lives when it moved.
+
+        StalledError when it has not moved for too long.
+        """
         now = time.monotonic()
         if now - self._told < EVERY_S:
             return
@@ -42,7 +49,13 @@ class Progress:
         # the programs write and read through a duplicate of this descriptor: the offset is shared
         position = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         if position != self._position:
+            self._moved = now
             notify.alive()
+        elif now - self._moved > self._stall_timeout_s:
+            raise StalledError(
+                f"{self._label}: no byte moved for {duration(now - self._moved)}, expected progress",
+                hint="docker ps; df -h; then raise stall_timeout_s if it is only slow",
+            )
         if self._bar is not None:
             self._bar.update(position - self._position)
         self._position = position
@@ -54,14 +67,21 @@ class Progress:
             self._bar.close()
 
 
-@contextlib.contextmanager
-def shown(label: str, descriptor: int, expected_bytes: int, *, bar: bool) -> Iterator[Progress]:
-    """Show the progress of a file while the block lasts; its ``beat`` goes to the programs that are waited for."""
-    progress = Progress(label, descriptor, expected_bytes, bar=bar)
-    try:
-        yield progress
-    finally:
-        progress.close()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """How long work is looked after: with a ``bar`` for a person or not, and how long it may stand still."""
+
+    bar: bool = False
+    stall_timeout_s: float = math.inf
+
+    @contextlib.contextmanager
+    def over(self, label: str, descriptor: int, expected_bytes: int) -> Iterator[Callable[[], None]]:
+        """Show how far a file is while the block lasts; what it yields is the ``beat`` of the programs that work."""
+        progress = Progress(label, descriptor, expected_bytes, watch=self)
+        try:
+            yield progress.beat
+        finally:
+            progress.close()
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:

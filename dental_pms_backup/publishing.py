@@ -156,7 +156,8 @@ def remove(store: Path, stored: StoredSet, stream: Stream) -> list[str]:
             _replace(_draft_path(path), path)
     elif not staying:
         _unlink(artefacts.manifest_path(store, stored.name))
-        _unlink(store / f"sets/{stored.name}.sha256")
+        for suffix in ("sha256", "accepted", "pinned"):
+            _unlink(store / f"sets/{stored.name}.{suffix}")
     if (store / "sets").is_dir():
         _sync_directory(store / "sets")
     for artefact in going:
@@ -170,6 +171,12 @@ def write_durably(path: Path, content: bytes) -> None:
     """Replace a small file, mode 0600, so that either the old or the new content is there, durably."""
     _write_draft(path, content)
     _replace(_draft_path(path), path)
+    _sync_directory(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a small file, if it is there; durable on return."""
+    _unlink(path)
     _sync_directory(path.parent)
 
 

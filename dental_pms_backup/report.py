@@ -65,17 +65,21 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
         "db_size_bytes": stored.size_bytes(Stream.DB),
         "attachments_size_bytes": stored.size_bytes(Stream.ATTACHMENTS),
         "problems": list(stored.problems),
+        "suspicions": list(stored.suspicions),
+        "pinned": stored.pinned,
     }
 
 
 def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) -> Iterator[str]:
-    """Yield the lines of ``list``, oldest first; with ``color``, a damaged set is red."""
+    """Yield the lines of ``list``, oldest first; with ``color``, a damaged or suspect set is red."""
     yield f"{'SET':<19}{'AGE':>14}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
     for stored in sets:
         age = duration(max(0.0, (now - stored.taken_at).total_seconds()))
         sizes = [stored.size_bytes(stream) for stream in Stream]
-        state = f"\033[31m{stored.state}\033[0m" if color and stored.state == "damaged" else stored.state
         database, attachments = (size(count) if count is not None else "-" for count in sizes)
+        state = f"{stored.state}{' (pinned)' if stored.pinned else ''}"
+        if color and stored.state in {"damaged", "suspect"}:
+            state = f"\033[31m{state}\033[0m"
         yield f"{stored.name:<19}{age:>14}{database:>11}{attachments:>13}  {state}"
 
 
@@ -83,20 +87,23 @@ def set_details(store: Path, stored: StoredSet) -> Iterator[str]:
     """Yield the lines of ``show``."""
     yield f"set: {stored.name}"
     yield f"taken: {stored.taken_at.astimezone().isoformat(sep=' ', timespec='seconds')}"
-    yield f"state: {stored.state}"
-    for problem in stored.problems:
-        yield f"problem: {problem}"
+    yield f"state: {stored.state}{' (pinned)' if stored.pinned else ''}"
+    yield from (f"problem: {problem}" for problem in stored.problems)
+    accepted = " (accepted)" if stored.accepted else ""
+    yield from (f"strange: {suspicion}{accepted}" for suspicion in stored.suspicions)
     for artefact in stored.artefacts:
         yield f"{artefact.kind}: {store / artefact.path} ({artefact.size_bytes} bytes)"
         if artefact.sha256:
             yield f"  sha256: {artefact.sha256}"
     for stream, part in (stored.manifest or {"streams": {}})["streams"].items():
-        for key, value in part.get("source", {}).items():
-            yield f"{stream} {key.replace('_', ' ')}: {value}"
-        if "entries" in part:
-            yield f"{stream} entries: {part['entries']}"
-        for name in part.get("changed", ()):
-            yield f"{stream} changed while it was read: {name}"
+        yield from _part_lines(stream, part)
+
+
+def _part_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{stream} {key.replace('_', ' ')}: {value}" for key, value in part.get("source", {}).items())
+    if "entries" in part:
+        yield f"{stream} entries: {part['entries']}"
+    yield from (f"{stream} changed while it was read: {name}" for name in part.get("changed", ()))
 
 
 def verdict_summary(verdict: Verdict) -> dict[str, Any]:
@@ -109,6 +116,14 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     yield f"{verdict.stored.name}: {'damaged' if verdict.problems else 'good'}"
     for problem in verdict.problems:
         yield f"  {problem}"
+
+
+def choice_lines(choices: Sequence[Choice], *, dry_run: bool) -> Iterator[str]:
+    """Yield what ``prune`` did, or with ``dry_run`` would do: each choice with its reason."""
+    words = {True: "keep", False: "remove" if dry_run else "removed"}
+    for choice in choices:
+        yield f"{words[choice.keep]} {choice.stream} of set {choice.stored.name}: {choice.reason}"
+    yield "nothing was done: dry run" if dry_run else f"retention_deleted={len(choices)}"
 
 
 def restored_lines(restored: Restored) -> Iterator[str]:

@@ -20,7 +20,6 @@ from dental_pms_backup import (
     ledger,
     lock,
     postgres,
-    progress,
     sources,
     streams,
     tools,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dental_pms_backup.config import Config
+    from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import DatabaseSource
 
 LOCK_WAIT_S = 30
@@ -74,7 +74,7 @@ class Restored:
     kept: Path | None = None
 
 
-def database_in_place(config: Config, wanted: str, *, now: datetime, bar: bool = False) -> Restored:
+def database_in_place(config: Config, wanted: str, *, now: datetime, watch: Watch) -> Restored:
     """Replace the live database's content by a set's or a dump's, in one transaction.
 
     The dump is verified before anything is touched. RestoreError when the replay fails: the live database is
@@ -84,18 +84,18 @@ def database_in_place(config: Config, wanted: str, *, now: datetime, bar: bool =
     size_bytes = file.stat().st_size
     live = sources.database(config)
     with _recorded(config.store, Stream.DB, live.facts.database, now), _opened(file) as source:
-        with progress.shown("db: verifying", source, size_bytes, bar=bar) as shown:
+        with watch.over("db: verifying", source, size_bytes) as beat:
             if file.suffix == ".gz":
-                verify.content(file, Kind.DB, source, beat=shown.beat)
+                verify.content(file, Kind.DB, source, beat=beat)
             else:
                 verify.plain_dump(file, source)
         os.lseek(source, 0, os.SEEK_SET)
-        with progress.shown("db: restoring", source, size_bytes, bar=bar) as shown:
-            _replay(live, source, packed=file.suffix == ".gz", beat=shown.beat)
+        with watch.over("db: restoring", source, size_bytes) as beat:
+            _replay(live, source, packed=file.suffix == ".gz", beat=beat)
     return Restored(stream=Stream.DB, file=file, target=live.facts.database)
 
 
-def attachments_in_place(config: Config, wanted: str, *, now: datetime, bar: bool = False) -> Restored:
+def attachments_in_place(config: Config, wanted: str, *, now: datetime, watch: Watch) -> Restored:
     """Replace the content of the live attachments by a set's or an archive's; what was there is kept beside.
 
     The archive is verified and unpacked before the live directory is touched; RestoreError leaves it as it was.
@@ -111,14 +111,14 @@ def attachments_in_place(config: Config, wanted: str, *, now: datetime, bar: boo
     stamp = now.astimezone().strftime(NAME_FORMAT)
     fresh, kept = (target.with_name(f"{target.name}.{word}-{stamp}") for word in ("restoring", "before-restore"))
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), _opened(file) as source:
-        with progress.shown("attachments: verifying", source, size_bytes, bar=bar) as shown:
-            verify.content(file, Kind.ATTACHMENTS, source, beat=shown.beat)
+        with watch.over("attachments: verifying", source, size_bytes) as beat:
+            verify.content(file, Kind.ATTACHMENTS, source, beat=beat)
         os.lseek(source, 0, os.SEEK_SET)
         with (
             _temporary_directory(fresh),
-            progress.shown("attachments: unpacking", source, size_bytes, bar=bar) as shown,
+            watch.over("attachments: unpacking", source, size_bytes) as beat,
         ):
-            _unpack(source, fresh, beat=shown.beat)
+            _unpack(source, fresh, beat=beat)
             _swap_content(target, fresh, kept)
     return Restored(stream=Stream.ATTACHMENTS, file=file, target=str(target), kept=kept)
 

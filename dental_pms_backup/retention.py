@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from dental_pms_backup.artefacts import StoredSet, Stream
+    from dental_pms_backup.config import Retention
+
+# The newest set of each of the last N periods stays; a period is what the local date of a set says of it.
+PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
+    "daily": lambda taken: (taken.year, taken.month, taken.day),
+    "weekly": lambda taken: taken.isocalendar()[:2],
+    "monthly": lambda taken: (taken.year, taken.month),
+    "yearly": lambda taken: (taken.year,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,23 +31,62 @@ class Choice:
     reason: str
 
 
-def choices(sets: Sequence[StoredSet], stream: Stream, *, keep: int, made: str = "", coming: int = 0) -> list[Choice]:
+def choices(
+    sets: Sequence[StoredSet], stream: Stream, policy: Retention, *, now: datetime, made: str = "", coming: int = 0
+) -> list[Choice]:
     """Choose which sets keep their files of a stream, newest first by the UTC time in the manifest.
 
     The set ``made`` by the run that asks always stays and counts first, whatever the clock says; ``coming`` sets
-    that do not exist yet are counted as newest. A damaged set takes no place: it never pushes a good one out.
+    that do not exist yet are counted as newest. Pinned sets stay. A damaged or suspect set takes no place: it never
+    pushes a good one out; and while a suspect set waits for the admin's word, nothing is removed.
     """
-    if keep < 1:
-        raise ValueError(f"keep is {keep}, expected at least 1")
+    if policy.keep < 1:
+        raise ValueError(f"keep is {policy.keep}, expected at least 1")
     having = [stored for stored in sets if stored.size_bytes(stream) is not None]
     newest_first = sorted(having, key=lambda stored: (stored.name == made, stored.taken_at), reverse=True)
+    suspect = next((stored.name for stored in newest_first if stored.state == "suspect"), "")
+    periods = _newest_of_periods([stored for stored in newest_first if _is_good(stored)], policy)
     chosen, places = [], coming
     for stored in newest_first:
-        stays = places < keep
-        if stored.state == "damaged":
-            reason = f"damaged, takes no place; {places} newer ones are counted, {keep} stay"
-        else:
-            places += 1
-            reason = f"number {places} from the newest, {keep} stay"
-        chosen.append(Choice(stored=stored, stream=stream, keep=stays, reason=reason))
+        place = places + 1
+        places += _is_good(stored)
+        reason = f"nothing is removed while set {suspect} is suspect" if suspect else ""
+        reason = reason or _reason_to_stay(stored, place, policy, now=now) or periods.get(stored.name, "")
+        counted = f"number {place} from the newest" if _is_good(stored) else stored.state
+        gone = f"{counted}, {policy.keep} stay"
+        chosen.append(Choice(stored=stored, stream=stream, keep=bool(reason), reason=reason or gone))
     return chosen
+
+
+def _is_good(stored: StoredSet) -> bool:
+    return stored.state not in {"damaged", "suspect"}
+
+
+def _reason_to_stay(stored: StoredSet, place: int, policy: Retention, *, now: datetime) -> str:
+    """Return why a set at a place from the newest stays, empty when neither pin, count nor age wants it."""
+    if stored.pinned:
+        return "pinned"
+    if place <= policy.keep:
+        return f"number {place} from the newest, {policy.keep} stay"
+    age_days = (now - stored.taken_at).days
+    if age_days < policy.keep_within_days:
+        return f"{age_days} days old, all within {policy.keep_within_days} days stay"
+    return ""
+
+
+def _newest_of_periods(newest_first: Sequence[StoredSet], policy: Retention) -> dict[str, str]:
+    """Return for each set that is the newest of one of the last periods the reason to keep it, by its name."""
+    wanted = {
+        "daily": policy.keep_daily,
+        "weekly": policy.keep_weekly,
+        "monthly": policy.keep_monthly,
+        "yearly": policy.keep_yearly,
+    }
+    reasons: dict[str, str] = {}
+    for kind, count in wanted.items():
+        newest: dict[tuple[int, ...], str] = {}
+        for stored in newest_first:
+            newest.setdefault(PERIODS[kind](stored.taken_at.astimezone()), stored.name)
+        for name in list(newest.values())[:count]:
+            reasons.setdefault(name, f"one of the last {count} {kind} sets")
+    return reasons

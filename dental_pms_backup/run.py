@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dental_pms_backup import (
     __version__,
@@ -17,35 +17,27 @@ from dental_pms_backup import (
     lock,
     notify,
     postgres,
-    progress,
+    preflight,
     publishing,
     retention,
     sources,
     stop,
-    streams,
-    verify,
+    taking,
 )
-from dental_pms_backup.artefacts import Kind, Stream
-from dental_pms_backup.errors import ArchiveError, BackupError, RefusedError, TemporaryError
+from dental_pms_backup.artefacts import Stream
+from dental_pms_backup.errors import ArchiveError, BackupError, RefusedError, SuspectError, TemporaryError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import duration, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from dental_pms_backup.artefacts import StoredSet
-    from dental_pms_backup.config import Config
+    from dental_pms_backup.config import Config, Retention
+    from dental_pms_backup.progress import Watch
     from dental_pms_backup.retention import Choice
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
-    """A stream's part of the manifest, with all its drafts proven and durable."""
-
-    stream: Stream
-    manifest: Mapping[str, Any]
-    changed: tuple[str, ...] = ()
+    from dental_pms_backup.taking import Proven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +75,7 @@ class _Attempts:
             )
 
 
-def take(config: Config, wanted: Sequence[Stream], *, now: datetime, bar: bool = False) -> Taken:
+def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
     """Take one set of the wanted streams. When this returns, it is proven, published and durable.
 
     Raises BackupError after the other stream was tried as well; then the store holds what it held before.
@@ -91,21 +83,26 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, bar: bool =
     began = time.monotonic()
     store = config.store
     with _told():
+        preflight.check_mount(store, config.room)
         publishing.prepare(store)
         with lock.held(store, wait_s=config.lock_wait_s), _entered(store, wanted, now):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
             _recover(store)
             found = _reach_patiently(config, wanted)
             _refuse_store_in_source(store, found)
+            earlier = artefacts.listing(store)
+            _check_room(config, found, earlier)
             name = _free_name(store, now)
+            order = taking.Order(store=store, name=name, earlier=earlier, limits=config.suspect, watch=watch)
             with _drafts_discarded(store, name):
-                proven = _take_streams(config, found, name, bar=bar)
-                stored = _publish(store, name, proven, now)
-            removed = _let_old_ones_go(store, wanted, keep=config.keep, made=name, now=now)
+                proven = _take_streams(order, found, config)
+                stored = _publish(order, proven, now)
+            _refuse_suspect(stored)
+            removed = _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
             taken = Taken(
                 store=store,
                 stored=stored,
-                keep=config.keep,
+                keep=config.retention.keep,
                 removed=tuple(removed),
                 attachments_source=str(found.attachments.path) if found.attachments else "",
                 duration_s=time.monotonic() - began,
@@ -114,12 +111,26 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, bar: bool =
     return taken
 
 
-def rehearse(config: Config, wanted: Sequence[Stream]) -> tuple[sources.Sources, list[Choice]]:
+def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
+    preflight.check_mount(config.store, config.room)
     found = sources.reach(config, wanted)
     sets = artefacts.listing(config.store)
-    chosen = [choice for stream in wanted for choice in retention.choices(sets, stream, keep=config.keep, coming=1)]
+    if config.store.is_dir():
+        _check_room(config, found, sets)
+    chosen = [
+        choice for stream in wanted for choice in retention.choices(sets, stream, config.retention, now=now, coming=1)
+    ]
     return found, [choice for choice in chosen if not choice.keep]
+
+
+def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
+    """Let old sets go as a run does at its end, and return every choice; with ``dry_run`` nothing is removed."""
+    if dry_run:
+        sets = artefacts.listing(config.store)
+        return [choice for stream in Stream for choice in retention.choices(sets, stream, config.retention, now=now)]
+    with _told(), lock.held(config.store, wait_s=config.lock_wait_s):
+        return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
 def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:
@@ -149,91 +160,56 @@ def _refuse_store_in_source(store: Path, found: sources.Sources) -> None:
         )
 
 
-def _take_streams(config: Config, found: sources.Sources, name: str, *, bar: bool) -> list[Proven]:
+def _take_streams(order: taking.Order, found: sources.Sources, config: Config) -> list[Proven]:
     """Take every stream that was found; one stream's failure is raised only after the other was tried."""
     attempts = _Attempts()
     if found.database:
         with attempts.attempt(Stream.DB):
-            attempts.proven.append(_take_database(config, found.database, name, bar=bar))
+            attempts.proven.append(taking.database(order, found.database, config.database))
     if found.attachments:
         with attempts.attempt(Stream.ATTACHMENTS):
-            attempts.proven.append(_take_attachments(config, found.attachments, name, bar=bar))
+            rows = _rows_with_files(found, config.suspect.attachments_table)
+            attempts.proven.append(taking.attachments(order, found.attachments, rows_with_files=rows))
     _raise_failures(attempts)
     stop.check()
     return attempts.proven
 
 
-def _take_database(config: Config, source: sources.DatabaseSource, name: str, *, bar: bool) -> Proven:
-    store, settings = config.store, config.database
-    with publishing.draft(store, Kind.DB, name) as draft:
-        with progress.shown("db", draft.descriptor, _last_size(store, Kind.DB), bar=bar) as shown:
-            streams.dump_database(
-                source.server,
-                source.facts,
-                draft.descriptor,
-                lock_wait_s=settings.lock_wait_s,
-                beat=shown.beat,
-            )
-        dump = _prove(draft, bar=bar)
-    with publishing.draft(store, Kind.GLOBALS, name) as draft:
-        streams.dump_roles(source.server, source.facts, draft.descriptor, passwords=settings.role_passwords)
-        roles = _prove(draft, bar=bar)
-    _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {source.facts.major}")
-    described = postgres.described(source.server, source.facts)
-    return Proven(stream=Stream.DB, manifest={"source": described, "artefacts": [dump, roles]})
+def _rows_with_files(found: sources.Sources, table: str) -> int:
+    return postgres.row_count(found.database.server, table) if found.database else 0
 
 
-def _take_attachments(config: Config, source: sources.AttachmentsSource, name: str, *, bar: bool) -> Proven:
-    store = config.store
-    with publishing.draft(store, Kind.ATTACHMENTS, name) as draft:
-        index = draft.path.with_name(f".entries_{name}{publishing.DRAFT_SUFFIX}")
-        with progress.shown("attachments", draft.descriptor, _last_size(store, Kind.ATTACHMENTS), bar=bar) as shown:
-            archived = streams.archive_attachments(source.path, draft.descriptor, index, beat=shown.beat)
-        archive = _prove(draft, bar=bar, index=index)
-    _tell_taken(Stream.ATTACHMENTS, archive["size_bytes"], f"{archived.entry_count} entries")
-    if archived.changed:
-        count = f"{len(archived.changed)}{' or more' if archived.more_changed else ''}"
-        _warn(
-            name, f"attachments: {count} entries changed while they were read; dental-pms-backup show {name} names them"
+def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
+    database_bytes = found.database.facts.size if found.database else 0
+    needed = preflight.needed_bytes(earlier[-1] if earlier else None, database_bytes)
+    preflight.check_room(config.store, needed, config.room)
+
+
+def _refuse_suspect(stored: StoredSet) -> None:
+    """Raise SuspectError for a set that looks wrong: it is published and kept, but the admin has to look at it."""
+    for text in stored.suspicions:
+        journal.write(
+            Event.SET_SUSPECT,
+            f"set {stored.name} is suspect: {text}",
+            priority=journal.ERROR,
+            fields={"set": stored.name, "reason": text},
         )
-    if archived.entry_count == 1:
-        _warn(name, f"attachments: {source.path} is empty, expected the practice's files; is it the right directory?")
-    manifest = {
-        "source": {"path": str(source.path), "container": source.container},
-        "entries": archived.entry_count,
-        "changed": list(archived.changed),
-        "artefacts": [archive],
-    }
-    return Proven(stream=Stream.ATTACHMENTS, manifest=manifest, changed=archived.changed)
+    if stored.state == "suspect":
+        raise SuspectError(
+            f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
+            hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
+        )
 
 
-def _warn(name: str, text: str) -> None:
-    fields = {"stream": Stream.ATTACHMENTS, "set": name}
-    journal.write(Event.STREAM_WARNING, text, priority=journal.WARNING, fields=fields)
-
-
-def _prove(draft: publishing.Draft, *, bar: bool, index: Path | None = None) -> dict[str, Any]:
-    """Make a draft durable, verify what is on disk and return its entry in the manifest."""
-    size_bytes = publishing.settle(draft)
-    with progress.shown(f"{draft.kind}: verifying", draft.descriptor, size_bytes, bar=bar) as shown:
-        verify.content(draft.path, draft.kind, draft.descriptor, index=index, beat=shown.beat)
-    with progress.shown(f"{draft.kind}: checksum", draft.descriptor, size_bytes, bar=bar) as shown:
-        checksum = verify.sha256(draft.path, draft.descriptor, beat=shown.beat)
-    return {
-        "kind": draft.kind,
-        "path": draft.kind.path(draft.name),
-        "size_bytes": size_bytes,
-        "sha256": checksum,
-    }
-
-
-def _publish(store: Path, name: str, proven: Sequence[Proven], now: datetime) -> StoredSet:
+def _publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> StoredSet:
+    store, name = order.store, order.name
     notify.status(f"publishing set {name}")
     manifest = {
         "format": artefacts.FORMAT,
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
+        "suspicions": [text for part in proven for text in part.suspicions],
         "streams": {part.stream: part.manifest for part in proven},
     }
     instructions.leave(store)
@@ -248,11 +224,13 @@ def _publish(store: Path, name: str, proven: Sequence[Proven], now: datetime) ->
     return stored
 
 
-def _let_old_ones_go(store: Path, wanted: Sequence[Stream], *, keep: int, made: str, now: datetime) -> list[Choice]:
+def _let_old_ones_go(
+    store: Path, wanted: Sequence[Stream], policy: Retention, *, made: str, now: datetime
+) -> list[Choice]:
     """Remove what retention lets go, each removal with its reason in journal and ledger."""
     removed = []
     for stream in wanted:
-        for choice in retention.choices(artefacts.listing(store), stream, keep=keep, made=made):
+        for choice in retention.choices(artefacts.listing(store), stream, policy, now=now, made=made):
             if choice.keep:
                 continue
             for path in publishing.remove(store, choice.stored, stream):
@@ -341,17 +319,3 @@ def _free_name(store: Path, now: datetime) -> str:
         if name:
             return name
         now += timedelta(seconds=1)
-
-
-def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:
-    journal.write(
-        Event.STREAM_TAKEN,
-        f"{stream}: {size(size_bytes)} taken and verified ({what})",
-        fields={"stream": stream, "bytes": size_bytes},
-    )
-
-
-def _last_size(store: Path, kind: Kind) -> int:
-    """Return the size of the newest artefact of a kind, 0 without any."""
-    found = [stored.artefact(kind) for stored in artefacts.listing(store)]
-    return next((artefact.size_bytes for artefact in reversed(found) if artefact), 0)

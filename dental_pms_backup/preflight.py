@@ -1,0 +1,56 @@
+"""What has to be so before anything is written: the store is on its disk, and the disk has room."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RoomError
+from dental_pms_backup.progress import size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dental_pms_backup.artefacts import StoredSet
+    from dental_pms_backup.config import Room
+
+MB = 1_000_000
+GROWTH = 1.2
+FIRST_DUMP_SHARE = 0.5
+INODES_NEEDED = 32
+
+
+def check_mount(store: Path, room: Room) -> None:
+    """Raise RoomError when the store has to be on a disk of its own and is on the root filesystem.
+
+    Asked before the store's directories are made: a disk that is not mounted must not fill the root disk.
+    """
+    existing = next(path for path in (store, *store.parents) if path.exists())
+    if room.require_mount and existing.stat().st_dev == os.stat("/").st_dev:  # noqa: PTH116 - as the others
+        raise RoomError(
+            f"{store}: on the root filesystem, expected a disk of its own (require_mount)", hint=f"findmnt -T {store}"
+        )
+
+
+def needed_bytes(last: StoredSet | None, database_bytes: int) -> int:
+    """Return how much room a set may take: somewhat more than the last one, or half of the database's own size."""
+    if last is None:
+        return round(database_bytes * FIRST_DUMP_SHARE)
+    return round(sum(artefact.size_bytes for artefact in last.artefacts) * GROWTH)
+
+
+def check_room(store: Path, needed: int, room: Room) -> None:
+    """Raise RoomError unless ``needed`` bytes, the reserve and some inodes are free in the store's filesystem."""
+    status = os.statvfs(store)
+    free = status.f_bavail * status.f_frsize
+    wanted = needed + room.reserve_mb * MB
+    if free < wanted:
+        raise RoomError(
+            f"{store}: {size(free)} free, expected {size(wanted)} "
+            f"({size(needed)} for the set and {room.reserve_mb} MB in reserve)",
+            hint=f"df -h {store}; dental-pms-backup prune --dry-run",
+        )
+    if status.f_files and status.f_favail < INODES_NEEDED:
+        raise RoomError(
+            f"{store}: {status.f_favail} inodes free, expected at least {INODES_NEEDED}", hint=f"df -i {store}"
+        )
