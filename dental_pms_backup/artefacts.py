@@ -11,14 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.errors import UsageError
+from dental_pms_backup.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT = 1
+YEARS = range(1970, 9999)  # what every time zone can show
 NAME_FORMAT = "%Y-%m-%d_%H%M%S"
-NAME_PATTERN = r"\d{4}-\d{2}-\d{2}_\d{6}"
+NAME_PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6}"
 LARGEST_MANIFEST_BYTES = 16 << 20
 
 
@@ -60,7 +61,6 @@ class Artefact:
     path: str
     size_bytes: int
     sha256: str = ""
-    facts: Mapping[str, Any]
 
     @property
     def stream(self) -> Stream:
@@ -113,13 +113,19 @@ class StoredSet:
 def listing(store: Path) -> list[StoredSet]:
     """Return all sets, and files that an older script left under such names, oldest first by UTC time.
 
-    A manifest that cannot be understood makes its set ``damaged``; it is never an error.
+    A manifest that cannot be understood makes its set ``damaged``; it is never an error. StoreError when the
+    directories cannot be read.
     """
-    if not store.is_dir():
-        return []
-    files = _named_files(store)
-    names = {path.stem for path in (store / "sets").glob("*.json") if re.fullmatch(NAME_PATTERN, path.stem)}
-    sets = [_marked(store, _stored(store, name, files.get(name, {}))) for name in names | files.keys()]
+    try:
+        if not store.is_dir():
+            return []
+        files = _named_files(store)
+        names = {path.stem for path in (store / "sets").glob("*.json") if _is_moment(path.stem)}
+        sets = [_marked(store, _stored(store, name, files.get(name, {}))) for name in names | files.keys()]
+    except OSError as error:
+        raise StoreError(
+            f"{store}: cannot be read: {error.strerror}, expected to list it", hint="sudo dental-pms-backup list"
+        ) from None
     return sorted(sets, key=lambda stored: (stored.taken_at, stored.name))
 
 
@@ -150,14 +156,7 @@ def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
         if path.stat().st_size > LARGEST_MANIFEST_BYTES:
             return None
         manifest = json.loads(path.read_bytes())
-        sound = (
-            manifest["format"] == FORMAT
-            and manifest["set"] == name
-            and datetime.fromisoformat(manifest["taken_at"]).tzinfo is not None
-            and len(entries(manifest)) > 0
-            and all(type(text) is str for text in manifest.get("suspicions", []))
-            and all(_entry_is_sound(entry, name) for entry in entries(manifest))
-        )
+        sound = _is_sound(manifest, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest if sound else None
@@ -187,7 +186,7 @@ def _marked(store: Path, stored: StoredSet) -> StoredSet:
 def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
     path = manifest_path(store, name)
     manifest = read_manifest(path, name) if path.exists() else None
-    present = {kind: file.stat().st_size for kind, file in files.items() if file.exists()}
+    present = {kind: size for kind, file in files.items() if (size := _size(file)) is not None}
     if manifest is None:
         found = tuple(_unlisted(kind, name, size) for kind, size in present.items())
         unread = (f"sets/{name}.json: not a manifest, expected one of format {FORMAT}",) if path.exists() else ()
@@ -201,7 +200,7 @@ def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
             continue
         if size != entry["size_bytes"]:
             problems.append(f"{entry['path']}: {size} bytes, expected {entry['size_bytes']}")
-        artefacts.append(Artefact(kind=kind, path=entry["path"], size_bytes=size, sha256=entry["sha256"], facts=entry))
+        artefacts.append(Artefact(kind=kind, path=entry["path"], size_bytes=size, sha256=entry["sha256"]))
     listed = {entry["kind"] for entry in entries(manifest)}
     artefacts += [_unlisted(kind, name, size) for kind, size in present.items() if kind not in listed]
     return StoredSet(
@@ -213,9 +212,16 @@ def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
     )
 
 
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # a rotation beside us was quicker
+        return None
+
+
 def _unlisted(kind: Kind, name: str, size_bytes: int) -> Artefact:
     """Return a file that no manifest lists: an older script's, or one whose removal was cut off."""
-    return Artefact(kind=kind, path=kind.path(name), size_bytes=size_bytes, facts={})
+    return Artefact(kind=kind, path=kind.path(name), size_bytes=size_bytes)
 
 
 def _named_files(store: Path) -> dict[str, dict[Kind, Path]]:
@@ -231,6 +237,32 @@ def _named_files(store: Path) -> dict[str, dict[Kind, Path]]:
     return found
 
 
+def _is_sound(manifest: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a manifest is of our format and shape; of what is not even near it, an exception tells."""
+    taken_at = datetime.fromisoformat(manifest["taken_at"])
+    return (
+        manifest["format"] == FORMAT
+        and manifest["set"] == name
+        and taken_at.tzinfo is not None
+        and taken_at.year in YEARS
+        and _are_texts(manifest.get("suspicions", []))
+        and bool(manifest["streams"])
+        and all(_part_is_sound(Stream(stream), part, name) for stream, part in manifest["streams"].items())
+    )
+
+
+def _part_is_sound(stream: Stream, part: Mapping[str, Any], name: str) -> bool:
+    kinds = [Kind(entry["kind"]) for entry in part["artefacts"]]
+    return (
+        len(kinds) == len(set(kinds)) > 0
+        and all(kind.stream is stream for kind in kinds)
+        and all(_entry_is_sound(entry, name) for entry in part["artefacts"])
+        and isinstance(part.get("source", {}), dict)
+        and type(part.get("entries", 0)) is int
+        and _are_texts(part.get("changed", []))
+    )
+
+
 def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
     return (
         entry["path"] == Kind(entry["kind"]).path(name)
@@ -239,16 +271,17 @@ def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
     )
 
 
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
 def _is_moment(name: str) -> bool:
     try:
-        datetime.strptime(name, NAME_FORMAT)  # noqa: DTZ007 - only asked whether it is one
+        year = datetime.strptime(name, NAME_FORMAT).year  # noqa: DTZ007 - only asked whether it is one
     except ValueError:
         return False
-    return True
+    return year in YEARS and re.fullmatch(NAME_PATTERN, name) is not None
 
 
 def _local_moment(name: str) -> datetime:
-    try:
-        return datetime.strptime(name, NAME_FORMAT).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return datetime.min.replace(tzinfo=UTC)
+    return datetime.strptime(name, NAME_FORMAT).astimezone(UTC)

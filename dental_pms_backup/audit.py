@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import journal, verify
+from dental_pms_backup import artefacts, journal, verify
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.journal import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from dental_pms_backup.artefacts import Artefact, StoredSet
@@ -26,9 +26,14 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-def verify_set(store: Path, stored: StoredSet, *, watch: Watch) -> Verdict:
-    """Read every file of a set to its end and compare it with the manifest; nothing is changed."""
+def verify_set(store: Path, stored: StoredSet, *, watch: Watch) -> Verdict | None:
+    """Read every file of a set to its end and compare it with the manifest; nothing is changed.
+
+    None when a rotation removed the set meanwhile.
+    """
     problems = [*stored.problems, *_problems(store, stored, watch=watch)]
+    if problems and _has_changed(store, stored):
+        return None
     if problems:
         journal.write(
             Event.SET_DAMAGED,
@@ -41,7 +46,15 @@ def verify_set(store: Path, stored: StoredSet, *, watch: Watch) -> Verdict:
     return Verdict(stored=stored, problems=tuple(problems))
 
 
+def _has_changed(store: Path, stored: StoredSet) -> bool:
+    """Tell whether retention has removed the set, or a stream of it, since it was listed."""
+    now = next((other for other in artefacts.listing(store) if other.name == stored.name), None)
+    return now is None or now.manifest != stored.manifest
+
+
 def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
+    if stored.manifest is not None and not _has_its_checksums(store, stored.name, stored.manifest):
+        yield f"sets/{stored.name}.sha256: not as the manifest has it, expected the same checksums"
     for artefact in stored.artefacts:
         try:
             _verify_artefact(store, artefact, watch=watch)
@@ -49,6 +62,13 @@ def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
             yield error.message
         except OSError as error:
             yield f"{artefact.path}: {error.strerror}, expected to read it"
+
+
+def _has_its_checksums(store: Path, name: str, manifest: Mapping[str, Any]) -> bool:
+    try:
+        return (store / f"sets/{name}.sha256").read_text() == artefacts.checksum_lines(manifest)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:

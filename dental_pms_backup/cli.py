@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -36,28 +37,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 DONE, FAILED = 0, 1
+STDERR = 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    os.umask(0o077)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_process()
     arguments = parser().parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: stop.request(number))
     journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
     try:
         status = COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
     except BackupError as error:
         _explain(error)
-        return error.exit_status
-    except BrokenPipeError:  # the reader of our output has gone: what was printed may not have arrived
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return FAILED
+        status = error.exit_status
+    except OSError as error:
+        if error.filename is not None or not _stdout_is_broken():
+            raise
+        status = FAILED  # what was printed did not arrive
     return status
+
+
+def _prepare_process() -> None:
+    """Make the process independent of what it inherited: umask, closed descriptors, signals, encodings."""
+    os.umask(0o077)
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # a closed 0, 1 or 2 must not become a file of ours
+        pass
+    os.close(descriptor)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, no exit status would ever be seen
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: stop.request(number))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stdout_is_broken() -> bool:
+    """Tell whether standard output takes no more, and silence it: the interpreter flushes it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
 
 
 def _run(arguments: Arguments) -> int:
@@ -104,7 +126,8 @@ def _verify(arguments: Arguments) -> int:
     sets = [artefacts.find(store, name) for name in arguments.sets] or artefacts.listing(store)
     if not sets:
         artefacts.find(store, "latest")
-    verdicts = [audit.verify_set(store, stored, watch=_watch(arguments, settings)) for stored in sets]
+    found = [audit.verify_set(store, stored, watch=_watch(arguments, settings)) for stored in sets]
+    verdicts = [verdict for verdict in found if verdict]
     if arguments.json:
         _print_json([report.verdict_summary(verdict) for verdict in verdicts])
     else:
@@ -262,10 +285,12 @@ def _explain(error: BackupError) -> None:
     if not error.told and not isinstance(error, UsageError):
         journal.write(Event.REFUSED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
     if not journal.stderr_is_the_journal():
-        for line in error.message.splitlines():
-            sys.stderr.write(f"dental-pms-backup: {line}\n")
-        if error.hint:
-            sys.stderr.write(f"hint: {error.hint}\n")
+        with contextlib.suppress(OSError):
+            for line in error.message.splitlines():
+                sys.stderr.write(f"dental-pms-backup: {line}\n")
+            if error.hint:
+                sys.stderr.write(f"hint: {error.hint}\n")
+            sys.stderr.flush()
 
 
 COMMANDS: dict[str, Callable[[Arguments], int]] = {

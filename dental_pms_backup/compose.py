@@ -11,10 +11,11 @@ from dental_pms_backup import tools
 from dental_pms_backup.errors import DatabaseError, DockerError, RefusedError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 LABEL = "com.docker.compose"
 DOCKER_ANSWERS_S = 30
+FIRST_REPLICA = "1"
 # only these fields: the rest of what inspect knows includes the environment, and so the password
 INSPECTED = (
     '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},"state":{{json .State.Status}},'
@@ -41,6 +42,8 @@ class Container:
     name: str
     image: str
     service: str
+    project: str
+    number: str
     state: str
     mounts: Mapping[str, str]
 
@@ -51,10 +54,13 @@ def database_container(project: Project, service: str) -> Container:
     DatabaseError when there is none or it does not run, RefusedError when there are several, DockerError.
     """
     containers = _containers(project, service)
+    _refuse_several_projects(project, containers)
     running = [container for container in containers if container.state == "running"]
-    if len(running) > 1:
-        names = ", ".join(container.name for container in running)
-        raise RefusedError(f'db: service "{service}" of {project} runs {len(running)} times ({names}), expected once')
+    if len(running) > 1 or any(container.number not in {"", FIRST_REPLICA} for container in running):
+        names = ", ".join(container.name for container in containers)
+        raise RefusedError(
+            f'db: service "{service}" of {project} is scaled ({names}), expected one container, the first, to run'
+        )
     if not containers:
         raise DatabaseError(
             f'db: no container of service "{service}" in {project}, expected one that runs',
@@ -75,6 +81,7 @@ def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path
     SourceError when there is none or several are meant, DockerError.
     """
     containers = _containers(project, service)
+    _refuse_several_projects(project, containers)
     if not containers:
         raise SourceError(
             f'attachments: no container of service "{service}" in {project}, expected one with {mount} mounted',
@@ -95,6 +102,16 @@ def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path
     return Path(next(iter(found))), next(iter(found.values()))
 
 
+def _refuse_several_projects(project: Project, containers: Sequence[Container]) -> None:
+    """Raise RefusedError when one directory holds several projects: which one is the practice, nobody said."""
+    names = sorted({container.project for container in containers})
+    if len(names) > 1:
+        raise RefusedError(
+            f"{project}: its directory has {len(names)} compose projects ({', '.join(names)}), expected one",
+            hint="set compose.project in /etc/dental-pms/backup.yaml",
+        )
+
+
 def _containers(project: Project, service: str) -> list[Container]:
     filters = [f"label={LABEL}.service={service}", f"label={LABEL}.oneoff=False"]
     if project.name:
@@ -113,13 +130,15 @@ def _container(entry: Mapping[str, Any], service: str) -> Container:
         name=entry["name"].removeprefix("/"),
         image=entry["image"],
         service=service,
+        project=entry["labels"].get(f"{LABEL}.project", ""),
+        number=entry["labels"].get(f"{LABEL}.container-number", ""),
         state=entry["state"],
         mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
     )
 
 
 def _stands_in(entry: Mapping[str, Any], directory: Path) -> bool:
-    working_dir = Path(entry["labels"].get(f"{LABEL}.project.working_dir", ""))
+    working_dir = Path(entry["labels"].get(f"{LABEL}.project.working_dir", "/nowhere"))
     return working_dir == directory or working_dir.resolve() == directory.resolve()
 
 

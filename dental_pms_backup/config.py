@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = Path("/etc/dental-pms/backup.yaml")
 USUAL_STORE = Path("/srv/dental-pms/backups")
-LARGEST_FILE_BYTES = 1 << 20
+LARGEST_FILE_BYTES = 64 << 10
+DEEPEST_NESTING = 8
 LONGEST_SHOWN = 60
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -181,10 +182,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
 def _parse(path: Path) -> yaml.Node:
     text = _read(path)
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                problem = "an anchor or alias stands here, expected plain values only"
-                raise ConfigError((f"{path}:{_line_of(event.start_mark)}: {problem}",))
+        _check_events(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = _line_of(error.problem_mark)
@@ -193,14 +191,28 @@ def _parse(path: Path) -> yaml.Node:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError((f"{path}:{line}: a control character stands here, expected text",)) from None
-    except RecursionError:
-        raise ConfigError((f"{path}:1: the file is nested too deeply, expected two levels",)) from None
+    except (ValueError, OverflowError):  # of an escape in quotes that means no character
+        raise ConfigError((f"{path}:1: an escape means no character, expected text",)) from None
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"):
         raise ConfigError(
             (f"{path}:1: the file is empty, expected at least one key",),
             hint="printf 'compose:\\n  project_dir: /srv/dental-pms\\n' > " + str(path),
         )
     return node
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse what two levels of keys and plain values never need, before anything is built from it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        problem = ""
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            problem = "an anchor or alias stands here, expected plain values only"
+        elif depth > DEEPEST_NESTING:
+            problem = "nested too deeply, expected two levels"
+        if problem:
+            raise ConfigError((f"{path}:{_line_of(event.start_mark)}: {problem}",))
 
 
 def _line_of(mark: _Mark | None) -> int:
@@ -340,11 +352,15 @@ def _text(key: Key, text: str) -> Value:
 
 
 def _path(key: Key, text: str) -> Path:
-    if not text.startswith(("/", "%d/")):
+    if not text.startswith(("/", "%d/") if key.credential else "/"):
         raise ValueError(f"{_quoted(text)} is not absolute, expected {key.expected}")
     if ".." in Path(text).parts:
         raise ValueError(f'{_quoted(text)} contains "..", expected {key.expected}')
-    return Path(text)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{_quoted(text)} is no file name, expected {key.expected}") from None
+    return Path(re.sub("^/+", "/", text))
 
 
 def _quoted(text: str) -> str:
@@ -363,7 +379,7 @@ def _contradictions(values: Mapping[str, Value], origins: Mapping[str, str]) -> 
         yield f"{where('database.source')}: native, expected native.database to name the database"
     remote = values["offsite.remote"]
     if isinstance(remote, str) and not re.match(r"[\w.+@ -]+:", remote, re.ASCII):
-        yield f"{where('offsite.remote')}: {_quoted(remote)} names no remote, expected NAME: or NAME:path"
+        yield f"{where('offsite.remote')}: names no remote, expected NAME: or NAME:path"
     store, attachments = values["backup_dir"], values["attachments.path"]
     if isinstance(store, Path) and isinstance(attachments, Path) and (store.is_relative_to(attachments)):
         yield f"{where('backup_dir')}: {store} lies in attachments.path, expected a directory outside of it"

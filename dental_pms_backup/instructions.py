@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import publishing
+from dental_pms_backup import durable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,8 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
    Both psql have to end without an error. If one does not, drop NEWDB and begin again with an empty one.
    With docker compose, NEWDB in the container of service db:
     docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" NEWDB'
+    gzip -dc {store}/db/globals_SET.sql.gz | docker compose exec -T db \\
+        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
     gzip -dc {store}/db/db_SET.sql.gz | docker compose exec -T db \\
         sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
 
@@ -44,4 +46,4 @@ def leave(store: Path) -> None:
     content = TEXT.replace("{store}", shlex.quote(str(store))).encode()
     path = store / "RESTORE.txt"
     if not path.is_file() or path.read_bytes() != content:
-        publishing.write_durably(path, content)
+        durable.write(path, content)

@@ -87,12 +87,14 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
     Where no journal runs, as in a build chroot, it is only repeated on stderr.
     """
     if ERROR < priority <= _echo.value:
-        sys.stderr.write(f"{text}\n")
+        with contextlib.suppress(OSError):  # whoever read along may have gone; the entry is what counts
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
     if _silent:
         return
-    named = {f"DENTAL_PMS_{name.upper()}": str(value) for name, value in (fields or {}).items()}
+    named = {f"DENTAL_PMS_{name.upper()}": _encodable(str(value)) for name, value in (fields or {}).items()}
     journal.send(
-        text,
+        _encodable(text),
         MESSAGE_ID=event.value,
         PRIORITY=str(priority),
         SYSLOG_IDENTIFIER=IDENTIFIER,
@@ -117,8 +119,15 @@ def stderr_is_the_journal() -> bool:
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
+def _encodable(text: str) -> str:
+    """Return the text with what is not UTF-8, as a path may be, spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def redacted(text: str) -> str:
     """Return a database program's line without the parts in which servers quote rows, and without secrets."""
-    text = re.sub(r"(DETAIL|CONTEXT|STATEMENT|QUERY):.*", r"\1: (left out)", text)
-    text = re.sub(r"(password|secret|token)(\s*[=:]\s*)\S+", r"\1\2(left out)", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?i)\b(detail|context|statement|query|query was|command was):.*", r"\1: (left out)", text)
+    text = re.sub(
+        r"(?i)(password|secret|token)(\s*[=:]?\s*)('[^']*'|\"[^\"]*\"|(?<==)\S+|(?<=: )\S+)", r"\1\2(left out)", text
+    )
     return re.sub(r"://[^/@\s]+@", "://(left out)@", text)

@@ -20,7 +20,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key of the configuration. ``least`` and ``most`` bound a number; ``choices`` a choice."""
+    """One key of the configuration. ``least`` and ``most`` bound a number; a ``credential`` path may begin with %d."""
 
     name: str
     kind: Kind
@@ -30,6 +30,7 @@ class Key:
     most: int = 1_000_000
     choices: tuple[str, ...] = ()
     variable: str = ""
+    credential: bool = False
 
     @property
     def expected(self) -> str:
@@ -136,7 +137,7 @@ KEYS = (
         kind="number",
         default=60,
         least=1,
-        most=86_400,
+        most=600,
         says="seconds that pg_dump waits for a locked table before it fails",
     ),
     Key(
@@ -168,6 +169,7 @@ KEYS = (
     Key(
         name="native.pgpass_file",
         kind="path",
+        credential=True,
         default=None,
         says="password file of libpq, mode 0600; %d stands for the service's credentials directory",
     ),
@@ -219,6 +221,7 @@ KEYS = (
     Key(
         name="offsite.rclone_config",
         kind="path",
+        credential=True,
         default=Path("/etc/dental-pms/rclone.conf"),
         says="configuration file of rclone, mode 0600; %d stands for the service's credentials directory",
     ),
@@ -282,7 +285,7 @@ def _key_schema(key: Key) -> dict[str, Any]:
         case "text":
             kind = {"type": "string", "minLength": 1}
         case "path":
-            kind = {"type": "string", "pattern": "^(/|%d/)"}
+            kind = {"type": "string", "pattern": "^(/|%d/)" if key.credential else "^/"}
         case "choice":
             kind = {"enum": list(key.choices)}
     if key.default is None:

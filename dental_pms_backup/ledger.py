@@ -11,7 +11,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import publishing
+from dental_pms_backup import durable
 from dental_pms_backup.errors import StoreError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def record(store: Path, what: str, *, now: datetime, facts: Mapping[str, Any]) -
 
 def report(store: Path, facts: Mapping[str, Any]) -> None:
     """Replace the last run's report, durably."""
-    publishing.write_durably(store / "last-run.json", (json.dumps(facts, indent=2) + "\n").encode())
+    durable.write(store / "last-run.json", (json.dumps(facts, indent=2) + "\n").encode())
 
 
 def last_report(store: Path) -> Mapping[str, Any] | None:
@@ -52,7 +52,8 @@ def last_report(store: Path) -> Mapping[str, Any] | None:
         found = json.loads((store / "last-run.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("at", "result"))
+    return found if whole else None
 
 
 def _digest(tail: bytes) -> str:

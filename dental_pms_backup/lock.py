@@ -12,7 +12,7 @@ from dental_pms_backup import stop
 from dental_pms_backup.errors import LockHeldError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 POLL_S = 0.1
@@ -20,21 +20,24 @@ LEAST_WAIT_S = 0.5  # longer than is_held() looks
 
 
 @contextlib.contextmanager
-def held(store: Path, *, wait_s: float = 0) -> Iterator[None]:
-    """Hold the store's lock, waiting up to ``wait_s`` seconds; LockHeldError when another run keeps it."""
+def held(store: Path, *, wait_s: float = 0, beat: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the store's lock, waiting up to ``wait_s`` seconds; LockHeldError when another run keeps it.
+
+    ``beat`` is called about ten times a second while it waits.
+    """
     wait_s = max(wait_s, LEAST_WAIT_S)
     try:
         descriptor = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreError(f"{store}: no lock can be made: {error.strerror}, expected to write there") from None
     try:
-        _lock(descriptor, store, time.monotonic() + wait_s)
+        _lock(descriptor, store, time.monotonic() + wait_s, beat)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, store: Path, deadline: float) -> None:
+def _lock(descriptor: int, store: Path, deadline: float, beat: Callable[[], None] | None) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +47,7 @@ def _lock(descriptor: int, store: Path, deadline: float) -> None:
                     f"{store}: another run holds the lock, expected to be alone",
                     hint=f"fuser -v {store}/.lock",
                 ) from None
-            stop.rest(POLL_S)
+            stop.rest(POLL_S, beat=beat)
         except OSError as error:
             raise StoreError(
                 f"{store}: the lock does not work: {error.strerror}, expected a filesystem with flock"

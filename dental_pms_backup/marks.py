@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import publishing
+from dental_pms_backup import durable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,12 +21,12 @@ class Mark(StrEnum):
 
 def put(store: Path, name: str, mark: Mark, *, now: datetime) -> None:
     """Mark a set; durable on return."""
-    publishing.write_durably(_path(store, name, mark), f"{now.isoformat()}\n".encode())
+    durable.write(_path(store, name, mark), f"{now.isoformat()}\n".encode())
 
 
 def take_off(store: Path, name: str, mark: Mark) -> None:
     """Remove a mark, if it is there."""
-    publishing.remove_durably(_path(store, name, mark))
+    durable.remove(_path(store, name, mark))
 
 
 def _path(store: Path, name: str, mark: Mark) -> Path:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Beat = Callable[[], None] | None
 
 ANSWERS_S = 300
+NOT_ENCRYPTING = re.compile(r"^no_data_encryption\s*=\s*(?!false\s*$)", re.MULTILINE | re.IGNORECASE)
 DIRECTORY_NOT_FOUND = 3  # rclone manual, "Exit code"
 
 
@@ -51,20 +52,23 @@ def connect(settings: Offsite) -> Remote:
         )
     remote = Remote(address=settings.remote, config_file=settings.rclone_config)
     name = settings.remote.partition(":")[0]
+    hint = f"rclone config --config {settings.rclone_config}"
     types = dict(re.findall(r"^(.*?):\s+(\S+)$", _rclone(remote, "listremotes", "--long"), re.MULTILINE))
     if name not in types:
         raise ConfigError((f'offsite.remote: rclone knows no remote "{name}", expected one of {sorted(types)}',))
     if types[name] != "crypt":
         raise ConfigError(
             (f'offsite.remote: "{name}" is of type {types[name]}, expected type crypt: nothing leaves unencrypted',),
-            hint=f"rclone config --config {settings.rclone_config}",
+            hint=hint,
         )
+    if NOT_ENCRYPTING.search(_rclone(remote, "config", "show", name)):  # it holds passwords: never quoted
+        raise ConfigError((f'offsite.remote: "{name}" has no_data_encryption set, expected it to encrypt',), hint=hint)
     return remote
 
 
 def names(remote: Remote) -> list[str]:
     """Return the names of the sets whose manifest is over there, oldest name first."""
-    ended, out = _call(remote, "lsjson", "--recursive", "--files-only", remote.address)
+    ended, out = _call(remote, "lsjson", "--recursive", "--files-only", "--include=/sets/*.json", remote.address)
     if ended.exit_code == DIRECTORY_NOT_FOUND:  # as before the first push
         return []
     _demand(remote, ended)
@@ -84,8 +88,12 @@ def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -
 
 
 def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
-    """Download every file of a set and compare it with the store's; OffsiteError names how many differ."""
-    files = _files(stored)
+    """Download every file of a set and compare it with the store's; OffsiteError names how many differ.
+
+    Of a set that retention has trimmed here, only the artefacts: its manifest over there still names all.
+    """
+    trimmed = (stored.manifest or {}).get("trimmed", False)
+    files = [artefact.path for artefact in stored.artefacts] if trimmed else _files(stored)
     arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
     # which files are equal is said on stdout; the exit status tells no more
     _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
@@ -107,7 +115,7 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
         )
     if any(stored.name == name for stored in artefacts.listing(store)):
         raise UsageError(f"set {name} is in the store already, expected one that is not")
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=store) as temporary:
+    with tempfile.TemporaryDirectory(prefix=publishing.FETCHING, dir=store) as temporary:
         place = Path(temporary)
         files = [*(kind.path(name) for kind in Kind), f"sets/{name}.sha256", f"sets/{name}.json"]
         _copy(remote, remote.address, str(place), files, beat)

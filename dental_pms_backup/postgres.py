@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dental_pms_backup.journal import redacted
 
 INSTALLED = Path("/usr/lib/postgresql")
 ANSWERS_S = 60
+BETWEEN_ATTEMPTS_S = 0.4
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
 # "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
@@ -27,7 +29,7 @@ value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; t
 value POSTGRES_USER; PGUSER=${v:-postgres}
 value POSTGRES_DB; PGDATABASE=${v:-$PGUSER}
 value POSTGRES_PASSWORD; if [ -n "$v" ]; then export PGPASSWORD="$v"; fi
-export PGUSER PGDATABASE; unset PGHOST PGPORT PGOPTIONS PGSERVICE
+export PGUSER PGDATABASE; unset PGHOST PGHOSTADDR PGOPTIONS PGSERVICE PGSERVICEFILE PGCLIENTENCODING
 exec "$@"
 """
 ASK = """\
@@ -117,10 +119,16 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
     ended, out = tools.capture(argv, timeout_s=timeout_s)
     if ended.ok:
         return out.strip()
-    said = redacted(ended.said[-1]) if ended.said else str(ended)
+    said = complaint(ended)
     if LASTING.search(said):
         raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
     raise DatabaseError(f"db: the server does not answer: {said}", hint=_look(server))
+
+
+def complaint(ended: tools.Ended) -> str:
+    """Return the line in which a client program said why it failed, redacted; the last one may be a detail."""
+    telling = [line for line in ended.said if re.search(r"(error|ERROR|FATAL):", line)]
+    return redacted((telling or list(ended.said) or ["it said nothing"])[-1])
 
 
 def examine(server: Server) -> Facts:
@@ -139,27 +147,31 @@ def row_count(server: Server, table: str) -> int:
 
 
 def matching(server: Server, facts: Facts, program: str) -> str:
-    """Return the client program to use: of exactly the server's major version, else a newer one.
+    """Return the client program of the server's major version; ToolMissingError when it is not installed.
 
-    ToolMissingError when all that are installed are older than the server.
+    A newer one is taken only from ``native.bin_dir``: what it writes, the server itself may not load.
     """
     if isinstance(server, InContainer):
         return program
-    newer = [path for path in _installed(server, program) if _major(path) >= facts.major]
-    if not newer:
-        raise ToolMissingError(
-            f"{program}: none for PostgreSQL {facts.major}, expected one that is not older than the server",
-            hint=f"apt install postgresql-client-{facts.major}",
-        )
-    return str(min(newer, key=_major))
+    for path in _installed(server, program):
+        if _major(path) == facts.major or (server.bin_dir and _major(path) > facts.major):
+            return str(path)
+    raise ToolMissingError(
+        f"{program}: none for PostgreSQL {facts.major}, expected that of the server's major version",
+        hint=f"apt install postgresql-client-{facts.major}, or set native.bin_dir to those of a newer version",
+    )
 
 
-def end_sessions(server: Server, session: str) -> None:
+def end_sessions(server: Server, session: str, *, attempts: int) -> None:
     """End what a client program still does on the server under this session name.
 
-    Killing ``docker exec`` leaves the program in the container running; this ends it within a second.
+    Killing ``docker exec`` leaves the program in the container running; this ends it within a second. One that was
+    only just started may not have connected yet, so that it is looked for several times.
     """
-    ask(server, END_SESSIONS.format(session), session="dental-pms-backup-stop", timeout_s=10)
+    for _ in range(attempts):
+        if ask(server, END_SESSIONS.format(session), session="dental-pms-backup-stop", timeout_s=10) != "0":
+            return
+        time.sleep(BETWEEN_ATTEMPTS_S)
 
 
 def in_database(server: OnHost, database: str) -> OnHost:

@@ -147,7 +147,8 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     )
     last = facts["last_run"]
     if last:
-        yield f"last run: {last['result']}" + (f" ({last['cause']}: {last['message']})" if "cause" in last else "")
+        why = f" ({last['cause']}: {last.get('message', '')})" if "cause" in last else ""
+        yield f"last run: {last['result']}{why}"
         for name in last.get("unreadable", ()):
             yield f"  unreadable: {name}"
     else:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.sources import DatabaseSource
 
 LOCK_WAIT_S = 30
+PUBLIC_IS_OWNED_SINCE = 15
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
 do $$ declare s name; begin
@@ -61,6 +62,7 @@ WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
 /^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
 PACKED_AND_MARKED = 'gzip --decompress --stdout && printf "\\n%s\\n" "$1"'
 PLAIN_AND_MARKED = 'cat && printf "\\n%s\\n" "$1"'
+ROLE_MISSING = "42704"
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
 
 
@@ -108,6 +110,12 @@ def attachments_in_place(config: Config, wanted: str, *, now: datetime, watch: W
             f"attachments: {target} is a mount point, expected a directory whose content can be swapped by rename",
             hint=f"empty it, then: tar -xzpf {file} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
         )
+    unfinished = sorted(target.parent.glob(f"{target.name}.restoring-*"))
+    if unfinished:
+        raise RefusedError(
+            f"attachments: {unfinished[0]} is left of a restore that was cut off, expected none",
+            hint=f"compare it with {target} and {target}.before-restore-*, keep what is right, remove the rest",
+        )
     stamp = now.astimezone().strftime(NAME_FORMAT)
     fresh, kept = (target.with_name(f"{target.name}.{word}-{stamp}") for word in ("restoring", "before-restore"))
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), _opened(file) as source:
@@ -118,6 +126,7 @@ def attachments_in_place(config: Config, wanted: str, *, now: datetime, watch: W
             _temporary_directory(fresh),
             watch.over("attachments: unpacking", source, size_bytes) as beat,
         ):
+            _copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
             _unpack(source, fresh, beat=beat)
             _swap_content(target, fresh, kept)
     return Restored(stream=Stream.ATTACHMENTS, file=file, target=str(target), kept=kept)
@@ -137,9 +146,18 @@ def _file(store: Path, wanted: str, kind: Kind) -> Path:
     return store / artefact.path
 
 
+def _public(major: int) -> tuple[str, ...]:
+    """Return what makes schema public as a new database has it: a dump holds only what differs from that."""
+    comment = "comment on schema public is 'standard public schema'"
+    if major >= PUBLIC_IS_OWNED_SINCE:
+        owned = "create schema public authorization pg_database_owner"
+        return (owned, "grant usage on schema public to public", comment)
+    return ("create schema public", "grant all on schema public to public", comment)
+
+
 def _replay(live: DatabaseSource, source: int, *, packed: bool, beat: Callable[[], None]) -> None:
     session = streams.new_session()
-    statements = ("begin", GUARD, f"set local lock_timeout = '{LOCK_WAIT_S}s'", DROP, "create schema public")
+    statements = ("begin", GUARD, f"set local lock_timeout = '{LOCK_WAIT_S}s'", DROP, *_public(live.facts.major))
     psql = postgres.client(
         live.server,
         postgres.matching(live.server, live.facts, "psql"),
@@ -179,6 +197,9 @@ def _replay_error(failed: tools.Ended) -> RestoreError:
     state = re.search(r"(?:ERROR|FATAL):\s+(\w{5})\b", said)
     why = f"SQLSTATE {state[1]}" if state else str(failed)
     hint = "dental-pms-backup list   # another set, or into a new database as RESTORE.txt in the store says"
+    if state and state[1] == ROLE_MISSING:
+        why += ", the server lacks a role"
+        hint = "gzip -dc STORE/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1   # the set's roles; then try again"
     if state and state[1] in WAITING_STATES:
         why += ", a session of the application holds a table"
         hint = "docker compose stop backend   # or whatever uses the database; then try again"
@@ -209,23 +230,37 @@ def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
 
     The directory itself stays, since containers have it mounted.
     """
-    moves = [(path, kept / path.name) for path in target.iterdir()]
-    moves += [(path, target / path.name) for path in fresh.iterdir()]
     done: list[tuple[Path, Path]] = []
     try:
         kept.mkdir(mode=0o700)
-        for source, destination in moves:
-            source.rename(destination)
-            done.append((source, destination))
-        owner = fresh.stat()
-        os.chown(target, owner.st_uid, owner.st_gid)
-        shutil.copystat(fresh, target)
+        for source, place in ((target, kept), (fresh, target)):
+            for path in list(source.iterdir()):
+                path.rename(place / path.name)
+                done.append((path, place / path.name))
+        _copy_attributes(fresh, target)
     except OSError as error:
-        for source, destination in reversed(done):
-            destination.rename(source)
+        _move_back(done)
         raise RestoreError(
             f"attachments: the swap failed: {error.strerror}, expected to rename; the live directory is as it was"
         ) from None
+
+
+def _move_back(done: list[tuple[Path, Path]]) -> None:
+    for source, destination in reversed(done):
+        try:
+            destination.rename(source)
+        except OSError as error:
+            raise RestoreError(
+                f"attachments: the swap failed and could not be undone: {error.strerror}; "
+                f"{destination.parent} and {source.parent} together hold everything",
+                hint=f"ls -la {destination.parent} {source.parent}",
+            ) from None
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    owner = source.stat()
+    os.chown(target, owner.st_uid, owner.st_gid)
+    shutil.copystat(source, target)
 
 
 @contextlib.contextmanager

@@ -37,13 +37,16 @@ def choices(
     """Choose which sets keep their files of a stream, newest first by the UTC time in the manifest.
 
     The set ``made`` by the run that asks always stays and counts first, whatever the clock says; ``coming`` sets
-    that do not exist yet are counted as newest. Pinned sets stay. A damaged or suspect set takes no place: it never
-    pushes a good one out; and while a suspect set waits for the admin's word, nothing is removed.
+    that do not exist yet are counted as newest; those that a wrong clock dated into the future count last. Pinned
+    sets stay. A damaged or suspect set takes no place: it never pushes a good one out; and while a suspect set
+    waits for the admin's word, nothing is removed.
     """
     if policy.keep < 1:
         raise ValueError(f"keep is {policy.keep}, expected at least 1")
     having = [stored for stored in sets if stored.size_bytes(stream) is not None]
-    newest_first = sorted(having, key=lambda stored: (stored.name == made, stored.taken_at), reverse=True)
+    newest_first = sorted(
+        having, key=lambda stored: (stored.name == made, stored.taken_at <= now, stored.taken_at), reverse=True
+    )
     suspect = next((stored.name for stored in newest_first if stored.state == "suspect"), "")
     periods = _newest_of_periods([stored for stored in newest_first if _is_good(stored)], policy)
     chosen, places = [], coming

@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import (
     __version__,
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.retention import Choice
     from dental_pms_backup.taking import Proven
+
+
+BUG = "bug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     with _told():
         preflight.check_mount(store, config.room)
         publishing.prepare(store)
-        with lock.held(store, wait_s=config.lock_wait_s), _entered(store, wanted, now):
+        with lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive), _entered(store, wanted, now):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
             _recover(store)
             found = _reach_patiently(config, wanted)
@@ -147,7 +150,7 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
             )
             notify.status(f"waiting: {error.message}")
             notify.alive()
-            stop.rest(config.retry.wait_s)
+            stop.rest(config.retry.wait_s, beat=notify.alive)
     return sources.reach(config, wanted)
 
 
@@ -261,24 +264,40 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BackupError as error:
-        fields: dict[str, journal.Field] = {"cause": error.cause, "hint": error.hint, "exit_status": error.exit_status}
-        journal.write(Event.RUN_FAILED, f"run failed: {error.message}", priority=journal.ERROR, fields=fields)
-        notify.stopping(f"failed: {error.message}")
+        _tell_failure(error.message, error.cause, error.hint)
         error.told = True
         raise
+    except Exception:
+        _tell_failure("a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup")
+        raise
+
+
+def _tell_failure(message: str, cause: str, hint: str) -> None:
+    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint}
+    journal.write(Event.RUN_FAILED, f"run failed: {message}", priority=journal.ERROR, fields=fields)
+    notify.stopping(f"failed: {message}")
 
 
 @contextlib.contextmanager
 def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[None]:
-    """Put a failure into ledger and report of a store whose lock is held; it goes on as it is."""
+    """Put a run and its failure into ledger and report of a store whose lock is held; a failure goes on as it is.
+
+    Until a run has ended its report says ``unfinished``: that is what a killed one leaves.
+    """
+    facts: dict[str, Any] = {"streams": list(wanted), "result": "unfinished"}
+    ledger.report(store, {"at": now.isoformat(), **facts})
     try:
         yield
-    except BackupError as error:
-        facts = {"streams": list(wanted), "result": "failed", "cause": error.cause}
-        unreadable = list(error.unreadable) if isinstance(error, ArchiveError) else []
+    except Exception as error:
+        known = error if isinstance(error, BackupError) else None
+        facts |= {"result": "failed", "cause": known.cause if known else BUG}
+        details = {
+            "message": known.message if known else "a bug of the program",
+            "unreadable": list(known.unreadable) if isinstance(known, ArchiveError) else [],
+        }
         with contextlib.suppress(BackupError):  # a full store takes no record; the journal has it
             ledger.record(store, "run", now=now, facts=facts)
-            ledger.report(store, {"at": now.isoformat(), **facts, "message": error.message, "unreadable": unreadable})
+            ledger.report(store, {"at": now.isoformat(), **facts, **details})
         raise
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup import postgres, stop, tools
 from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, SourceError, StoreError
-from dental_pms_backup.journal import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +26,8 @@ ROLE_IF_MISSING = (
     r"s/^CREATE ROLE (.+);$/DO $dental_pms$ BEGIN CREATE ROLE \1; "
     r"EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;/"
 )
+# igzip says of any failed write only that it failed
+FULL = re.compile(r"No space left|Disk quota|writing to file")
 # GNU tar's words, in the C locale, for what it could not take whole
 TAR_CHANGE = re.compile(r"file changed as we read it|File removed before we read it|File shrank by|contents changed")
 
@@ -107,10 +108,10 @@ def dump_roles(server: Server, facts: Facts, out: int, *, passwords: bool) -> No
 
 
 def end_quietly(server: Server, session: str) -> None:
-    """End what a dead client left running in the container; a server that does not answer has ended it."""
+    """End what a killed client left running in the container; a server that does not answer has ended it."""
     if isinstance(server, postgres.InContainer):
         with stop.deferred(), contextlib.suppress(BackupError):
-            postgres.end_sessions(server, session)
+            postgres.end_sessions(server, session, attempts=5)
 
 
 def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[], None] | None = None) -> Archived:
@@ -122,7 +123,7 @@ def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[
     check_source(source)
     tar, packer = tools.pipeline(tar_argv(source, index), compressor(), out=out, beat=beat)
     if not packer.ok:
-        raise _writing_failed("attachments", packer)
+        raise _writing_failed("attachments", packer, out)
     names = tuple(text.removeprefix("tar: ") for text in tar.said)
     if tar.exit_code not in {0, TAR_CHANGED}:
         count = sum(1 for name in names if "Cannot" in name or "error" in name)
@@ -148,28 +149,28 @@ def check_source(source: Path) -> None:
 def _dump(
     server: Server, session: str, argvs: Sequence[Sequence[str]], out: int, beat: Callable[[], None] | None
 ) -> None:
-    succeeded = False
+    ended_by_itself = False
     try:
         dump, *rest = tools.pipeline(*argvs, out=out, beat=beat)
-        failed = [ended for ended in rest if not ended.ok]
-        if failed:
-            raise _writing_failed("db", failed[0])
-        if not dump.ok:
-            said = redacted(dump.said[-1]) if dump.said else "it said nothing"
-            raise DumpError(f"db: {dump}: {said}, expected exit status 0", hint=_dump_hint(said))
-        succeeded = True
+        ended_by_itself = dump.ok or (dump.exit_code > 0 and all(ended.ok for ended in rest))
     finally:
-        if not succeeded:
+        if not ended_by_itself:
             end_quietly(server, session)
+    failed = [ended for ended in rest if not ended.ok]
+    if failed:
+        raise _writing_failed("db", failed[0], out)
+    if not dump.ok:
+        said = postgres.complaint(dump)
+        raise DumpError(f"db: {dump}: {said}, expected exit status 0", hint=_dump_hint(said))
 
 
-def _writing_failed(stream: str, ended: tools.Ended) -> BackupError:
+def _writing_failed(stream: str, ended: tools.Ended, out: int) -> BackupError:
+    """Return the error for a compressor that failed: mostly the disk is full, which not all of them say."""
     said = ended.said[-1] if ended.said else "it said nothing"
-    if "No space left" in said or "Disk quota" in said:
+    if FULL.search(said) or os.fstatvfs(out).f_bavail == 0:
         return StoreError(f"{stream}: {ended}: {said}, expected room in the store", hint="df -h; df -i")
-    return (ArchiveError if stream == "attachments" else DumpError)(
-        f"{stream}: {ended}: {said}, expected exit status 0"
-    )
+    error = ArchiveError if stream == "attachments" else DumpError
+    return error(f"{stream}: {ended}: {said}, expected exit status 0")
 
 
 def _dump_hint(said: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import journal, postgres, publishing, streams, suspicion, verify
+from dental_pms_backup import durable, journal, postgres, publishing, streams, suspicion, verify
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import size
@@ -62,7 +62,7 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
 def attachments(order: Order, source: AttachmentsSource, *, rows_with_files: int) -> Proven:
     """Take the attachments; ``rows_with_files`` is what the database says there must be files for."""
     with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
-        index = draft.path.with_name(f".entries_{order.name}{publishing.DRAFT_SUFFIX}")
+        index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
         with order.watch.over("attachments", draft.descriptor, _last_size(order, Kind.ATTACHMENTS)) as beat:
             archived = streams.archive_attachments(source.path, draft.descriptor, index, beat=beat)
         archive = _prove(order, draft, index=index)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import sh
 
 from dental_pms_backup import stop
-from dental_pms_backup.errors import ToolMissingError
+from dental_pms_backup.errors import TemporaryError, ToolMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,22 +86,14 @@ def pipeline(
     names = [program_of(argv) for argv in argvs]
     started: list[Any] = []
     said: list[collections.deque[str]] = []
-    reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
     try:
-        try:
-            for argv, last in zip(argvs, [False] * (len(argvs) - 1) + [True], strict=True):
-                following, writing = (-1, os.dup(out)) if last else os.pipe()
-                said.append(collections.deque(maxlen=LINES_KEPT))
-                try:
-                    started.append(_start(argv, reading, writing, said[-1]))
-                finally:  # an end kept open here would hide the end of input, or of the reader
-                    os.close(writing)
-                    os.close(reading)
-                    reading = following
-        finally:
-            if reading != -1:
-                os.close(reading)
+        _start_all(argvs, source, out, started, said)
         _wait(started, beat)
+    except OSError as error:
+        raise TemporaryError(
+            f"{' | '.join(names)}: cannot be started: {error.strerror}, expected room for more programs",
+            hint="ulimit -a; systemctl status",
+        ) from None
     finally:
         _end(started)
     return tuple(
@@ -185,6 +177,26 @@ def program_of(argv: Sequence[str]) -> str:
         while "=" in words[0]:
             words = words[1:]
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
+
+
+def _start_all(
+    argvs: Sequence[Sequence[str]], source: int | None, out: int, started: list[Any], said: list[collections.deque[str]]
+) -> None:
+    """Start the programs of a pipeline, each appended to ``started`` at once, so that the caller can end them."""
+    reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
+    try:
+        for argv in argvs:
+            following, writing = (-1, os.dup(out)) if argv is argvs[-1] else os.pipe()
+            said.append(collections.deque(maxlen=LINES_KEPT))
+            try:
+                started.append(_start(argv, reading, writing, said[-1]))
+            finally:  # an end kept open here would hide the end of input, or of the reader
+                os.close(writing)
+                os.close(reading)
+                reading = following
+    finally:
+        if reading != -1:
+            os.close(reading)
 
 
 def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[str]) -> Any:

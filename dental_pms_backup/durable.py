@@ -1,0 +1,80 @@
+"""Small steps on disk that last: after each the file or directory is as it should be even if power fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DRAFT_SUFFIX = ".draft"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a small file, mode 0600, so that either the old or the new content is there, durably."""
+    write_draft(path, content)
+    rename(draft_path(path), path)
+    sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a small file, if it is there; durable on return."""
+    unlink(path)
+    sync_directory(path.parent)
+
+
+def draft_path(path: Path) -> Path:
+    """Return where the draft of a file lies: hidden, in the same directory, matched by no artefact pattern."""
+    return path.with_name(f".{path.name}{DRAFT_SUFFIX}")
+
+
+def write_draft(path: Path, content: bytes) -> None:
+    """Write the draft of a small file, mode 0600; its content is durable on return, its name is not."""
+    draft = draft_path(path)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(draft, flags, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(BackupError):
+            unlink(draft)
+        raise refusal(draft, "cannot be written", error) from None
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file its name, over an older one; durable after ``sync_directory``."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise refusal(target, "cannot get its name", error) from None
+
+
+def unlink(path: Path) -> None:
+    """Remove a file, if it is there; durable after ``sync_directory``."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(path, "cannot be removed", error) from None
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise refusal(directory, "cannot be made durable", error) from None
+
+
+def refusal(path: Path, what: str, error: OSError) -> StoreError:
+    """Return the error for what the disk refused, in its own words."""
+    return StoreError(f"{path}: {what}: {error.strerror}, expected a store to write to", hint=f"df -h {path.parent}")
