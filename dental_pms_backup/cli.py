@@ -28,7 +28,7 @@ from dental_pms_backup import (
 )
 from dental_pms_backup.arguments import parser
 from dental_pms_backup.artefacts import Stream
-from dental_pms_backup.errors import BackupError, RefusedError, UsageError
+from dental_pms_backup.errors import BackupError, OutputError, RefusedError, UsageError
 from dental_pms_backup.journal import Echo, Event
 from dental_pms_backup.progress import Watch
 
@@ -50,10 +50,6 @@ def main(argv: list[str] | None = None) -> int:
     except BackupError as error:
         _explain(error)
         status = error.exit_status
-    except OSError as error:
-        if error.filename is not None or not _stdout_is_broken():
-            raise
-        status = FAILED  # what was printed did not arrive
     return status
 
 
@@ -70,16 +66,6 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
             stream.reconfigure(errors="backslashreplace")
-
-
-def _stdout_is_broken() -> bool:
-    """Tell whether standard output takes no more, and silence it: the interpreter flushes it once more at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return True
-    return False
 
 
 def _run(arguments: Arguments) -> int:
@@ -271,9 +257,13 @@ def _now() -> datetime:
 
 
 def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    try:
+        for line in lines:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes it once more at its end
+        raise OutputError(f"standard output: {error.strerror}, expected to print everything") from None
 
 
 def _print_json(value: object) -> None:
@@ -282,7 +272,7 @@ def _print_json(value: object) -> None:
 
 def _explain(error: BackupError) -> None:
     """Tell an error to whoever started us: on stderr, and in the journal where no flow has put it there."""
-    if not error.told and not isinstance(error, UsageError):
+    if not error.told and not isinstance(error, UsageError | OutputError):
         journal.write(Event.REFUSED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
     if not journal.stderr_is_the_journal():
         with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ BackupError                 1   failed
 ├── SuspectError            1   suspect          a set was published, but the admin has to look at it
 ├── RestoreError            1   restore
 ├── OffsiteError            1   offsite
+├── OutputError             1   output           what was to be printed did not arrive
 └── InterruptedRunError     1   interrupted      a signal asked to stop
 """
 
@@ -167,6 +168,12 @@ class OffsiteError(BackupError):
     """The second place could not be written, read or trusted."""
 
     cause = "offsite"
+
+
+class OutputError(BackupError):
+    """Standard output took no more."""
+
+    cause = "output"
 
 
 class InterruptedRunError(BackupError):

@@ -87,13 +87,14 @@ def pipeline(
     started: list[Any] = []
     said: list[collections.deque[str]] = []
     try:
-        _start_all(argvs, source, out, started, said)
+        try:
+            _start_all(argvs, source, out, started, said)
+        except OSError as error:
+            raise TemporaryError(
+                f"{' | '.join(names)}: cannot be started: {error.strerror}, expected room for more programs",
+                hint="ulimit -a; systemctl status",
+            ) from None
         _wait(started, beat)
-    except OSError as error:
-        raise TemporaryError(
-            f"{' | '.join(names)}: cannot be started: {error.strerror}, expected room for more programs",
-            hint="ulimit -a; systemctl status",
-        ) from None
     finally:
         _end(started)
     return tuple(
