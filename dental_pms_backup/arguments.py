@@ -17,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="dental-pms-backup",
+        allow_abbrev=False,
         description="Back up a dental practice's database and attachments, and get them back.",
         epilog="dental-pms-backup(8) explains each command, dental-pms-backup.yaml(5) the configuration.",
     )
@@ -65,7 +66,7 @@ def _command(
     commands: Commands, name: str, full_name: str, says: str, *, reads: bool = False
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=says, description=says[0].upper() + says[1:] + "."
+        name, allow_abbrev=False, help=says, description=says[0].upper() + says[1:] + "."
     )
     _add_common(command, reads=reads)
     command.set_defaults(command=full_name)

@@ -20,6 +20,7 @@ FORMAT = 1
 YEARS = range(1970, 9999)  # what every time zone can show
 NAME_FORMAT = "%Y-%m-%d_%H%M%S"
 NAME_PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6}"
+FILE_OF_SET = re.compile(rf"(?:db_|globals_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?")
 LARGEST_MANIFEST_BYTES = 16 << 20
 
 
@@ -143,10 +144,10 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
         case "oldest":
             return sets[0]
     by_name = {stored.name: stored for stored in sets}
-    name = re.search(NAME_PATTERN, Path(wanted).name)
+    name = FILE_OF_SET.fullmatch(Path(wanted).name)
     inside = "/" not in wanted or Path(wanted).resolve().is_relative_to(store.resolve())
-    if name and inside and name[0] in by_name:
-        return by_name[name[0]]
+    if name and inside and name[1] in by_name:
+        return by_name[name[1]]
     raise UsageError(f'"{wanted}": no such set in {store}, expected a name of the list', hint="dental-pms-backup list")
 
 

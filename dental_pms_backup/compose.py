@@ -120,8 +120,11 @@ def _containers(project: Project, service: str) -> list[Container]:
     if not ids:
         return []
     lines = _docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
-    found = [json.loads(line) for line in lines]
-    return [_container(entry, service) for entry in found if project.name or _stands_in(entry, project.directory)]
+    try:
+        found = [json.loads(line) for line in lines]
+        return [_container(entry, service) for entry in found if project.name or _stands_in(entry, project.directory)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DockerError("docker: the answer of inspect is not what was asked for", hint="docker version") from None
 
 
 def _container(entry: Mapping[str, Any], service: str) -> Container:

@@ -26,6 +26,8 @@ USUAL_STORE = Path("/srv/dental-pms/backups")
 LARGEST_FILE_BYTES = 64 << 10
 DEEPEST_NESTING = 8
 LONGEST_SHOWN = 60
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those between stand for bytes of the environment
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -191,8 +193,8 @@ def _parse(path: Path) -> yaml.Node:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError((f"{path}:{line}: a control character stands here, expected text",)) from None
-    except (ValueError, OverflowError):  # of an escape in quotes that means no character
-        raise ConfigError((f"{path}:1: an escape means no character, expected text",)) from None
+    except (ValueError, OverflowError):  # of int() and chr() in PyYAML
+        raise ConfigError((f"{path}:1: the file is not YAML: a number in it is too large",)) from None
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"):
         raise ConfigError(
             (f"{path}:1: the file is empty, expected at least one key",),
@@ -209,7 +211,7 @@ def _check_events(path: Path, text: str) -> None:
         problem = ""
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             problem = "an anchor or alias stands here, expected plain values only"
-        elif depth > DEEPEST_NESTING:
+        elif depth > DEEPEST_NESTING:  # PyYAML would take minutes
             problem = "nested too deeply, expected two levels"
         if problem:
             raise ConfigError((f"{path}:{_line_of(event.start_mark)}: {problem}",))
@@ -244,6 +246,8 @@ def _scalars(path: Path, node: yaml.Node, problems: list[str]) -> dict[str, _Lin
         if name in SECTIONS:
             for inner, scalar, inner_line in _entries(path, value, f"{name}.", problems):
                 _take(f"{path}:{inner_line}", inner, scalar, found, problems)
+        elif "." in name:
+            problems.append(_unknown(f"{path}:{line}", name))
         else:
             _take(f"{path}:{line}", name, value, found, problems)
     return found
@@ -266,7 +270,8 @@ def _entries(path: Path, node: yaml.Node, prefix: str, problems: list[str]) -> I
             continue
         name = prefix + key_node.value
         if name in seen:
-            problems.append(f"{path}:{line}: {name}: given twice, expected once (first on line {seen[name]})")
+            shown = name if name.isprintable() else _quoted(name)
+            problems.append(f"{path}:{line}: {shown}: given twice, expected once (first on line {seen[name]})")
             continue
         seen[name] = line
         yield name, value, line
@@ -274,7 +279,7 @@ def _entries(path: Path, node: yaml.Node, prefix: str, problems: list[str]) -> I
 
 def _take(where: str, name: str, node: yaml.Node, found: dict[str, _Line], problems: list[str]) -> None:
     if name not in KEY_OF:
-        problems.append(f"{where}: {_quoted(name)}: unknown key, expected one of {', '.join(_siblings(name))}")
+        problems.append(_unknown(where, name))
     elif not isinstance(node, yaml.ScalarNode):
         problems.append(f"{where}: {name}: {_describe(node)}, expected {KEY_OF[name].expected}")
     else:
@@ -282,9 +287,14 @@ def _take(where: str, name: str, node: yaml.Node, found: dict[str, _Line], probl
         found[name] = _Line(text=node.value, tag=tag, line=_line_of(node.start_mark))
 
 
+def _unknown(where: str, name: str) -> str:
+    return f"{where}: {_quoted(name)}: unknown key, expected one of {', '.join(_siblings(name))}"
+
+
 def _siblings(name: str) -> list[str]:
     """Return the keys that may stand where a name stands."""
-    section = name.rpartition(".")[0]
+    head = name.partition(".")[0]
+    section = head if head in SECTIONS and name != head else ""
     known = [key.name for key in KEYS if key.name.rpartition(".")[0] == section]
     return known if section else known + list(SECTIONS)
 
@@ -303,7 +313,7 @@ def _describe(node: yaml.Node) -> str:
 
 def _convert(key: Key, scalar: _Line) -> Value:
     """Turn a scalar into the key's value; ValueError says what is wrong and what was expected."""
-    if scalar.tag == "null":
+    if scalar.tag == "null" and scalar.text.lower() in {"", "~", "null"}:
         if key.default is None:
             return None
         raise ValueError(f"no value, expected {key.expected}")
@@ -313,9 +323,9 @@ def _convert(key: Key, scalar: _Line) -> Value:
         case "number":
             return _number(key, scalar.text if scalar.tag == "int" else f"{scalar.text} ")
         case "switch":
-            if scalar.tag != "bool":
+            if scalar.tag != "bool" or scalar.text.lower() not in SWITCHES:
                 raise ValueError(f"{_quoted(scalar.text)}, expected {key.expected}")
-            return scalar.text.lower() in {"true", "yes", "on"}
+            return SWITCHES[scalar.text.lower()]
         case "text" | "path" | "choice" if scalar.tag != "str":
             raise ValueError(f"{_quoted(scalar.text)} is no text, expected {key.expected} (put it in quotes)")
         case _:
@@ -340,7 +350,7 @@ def _number(key: Key, text: str) -> int:
 def _text(key: Key, text: str) -> Value:
     if not text.strip():
         raise ValueError(f"empty, expected {key.expected}")
-    if CONTROL.search(text):
+    if CONTROL.search(text) or SURROGATE.search(text):
         raise ValueError(f"a control character in {_quoted(text)}, expected {key.expected}")
     if key.kind == "path":
         return _path(key, text)
@@ -356,10 +366,6 @@ def _path(key: Key, text: str) -> Path:
         raise ValueError(f"{_quoted(text)} is not absolute, expected {key.expected}")
     if ".." in Path(text).parts:
         raise ValueError(f'{_quoted(text)} contains "..", expected {key.expected}')
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        raise ValueError(f"{_quoted(text)} is no file name, expected {key.expected}") from None
     return Path(re.sub("^/+", "/", text))
 
 

@@ -128,6 +128,8 @@ def redacted(text: str) -> str:
     """Return a database program's line without the parts in which servers quote rows, and without secrets."""
     text = re.sub(r"(?i)\b(detail|context|statement|query|query was|command was):.*", r"\1: (left out)", text)
     text = re.sub(
-        r"(?i)(password|secret|token)(\s*[=:]?\s*)('[^']*'|\"[^\"]*\"|(?<==)\S+|(?<=: )\S+)", r"\1\2(left out)", text
+        r"""(?i)(pass(?:word|wd|phrase)?|secret|token)(["']?\s*[=:]\s*|\s+(?=["']))("[^"]*"?|'[^']*'?|\S+)""",
+        r"\1\2(left out)",
+        text,
     )
-    return re.sub(r"://[^/@\s]+@", "://(left out)@", text)
+    return re.sub(r"://\S+@", "://(left out)@", text)

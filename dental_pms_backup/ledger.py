@@ -50,7 +50,7 @@ def last_report(store: Path) -> Mapping[str, Any] | None:
     """Return the last run's report, None when there is none that can be read."""
     try:
         found = json.loads((store / "last-run.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     whole = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("at", "result"))
     return found if whole else None

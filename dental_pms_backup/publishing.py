@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import artefacts, durable
 from dental_pms_backup.artefacts import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
-from dental_pms_backup.errors import BackupError, RefusedError
+from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -92,6 +92,9 @@ def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
 
     StoreError when the disk refuses, RefusedError when a name is in use; nothing but drafts is left then.
     """
+    for path in (store / entry["path"] for entry in artefacts.entries(manifest)):
+        if not durable.draft_path(path).exists():
+            raise StoreError(f"{path}: its draft has gone, expected every file of the set")
     durable.write_draft(store / f"sets/{name}.sha256", artefacts.checksum_lines(manifest).encode())
     durable.write_draft(artefacts.manifest_path(store, name), _encoded(manifest))
     _sync_directories(store)

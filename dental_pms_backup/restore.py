@@ -138,7 +138,9 @@ def _file(store: Path, wanted: str, kind: Kind) -> Path:
     path = Path(wanted)
     if path.is_file() and path.suffix != ".json":
         if not path.name.endswith(endings):
-            raise UsageError(f"{path}: not a file to restore {kind} from, expected one that ends in {endings}")
+            raise UsageError(
+                f"{path}: not a file to restore {kind} from, expected one that ends in {' or '.join(endings)}"
+            )
         return path.resolve()
     artefact = artefacts.find(store, wanted, having=kind).artefact(kind)
     if artefact is None:

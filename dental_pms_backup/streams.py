@@ -124,7 +124,7 @@ def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[
     tar, packer = tools.pipeline(tar_argv(source, index), compressor(), out=out, beat=beat)
     if not packer.ok:
         raise _writing_failed("attachments", packer, out)
-    names = tuple(text.removeprefix("tar: ") for text in tar.said)
+    names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
     if tar.exit_code not in {0, TAR_CHANGED}:
         count = sum(1 for name in names if "Cannot" in name or "error" in name)
         raise ArchiveError(
