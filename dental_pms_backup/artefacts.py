@@ -260,6 +260,7 @@ def _part_is_sound(stream: Stream, part: Mapping[str, Any], name: str) -> bool:
         and all(_entry_is_sound(entry, name) for entry in part["artefacts"])
         and isinstance(part.get("source", {}), dict)
         and type(part.get("entries", 0)) is int
+        and all(type(count) is int for count in part.get("rows", {}).values())
         and _are_texts(part.get("changed", []))
     )
 

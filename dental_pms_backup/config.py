@@ -66,6 +66,7 @@ class Suspect:
     """From when on a set is suspect: percent smaller than the last good one; a table whose rows have files."""
 
     db_shrink_percent: int
+    rows_shrink_percent: int
     attachments_shrink_percent: int
     attachments_table: str
 

@@ -200,6 +200,13 @@ KEYS = (
         says="a dump that is so many percent smaller than the last good one makes the set suspect; 100: never",
     ),
     Key(
+        name="suspect.rows_shrink_percent",
+        kind="number",
+        default=50,
+        most=100,
+        says="a table of 100 rows or more that has lost so many percent of them makes the set suspect; 100: never",
+    ),
+    Key(
         name="suspect.attachments_shrink_percent",
         kind="number",
         default=50,

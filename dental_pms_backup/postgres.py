@@ -35,8 +35,6 @@ exec "$@"
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()),
- 'tables', (select count(*) from pg_class where relkind in ('r', 'p') and relnamespace >= 16384
-  or relkind in ('r', 'p') and relnamespace = 'public'::regnamespace),
  'system', (select system_identifier::text from pg_control_system()))
 """
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
@@ -75,7 +73,6 @@ class Facts:
     database: str
     user: str
     size: int
-    tables: int
     system: str
 
     @property

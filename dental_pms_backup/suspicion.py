@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.progress import size
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 ALWAYS_FINE = 100
 ONLY_THE_DIRECTORY = 1
+FEWEST_ROWS = 100
 
 
-def of_database(size_bytes: int, table_count: int, earlier: Sequence[StoredSet], limits: Suspect) -> Iterator[str]:
-    """Yield what is strange about a new dump, beside the sets in the store, oldest first."""
-    if table_count == 0:
-        yield "db: the database has no table, expected the practice's"
+def of_database(
+    size_bytes: int, rows: Mapping[str, int], earlier: Sequence[StoredSet], limits: Suspect
+) -> Iterator[str]:
+    """Yield what is strange about a new dump, given its rows by table, beside the sets in the store, oldest first."""
+    if not rows:
+        yield "db: the dump has no table, expected the practice's"
+        return
     yield from _shrunk(Kind.DB, size_bytes, earlier, limits.db_shrink_percent)
+    yield from _emptied(rows, _last_rows(earlier), limits.rows_shrink_percent)
 
 
 def of_attachments(
@@ -44,6 +49,26 @@ def _shrunk(kind: Kind, size_bytes: int, earlier: Sequence[StoredSet], percent: 
         yield f"{kind}: {size(size_bytes)}, expected at least {100 - percent} % of the last good one's {size(last)}"
 
 
+def _emptied(rows: Mapping[str, int], last: Mapping[str, int], percent: int) -> Iterator[str]:
+    """Yield each table that has lost more than its share of rows, or has gone; small ones may."""
+    for table, before in last.items():
+        now = rows.get(table, 0)
+        if percent < ALWAYS_FINE and before >= FEWEST_ROWS and now * 100 < before * (100 - percent):
+            yield f"db: {table} has {now} rows, expected at least {100 - percent} % of the last good dump's {before}"
+
+
+def _last_rows(earlier: Sequence[StoredSet]) -> Mapping[str, int]:
+    parts = [_part(stored, Stream.DB) for stored in reversed(earlier) if stored.state == "verified"]
+    found: list[dict[str, int]] = [part["rows"] for part in parts if "rows" in part]
+    return found[0] if found else {}
+
+
+def _part(stored: StoredSet, stream: Stream) -> Mapping[str, Any]:
+    """Return what a set's manifest says of a stream, nothing without either."""
+    part: Mapping[str, Any] = (stored.manifest or {"streams": {}})["streams"].get(stream, {})
+    return part
+
+
 def _last_good(kind: Kind, earlier: Sequence[StoredSet]) -> int | None:
     good = [stored for stored in earlier if stored.state not in {"damaged", "suspect"}]
     found = [artefact.size_bytes for stored in reversed(good) if (artefact := stored.artefact(kind))]
@@ -51,9 +76,6 @@ def _last_good(kind: Kind, earlier: Sequence[StoredSet]) -> int | None:
 
 
 def _last_entry_count(earlier: Sequence[StoredSet]) -> int:
-    for stored in reversed(earlier):
-        part: Mapping[str, object] = (stored.manifest or {"streams": {}})["streams"].get(Stream.ATTACHMENTS, {})
-        count = part.get("entries")
-        if stored.state == "verified" and isinstance(count, int):
-            return count
-    return 0
+    parts = [_part(stored, Stream.ATTACHMENTS) for stored in reversed(earlier) if stored.state == "verified"]
+    found: list[int] = [part["entries"] for part in parts if "entries" in part]
+    return found[0] if found else 0

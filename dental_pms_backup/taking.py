@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import AttachmentsSource, DatabaseSource
 
+    Entry = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -47,15 +49,15 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
     with publishing.draft(order.store, Kind.DB, order.name) as draft:
         with order.watch.over("db", draft.descriptor, _last_size(order, Kind.DB)) as beat:
             streams.dump_database(server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, beat=beat)
-        dump = _prove(order, draft)
+        dump, rows = _prove(order, draft)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft:
         streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords)
-        roles = _prove(order, draft)
+        roles, _ = _prove(order, draft)
     _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {facts.major}")
     return Proven(
         stream=Stream.DB,
-        manifest={"source": postgres.described(server, facts), "artefacts": [dump, roles]},
-        suspicions=tuple(suspicion.of_database(dump["size_bytes"], facts.tables, order.earlier, order.limits)),
+        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dump, roles]},
+        suspicions=tuple(suspicion.of_database(dump["size_bytes"], rows, order.earlier, order.limits)),
     )
 
 
@@ -65,7 +67,7 @@ def attachments(order: Order, source: AttachmentsSource, *, rows_with_files: int
         index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
         with order.watch.over("attachments", draft.descriptor, _last_size(order, Kind.ATTACHMENTS)) as beat:
             archived = streams.archive_attachments(source.path, draft.descriptor, index, beat=beat)
-        archive = _prove(order, draft, index=index)
+        archive, _ = _prove(order, draft, index=index)
     _tell_taken(Stream.ATTACHMENTS, archive["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
     size_bytes, entries = archive["size_bytes"], archived.entry_count
@@ -82,14 +84,15 @@ def attachments(order: Order, source: AttachmentsSource, *, rows_with_files: int
     )
 
 
-def _prove(order: Order, draft: publishing.Draft, *, index: Path | None = None) -> dict[str, Any]:
-    """Make a draft durable, verify what is on disk and return its entry in the manifest."""
+def _prove(order: Order, draft: publishing.Draft, *, index: Path | None = None) -> tuple[Entry, dict[str, int]]:
+    """Make a draft durable, verify what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
     with order.watch.over(f"{draft.kind}: verifying", draft.descriptor, size_bytes) as beat:
-        verify.content(draft.path, draft.kind, draft.descriptor, index=index, beat=beat)
+        rows = verify.content(draft.path, draft.kind, draft.descriptor, index=index, beat=beat)
     with order.watch.over(f"{draft.kind}: checksum", draft.descriptor, size_bytes) as beat:
         checksum = verify.sha256(draft.path, draft.descriptor, beat=beat)
-    return {"kind": draft.kind, "path": draft.kind.path(draft.name), "size_bytes": size_bytes, "sha256": checksum}
+    path = draft.kind.path(draft.name)
+    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": checksum}, rows
 
 
 def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:

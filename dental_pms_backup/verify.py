@@ -17,6 +17,39 @@ if TYPE_CHECKING:
     Beat = Callable[[], None] | None
 
 TAIL_BYTES = 512
+LARGEST_ANSWER_BYTES = 4 << 20
+# Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
+# "name TAB rows" lines, a NUL, and the dump's last bytes. A row is a line; only "\\." alone on one ends them.
+COUNT_ROWS = r"""
+my ($text, $tail, $table, $at_line_start, %rows) = ("", "");
+while (sysread(STDIN, my $chunk, 1 << 20)) {
+    $text .= $chunk;
+    $tail = substr($tail . $chunk, -512);
+    while (1) {
+        if (!defined $table) {
+            if ($text =~ /^COPY (.+?)(?: \([^\n]*\))? FROM stdin;\n/mg) {
+                ($table, $at_line_start, $text) = ($1, 1, substr($text, pos $text));
+                $rows{$table} += 0;
+            } else {
+                $text = substr($text, rindex($text, "\n") + 1);
+                last;
+            }
+        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
+            ($table, $text) = (undef, substr($text, 3));
+        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
+            $rows{$table} += substr($text, 0, $end + 1) =~ tr/\n//;
+            ($table, $text) = (undef, substr($text, $end + 4));
+        } else {
+            last if length($text) <= 3;
+            my $counted = substr($text, 0, -3);
+            $rows{$table} += $counted =~ tr/\n//;
+            ($at_line_start, $text) = (substr($counted, -1) eq "\n", substr($text, -3));
+            last;
+        }
+    }
+}
+print map("$_\t$rows{$_}\n", sort keys %rows), "\0", $tail;
+"""
 # pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
@@ -24,19 +57,17 @@ TRAILERS = {
 }
 
 
-def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, beat: Beat = None) -> int:
-    """Prove that the open file ``source`` holds what its kind has to, and return how many entries or 0.
+def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, beat: Beat = None) -> dict[str, int]:
+    """Prove that the open file ``source`` holds what its kind has to, and return a dump's rows by table.
 
     gzip is read to its end, a dump has its completion trailer, an archive is readable to its last entry and,
     where ``index`` is given, holds exactly those names. ``path`` is only named in VerificationError.
     """
     os.lseek(source, 0, os.SEEK_SET)
-    match kind:
-        case Kind.DB | Kind.GLOBALS:
-            _check_dump(path, kind, source, beat)
-            return 0
-        case Kind.ATTACHMENTS:
-            return _check_archive(path, source, index, beat)
+    if kind is Kind.ATTACHMENTS:
+        _check_archive(path, source, index, beat)
+        return {}
+    return _check_dump(path, kind, source, beat)
 
 
 def plain_dump(path: Path, source: int) -> None:
@@ -55,9 +86,12 @@ def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
     return out[:64]
 
 
-def _check_dump(path: Path, kind: Kind, source: int, beat: Beat) -> None:
-    tail = _run(path, [["gzip", "--decompress", "--stdout"], ["tail", f"--bytes={TAIL_BYTES}"]], source, beat)
+def _check_dump(path: Path, kind: Kind, source: int, beat: Beat) -> dict[str, int]:
+    out = _run(path, [["gzip", "--decompress", "--stdout"], ["perl", "-e", COUNT_ROWS]], source, beat)
+    counts, _, tail = out.partition(b"\0")
     _check_trailer(path, kind, tail)
+    lines = [line.rpartition("\t") for line in counts.decode("utf-8", "backslashreplace").split("\n")[:-1]]
+    return {table: int(rows) for table, _, rows in lines}
 
 
 def _check_trailer(path: Path, kind: Kind, tail: bytes) -> None:
@@ -68,17 +102,13 @@ def _check_trailer(path: Path, kind: Kind, tail: bytes) -> None:
         )
 
 
-def _check_archive(path: Path, source: int, index: Path | None, beat: Beat) -> int:
+def _check_archive(path: Path, source: int, index: Path | None, beat: Beat) -> None:
     listed = ["tar", "--list", "--file=-", "--quoting-style=escape"]
     unpacked = ["gzip", "--decompress", "--stdout"]
     if index is not None:
         _run(path, [unpacked, listed, ["cmp", "--quiet", "-", str(index)]], source, beat)
-        return 0
-    out = _run(path, [unpacked, listed, ["wc", "--lines"]], source, beat)
-    entry_count = int(out)
-    if entry_count == 0:
+    elif int(_run(path, [unpacked, listed, ["wc", "--lines"]], source, beat)) == 0:
         raise VerificationError(f"{path}: the archive holds no entry, expected at least the directory itself")
-    return entry_count
 
 
 def _run(path: Path, argvs: Sequence[Sequence[str]], source: int, beat: Beat) -> bytes:
@@ -93,6 +123,6 @@ def _run(path: Path, argvs: Sequence[Sequence[str]], source: int, beat: Beat) ->
                 f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
                 hint="dental-pms-backup verify   # which sets are good",
             )
-        return os.pread(out, 4096, 0)
+        return os.pread(out, LARGEST_ANSWER_BYTES, 0)
     finally:
         os.close(out)
