@@ -233,6 +233,7 @@ def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
     The directory itself stays, since containers have it mounted.
     """
     done: list[tuple[Path, Path]] = []
+    attributes = fresh.stat()  # the renames out of it change its time
     try:
         kept.mkdir(mode=0o700)
         for source, place in ((target, kept), (fresh, target)):
@@ -240,6 +241,7 @@ def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
                 path.rename(place / path.name)
                 done.append((path, place / path.name))
         _copy_attributes(fresh, target)
+        os.utime(target, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
     except OSError as error:
         _move_back(done)
         raise RestoreError(

@@ -74,7 +74,7 @@ class _Attempts:
                 Event.STREAM_FAILED,
                 error.message,
                 priority=journal.ERROR,
-                fields={"stream": stream, "cause": error.cause, "hint": error.hint},
+                fields={"stream": stream, "cause": error.cause, "hint": error.hint or "dental-pms-backup status"},
             )
 
 
@@ -273,7 +273,7 @@ def _told() -> Iterator[None]:
 
 
 def _tell_failure(message: str, cause: str, hint: str) -> None:
-    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint}
+    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint or "dental-pms-backup status"}
     journal.write(Event.RUN_FAILED, f"run failed: {message}", priority=journal.ERROR, fields=fields)
     notify.stopping(f"failed: {message}")
 

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
 COMPRESSORS = (("igzip", "-2", "-c"), ("pigz", "-6", "-c"), ("gzip", "-6", "-c"))
 # Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
-# ON_ERROR_STOP on a server that has some of them.
+# ON_ERROR_STOP on a server that has some of them; and forgets who granted a membership, which must be a role with
+# rights of its own on a server that has another superuser.
 ROLE_IF_MISSING = (
     r"s/^CREATE ROLE (.+);$/DO $dental_pms$ BEGIN CREATE ROLE \1; "
     r"EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;/"
 )
+WITHOUT_GRANTOR = r"s/^(GRANT .+ TO .+) GRANTED BY .+;$/\1;/"
 # igzip says of any failed write only that it failed
+FULL_BELOW_BYTES = 1 << 20
 FULL = re.compile(r"No space left|Disk quota|writing to file")
 # GNU tar's words, in the C locale, for what it could not take whole
 TAR_CHANGE = re.compile(r"file changed as we read it|File removed before we read it|File shrank by|contents changed")
@@ -101,7 +104,7 @@ def dump_roles(server: Server, facts: Facts, out: int, *, passwords: bool) -> No
     session = new_session()
     argvs = [
         roles_argv(server, facts, session, passwords=passwords),
-        ["sed", "--regexp-extended", ROLE_IF_MISSING],
+        ["sed", "--regexp-extended", f"--expression={ROLE_IF_MISSING}", f"--expression={WITHOUT_GRANTOR}"],
         compressor(),
     ]
     _dump(server, session, argvs, out, None)
@@ -167,10 +170,15 @@ def _dump(
 def _writing_failed(stream: str, ended: tools.Ended, out: int) -> BackupError:
     """Return the error for a compressor that failed: mostly the disk is full, which not all of them say."""
     said = ended.said[-1] if ended.said else "it said nothing"
-    if FULL.search(said) or os.fstatvfs(out).f_bavail == 0:
+    if FULL.search(said) or _is_full(out):
         return StoreError(f"{stream}: {ended}: {said}, expected room in the store", hint="df -h; df -i")
     error = ArchiveError if stream == "attachments" else DumpError
     return error(f"{stream}: {ended}: {said}, expected exit status 0")
+
+
+def _is_full(descriptor: int) -> bool:
+    status = os.fstatvfs(descriptor)
+    return status.f_bavail * status.f_frsize < FULL_BELOW_BYTES or (status.f_files > 0 and status.f_favail == 0)
 
 
 def _dump_hint(said: str) -> str:
