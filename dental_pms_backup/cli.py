@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -275,12 +274,10 @@ def _explain(error: BackupError) -> None:
     if not error.told and not isinstance(error, UsageError | OutputError):
         journal.write(Event.REFUSED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
     if not journal.stderr_is_the_journal():
-        with contextlib.suppress(OSError):
-            for line in error.message.splitlines():
-                sys.stderr.write(f"dental-pms-backup: {line}\n")
-            if error.hint:
-                sys.stderr.write(f"hint: {error.hint}\n")
-            sys.stderr.flush()
+        for line in error.message.splitlines():
+            journal.say(f"dental-pms-backup: {line}")
+        if error.hint:
+            journal.say(f"hint: {error.hint}")
 
 
 COMMANDS: dict[str, Callable[[Arguments], int]] = {

@@ -87,9 +87,7 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
     Where no journal runs, as in a build chroot, it is only repeated on stderr.
     """
     if ERROR < priority <= _echo.value:
-        with contextlib.suppress(OSError):  # whoever read along may have gone; the entry is what counts
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+        say(text)
     if _silent:
         return
     named = {f"DENTAL_PMS_{name.upper()}": _encodable(str(value)) for name, value in (fields or {}).items()}
@@ -103,6 +101,15 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         OBJECT_SYSTEMD_UNIT=UNIT,
         **named,
     )
+
+
+def say(text: str) -> None:
+    """Write a line on stderr; once whoever read it has gone, nothing more arrives there, and nothing fails of it."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the interpreter flushes it once more at its end
 
 
 def trigger() -> str:

@@ -21,13 +21,14 @@ LARGEST_ANSWER_BYTES = 4 << 20
 # Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
 # "name TAB rows" lines, a NUL, and the dump's last bytes. A row is a line; only "\\." alone on one ends them.
 COUNT_ROWS = r"""
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
 my ($text, $tail, $table, $at_line_start, %rows) = ("", "");
 while (sysread(STDIN, my $chunk, 1 << 20)) {
     $text .= $chunk;
     $tail = substr($tail . $chunk, -512);
     while (1) {
         if (!defined $table) {
-            if ($text =~ /^COPY (.+?)(?: \([^\n]*\))? FROM stdin;\n/mg) {
+            if ($text =~ /^COPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/mg) {
                 ($table, $at_line_start, $text) = ($1, 1, substr($text, pos $text));
                 $rows{$table} += 0;
             } else {
