@@ -20,6 +20,7 @@ def pin(store: Path, wanted: str, *, now: datetime) -> str:
     """Pin a set, so that retention never removes it, and return a sentence that says so."""
     name = artefacts.find(store, wanted).name
     with lock.held(store, wait_s=WAIT_S):
+        artefacts.find(store, name)  # a run may have removed it meanwhile
         marks.put(store, name, Mark.PINNED, now=now)
         return _recorded(store, "pin", name, f"set {name} is pinned: it stays until it is released", now)
 
@@ -28,6 +29,7 @@ def release(store: Path, wanted: str, *, now: datetime) -> str:
     """Take the pin off a set and return a sentence that says so."""
     name = artefacts.find(store, wanted).name
     with lock.held(store, wait_s=WAIT_S):
+        artefacts.find(store, name)  # a run may have removed it meanwhile
         marks.take_off(store, name, Mark.PINNED)
         return _recorded(store, "release", name, f"set {name} is released: retention decides again", now)
 
@@ -38,6 +40,7 @@ def accept(store: Path, wanted: str, *, now: datetime) -> str:
     if not stored.suspicions:
         raise UsageError(f"set {stored.name}: nothing about it is strange, expected a suspect set")
     with lock.held(store, wait_s=WAIT_S):
+        artefacts.find(store, stored.name)
         marks.put(store, stored.name, Mark.ACCEPTED, now=now)
         text = f"set {stored.name} is accepted: {stored.suspicions[0]}"
         return _recorded(store, "accept", stored.name, text, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -62,6 +63,8 @@ def _prepare_process() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _frame: stop.request(number))
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None where it was closed
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
             stream.reconfigure(errors="backslashreplace")
@@ -76,10 +79,12 @@ def _run(arguments: Arguments) -> int:
             return DONE
         taken = run.take(settings, wanted, now=_now(), watch=_watch(arguments, settings))
     except BackupError as error:
-        _print([f"failure={error.cause}", "backup_run_status=failed"])
+        with contextlib.suppress(OutputError):  # the failure is the one to tell
+            _print([f"failure={error.cause}", "backup_run_status=failed"])
         raise
     except Exception:
-        _print(["failure=bug", "backup_run_status=failed"])
+        with contextlib.suppress(OutputError):
+            _print(["failure=bug", "backup_run_status=failed"])
         raise
     _print([*report.run_lines(taken), "backup_run_status=ok"])
     return DONE

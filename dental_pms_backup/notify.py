@@ -10,7 +10,7 @@ STALL_S = 15 * 60
 
 def status(text: str) -> None:
     """Show a line in ``systemctl status``; without systemd this does nothing."""
-    daemon.notify(f"STATUS={text}")
+    daemon.notify(f"STATUS={_one_line(text)}")
 
 
 def alive() -> None:
@@ -20,4 +20,8 @@ def alive() -> None:
 
 def stopping(text: str) -> None:
     """Say that the run ends early."""
-    daemon.notify(f"STOPPING=1\nSTATUS={text}")
+    daemon.notify(f"STOPPING=1\nSTATUS={_one_line(text)}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\0", " ").splitlines())

@@ -81,6 +81,7 @@ def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -
     """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
     if stored.state != "verified":
         raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set to copy")
+    _check_sums(store, stored, beat=beat)
     *files, manifest = _files(stored)
     for group in (files, [manifest]):
         _copy(remote, str(store), remote.address, group, beat)
@@ -122,17 +123,26 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
         fetched = next((stored for stored in artefacts.listing(place) if stored.name == name), None)
         if fetched is None or fetched.state != "verified" or fetched.manifest is None:
             raise OffsiteError(f"set {name}: what came back is not whole, expected every file of its manifest")
-        for artefact in fetched.artefacts:
-            _prove(place / artefact.path, artefact)
+        _check_sums(place, fetched, beat=beat)
+        _check_contents(place, fetched, beat=beat)
         publishing.adopt(store, place, fetched, fetched.manifest)
     return artefacts.find(store, name)
 
 
-def _prove(path: Path, artefact: artefacts.Artefact) -> None:
-    with path.open("rb") as file:
-        if verify.sha256(path, file.fileno()) != artefact.sha256:
-            raise OffsiteError(f"{artefact.path}: the checksum of what came back differs from the manifest's")
-        verify.content(path, artefact.kind, file.fileno())
+def _check_sums(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+    for artefact in stored.artefacts:
+        with (directory / artefact.path).open("rb") as file:
+            if verify.sha256(directory / artefact.path, file.fileno(), beat=beat) != artefact.sha256:
+                raise OffsiteError(
+                    f"set {stored.name}: {artefact.path} differs from its manifest, expected the same checksum",
+                    hint=f"dental-pms-backup verify {stored.name}",
+                )
+
+
+def _check_contents(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+    for artefact in stored.artefacts:
+        with (directory / artefact.path).open("rb") as file:
+            verify.content(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
 
 
 def _files(stored: StoredSet) -> list[str]:

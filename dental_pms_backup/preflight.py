@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.errors import RoomError
 from dental_pms_backup.progress import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dental_pms_backup.artefacts import StoredSet
@@ -32,11 +34,17 @@ def check_mount(store: Path, room: Room) -> None:
         )
 
 
-def needed_bytes(last: StoredSet | None, database_bytes: int) -> int:
-    """Return how much room a set may take: somewhat more than the last one, or half of the database's own size."""
-    if last is None:
-        return round(database_bytes * FIRST_DUMP_SHARE)
-    return round(sum(artefact.size_bytes for artefact in last.artefacts) * GROWTH)
+def needed_bytes(wanted: Sequence[Stream], earlier: Sequence[StoredSet], database_bytes: int) -> int:
+    """Return how much room a set of the wanted streams may take, beside the sets in the store, oldest first.
+
+    That is somewhat more than each stream's last one, or for a first dump half of the database's own size.
+    """
+    needed = 0.0
+    for stream in wanted:
+        sizes = [size_bytes for stored in earlier if (size_bytes := stored.size_bytes(stream)) is not None]
+        first = database_bytes * FIRST_DUMP_SHARE if stream is Stream.DB else 0
+        needed += sizes[-1] * GROWTH if sizes else first
+    return round(needed)
 
 
 def check_room(store: Path, needed: int, room: Room) -> None:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import DatabaseSource
 
-LOCK_WAIT_S = 30
 PUBLIC_IS_OWNED_SINCE = 15
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
@@ -93,7 +92,7 @@ def database_in_place(config: Config, wanted: str, *, now: datetime, watch: Watc
                 verify.plain_dump(file, source)
         os.lseek(source, 0, os.SEEK_SET)
         with watch.over("db: restoring", source, size_bytes) as beat:
-            _replay(live, source, packed=file.suffix == ".gz", beat=beat)
+            _replay(live, source, packed=file.suffix == ".gz", lock_wait_s=config.database.lock_wait_s, beat=beat)
     return Restored(stream=Stream.DB, file=file, target=live.facts.database)
 
 
@@ -157,9 +156,9 @@ def _public(major: int) -> tuple[str, ...]:
     return ("create schema public", "grant all on schema public to public", comment)
 
 
-def _replay(live: DatabaseSource, source: int, *, packed: bool, beat: Callable[[], None]) -> None:
+def _replay(live: DatabaseSource, source: int, *, packed: bool, lock_wait_s: int, beat: Callable[[], None]) -> None:
     session = streams.new_session()
-    statements = ("begin", GUARD, f"set local lock_timeout = '{LOCK_WAIT_S}s'", DROP, *_public(live.facts.major))
+    statements = ("begin", GUARD, f"set local lock_timeout = '{lock_wait_s}s'", DROP, *_public(live.facts.major))
     psql = postgres.client(
         live.server,
         postgres.matching(live.server, live.facts, "psql"),

@@ -71,7 +71,7 @@ def _reason_to_stay(stored: StoredSet, place: int, policy: Retention, *, now: da
         return "pinned"
     if place <= policy.keep:
         return f"number {place} from the newest, {policy.keep} stay"
-    age_days = (now - stored.taken_at).days
+    age_days = max(0, (now - stored.taken_at).days)  # less than 0 when a wrong clock dated it
     if age_days < policy.keep_within_days:
         return f"{age_days} days old, all within {policy.keep_within_days} days stay"
     return ""

@@ -25,7 +25,7 @@ from dental_pms_backup import (
     taking,
 )
 from dental_pms_backup.artefacts import Stream
-from dental_pms_backup.errors import ArchiveError, BackupError, RefusedError, SuspectError, TemporaryError
+from dental_pms_backup.errors import ArchiveError, BackupError, RefusedError, StoreError, SuspectError, TemporaryError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import duration, size
 
@@ -101,7 +101,9 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
                 proven = _take_streams(order, found, config)
                 stored = _publish(order, proven, now)
             _refuse_suspect(stored)
-            removed = _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
+            removed: list[Choice] = []
+            with _only_warned(name):
+                removed += _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
             taken = Taken(
                 store=store,
                 stored=stored,
@@ -110,7 +112,9 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
                 attachments_source=str(found.attachments.path) if found.attachments else "",
                 duration_s=time.monotonic() - began,
             )
-            _record_success(taken, proven, wanted, now)
+            with _only_warned(name):
+                _record_success(taken, proven, wanted, now)
+            _tell_success(taken)
     return taken
 
 
@@ -184,7 +188,8 @@ def _rows_with_files(found: sources.Sources, table: str) -> int:
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
     database_bytes = found.database.facts.size if found.database else 0
-    needed = preflight.needed_bytes(earlier[-1] if earlier else None, database_bytes)
+    taken = [stream for stream, source in zip(Stream, (found.database, found.attachments), strict=True) if source]
+    needed = preflight.needed_bytes(taken, earlier, database_bytes)
     preflight.check_room(config.store, needed, config.room)
 
 
@@ -259,6 +264,20 @@ def _drafts_discarded(store: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _only_warned(name: str) -> Iterator[None]:
+    """Let what follows the publication not unsay it: a removal or a record that the disk refuses is a warning."""
+    try:
+        yield
+    except StoreError as error:
+        journal.write(
+            Event.HOUSEKEEPING_FAILED,
+            f"set {name} is published, but {error.message}",
+            priority=journal.WARNING,
+            fields={"set": name, "hint": error.hint},
+        )
+
+
+@contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Put a failure into the journal; it goes on as it is."""
     try:
@@ -311,6 +330,9 @@ def _record_success(taken: Taken, proven: Sequence[Proven], wanted: Sequence[Str
     ledger.record(taken.store, "run", now=now, facts=facts)
     changed = [name for part in proven for name in part.changed]
     ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
+
+
+def _tell_success(taken: Taken) -> None:
     journal.write(
         Event.RUN_SUCCEEDED,
         f"run finished: set {taken.stored.name} in {duration(taken.duration_s)}, {len(taken.removed)} removed",

@@ -99,7 +99,9 @@ def dump_database(
     _dump(server, session, [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor()], out, beat)
 
 
-def dump_roles(server: Server, facts: Facts, out: int, *, passwords: bool) -> None:
+def dump_roles(
+    server: Server, facts: Facts, out: int, *, passwords: bool, beat: Callable[[], None] | None = None
+) -> None:
     """Write the server's roles, compressed, to ``out``; DumpError unless every program exited 0."""
     session = new_session()
     argvs = [
@@ -107,7 +109,7 @@ def dump_roles(server: Server, facts: Facts, out: int, *, passwords: bool) -> No
         ["sed", "--regexp-extended", f"--expression={ROLE_IF_MISSING}", f"--expression={WITHOUT_GRANTOR}"],
         compressor(),
     ]
-    _dump(server, session, argvs, out, None)
+    _dump(server, session, argvs, out, beat)
 
 
 def end_quietly(server: Server, session: str) -> None:

@@ -51,7 +51,8 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
             streams.dump_database(server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, beat=beat)
         dump, rows = _prove(order, draft)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft:
-        streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords)
+        with order.watch.over("globals", draft.descriptor, _last_size(order, Kind.GLOBALS)) as beat:
+            streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
         roles, _ = _prove(order, draft)
     _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {facts.major}")
     return Proven(

@@ -220,7 +220,8 @@ def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[s
 def _collector(said: collections.deque[str]) -> Callable[[str], None]:
     def collect(line: str) -> None:  # exactly one parameter: sh looks at the arity
         text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
-        said.append(text.rstrip("\n")[:LINE_LENGTH])
+        shown = text.strip().replace("\t", " ")[:LINE_LENGTH]
+        said.append(shown if shown.isprintable() else "(not text)")  # it may be the data itself
 
     return collect
 

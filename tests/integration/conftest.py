@@ -1,0 +1,94 @@
+"""One throwaway PostgreSQL for all tests, a practice in it, and a site for each test."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import postgres, scratch
+from dental_pms_backup.postgres import OnHost
+from tests.integration.support import Site, as_cluster_user, sql
+
+PRACTICE = Path(__file__).with_name("practice.sql")
+
+
+@pytest.fixture(scope="session")
+def grounds() -> Iterator[Path]:
+    """A directory that every user may pass through, with a short name: sockets stand in it."""
+    if os.geteuid() != 0:
+        pytest.exit("the integration tests run as root: tests/run integration", returncode=4)
+    directory = Path(tempfile.mkdtemp(prefix="dental-pms-it-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def live(grounds: Path) -> Iterator[OnHost]:
+    """The live server, with the sample practice in its database."""
+    with scratch.cluster(grounds / "live", database="practice") as server:
+        loaded = as_cluster_user(server, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=PRACTICE.read_text())
+        assert loaded.returncode == 0, loaded.stderr
+        yield server
+
+
+@pytest.fixture
+def place(grounds: Path) -> Iterator[Path]:
+    """A directory of a test's own that every user may pass through."""
+    directory = Path(tempfile.mkdtemp(dir=grounds))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def first_store(grounds: Path, live: OnHost) -> Path:
+    """A store with one set of the practice, to be copied."""
+    place = grounds / "first"
+    place.mkdir()
+    site = Site(place=place, server=live)
+    fill(site.attachments)
+    site.takes()
+    return site.store
+
+
+@pytest.fixture
+def new_site(place: Path, live: OnHost) -> Site:
+    """A site with a few attachments and no store yet."""
+    site = Site(place=place, server=live)
+    fill(site.attachments)
+    return site
+
+
+@pytest.fixture
+def site(new_site: Site, first_store: Path) -> Site:
+    """A site with one set in its store."""
+    shutil.copytree(first_store, new_site.store, copy_function=shutil.copy2)
+    return new_site
+
+
+@pytest.fixture
+def own_database(site: Site, live: OnHost) -> Iterator[Site]:
+    """A site whose live database is a copy of its own, which a restore may replace."""
+    name = f"copy_{site.place.name}"
+    sql(live, f'create database "{name}" template practice')
+    site.server = postgres.in_database(live, name)
+    site.configure({"native.database": name})
+    try:
+        yield site
+    finally:
+        sql(live, f'drop database "{name}" with (force)')
+
+
+def fill(attachments: Path) -> None:
+    (attachments / "2026").mkdir(parents=True)
+    for number in range(20):
+        (attachments / f"2026/{number:04d}.jpg").write_bytes(os.urandom(3000 + number * 700))
+    (attachments / "2026/letter to Mrs canary-name-0815.txt").write_text("Dear")

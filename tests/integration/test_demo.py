@@ -1,0 +1,72 @@
+"""The demo shows a run and a way back, and leaves nothing."""
+
+import contextlib
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.integration.support import TREE, environment, on_disk, signalled, wait_until
+
+DEMO = ["/usr/bin/python3", "-m", "dental_pms_backup", "demo"]
+
+
+def left(place: Path) -> list[str]:
+    """Return what a demo with its temporary directory there has left: files and processes."""
+    return [*processes(place), *on_disk(place)]
+
+
+def processes(place: Path) -> list[str]:
+    """Return the processes that name the directory or work in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            about = (process / "cmdline").read_text() + str((process / "cwd").readlink())
+            if str(place) in about:
+                found.append(process.name)
+    return found
+
+
+def test_the_demo_takes_a_set_and_brings_it_back_and_leaves_nothing(place: Path) -> None:
+    done = subprocess.run(
+        DEMO, cwd=TREE, env=environment(TMPDIR=str(place)), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "backup_run_status=ok" in lines
+    assert "Every row count and every image is the same." in lines
+    assert lines[-1] == "The throwaway PostgreSQL and its data are gone."
+    assert left(place) == []
+
+
+def test_a_store_that_is_to_be_kept_is_kept_and_never_overwritten(place: Path) -> None:
+    (place / "tmp").mkdir(mode=0o755)
+    command = [*DEMO, "--keep", str(place / "kept")]
+    variables = environment(TMPDIR=str(place / "tmp"))
+    done = subprocess.run(command, cwd=TREE, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    kept = on_disk(place / "kept")
+    assert sum(1 for name in kept if re.fullmatch(r"sets/.*\.json", name)) == 1
+    assert left(place / "tmp") == []
+    done = subprocess.run(command, cwd=TREE, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert on_disk(place / "kept") == kept
+
+
+def test_a_demo_that_is_stopped_leaves_nothing(place: Path) -> None:
+    with subprocess.Popen(
+        DEMO, cwd=TREE, env=environment(TMPDIR=str(place)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: any(path.name == "postmaster.pid" for path in place.rglob("postmaster.pid")))
+        status, _, err = signalled(process, signal.SIGTERM, within_s=10)
+    assert (status, "Traceback" in err) == (1, False)
+    assert left(place) == []
+
+
+def test_a_demo_that_is_killed_leaves_no_process(place: Path) -> None:
+    with subprocess.Popen(
+        DEMO, cwd=TREE, env=environment(TMPDIR=str(place)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_until(lambda: any(place.rglob("postmaster.pid")))
+        process.kill()
+    wait_until(lambda: processes(place) == [])

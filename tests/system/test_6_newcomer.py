@@ -1,0 +1,96 @@
+"""The README's first command on a fresh machine, from a clean clone, with nothing but Debian's base and git there."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system import admin, conftest
+from tests.system.machine import RIG, Machine
+
+CLONE = "git clone --quiet /root/checkout.bundle /root/checkout"
+LEFT = "ls /tmp /var/tmp; cat /proc/[0-9]*/comm | grep postgres; git -C /root/checkout status --porcelain"
+TIMEOUT_S = 420
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This tree, as git would take it into a commit, in one file that can be cloned."""
+    directory = tmp_path_factory.mktemp("bundle")
+    git = ["git", f"--git-dir={directory}/git", f"--work-tree={admin.REPOSITORY}"]
+    author = ["-c", "user.name=newcomer", "-c", "user.email=newcomer@practice.example"]
+    subprocess.run(["git", "init", "--quiet", "--bare", directory / "git"], check=True)
+    subprocess.run([*git, "add", "--all", "."], check=True, cwd=admin.REPOSITORY)
+    subprocess.run([*git, *author, "commit", "--quiet", "--message=tree"], check=True, cwd=admin.REPOSITORY)
+    subprocess.run([*git, "bundle", "create", "--quiet", directory / "checkout.bundle", "HEAD"], check=True)
+    return directory / "checkout.bundle"
+
+
+@pytest.fixture(scope="module")
+def work() -> Path:
+    """The run's directory, with roots that hold the base, git and, for Debian 13, systemd."""
+    directory = conftest.work_directory()
+    subprocess.run([RIG / "roots", directory / "roots", "bare-trixie", "bare-bookworm"], check=True)
+    return directory
+
+
+@pytest.fixture
+def fresh_trixie(work: Path, bundle: Path) -> Iterator[Machine]:
+    """A Debian 13 just booted."""
+    for kept, name in ((work / "roots", "machine-newcomer"), (work / "archives", "newcomer")):
+        target = "bare-trixie" if kept.name == "roots" else "trixie"
+        (kept / name).unlink(missing_ok=True)
+        (kept / name).symlink_to(target)
+    machine = Machine(work, "newcomer")
+    machine.boot("newcomer")
+    machine.copy_in(bundle, "/root/checkout.bundle")
+    yield machine
+    machine.kill()
+    shutil.rmtree(machine.directory)
+
+
+@pytest.fixture
+def fresh_bookworm(work: Path, bundle: Path) -> Iterator[list[str]]:
+    """A Debian 12 without systemd; the argv prefix that runs a program there."""
+    root = work / "newcomer-bookworm"
+    original = (work / "roots/bare-bookworm").resolve()
+    subprocess.run(["cp", "--archive", "--reflink=auto", original, root], check=True)
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    shutil.copy(bundle, root / "root/checkout.bundle")
+    archives = (work / "archives/bookworm").resolve()
+    yield [str(RIG / "in-root"), str(root), f"{archives}:/var/cache/apt/archives", "--", "bash", "-c"]
+    shutil.rmtree(root)
+
+
+def assert_shown(printed: str) -> None:
+    """Look for what the README promises: a backup, what it made, and the way back."""
+    assert "tests/demo: building the package\n" in printed
+    assert "backup_run_status=ok\n" in printed
+    for part in (".sql.gz", ".tgz", ".sha256", "gzip -dc", "psql", "tar -x", "sha256sum -c"):
+        assert part in printed, part
+
+
+def test_demo_works_from_a_clean_clone_on_a_fresh_debian_13(fresh_trixie: Machine) -> None:
+    before = fresh_trixie.run("ls /tmp /var/tmp").stdout
+    demo = f"{CLONE} && cd /root/checkout && tests/demo"
+    done = fresh_trixie.run(demo, check=False, timeout_s=TIMEOUT_S, host_network=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_shown(done.stdout)
+    assert fresh_trixie.run(LEFT, check=False).stdout == before
+    assert fresh_trixie.run("pg_lsclusters --no-header", check=False).stdout == ""
+    assert admin.unit_states(fresh_trixie) == {
+        admin.TIMER: ["disabled", "inactive"],
+        admin.SERVICE: ["static", "inactive"],
+    }
+    assert fresh_trixie.run("journalctl --quiet -t dental-pms-backup", check=False).stdout == ""
+
+
+def test_demo_works_from_a_clean_clone_on_a_fresh_debian_12_without_systemd(fresh_bookworm: list[str]) -> None:
+    script = f"{CLONE}; cd /root/checkout; tests/demo; echo status: $?; {LEFT}; echo end"
+    done = subprocess.run([*fresh_bookworm, script], check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+    printed, _, left = done.stdout.partition("status: ")
+    assert left.startswith("0\n"), done.stdout + done.stderr
+    assert_shown(printed)
+    assert left == "0\n/tmp:\n\n/var/tmp:\nend\n"

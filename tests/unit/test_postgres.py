@@ -1,0 +1,267 @@
+"""The clients of PostgreSQL: how they are called, and which one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import postgres, tools
+from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError, DatabaseRefusedError, ToolMissingError
+from dental_pms_backup.postgres import Facts, InContainer, OnHost
+from tests.unit.builders import program
+
+CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, system="7301")
+
+
+def on_host(
+    *, run_as: str | None = None, pgpass_file: Path | None = None, bin_dir: Path | None = None, host: str = "/run/pg"
+) -> OnHost:
+    return OnHost(
+        host=host, port=5433, user="backup", database="pms", run_as=run_as, pgpass_file=pgpass_file, bin_dir=bin_dir
+    )
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install client programs of versions 15 and 17, beside a directory that is no version."""
+    for version in ("15", "17", "common"):
+        (tmp_path / version / "bin").mkdir(parents=True)
+        program(tmp_path / version / "bin", "pg_dump", "exit 0\n")
+    monkeypatch.setattr(postgres, "INSTALLED", tmp_path)
+    return tmp_path
+
+
+def psql(tmp_path: Path, script: str) -> None:
+    """Install a psql of version 16 that does what a test wants."""
+    program(tmp_path / "bin", "psql", f'[ "$1" != --version ] || {{ echo "psql (PostgreSQL) 16.4"; exit; }}\n{script}')
+
+
+def test_client_in_a_container_is_called_without_a_password() -> None:
+    assert postgres.client(CONTAINER, "pg_dump", "--format=plain", session="s1") == [
+        "docker",
+        "exec",
+        "--env=PGAPPNAME=s1",
+        "c0ffee",
+        "sh",
+        "-c",
+        postgres.IN_CONTAINER,
+        "sh",
+        "pg_dump",
+        "--format=plain",
+    ]
+
+
+def test_client_in_a_container_reads_our_input_only_when_asked() -> None:
+    argv = postgres.client(CONTAINER, "psql", session="s1", stdin=True)
+    assert argv[:4] == ["docker", "exec", "--interactive", "--env=PGAPPNAME=s1"]
+
+
+def test_client_on_the_host_is_called_as_the_system_user() -> None:
+    assert postgres.client(on_host(run_as="postgres"), "/usr/bin/psql", "-X", session="s1") == [
+        "setpriv",
+        "--reuid=postgres",
+        "--regid=postgres",
+        "--init-groups",
+        "--pdeathsig",
+        "KILL",
+        "--",
+        "env",
+        "PGHOST=/run/pg",
+        "PGPORT=5433",
+        "PGUSER=backup",
+        "PGDATABASE=pms",
+        "PGAPPNAME=s1",
+        "PGCONNECT_TIMEOUT=10",
+        "/usr/bin/psql",
+        "-X",
+    ]
+
+
+def test_client_over_tcp_reads_the_password_from_its_file() -> None:
+    server = on_host(host="db.example", pgpass_file=Path("/etc/dental-pms/pgpass"))
+    assert postgres.client(server, "/usr/bin/psql", session="s1") == [
+        "env",
+        "PGHOST=db.example",
+        "PGPORT=5433",
+        "PGUSER=backup",
+        "PGDATABASE=pms",
+        "PGAPPNAME=s1",
+        "PGCONNECT_TIMEOUT=10",
+        "PGPASSFILE=/etc/dental-pms/pgpass",
+        "/usr/bin/psql",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "seen"),
+    [
+        ({}, "postgres postgres -"),
+        ({"POSTGRES_USER": "dental"}, "dental dental -"),
+        ({"POSTGRES_USER": "dental", "POSTGRES_DB": "pms"}, "dental pms -"),
+        ({"POSTGRES_USER": "dental", "POSTGRES_PASSWORD": "x y'z"}, "dental dental x y'z"),
+        ({"POSTGRES_USER_FILE": "FILE", "POSTGRES_DB_FILE": "FILE"}, "from-file from-file -"),
+        ({"POSTGRES_USER": "dental", "POSTGRES_PASSWORD_FILE": "FILE"}, "dental dental from-file"),
+        ({"POSTGRES_USER": "$(touch x); `touch x`", "POSTGRES_DB": "a b"}, "$(touch x); `touch x` a b -"),
+        ({"PGHOST": "elsewhere", "PGPORT": "1", "PGOPTIONS": "-c x"}, "postgres postgres -1"),
+    ],
+)
+def test_container_script_does_what_the_official_image_does(
+    environment: dict[str, str], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("from-file\n")
+    script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}${PGOPTIONS-}" >"$1"; echo >>"$1"\n'
+    program(tmp_path / "bin", "docker", f'shift 3; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
+    program(tmp_path / "bin", "pg_dump", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    argv = postgres.client(CONTAINER, "pg_dump", f"{tmp_path}/seen", session="s1")
+    ended, out = tools.capture(argv)
+    assert (ended.exit_code, ended.said, out) == (0, (), "")
+    assert (tmp_path / "seen").read_text() == seen + "\n"
+    assert not (tmp_path / "x").exists()
+
+
+def words(environment: dict[str, str], tmp_path: Path) -> str:
+    """Return an environment as words of a shell script; FILE stands for a file with a value in it."""
+    values = {name: value.replace("FILE", f"{tmp_path}/file") for name, value in environment.items()}
+    return " ".join("'" + f"{name}={value}".replace("'", "'\\''") + "'" for name, value in values.items())
+
+
+def test_program_in_a_container_is_the_containers_own() -> None:
+    assert postgres.matching(CONTAINER, FACTS, "pg_dump") == "pg_dump"
+
+
+@pytest.mark.parametrize(("version", "chosen"), [(150007, "15"), (170000, "17")])
+def test_program_on_the_host_is_of_the_servers_major_version(version: int, chosen: str, installed: Path) -> None:
+    facts = Facts(version=version, database="pms", user="pms", size=1, system="1")
+    assert postgres.matching(on_host(), facts, "pg_dump") == f"{installed}/{chosen}/bin/pg_dump"
+
+
+@pytest.mark.parametrize("major", [14, 16, 18])
+def test_program_of_another_major_version_is_refused(major: int, installed: Path) -> None:  # noqa: ARG001 - on disk
+    facts = Facts(version=major * 10_000 + 1, database="pms", user="pms", size=1, system="1")
+    with pytest.raises(ToolMissingError) as raised:
+        postgres.matching(on_host(), facts, "pg_dump")
+    assert (raised.value.message, raised.value.hint) == (
+        f"pg_dump: none for PostgreSQL {major}, expected that of the server's major version",
+        f"apt install postgresql-client-{major}, or set native.bin_dir to those of a newer version",
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [("pg_dump (PostgreSQL) 16.4", True), ("pg_dump (PostgreSQL) 18.0", True), ("pg_dump (PostgreSQL) 15.9", False)],
+)
+def test_program_of_a_configured_directory_is_asked_for_its_version(said: str, fits: bool, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "pg_dump", f"echo '{said}'\n")
+    server = on_host(bin_dir=tmp_path / "bin")
+    if fits:
+        assert postgres.matching(server, FACTS, "pg_dump") == str(path)
+    else:
+        with pytest.raises(ToolMissingError):
+            postgres.matching(server, FACTS, "pg_dump")
+
+
+def test_program_that_does_not_tell_its_version_is_refused(tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "pg_dump", "exit 1\n")
+    with pytest.raises(BackupError) as raised:
+        postgres.matching(on_host(bin_dir=tmp_path / "bin"), FACTS, "pg_dump")
+    assert raised.value.message == f"{path}: does not tell its version, expected a client program of PostgreSQL"
+
+
+def test_configured_directory_without_the_program_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        postgres.matching(on_host(bin_dir=tmp_path), FACTS, "pg_dump")
+    assert raised.value.problems == (f"native.bin_dir: no pg_dump in {tmp_path}, expected the client programs",)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "garbage", "[]", "3", "null", "{}", '{"version": 160004}', '{"unknown": 1}'],
+)
+def test_answer_that_was_not_asked_for_is_no_database(answer: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{answer}'\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.examine(server_of(tmp_path))
+    assert raised.value.message == "db: the answer of psql is not what was asked for"
+
+
+def test_answer_becomes_facts(tmp_path: Path) -> None:
+    answer = '{"version": 160004, "database": "pms", "user": "pms", "size": 317000000, "system": "7301"}'
+    psql(tmp_path, f"echo '{answer}'\n")
+    found = postgres.examine(server_of(tmp_path))
+    assert (found, found.major) == (FACTS, 16)
+
+
+def test_server_that_is_not_reached_is_worth_a_retry_and_its_rows_are_not_told(tmp_path: Path) -> None:
+    psql(tmp_path, "echo 'psql: error: refused; DETAIL:  Anna Weber' >&2; exit 2\n")
+    with pytest.raises(BackupError) as raised:
+        postgres.ask(server_of(tmp_path), "select 1")
+    assert (raised.value.exit_status, raised.value.cause) == (75, "database")
+    assert raised.value.message == "db: the server does not answer: psql: error: refused; DETAIL: (left out)"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'psql: error: FATAL:  database "pms" does not exist',
+        'psql: error: FATAL:  role "backup" does not exist',
+        'psql: error: FATAL:  password authentication failed for user "backup"',
+        "psql: error: fe_sendauth: no password supplied",
+        'psql: error: FATAL:  no pg_hba.conf entry for host "10.0.0.1"',
+        "psql: error: ERROR:  permission denied for function pg_control_system",
+    ],
+)
+def test_server_that_says_no_for_good_is_not_worth_a_retry(said: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{said}' >&2; exit 2\n")
+    with pytest.raises(DatabaseRefusedError) as raised:
+        postgres.examine(server_of(tmp_path))
+    assert (raised.value.message, raised.value.exit_status, raised.value.cause) == (
+        f"db: the server refuses: {said}",
+        1,
+        "database",
+    )
+
+
+def test_complaint_is_the_line_of_the_error_and_not_the_last(tmp_path: Path) -> None:
+    psql(tmp_path, "echo 'psql: error: refused' >&2; echo '  Is the server running?' >&2; exit 2\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.ask(server_of(tmp_path), "select 1")
+    assert raised.value.message == "db: the server does not answer: psql: error: refused"
+
+
+def test_rows_of_a_table_are_counted(tmp_path: Path) -> None:
+    psql(tmp_path, f'case "$*" in *to_regclass*) echo "\\"a b\\"" ;; *) echo 42; echo "$*" >{tmp_path}/asked ;; esac\n')
+    assert postgres.row_count(server_of(tmp_path), "a b") == 42
+    assert (tmp_path / "asked").read_text().endswith('-c select count(*) from "a b"\n')
+
+
+def test_table_that_does_not_exist_has_no_rows(tmp_path: Path) -> None:
+    psql(tmp_path, f'echo "$*" >>{tmp_path}/asked; exit 0\n')
+    assert postgres.row_count(server_of(tmp_path), "x'); drop table patients; --") == 0
+    assert (tmp_path / "asked").read_text().endswith("-c select to_regclass('x''); drop table patients; --')::text\n")
+
+
+def server_of(tmp_path: Path) -> OnHost:
+    """Return a server whose psql is the test's."""
+    return on_host(bin_dir=tmp_path / "bin")
+
+
+def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
+    assert postgres.described(CONTAINER, FACTS) == {
+        "source": "compose",
+        "container": "dental-pms-db-1",
+        "image": "postgres:16",
+        "database": "pms",
+        "server_version": 160004,
+        "system_identifier": "7301",
+    }
+    assert postgres.described(on_host(host="db.example"), FACTS) == {
+        "source": "native",
+        "database": "pms",
+        "server_version": 160004,
+        "system_identifier": "7301",
+    }

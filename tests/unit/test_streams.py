@@ -1,0 +1,360 @@
+"""Taking the streams: the argvs, whole, and what becomes of each way in which the programs end."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import postgres, streams, tools
+from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, SourceError, StalledError, StoreError
+from dental_pms_backup.postgres import Facts, InContainer, OnHost
+from dental_pms_backup.progress import Watch
+from tests.unit.builders import DUMP, gone, program
+
+CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, system="7301")
+EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand first on PATH; programs that a test puts here are found before the system's."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return tmp_path / "bin"
+
+
+def native(bin_dir: Path) -> OnHost:
+    return OnHost(host="/run", port=1, user="u", database="d", run_as=None, pgpass_file=None, bin_dir=bin_dir)
+
+
+def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None) -> bytes:
+    """Dump with a pg_dump of the test's and return what came out."""
+    program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) 16.4"; exit; }}\n{script}')
+    with (bin_dir / "out").open("w+b") as out:
+        streams.dump_database(server or native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        return (bin_dir / "out").read_bytes()
+
+
+def archived(tmp_path: Path) -> tuple[streams.Archived, list[str]]:
+    """Archive tmp_path/source and return what tar saw and the index."""
+    with (tmp_path / "out.tgz").open("wb") as out:
+        found = streams.archive_attachments(tmp_path / "source", out.fileno(), tmp_path / "index")
+    return found, (tmp_path / "index").read_text().splitlines()
+
+
+def test_dump_is_plain_sql_that_waits_for_locks_no_longer_than_asked() -> None:
+    assert streams.dump_argv(CONTAINER, FACTS, "s1", lock_wait_s=60) == [
+        *EXEC,
+        "pg_dump",
+        "--format=plain",
+        "--no-password",
+        "--lock-wait-timeout=60000",
+    ]
+
+
+def test_roles_are_saved_without_their_passwords() -> None:
+    argv = streams.roles_argv(CONTAINER, FACTS, "s1", passwords=False)
+    assert argv == [
+        *EXEC,
+        "pg_dumpall",
+        "--roles-only",
+        "--no-password",
+        "--database=pms",
+        "--no-role-passwords",
+    ]
+
+
+def test_passwords_of_roles_are_saved_when_asked_for() -> None:
+    argv = streams.roles_argv(CONTAINER, FACTS, "s1", passwords=True)
+    assert argv == [*EXEC, "pg_dumpall", "--roles-only", "--no-password", "--database=pms"]
+
+
+def test_archive_keeps_all_that_tar_can_keep() -> None:
+    assert streams.tar_argv(Path("/srv/data"), Path("/store/.entries")) == [
+        "tar",
+        "--create",
+        "--file=-",
+        "--format=pax",
+        "--pax-option=delete=atime,delete=ctime",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--acls",
+        "--numeric-owner",
+        "--verbose",
+        "--quoting-style=escape",
+        "--index-file=/store/.entries",
+        "--directory=/srv/data",
+        ".",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (["igzip", "pigz", "gzip"], ["igzip", "-2", "-c"]),
+        (["pigz", "gzip"], ["pigz", "-6", "-c"]),
+        (["gzip"], ["gzip", "-6", "-c"]),
+        ([], ["gzip", "-6", "-c"]),
+    ],
+)
+def test_fastest_compressor_that_is_installed_is_used(
+    there: list[str], chosen: list[str], bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in there:
+        program(bin_dir, name, "exit 0\n")
+    monkeypatch.setenv("PATH", str(bin_dir))
+    assert streams.compressor() == chosen
+
+
+def test_session_names_are_never_the_same() -> None:
+    names = {streams.new_session() for _ in range(1000)}
+    assert (len(names), [name for name in names if not re.fullmatch("dental-pms-backup-[0-9a-f]{12}", name)]) == (
+        1000,
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "CREATE ROLE anna;",
+            "DO $dental_pms$ BEGIN CREATE ROLE anna; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;",
+        ),
+        (
+            'CREATE ROLE "a; b";',
+            'DO $dental_pms$ BEGIN CREATE ROLE "a; b"; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;',
+        ),
+        ("ALTER ROLE anna WITH LOGIN;", "ALTER ROLE anna WITH LOGIN;"),
+        ("-- CREATE ROLE anna;", "-- CREATE ROLE anna;"),
+        ("GRANT a TO b;", "GRANT a TO b;"),
+        ("GRANT a TO b GRANTED BY postgres;", "GRANT a TO b;"),
+        (
+            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;",
+            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE;",
+        ),
+    ],
+)
+def test_roles_come_into_being_only_where_they_are_missing(said: str, told: str) -> None:
+    expressions = [f"--expression={each}" for each in (streams.ROLE_IF_MISSING, streams.WITHOUT_GRANTOR)]
+    _, out = tools.capture(["sed", "--regexp-extended", *expressions], text_in=f"{said}\n")
+    assert out == f"{told}\n"
+
+
+def test_dump_comes_out_as_gzip(bin_dir: Path) -> None:
+    (bin_dir / "dump").write_text(DUMP)
+    assert gzip.decompress(dumped(bin_dir, f"cat {bin_dir}/dump\n")) == DUMP.encode()
+
+
+def test_dump_whose_pg_dump_died_half_way_is_no_dump(bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, "echo half; echo 'pg_dump: error: connection lost' >&2; exit 1\n")
+    assert (raised.value.message, raised.value.hint) == (
+        "db: pg_dump: exit status 1: pg_dump: error: connection lost, expected exit status 0",
+        "dental-pms-backup run --verbose",
+    )
+
+
+def test_dump_whose_pg_dump_was_killed_is_no_dump(bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, "echo half; kill -9 $$\n")
+    assert raised.value.message == "db: pg_dump: killed by signal 9: it said nothing, expected exit status 0"
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout",
+            "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s",
+        ),
+        (
+            "pg_dump: error: query failed: ERROR:  permission denied for table patients",
+            "let the role read everything: GRANT pg_read_all_data TO it",
+        ),
+    ],
+)
+def test_failed_dump_comes_with_what_helps(said: str, hint: str, bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, f"echo '{said}' >&2; exit 1\n")
+    assert raised.value.hint == hint
+
+
+def test_failed_dump_quotes_no_row(bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, "echo 'DETAIL:  Failing row contains (1, Anna Weber).' >&2; exit 1\n")
+    assert raised.value.message == "db: pg_dump: exit status 1: DETAIL: (left out), expected exit status 0"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("No space left on device", StoreError),
+        ("Disk quota exceeded", StoreError),
+        ("igzip: Error encountered while writing to file (null)", StoreError),
+        ("oops", DumpError),
+    ],
+)
+def test_compressor_that_fails_is_told_before_the_broken_pipe_it_left(
+    said: str, kind: type[BackupError], bin_dir: Path
+) -> None:
+    for name in ("igzip", "pigz", "gzip"):
+        program(bin_dir, name, f"echo 'write error: {said}' >&2; exit 1\n")
+    name = streams.compressor()[0]
+    with pytest.raises(BackupError) as raised:
+        dumped(bin_dir, "exec yes\n")
+    assert type(raised.value) is kind
+    assert raised.value.message.startswith(f"db: {name}: exit status 1: write error: {said}, expected ")
+
+
+@pytest.mark.parametrize("death", ["kill -9 $$", "exec yes"])
+def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(death: str, bin_dir: Path) -> None:
+    calls = bin_dir / "calls"
+    program(
+        bin_dir, "docker", f'printf "%s\\n" "$@" ======== >>{calls}; case "$*" in *psql*) exit 1 ;; esac\n{death}\n'
+    )
+    if death == "exec yes":  # the reader dies, and the client in the container does not notice
+        for name in ("igzip", "pigz", "gzip"):
+            program(bin_dir, name, "exit 1\n")
+    with pytest.raises(DumpError):
+        dumped(bin_dir, "exit 1\n", server=CONTAINER)
+    dump, stopped, _ = calls.read_text().split("\n========\n")
+    session = re.search("--env=PGAPPNAME=(.*)", dump)
+    assert session
+    assert stopped.splitlines()[1] == "--env=PGAPPNAME=dental-pms-backup-stop"
+    assert stopped.splitlines()[-1] == postgres.END_SESSIONS.format(session[1])
+
+
+def test_dump_in_a_container_that_failed_by_itself_is_looked_for_no_more(bin_dir: Path) -> None:
+    program(bin_dir, "docker", f"echo call >>{bin_dir}/calls; exit 1\n")
+    with pytest.raises(DumpError):
+        dumped(bin_dir, "exit 1\n", server=CONTAINER)
+    assert (bin_dir / "calls").read_text() == "call\n"
+
+
+def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir: Path, tmp_path: Path) -> None:
+    program(
+        bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo 16.4; exit; }}\necho $$ >{tmp_path}/id\nexec sleep 300\n'
+    )
+    watch = Watch(stall_timeout_s=0.3)
+    with (
+        (tmp_path / "out").open("w+b") as out,
+        pytest.raises(StalledError) as raised,
+        watch.over("db", out.fileno(), 0) as beat,
+    ):
+        streams.dump_database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60, beat=beat)
+    assert raised.value.message == "db: no byte moved for 1 s, expected progress"
+    assert gone(int((tmp_path / "id").read_text()))
+
+
+def test_roles_that_do_not_move_are_given_up(bin_dir: Path, tmp_path: Path) -> None:
+    program(bin_dir, "pg_dumpall", '[ "$1" != --version ] || { echo 16.4; exit; }\nexec sleep 300\n')
+    watch = Watch(stall_timeout_s=0.3)
+    with (
+        (tmp_path / "out").open("w+b") as out,
+        pytest.raises(StalledError),
+        watch.over("globals", out.fileno(), 0) as beat,
+    ):
+        streams.dump_roles(native(bin_dir), FACTS, out.fileno(), passwords=False, beat=beat)
+
+
+def test_every_entry_is_archived_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "source" / "sub").mkdir(parents=True)
+    (tmp_path / "source" / "sub" / "-rf").write_text("x")
+    found, index = archived(tmp_path)
+    assert (found.entry_count, found.changed, sorted(index)) == (3, (), ["./", "./sub/", "./sub/-rf"])
+
+
+def test_empty_directory_is_one_entry(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    assert archived(tmp_path)[0].entry_count == 1
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_source_that_is_no_directory_is_named(kind: str, tmp_path: Path) -> None:
+    why = "No such file or directory"
+    if kind == "file":
+        (tmp_path / "source").touch()
+        why = "Not a directory"
+    with pytest.raises(SourceError) as raised:
+        archived(tmp_path)
+    assert (raised.value.message, raised.value.hint) == (
+        f"attachments: {tmp_path}/source: {why}, expected a directory to read",
+        f"ls -ld {tmp_path}/source",
+    )
+
+
+def test_entry_that_changed_while_it_was_read_is_told_and_the_archive_stands(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    script = f"""\
+echo ./ >{tmp_path}/index
+echo 'tar: ./a: file changed as we read it' >&2
+echo 'tar: ./b: File removed before we read it' >&2
+echo 'tar: ./s: socket ignored' >&2
+exit 1
+"""
+    program(bin_dir, "tar", script)
+    found, _ = archived(tmp_path)
+    assert found.changed == ("./a: file changed as we read it", "./b: File removed before we read it")
+
+
+def test_entry_that_cannot_be_read_fails_the_stream_and_is_named_aside(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    said = "tar: ./anna.png: Cannot open: Permission denied"
+    program(bin_dir, "tar", f"echo '{said}' >&2; echo 'tar: Exiting with failure status' >&2; exit 2\n")
+    with pytest.raises(ArchiveError) as raised:
+        archived(tmp_path)
+    assert raised.value.message == (
+        "attachments: tar could not read everything (tar: exit status 2, 1 complaints), expected every entry"
+    )
+    assert raised.value.unreadable[0] == "./anna.png: Cannot open: Permission denied"
+
+
+def test_path_of_tar_is_no_part_of_a_name(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", "echo '/usr/bin/tar: ./closed: Cannot open: Permission denied' >&2; exit 2\n")
+    with pytest.raises(ArchiveError) as raised:
+        archived(tmp_path)
+    assert raised.value.unreadable == ("./closed: Cannot open: Permission denied",)
+
+
+def test_tar_that_was_killed_fails_the_stream(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", "kill -9 $$\n")
+    with pytest.raises(ArchiveError, match="tar: killed by signal 9"):
+        archived(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "files", "full"),
+    [(256, (10, 10), False), (255, (10, 10), True), (256, (10, 0), True), (256, (0, 0), False)],
+)
+def test_full_disk_is_seen_although_the_compressor_does_not_name_it(
+    blocks: int, files: tuple[int, int], full: bool, bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("igzip", "pigz", "gzip"):
+        program(bin_dir, name, "exit 1\n")
+    status = types.SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_files=files[0], f_favail=files[1])
+    monkeypatch.setattr(os, "fstatvfs", lambda _descriptor: status)
+    with pytest.raises(StoreError if full else DumpError):
+        dumped(bin_dir, "exec yes\n")
+
+
+@pytest.mark.parametrize(("said", "kind"), [("No space left on device", StoreError), ("oops", ArchiveError)])
+def test_compressor_that_fails_fails_the_attachments(
+    said: str, kind: type[BackupError], tmp_path: Path, bin_dir: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    for name in ("igzip", "pigz", "gzip"):
+        program(bin_dir, name, f"cat >/dev/null; echo 'write error: {said}' >&2; exit 1\n")
+    with pytest.raises(BackupError) as raised:
+        archived(tmp_path)
+    assert type(raised.value) is kind
+    assert f": exit status 1: write error: {said}, expected " in raised.value.message

@@ -1,0 +1,293 @@
+"""Is a file what it claims to be? Good ones, and every way in which files go bad."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dental_pms_backup import streams, verify
+from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.errors import VerificationError
+from tests.unit.builders import DUMP, ROLES_TRAILER, TRAILER, packed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNRESTRICT = "\\unrestrict Ab0Cd1Ef2Gh3\n\n"
+LONG = "CREATE TABLE patients (id int);\n" * 4000
+CUT = "the dump does not end with its completion mark, expected a whole dump"
+UNSOUND = "the content is not sound ({}), expected it to be readable to its end"
+
+
+def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> dict[str, int]:
+    if content is not None:
+        file.write_bytes(content)
+    with file.open("rb") as opened:
+        os.lseek(opened.fileno(), 0, os.SEEK_END)  # as a draft stands after it was written
+        return verify.content(file, kind, opened.fileno(), index=index)
+
+
+def refused(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> str:
+    """Return why a file is refused, without its path."""
+    with pytest.raises(VerificationError) as raised:
+        proven(file, content, kind, index=index)
+    return raised.value.message.removeprefix(f"{file}: ")
+
+
+def archived(tmp_path: Path, *names: bytes) -> tuple[Path, Path]:
+    """Archive files with these names as a run does, and return archive and index."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in names:
+        with open(os.path.join(os.fsencode(source), name), "wb") as file:  # noqa: PTH118 - names that are no text
+            file.write(name)
+    archive, index = tmp_path / "archive.tgz", tmp_path / "index"
+    with archive.open("wb") as file:
+        assert streams.archive_attachments(source, file.fileno(), index).entry_count == len(names) + 1
+    return archive, index
+
+
+def repacked(archive: Path, cut_bytes: int) -> bytes:
+    """Return a good gzip of a cut tar."""
+    return gzip.compress(gzip.decompress(archive.read_bytes())[:cut_bytes])
+
+
+@pytest.mark.parametrize(
+    "text", [DUMP, LONG + TRAILER, LONG + TRAILER + UNRESTRICT], ids=["short", "long", "restricted"]
+)
+def test_whole_dump_is_good(text: str, tmp_path: Path) -> None:
+    assert proven(tmp_path / "db.sql.gz", packed("\n" + text), Kind.DB) == ({"patients": 2} if text == DUMP else {})
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (
+            "COPY public.a (id) FROM stdin;\n1\n2\n\\.\n\n\nCOPY public.b (id, x) FROM stdin;\n\\.\n\n",
+            {"public.a": 2, "public.b": 0},
+        ),
+        ("COPY public.a FROM stdin;\n\\.\n\n", {"public.a": 0}),
+        ("COPY public.a (x) FROM stdin;\n\\\\.\nx\\.\n\\.x\n\n\\N\n\\.\n\n", {"public.a": 5}),
+        ("COPY public.a (x) FROM stdin;\nCOPY public.b (x) FROM stdin;\n\\.\n\n", {"public.a": 1}),
+        ('COPY "My Schema"."my (table)" ("a b") FROM stdin;\n1\n\\.\n\n', {'"My Schema"."my (table)"': 1}),
+        ("COPY public.pat\u00e4 (x) FROM stdin;\n1\n\\.\n\n", {"public.pat\u00e4": 1}),
+        ("COPY public.p (x) FROM stdin;\n1\n\\.\n\nCOPY public.p (x) FROM stdin;\n2\n\\.\n\n", {"public.p": 2}),
+        ("-- COPY public.a (x) FROM stdin;\n", {}),
+    ],
+)
+def test_rows_of_each_table_are_counted(body: str, rows: dict[str, int], tmp_path: Path) -> None:
+    assert proven(tmp_path / "db.sql.gz", packed(body + "\n" + TRAILER), Kind.DB) == rows
+
+
+@pytest.mark.parametrize("shift", range(-4, 5))
+def test_rows_are_counted_whatever_falls_between_two_reads(shift: int, tmp_path: Path) -> None:
+    head = "COPY public.a (x) FROM stdin;\n"
+    body = head + "x" * ((1 << 16) - len(head) + shift) + "\n2\n\\.\n\nCOPY public.b (x) FROM stdin;\n1\n\\.\n\n"
+    text = body + "--" + "y" * ((1 << 16) * 2 - len(body) - 30 + shift) + "\nCOPY public.c (x) FROM stdin;\n1\n\\.\n\n"
+    found = proven(tmp_path / "db.sql.gz", packed(text + "\n" + TRAILER), Kind.DB)
+    assert found == {"public.a": 2, "public.b": 1, "public.c": 1}
+
+
+@pytest.mark.parametrize("tail", ["", UNRESTRICT])
+def test_whole_dump_of_the_roles_is_good(tail: str, tmp_path: Path) -> None:
+    assert proven(tmp_path / "g.sql.gz", packed("CREATE ROLE x;\n\n" + ROLES_TRAILER + tail), Kind.GLOBALS) == {}
+
+
+def test_dump_in_several_gzip_members_is_good(tmp_path: Path) -> None:
+    assert proven(tmp_path / "db.sql.gz", packed(LONG) + packed("\n" + TRAILER), Kind.DB) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG,
+        DUMP.removesuffix(TRAILER),
+        DUMP.removesuffix("2\n\\.\n\n" + TRAILER),
+        DUMP[:-1],
+        DUMP[:-4],
+        DUMP + "CREATE TABLE more (id int);\n",
+        DUMP + UNRESTRICT + "SELECT 1;\n",
+        "INSERT INTO notes VALUES ('-- PostgreSQL database dump complete');\n",
+        "x" + TRAILER,
+        "\n" + ROLES_TRAILER,
+        "",
+        "\n",
+    ],
+)
+def test_dump_without_its_mark_at_the_end_is_refused(text: str, tmp_path: Path) -> None:
+    assert refused(tmp_path / "db.sql.gz", packed(text), Kind.DB) == CUT
+
+
+def test_dump_of_the_database_is_no_dump_of_the_roles(tmp_path: Path) -> None:
+    assert refused(tmp_path / "g.sql.gz", packed(DUMP), Kind.GLOBALS) == CUT
+
+
+@pytest.mark.parametrize("size_bytes", [20, 1000])
+def test_truncated_gzip_is_refused(size_bytes: int, tmp_path: Path) -> None:
+    content = packed(os.urandom(2000).hex() + "\n" + TRAILER)
+    said = refused(tmp_path / "db.sql.gz", content[:size_bytes], Kind.DB)
+    assert said == UNSOUND.format("gzip: exit status 1")
+
+
+def test_gzip_without_its_last_byte_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "db.sql.gz", packed(DUMP)[:-1], Kind.DB)
+    assert said == UNSOUND.format("gzip: exit status 1")
+
+
+@pytest.mark.parametrize("from_the_end", [1, 5, 8, 500])
+def test_flipped_bit_is_refused(from_the_end: int, tmp_path: Path) -> None:
+    content = bytearray(packed(os.urandom(2000).hex() + "\n" + TRAILER))
+    content[-from_the_end] ^= 1
+    said = refused(tmp_path / "db.sql.gz", bytes(content), Kind.DB)
+    assert said == UNSOUND.format("gzip: exit status 1")
+
+
+def test_garbage_after_the_gzip_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "db.sql.gz", packed(DUMP) + b"garbage", Kind.DB)
+    assert said == UNSOUND.format("gzip: exit status 2")
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_empty_file_is_refused(kind: Kind, tmp_path: Path) -> None:
+    assert refused(tmp_path / "empty", b"", kind)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_20_bytes_of_gzip_with_nothing_in_it_are_refused(kind: Kind, tmp_path: Path) -> None:
+    content = subprocess.run(["gzip", "-c"], input=b"", capture_output=True, check=True).stdout
+    assert len(content) == 20
+    assert refused(tmp_path / "empty", content, kind)
+
+
+def test_plain_text_under_the_name_of_a_gzip_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path / "db.sql.gz", DUMP.encode(), Kind.DB) == UNSOUND.format("gzip: exit status 1")
+
+
+def test_uncompressed_dump_is_judged_by_its_end_too(tmp_path: Path) -> None:
+    for text, good in (("\n" + LONG + TRAILER, True), (LONG, False), ("", False)):
+        (tmp_path / "dump.sql").write_text(text)
+        with (tmp_path / "dump.sql").open("rb") as file:
+            if good:
+                verify.plain_dump(tmp_path / "dump.sql", file.fileno())
+            else:
+                with pytest.raises(VerificationError, match=CUT):
+                    verify.plain_dump(tmp_path / "dump.sql", file.fileno())
+
+
+def test_archive_is_good_with_and_without_its_index(tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, b"a", b"b")
+    assert proven(archive, None, Kind.ATTACHMENTS) == {}
+    assert proven(archive, None, Kind.ATTACHMENTS, index=index) == {}
+
+
+HOSTILE = [
+    b"two\nlines",
+    b"a\ttab",
+    b"-rf",
+    b"--checkpoint-action=exec=sh",
+    b"back\\slash",
+    b"\\n",
+    b"latin1-\xe9\xff",
+    "grün-中-😀".encode(),
+    b"trailing ",
+    b" ",
+    b"quote'\"$(touch x)",
+    b"\x01\x7f",
+    b"n" * 255,
+    b"*",
+]
+
+
+def test_hostile_names_are_the_same_in_archive_and_index(tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, *HOSTILE)
+    assert proven(archive, None, Kind.ATTACHMENTS, index=index) == {}
+    assert proven(archive, None, Kind.ATTACHMENTS) == {}
+    assert len(index.read_text().splitlines()) == len(HOSTILE) + 1
+
+
+def test_directories_links_and_sparse_files_are_the_same_in_archive_and_index(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep" / "deeper").mkdir(parents=True)
+    (source / "link").symlink_to("nowhere")
+    (source / "first").write_text("x")
+    (source / "second").hardlink_to(source / "first")
+    os.mkfifo(source / "fifo")
+    with (source / "sparse").open("wb") as file:
+        file.truncate(10_000_000)
+    index = tmp_path / "index"
+    with (tmp_path / "archive.tgz").open("wb") as file:
+        assert streams.archive_attachments(source, file.fileno(), index).entry_count == 8
+    assert proven(tmp_path / "archive.tgz", None, Kind.ATTACHMENTS, index=index) == {}
+    assert proven(tmp_path / "archive.tgz", None, Kind.ATTACHMENTS) == {}
+
+
+@pytest.mark.parametrize("change", ["one less", "one more", "another", "nothing"])
+def test_archive_that_does_not_hold_what_was_written_is_refused(change: str, tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, b"a", b"b")
+    lines = index.read_text().splitlines(keepends=True)
+    changed = {"one less": lines[:-1], "one more": [*lines, "./c\n"], "another": ["./x\n", *lines[1:]], "nothing": []}
+    index.write_text("".join(changed[change]))
+    said = refused(archive, None, Kind.ATTACHMENTS, index=index)
+    assert said == UNSOUND.format("cmp: exit status 1")
+
+
+def test_archive_cut_within_a_file_is_refused(tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, b"a" * 200)
+    tar = gzip.decompress(archive.read_bytes())
+    content = repacked(archive, tar.rindex(b"a" * 200) + 100)
+    assert refused(archive, content, Kind.ATTACHMENTS) == UNSOUND.format("tar: exit status 2")
+    assert "not sound" in refused(archive, content, Kind.ATTACHMENTS, index=index)
+
+
+def test_archive_cut_between_two_files_is_refused_by_the_index(tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, b"a", b"b")
+    said = refused(archive, repacked(archive, 2 * 512 + 512), Kind.ATTACHMENTS, index=index)
+    assert said.startswith("the content is not sound (")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "garbage after"])
+def test_archive_in_a_bad_gzip_is_refused(damage: str, tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, b"a", b"b")
+    good = archive.read_bytes()
+    bad = {"cut": good[:-1], "flipped": good[:-6] + bytes([good[-6] ^ 1]) + good[-5:], "garbage after": good + b"xxxx"}
+    assert refused(archive, bad[damage], Kind.ATTACHMENTS).startswith("the content is not sound (gzip: exit status")
+    assert refused(archive, bad[damage], Kind.ATTACHMENTS, index=index).startswith("the content is not sound (gzip:")
+
+
+def test_gzip_that_holds_no_tar_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "archive.tgz", packed(LONG), Kind.ATTACHMENTS)
+    assert said == UNSOUND.format("tar: exit status 2")
+
+
+def test_archive_without_any_entry_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "archive.tgz", gzip.compress(bytes(10240)), Kind.ATTACHMENTS)
+    assert said == "the archive holds no entry, expected at least the directory itself"
+
+
+def test_checksum_is_of_the_whole_file_wherever_it_stands(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    (tmp_path / "file").write_bytes(content)
+    with (tmp_path / "file").open("rb") as file:
+        os.lseek(file.fileno(), 50_000, os.SEEK_SET)
+        assert verify.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256(content).hexdigest()
+
+
+def test_hint_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError) as raised:
+        proven(tmp_path / "db.sql.gz", packed(LONG), Kind.DB)
+    assert raised.value.hint == "dental-pms-backup list   # choose another set"
+    with pytest.raises(VerificationError) as raised:
+        proven(tmp_path / "db.sql.gz", b"", Kind.ATTACHMENTS)
+    assert raised.value.hint == "dental-pms-backup verify   # which sets are good"
+
+
+def test_program_that_found_the_fault_is_named_and_not_those_it_left_without_a_reader(tmp_path: Path) -> None:
+    archive, index = archived(tmp_path, *(f"{number:0>200}".encode() for number in range(800)))
+    index.write_text("./another\n")
+    said = refused(archive, None, Kind.ATTACHMENTS, index=index)
+    assert said == UNSOUND.format("cmp: exit status 1")
