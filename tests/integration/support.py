@@ -25,6 +25,7 @@ CANARIES = ("canary-patient-4711", "hash-canary-7f3a", "SCRAM-SHA-256$")
 NEVER_BOUNDED = ("dac_override", "dac_read_search")
 SET_FILES = re.compile(r"(db/[^.].*|sets/[^.].*|attachments_.*)")
 ENDS_WITHIN_S = 60
+HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
 Disk = dict[str, tuple[int, int, int, str]]
 Ran = subprocess.CompletedProcess[str]
@@ -113,7 +114,7 @@ class Site:
     def running(self, *words: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
         """Run the command while the block lasts; it is killed when it has not ended by then."""
         process = subprocess.Popen(
-            self.command(*words),
+            [*HEEDS_SIGNALS, *self.command(*words)],
             cwd=TREE,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import admin, conftest
+from tests.system import admin
 from tests.system.machine import RIG, Machine
 
 CLONE = "git clone --quiet /root/checkout.bundle /root/checkout"
@@ -28,21 +28,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "checkout.bundle"
 
 
-@pytest.fixture(scope="module")
-def work() -> Path:
-    """The run's directory, with roots that hold the base, git and, for Debian 13, systemd."""
-    directory = conftest.work_directory()
-    subprocess.run([RIG / "roots", directory / "roots", "bare-trixie", "bare-bookworm"], check=True)
-    return directory
-
-
 @pytest.fixture
-def fresh_trixie(work: Path, bundle: Path) -> Iterator[Machine]:
-    """A Debian 13 just booted."""
-    for kept, name in ((work / "roots", "machine-newcomer"), (work / "archives", "newcomer")):
-        target = "bare-trixie" if kept.name == "roots" else "trixie"
-        (kept / name).unlink(missing_ok=True)
-        (kept / name).symlink_to(target)
+def fresh_trixie(trixie: Machine, bundle: Path) -> Iterator[Machine]:
+    """A Debian 13 just booted, beside the other tests' machine."""
+    work = trixie.work
+    make_root(work, "bare-trixie")
+    for directory, name, target in (("roots", "machine-newcomer", "bare-trixie"), ("archives", "newcomer", "trixie")):
+        (work / directory / name).unlink(missing_ok=True)
+        (work / directory / name).symlink_to(target)
     machine = Machine(work, "newcomer")
     machine.boot("newcomer")
     machine.copy_in(bundle, "/root/checkout.bundle")
@@ -52,16 +45,23 @@ def fresh_trixie(work: Path, bundle: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def fresh_bookworm(work: Path, bundle: Path) -> Iterator[list[str]]:
+def fresh_bookworm(bookworm: Machine, bundle: Path) -> Iterator[list[str]]:
     """A Debian 12 without systemd; the argv prefix that runs a program there."""
+    work = bookworm.work
     root = work / "newcomer-bookworm"
-    original = (work / "roots/bare-bookworm").resolve()
+    original = make_root(work, "bare-bookworm")
     subprocess.run(["cp", "--archive", "--reflink=auto", original, root], check=True)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     shutil.copy(bundle, root / "root/checkout.bundle")
     archives = (work / "archives/bookworm").resolve()
     yield [str(RIG / "in-root"), str(root), f"{archives}:/var/cache/apt/archives", "--", "bash", "-c"]
     shutil.rmtree(root)
+
+
+def make_root(work: Path, name: str) -> Path:
+    """Make a root that holds Debian's base and git, for Debian 13 systemd, too; return where it is."""
+    subprocess.run([RIG / "roots", work / "roots", name], check=True)
+    return (work / "roots" / name).resolve()
 
 
 def assert_shown(printed: str) -> None:
