@@ -26,6 +26,7 @@ SHIPPED = {
     "/usr/share/doc/dental-pms-backup/examples/store-mount.conf",
     "/usr/share/doc/dental-pms-backup/examples/strict-sandbox.conf",
     "/usr/share/doc/dental-pms-backup/examples/timer-time.conf",
+    "/usr/share/lintian/overrides/dental-pms-backup",
     "/usr/share/man/man5/dental-pms-backup.yaml.5.gz",
     "/usr/share/man/man8/dental-pms-backup.8.gz",
 }

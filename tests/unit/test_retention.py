@@ -292,7 +292,8 @@ def clock(*, seed: int, jumps: bool) -> list[datetime]:
         local = datetime(2026, 1, 1, 2, 30) + timedelta(days=number)  # noqa: DTZ001 - a wall clock's
         for fold in (0, 1):
             true = local.replace(fold=fold).astimezone(UTC)
-            if chance.random() > 0.05 and (not moments or moments[-1] != true):
+            exists = true.astimezone().replace(tzinfo=None, fold=0) == local
+            if exists and chance.random() > 0.05 and (not moments or moments[-1] != true):
                 moments.append(true)
     wrong = timedelta()
     shown = []
@@ -347,5 +348,5 @@ def test_ten_years_of_nights_never_cost_the_newest_good_set_nor_one_too_many(pol
 def test_summer_time_is_in_the_ten_years() -> None:
     shown = clock(seed=14, jumps=False)
     apart = {later - earlier for earlier, later in itertools.pairwise(shown)}
-    assert {timedelta(hours=1), timedelta(hours=23), timedelta(hours=24)} <= apart
+    assert {timedelta(hours=1), timedelta(hours=24), timedelta(hours=47)} <= apart
     assert time.tzname == ("CET", "CEST")
