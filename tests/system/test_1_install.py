@@ -63,7 +63,8 @@ def test_package_ships_its_manuals_completion_schema_catalog_and_examples(instal
     listed = installed.run(
         f"dpkg --listfiles {admin.PACKAGE} | while read -r path; do [ ! -f $path ] || echo $path; done"
     )
-    files = set(listed.stdout.splitlines())
+    # Debian 12's own build puts units into /lib, which is /usr/lib
+    files = {re.sub("^/lib/", "/usr/lib/", path) for path in listed.stdout.splitlines()}
     modules = {path for path in files if path.startswith("/usr/share/dental-pms-backup/dental_pms_backup/")}
     readme = {path for path in files if path.startswith("/usr/share/doc/dental-pms-backup/README.md")}
     hooks = {path for path in files if path.startswith("/usr/share/python3/")}
