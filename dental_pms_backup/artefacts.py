@@ -118,10 +118,9 @@ def listing(store: Path) -> list[StoredSet]:
     directories cannot be read.
     """
     try:
-        if not store.is_dir():
-            return []
         files = _named_files(store)
-        names = {path.stem for path in (store / "sets").glob("*.json") if _is_moment(path.stem)}
+        manifests = [path.name for path in _entries(store / "sets") if path.suffix == ".json"]
+        names = {name for path in manifests if _is_moment(name := path.removesuffix(".json"))}
         sets = [_marked(store, _stored(store, name, files.get(name, {}))) for name in names | files.keys()]
     except OSError as error:
         raise StoreError(
@@ -163,6 +162,16 @@ def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
     return manifest if sound else None
 
 
+def described(manifest: Mapping[str, Any]) -> StoredSet:
+    """Return a set as its manifest describes it, without a look at the disk."""
+    return StoredSet(
+        name=manifest["set"],
+        taken_at=datetime.fromisoformat(manifest["taken_at"]),
+        artefacts=tuple(_described(entry, entry["size_bytes"]) for entry in entries(manifest)),
+        manifest=manifest,
+    )
+
+
 def entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a manifest says of each of its files."""
     return [entry for stream in manifest["streams"].values() for entry in stream["artefacts"]]
@@ -201,7 +210,7 @@ def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
             continue
         if size != entry["size_bytes"]:
             problems.append(f"{entry['path']}: {size} bytes, expected {entry['size_bytes']}")
-        artefacts.append(Artefact(kind=kind, path=entry["path"], size_bytes=size, sha256=entry["sha256"]))
+        artefacts.append(_described(entry, size))
     listed = {entry["kind"] for entry in entries(manifest)}
     artefacts += [_unlisted(kind, name, size) for kind, size in present.items() if kind not in listed]
     return StoredSet(
@@ -211,6 +220,10 @@ def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
         manifest=manifest,
         problems=tuple(problems),
     )
+
+
+def _described(entry: Mapping[str, Any], size_bytes: int) -> Artefact:
+    return Artefact(kind=Kind(entry["kind"]), path=entry["path"], size_bytes=size_bytes, sha256=entry["sha256"])
 
 
 def _size(file: Path) -> int | None:
@@ -231,11 +244,19 @@ def _named_files(store: Path) -> dict[str, dict[Kind, Path]]:
     for kind in Kind:
         pattern = re.compile(re.escape(Path(kind.path("@")).name).replace("@", f"({NAME_PATTERN})"))
         directory = (store / kind.path("@")).parent
-        for path in directory.iterdir() if directory.is_dir() else ():
+        for path in _entries(directory):
             match = pattern.fullmatch(path.name)
             if match and path.is_file() and _is_moment(match[1]):
                 found.setdefault(match[1], {})[kind] = path
     return found
+
+
+def _entries(directory: Path) -> list[Path]:
+    """Return what is in a directory, nothing when it is not there; an error is never taken for "nothing"."""
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_sound(manifest: Mapping[str, Any], name: str) -> bool:

@@ -43,9 +43,9 @@ STDERR = 2
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     _prepare_process()
-    arguments = parser().parse_args(argv)
-    journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
     try:
+        arguments = _arguments(argv)
+        journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
         status = COMMANDS[arguments.command](arguments)
     except BackupError as error:
         _explain(error)
@@ -68,6 +68,14 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
             stream.reconfigure(errors="backslashreplace")
+
+
+def _arguments(argv: list[str] | None) -> Arguments:
+    try:
+        return parser().parse_args(argv)
+    except SystemExit:
+        _print(())  # what --help and --version printed has to arrive, too
+        raise
 
 
 def _run(arguments: Arguments) -> int:

@@ -70,7 +70,7 @@ def database_container(project: Project, service: str) -> Container:
         states = ", ".join(f"{container.name} is {container.state}" for container in containers)
         raise DatabaseError(
             f'db: service "{service}" of {project} does not run ({states}), expected one running container',
-            hint=_up(project, service),
+            hint=_wake(project, containers[0]),
         )
     return running[0]
 
@@ -148,9 +148,21 @@ def _stands_in(entry: Mapping[str, Any], directory: Path) -> bool:
 def _docker(*arguments: str) -> str:
     ended, out = tools.capture(["docker", *arguments], timeout_s=DOCKER_ANSWERS_S)
     if not ended.ok:
-        said = ended.said[-1] if ended.said else str(ended)
+        fatal = [line for line in ended.said if line.startswith("fatal error:")]  # docker without memory: many lines
+        said = (fatal or [str(ended), *ended.said])[-1]
         raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
     return out
+
+
+def _wake(project: Project, container: Container) -> str:
+    """Return what helps a container to run, by its state: compose starts no paused one, nor mends one that crashes."""
+    match container.state:
+        case "paused":
+            return f"docker unpause {container.name}"
+        case "restarting":
+            return f"docker logs --tail 20 {container.name}"
+        case _:
+            return _up(project, container.service)
 
 
 def _up(project: Project, service: str) -> str:

@@ -75,6 +75,17 @@ def sync_directory(directory: Path) -> None:
         raise refusal(directory, "cannot be made durable", error) from None
 
 
+def exists(path: Path) -> bool:
+    """Tell whether anything has that name; StoreError when the disk does not say."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refusal(path, "cannot be looked at", error) from None
+    return True
+
+
 def refusal(path: Path, what: str, error: OSError) -> StoreError:
     """Return the error for what the disk refused, in its own words."""
     return StoreError(f"{path}: {what}: {error.strerror}, expected a store to write to", hint=f"df -h {path.parent}")

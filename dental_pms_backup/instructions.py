@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from typing import TYPE_CHECKING
 
@@ -45,5 +46,7 @@ def leave(store: Path) -> None:
     """Put the instructions, with this store's path in them, into the store; durable on return."""
     content = TEXT.replace("{store}", shlex.quote(str(store))).encode()
     path = store / "RESTORE.txt"
-    if not path.is_file() or path.read_bytes() != content:
-        durable.write(path, content)
+    with contextlib.suppress(OSError):  # what cannot be read is written anew
+        if path.read_bytes() == content:
+            return
+    durable.write(path, content)

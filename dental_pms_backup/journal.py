@@ -92,16 +92,19 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
     if _silent:
         return
     named = {f"DENTAL_PMS_{name.upper()}": _encodable(str(value)) for name, value in (fields or {}).items()}
-    journal.send(
-        _encodable(text),
-        MESSAGE_ID=event.value,
-        PRIORITY=str(priority),
-        SYSLOG_IDENTIFIER=IDENTIFIER,
-        DENTAL_PMS_EVENT=event.name.lower().replace("_", "-"),
-        DENTAL_PMS_TRIGGER=trigger(),
-        OBJECT_SYSTEMD_UNIT=UNIT,
-        **named,
-    )
+    try:
+        journal.send(
+            _encodable(text),
+            MESSAGE_ID=event.value,
+            PRIORITY=str(priority),
+            SYSLOG_IDENTIFIER=IDENTIFIER,
+            DENTAL_PMS_EVENT=event.name.lower().replace("_", "-"),
+            DENTAL_PMS_TRIGGER=trigger(),
+            OBJECT_SYSTEMD_UNIT=UNIT,
+            **named,
+        )
+    except OSError as error:  # neither a backup nor the message of a failure is lost by it
+        say(f"the journal takes no entry ({error.strerror}): {text}")
 
 
 def say(text: str) -> None:

@@ -6,6 +6,7 @@ Each entry holds the SHA-256 of the line before it, so that a line taken out or 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,13 +38,21 @@ def record(store: Path, what: str, *, now: datetime, facts: Mapping[str, Any]) -
             file.write(line if tail.endswith(b"\n") or not tail else b"\n" + line)
             file.flush()
             os.fsync(file.fileno())
+        if not tail:  # it may be new
+            durable.sync_directory(store)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}, expected to append") from None
 
 
 def report(store: Path, facts: Mapping[str, Any]) -> None:
     """Replace the last run's report, durably."""
-    durable.write(store / "last-run.json", (json.dumps(facts, indent=2) + "\n").encode())
+    path = store / "last-run.json"
+    try:
+        durable.write(path, (json.dumps(facts, indent=2) + "\n").encode())
+    except StoreError:
+        with contextlib.suppress(StoreError):  # none is better than that of another run, which may have succeeded
+            durable.remove(path)
+        raise
 
 
 def last_report(store: Path) -> Mapping[str, Any] | None:

@@ -29,7 +29,9 @@ def held(store: Path, *, wait_s: float = 0, beat: Callable[[], None] | None = No
     try:
         descriptor = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StoreError(f"{store}: no lock can be made: {error.strerror}, expected to write there") from None
+        raise StoreError(
+            f"{store}: no lock can be made: {error.strerror}, expected to write there", hint=f"findmnt -T {store}"
+        ) from None
     try:
         _lock(descriptor, store, time.monotonic() + wait_s, beat)
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from systemd import daemon
 
 STALL_S = 15 * 60
@@ -10,17 +12,22 @@ STALL_S = 15 * 60
 
 def status(text: str) -> None:
     """Show a line in ``systemctl status``; without systemd this does nothing."""
-    daemon.notify(f"STATUS={_one_line(text)}")
+    _tell(f"STATUS={_one_line(text)}")
 
 
 def alive() -> None:
     """Say that the run moves: the unit's time limit starts anew."""
-    daemon.notify(f"EXTEND_TIMEOUT_USEC={STALL_S * 1_000_000}")
+    _tell(f"EXTEND_TIMEOUT_USEC={STALL_S * 1_000_000}")
 
 
 def stopping(text: str) -> None:
     """Say that the run ends early."""
-    daemon.notify(f"STOPPING=1\nSTATUS={_one_line(text)}")
+    _tell(f"STOPPING=1\nSTATUS={_one_line(text)}")
+
+
+def _tell(state: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens: the run goes on all the same
+        daemon.notify(state)
 
 
 def _one_line(text: str) -> str:

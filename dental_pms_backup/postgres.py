@@ -13,14 +13,29 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dental_pms_backup import tools
-from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError, DatabaseRefusedError, ToolMissingError
+from dental_pms_backup.errors import (
+    BackupError,
+    ConfigError,
+    DatabaseError,
+    DatabaseRefusedError,
+    DockerError,
+    ToolMissingError,
+    VerificationError,
+)
 from dental_pms_backup.journal import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 INSTALLED = Path("/usr/lib/postgresql")
 ANSWERS_S = 60
 BETWEEN_ATTEMPTS_S = 0.4
+NO_DOCKER = re.compile(r"docker daemon|docker API|No such exec instance", re.IGNORECASE)
+# libpq's and the server's words for a connection that somebody else ended
+LOST = re.compile(r"server closed the connection|terminating connection|connection to (the )?server|database system is")
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
 # "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
@@ -34,9 +49,16 @@ exec "$@"
 """
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
- 'user', current_user, 'size', pg_database_size(current_database()),
+ 'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
  'system', (select system_identifier::text from pg_control_system()))
 """
+# named as pg_dump names them
+TABLE_FILES = """\
+select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid))
+ from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+"""
+HAS_ROWS = "set lock_timeout = '30s'; select exists (select from only {})"
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
 
 
@@ -67,12 +89,16 @@ Server = InContainer | OnHost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes."""
+    """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes.
+
+    ``started`` is when it was started, as it writes it: only ever compared.
+    """
 
     version: int
     database: str
     user: str
     size: int
+    started: str
     system: str
 
     @property
@@ -110,7 +136,8 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
 def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
     """Return what psql prints for a query, unaligned.
 
-    DatabaseError when the server cannot be reached, DatabaseRefusedError when it says no for good.
+    DatabaseError when the server cannot be reached, DockerError when not even Docker can, DatabaseRefusedError when
+    it says no for good.
     """
     argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-c", sql, session=session)
     ended, out = tools.capture(argv, timeout_s=timeout_s)
@@ -119,13 +146,14 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
     said = complaint(ended)
     if LASTING.search(said):
         raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
+    _check_docker(server, ended)
     raise DatabaseError(f"db: the server does not answer: {said}", hint=_look(server))
 
 
 def complaint(ended: tools.Ended) -> str:
     """Return the line in which a client program said why it failed, redacted; the last one may be a detail."""
     telling = [line for line in ended.said if re.search(r"(error|ERROR|FATAL):", line)]
-    return redacted((telling or list(ended.said) or ["it said nothing"])[-1])
+    return _shown((telling or list(ended.said) or ["it said nothing"])[-1])
 
 
 def examine(server: Server) -> Facts:
@@ -134,6 +162,47 @@ def examine(server: Server) -> Facts:
         return Facts(**json.loads(ask(server, ASK)))
     except (ValueError, TypeError):
         raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
+
+
+def check_stayed(server: Server, facts: Facts, ended: tools.Ended) -> None:
+    """Raise DatabaseError when a client failed because the server stopped, was started anew or hung up on it.
+
+    DockerError when Docker went away. Where none of it is so, the failure is the client's own.
+    """
+    if examine(server).started != facts.started:
+        raise DatabaseError("db: the server was restarted under the dump, expected it to stay", hint=_look(server))
+    _check_docker(server, ended)
+    lost = [line for line in ended.said if LOST.search(line)]
+    if lost:
+        raise DatabaseError(f"db: the server hung up: {_shown(lost[-1])}, expected it to stay", hint=_look(server))
+
+
+def table_files(server: Server) -> dict[str, int]:
+    """Return the number of each table's file by the table's name; one that is rewritten or truncated gets a new file.
+
+    DatabaseError when the server does not answer.
+    """
+    try:
+        return dict(json.loads(ask(server, TABLE_FILES) or "{}"))  # nothing without any table
+    except (ValueError, TypeError):
+        raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
+
+
+def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[str, int]) -> None:
+    """Raise VerificationError when a dump with these rows by table has none of a table that was filled anew meanwhile.
+
+    pg_dump takes its snapshot first and locks the tables then. Of one that a migration rewrote, or truncated and
+    filled, between the two, the snapshot sees no row, and pg_dump exits 0 (PostgreSQL manual, "Concurrency Control",
+    "Caveats"). ``files`` is what ``table_files`` returned before the dump.
+    """
+    empty = [table for table, count in rows.items() if count == 0 and table in files]
+    now = table_files(server) if empty else {}
+    for table in empty:
+        if now.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(table)) == "t":
+            raise VerificationError(
+                f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all",
+                hint="when the migration is done: dental-pms-backup run",
+            )
 
 
 def row_count(server: Server, table: str) -> int:
@@ -214,6 +283,17 @@ def _major(path: Path) -> int:
     if not ended.ok or version is None:
         raise BackupError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
     return int(version[1])
+
+
+def _check_docker(server: Server, ended: tools.Ended) -> None:
+    """Raise DockerError when a client in a container failed because dockerd is not there, or not the same any more."""
+    said = [line for line in ended.said if NO_DOCKER.search(line)]
+    if said and isinstance(server, InContainer):
+        raise DockerError(f"docker: {said[-1]}, expected an answer", hint="systemctl status docker.service")
+
+
+def _shown(said: str) -> str:
+    return redacted(re.sub(r"detail: Error message from server: ", "", said))
 
 
 def _look(server: Server) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dental_pms_backup import durable
 from dental_pms_backup.artefacts import Stream
-from dental_pms_backup.errors import RoomError
+from dental_pms_backup.errors import RefusedError, RoomError
 from dental_pms_backup.progress import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from dental_pms_backup.artefacts import StoredSet
     from dental_pms_backup.config import Room
@@ -27,10 +28,38 @@ def check_mount(store: Path, room: Room) -> None:
 
     Asked before the store's directories are made: a disk that is not mounted must not fill the root disk.
     """
-    existing = next(path for path in (store, *store.parents) if path.exists())
-    if room.require_mount and existing.stat().st_dev == os.stat("/").st_dev:  # noqa: PTH116 - as the others
+    try:
+        existing = next(path for path in (store, *store.parents) if path.exists())
+        on_root = existing.stat().st_dev == os.stat("/").st_dev  # noqa: PTH116 - as the others
+    except OSError as error:
+        raise durable.refusal(store, "cannot be looked at", error) from None
+    if room.require_mount and on_root:
         raise RoomError(
             f"{store}: on the root filesystem, expected a disk of its own (require_mount)", hint=f"findmnt -T {store}"
+        )
+
+
+def check_place(store: Path) -> None:
+    """Raise RefusedError when the store is a directory of another store, or would have one as a directory.
+
+    Each would take the other's drafts for its own and remove them under a run.
+    """
+    place = _real(store)
+    for other in (*place.parents, place / "db", place / "sets"):
+        if durable.exists(other / "sets") and durable.exists(other / "ledger.jsonl"):
+            raise RefusedError(
+                f"{store}: overlaps with the store {other}, expected a directory of its own",
+                hint="dental-pms-backup config show   # where backup_dir comes from",
+            )
+
+
+def check_apart(store: Path, attachments: Path) -> None:
+    """Raise RefusedError when the attachments hold sets: each archive would contain earlier ones."""
+    source, *places = (_real(path) for path in (attachments, store, store / "db", store / "sets"))
+    if any(place.is_relative_to(source) for place in places) or any(source.is_relative_to(p) for p in places[1:]):
+        raise RefusedError(
+            f"attachments: {attachments} and the store {store} lie in each other, expected two directories apart",
+            hint="set backup_dir in /etc/dental-pms/backup.yaml",
         )
 
 
@@ -49,7 +78,10 @@ def needed_bytes(wanted: Sequence[Stream], earlier: Sequence[StoredSet], databas
 
 def check_room(store: Path, needed: int, room: Room) -> None:
     """Raise RoomError unless ``needed`` bytes, the reserve and some inodes are free in the store's filesystem."""
-    status = os.statvfs(store)
+    try:
+        status = os.statvfs(store)
+    except OSError as error:
+        raise durable.refusal(store, "cannot be looked at", error) from None
     free = status.f_bavail * status.f_frsize
     wanted = needed + room.reserve_mb * MB
     if free < wanted:
@@ -62,3 +94,7 @@ def check_room(store: Path, needed: int, room: Room) -> None:
         raise RoomError(
             f"{store}: {status.f_favail} inodes free, expected at least {INODES_NEEDED}", hint=f"df -i {store}"
         )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike resolve(), it takes a loop of links as it is

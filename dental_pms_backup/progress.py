@@ -112,8 +112,9 @@ def line(label: str, done_bytes: int, expected_bytes: int, elapsed_s: float) -> 
 def size(size_bytes: float) -> str:
     """Return a size for people, decimal units: ``8.4 MB``."""
     for unit in UNITS[:-1]:
-        if size_bytes < UNIT_STEP:
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        shown = f"{size_bytes:.0f}" if unit == "B" else f"{size_bytes:.1f}"
+        if float(shown) < UNIT_STEP:
+            return f"{shown} {unit}"
         size_bytes /= UNIT_STEP
     return f"{size_bytes:.1f} {UNITS[-1]}"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FETCHING = ".fetching-"
+DRAFT_OF_MANIFEST = re.compile(rf"\.({NAME_PATTERN})\.json{re.escape(durable.DRAFT_SUFFIX)}")
 OWN_NAME = re.compile(
     rf"db|sets|attachments_{NAME_PATTERN}\.tgz|RESTORE\.txt|last-run\.json|ledger\.jsonl|lost\+found|\.lock|\..*\.draft"
 )
@@ -46,15 +47,19 @@ def prepare(store: Path) -> None:
 
     A directory that holds anything else than a store does keeps its mode: it may be a mount point, or a typo.
     """
-    try:
-        for directory in (store, store / "db", store / "sets"):
+    for directory in (store, store / "db", store / "sets"):
+        try:
             if not directory.is_dir():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                durable.sync_directory(directory.parent)
+                _make(directory)
             elif _is_open_to_others(directory) and _is_only_a_store(store):
                 directory.chmod(0o700)
-    except OSError as error:
-        raise durable.refusal(store, "cannot be made", error) from None
+        except OSError as error:
+            raise durable.refusal(directory, "cannot be made", error) from None
+
+
+def keeps_no_modes(store: Path) -> bool:
+    """Tell whether others can read what was made for nobody else: the lock is the oldest of these files."""
+    return bool((store / ".lock").stat().st_mode & 0o077)
 
 
 def new_name(store: Path, now: datetime) -> str | None:
@@ -93,15 +98,16 @@ def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
     StoreError when the disk refuses, RefusedError when a name is in use; nothing but drafts is left then.
     """
     for path in (store / entry["path"] for entry in artefacts.entries(manifest)):
-        if not durable.draft_path(path).exists():
+        if not durable.exists(durable.draft_path(path)):
             raise StoreError(f"{path}: its draft has gone, expected every file of the set")
     durable.write_draft(store / f"sets/{name}.sha256", artefacts.checksum_lines(manifest).encode())
     durable.write_draft(artefacts.manifest_path(store, name), _encoded(manifest))
     _sync_directories(store)
+    named: list[Path] = []
     try:
-        _give_names(store, name, manifest)
+        _give_names(store, name, manifest, named)
     except BackupError:
-        _take_names_back(store, name, manifest)
+        _take_names_back(named)
         raise
 
 
@@ -118,21 +124,30 @@ def adopt(store: Path, place: Path, stored: StoredSet, manifest: Mapping[str, An
 def recover(store: Path) -> list[str]:
     """Bring a store that a killed run left back in order, and return what was done, in words.
 
-    A publication that was under way is finished; every other draft, and what a fetch left, is removed.
+    A publication that was under way is finished, and so is the removal of a stream from a set's manifest; every other
+    draft, and what a fetch left, is removed.
     """
     done = []
-    for manifest_draft in sorted((store / "sets").glob(f".*.json{durable.DRAFT_SUFFIX}")):
-        name = manifest_draft.name.removeprefix(".").removesuffix(f".json{durable.DRAFT_SUFFIX}")
-        manifest = artefacts.read_manifest(manifest_draft, name)
+    hidden = _hidden(store)
+    for path in hidden:
+        match = DRAFT_OF_MANIFEST.fullmatch(path.name)
+        if not match:
+            continue
+        name = match[1]
+        manifest = artefacts.read_manifest(path, name)
         if manifest is not None and _publication_began(store, name, manifest):
-            _give_names(store, name, manifest)
+            _give_names(store, name, manifest, [])
             done.append(f"set {name}: its publication, cut off after the proof, was finished")
     drafts = [path for path in _hidden(store) if path.name.endswith(durable.DRAFT_SUFFIX)]
     for path in drafts:
         durable.unlink(path)
-    fetched = list(store.glob(f"{FETCHING}*"))
+    fetched = [path for path in hidden if path.name.startswith(FETCHING)]
     for path in fetched:
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise durable.refusal(path, "cannot be removed", error) from None
+    done += _trim_checksums(store)
     if drafts or fetched:
         done.append(f"{len(drafts) + len(fetched)} unfinished files of an earlier run were removed")
     return done
@@ -160,17 +175,25 @@ def remove(store: Path, stored: StoredSet, stream: Stream) -> list[str]:
         durable.write_draft(artefacts.manifest_path(store, stored.name), _encoded(manifest))
         for path in (artefacts.manifest_path(store, stored.name), store / sums):
             durable.rename(durable.draft_path(path), path)
-    elif not staying:
-        durable.unlink(artefacts.manifest_path(store, stored.name))
+            durable.sync_directory(store / "sets")  # never the checksums first: ``recover`` knows the other case only
+    elif not staying and durable.exists(store / "sets"):
+        durable.remove(artefacts.manifest_path(store, stored.name))
         for suffix in ("sha256", "accepted", "pinned"):
             durable.unlink(store / f"sets/{stored.name}.{suffix}")
-    if (store / "sets").is_dir():
         durable.sync_directory(store / "sets")
     for artefact in going:
         durable.unlink(store / artefact.path)
     for directory in {(store / artefact.path).parent for artefact in going}:
         durable.sync_directory(directory)
     return [artefact.path for artefact in going]
+
+
+def _make(directory: Path) -> None:
+    """Make a directory and what is missing above it; all of them last."""
+    if not directory.parent.is_dir():
+        _make(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    durable.sync_directory(directory.parent)
 
 
 def _is_open_to_others(directory: Path) -> bool:
@@ -184,11 +207,11 @@ def _is_only_a_store(store: Path) -> bool:
 
 def _publication_began(store: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     """Tell whether renames were under way: each file is there once, as draft or named, and at least one is named."""
-    if artefacts.manifest_path(store, name).exists():
+    if durable.exists(artefacts.manifest_path(store, name)):
         return False
     paths = _paths(store, name, manifest)
-    named = [path for path in paths if path.exists()]
-    return bool(named) and all(path.exists() != durable.draft_path(path).exists() for path in paths)
+    named = [path for path in paths if durable.exists(path)]
+    return bool(named) and all((path in named) != durable.exists(durable.draft_path(path)) for path in paths)
 
 
 def _paths(store: Path, name: str, manifest: Mapping[str, Any]) -> list[Path]:
@@ -196,30 +219,49 @@ def _paths(store: Path, name: str, manifest: Mapping[str, Any]) -> list[Path]:
     return [*(store / entry["path"] for entry in artefacts.entries(manifest)), store / f"sets/{name}.sha256"]
 
 
-def _give_names(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Rename the drafts, the manifest last: what it names is durable before it is."""
+def _give_names(store: Path, name: str, manifest: Mapping[str, Any], named: list[Path]) -> None:
+    """Rename the drafts, the manifest last: what it names is durable before it is. Each is put into ``named``."""
     for path in _paths(store, name, manifest):
-        _give_name(path)
+        _give_name(path, named)
     _sync_directories(store)
-    _give_name(artefacts.manifest_path(store, name))
+    _give_name(artefacts.manifest_path(store, name), named)
     durable.sync_directory(store / "sets")
 
 
-def _give_name(path: Path) -> None:
+def _give_name(path: Path, named: list[Path]) -> None:
     draft_path = durable.draft_path(path)
-    if not draft_path.exists():
+    if not durable.exists(draft_path):
         return
-    if os.path.lexists(path):
+    if durable.exists(path):
         raise RefusedError(f"{path}: exists already, expected a free name")
+    named.append(path)
     durable.rename(draft_path, path)
 
 
-def _take_names_back(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Make drafts again of what got its name, the manifest first; what was there before keeps its name."""
-    for path in [artefacts.manifest_path(store, name), *reversed(_paths(store, name, manifest))]:
-        if not durable.draft_path(path).exists():
-            with contextlib.suppress(BackupError):  # the failure that brought us here is the one to tell
-                durable.rename(path, durable.draft_path(path))
+def _trim_checksums(store: Path) -> Iterator[str]:
+    """Write anew the checksums of each set whose manifest has forgotten a stream, but whose checksums have not."""
+    for path in (path for path in _entries(store) if path.parent.name == "sets" and path.suffix == ".json"):
+        manifest = artefacts.read_manifest(path, path.stem)
+        if manifest is not None and manifest.get("trimmed", False):
+            wanted = artefacts.checksum_lines(manifest)
+            sums = path.with_suffix(".sha256")
+            if set(wanted.splitlines()) < set(_text(sums).splitlines()):
+                durable.write(sums, wanted.encode())
+                yield f"set {path.stem}: its checksums forgot the stream that was removed"
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _take_names_back(named: Iterable[Path]) -> None:
+    """Make drafts again of what got its name, the manifest first."""
+    for path in reversed(list(named)):
+        with contextlib.suppress(BackupError):  # the failure that brought us here is the one to tell
+            durable.rename(path, durable.draft_path(path))
 
 
 def _sync_directories(store: Path) -> None:
@@ -227,9 +269,16 @@ def _sync_directories(store: Path) -> None:
         durable.sync_directory(directory)
 
 
-def _hidden(store: Path) -> Iterable[Path]:
-    for directory in (store, store / "db", store / "sets"):
-        yield from sorted(directory.glob(".*"))
+def _hidden(store: Path) -> list[Path]:
+    return [path for path in _entries(store) if path.name.startswith(".")]
+
+
+def _entries(store: Path) -> list[Path]:
+    """Return all files of a store; StoreError when they cannot be listed, which is not the same as none."""
+    try:
+        return sorted(path for part in ("", "db", "sets") for path in (store / part).iterdir())
+    except OSError as error:
+        raise durable.refusal(store, "cannot be read", error) from None
 
 
 def _encoded(manifest: Mapping[str, Any]) -> bytes:

@@ -99,7 +99,8 @@ def database_in_place(config: Config, wanted: str, *, now: datetime, watch: Watc
 def attachments_in_place(config: Config, wanted: str, *, now: datetime, watch: Watch) -> Restored:
     """Replace the content of the live attachments by a set's or an archive's; what was there is kept beside.
 
-    The archive is verified and unpacked before the live directory is touched; RestoreError leaves it as it was.
+    The archive is verified and unpacked before the live directory is touched; RestoreError leaves it as it was. What
+    was restored and what is kept outlive a power failure from then on.
     """
     file = _file(config.store, wanted, Kind.ATTACHMENTS)
     size_bytes = file.stat().st_size
@@ -216,6 +217,8 @@ def _unpack(source: int, fresh: Path, *, beat: Callable[[], None]) -> None:
         ended = tools.pipeline(
             ["gzip", "--decompress", "--stdout"], argv, source=source, out=nowhere.fileno(), beat=beat
         )
+        if all(program.ok for program in ended):
+            ended += tools.pipeline(["sync", "--file-system", str(fresh)], out=nowhere.fileno())
     failed = next((program for program in reversed(ended) if not program.ok), None)
     if failed:
         full = any("No space left" in line for line in failed.said)
@@ -235,10 +238,12 @@ def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
     attributes = fresh.stat()  # the renames out of it change its time
     try:
         kept.mkdir(mode=0o700)
+        _sync(kept.parent)
         for source, place in ((target, kept), (fresh, target)):
             for path in list(source.iterdir()):
                 path.rename(place / path.name)
                 done.append((path, place / path.name))
+            _sync(target, kept)  # what was live is safe in its new place before anything takes its names
         _copy_attributes(fresh, target)
         os.utime(target, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
     except OSError as error:
@@ -246,6 +251,16 @@ def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
         raise RestoreError(
             f"attachments: the swap failed: {error.strerror}, expected to rename; the live directory is as it was"
         ) from None
+
+
+def _sync(*directories: Path) -> None:
+    """Make the names in directories durable."""
+    for directory in directories:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _move_back(done: list[tuple[Path, Path]]) -> None:

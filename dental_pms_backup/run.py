@@ -23,9 +23,10 @@ from dental_pms_backup import (
     sources,
     stop,
     taking,
+    tools,
 )
 from dental_pms_backup.artefacts import Stream
-from dental_pms_backup.errors import ArchiveError, BackupError, RefusedError, StoreError, SuspectError, TemporaryError
+from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import duration, size
 
@@ -86,13 +87,19 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     began = time.monotonic()
     store = config.store
     with _told():
+        preflight.check_place(store)
         preflight.check_mount(store, config.room)
         publishing.prepare(store)
-        with lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive), _entered(store, wanted, now):
+        with (
+            lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive),
+            _entered(store, wanted, now),
+            tools.room_for("the run cannot go on"),
+        ):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
+            _warn_of_readers(store)
             _recover(store)
             found = _reach_patiently(config, wanted)
-            _refuse_store_in_source(store, found)
+            _check_apart(store, found)
             earlier = artefacts.listing(store)
             _check_room(config, found, earlier)
             name = _free_name(store, now)
@@ -120,8 +127,10 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
 
 def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
+    preflight.check_place(config.store)
     preflight.check_mount(config.store, config.room)
     found = sources.reach(config, wanted)
+    _check_apart(config.store, found)
     sets = artefacts.listing(config.store)
     if config.store.is_dir():
         _check_room(config, found, sets)
@@ -136,7 +145,7 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
     if dry_run:
         sets = artefacts.listing(config.store)
         return [choice for stream in Stream for choice in retention.choices(sets, stream, config.retention, now=now)]
-    with _told(), lock.held(config.store, wait_s=config.lock_wait_s):
+    with _told("prune"), lock.held(config.store, wait_s=config.lock_wait_s):
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
@@ -158,15 +167,6 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
     return sources.reach(config, wanted)
 
 
-def _refuse_store_in_source(store: Path, found: sources.Sources) -> None:
-    """Raise RefusedError when the attachments hold the store: each archive would contain all earlier ones."""
-    if found.attachments and store.resolve().is_relative_to(found.attachments.path.resolve()):
-        raise RefusedError(
-            f"attachments: {found.attachments.path} holds the store {store}, expected a store outside of it",
-            hint="set backup_dir in /etc/dental-pms/backup.yaml",
-        )
-
-
 def _take_streams(order: taking.Order, found: sources.Sources, config: Config) -> list[Proven]:
     """Take every stream that was found; one stream's failure is raised only after the other was tried."""
     attempts = _Attempts()
@@ -175,7 +175,8 @@ def _take_streams(order: taking.Order, found: sources.Sources, config: Config) -
             attempts.proven.append(taking.database(order, found.database, config.database))
     if found.attachments:
         with attempts.attempt(Stream.ATTACHMENTS):
-            rows = _rows_with_files(found, config.suspect.attachments_table)
+            # not asked where the database failed: the run does so anyway
+            rows = _rows_with_files(found, config.suspect.attachments_table) if attempts.proven else 0
             attempts.proven.append(taking.attachments(order, found.attachments, rows_with_files=rows))
     _raise_failures(attempts)
     stop.check()
@@ -184,6 +185,11 @@ def _take_streams(order: taking.Order, found: sources.Sources, config: Config) -
 
 def _rows_with_files(found: sources.Sources, table: str) -> int:
     return postgres.row_count(found.database.server, table) if found.database else 0
+
+
+def _check_apart(store: Path, found: sources.Sources) -> None:
+    if found.attachments:
+        preflight.check_apart(store, found.attachments.path)
 
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
@@ -222,7 +228,7 @@ def _publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> St
     }
     instructions.leave(store)
     publishing.publish(store, name, manifest)
-    stored = artefacts.find(store, name)
+    stored = artefacts.described(manifest)
     size_bytes = sum(artefact.size_bytes for artefact in stored.artefacts)
     journal.write(
         Event.SET_PUBLISHED,
@@ -256,11 +262,14 @@ def _let_old_ones_go(
 
 @contextlib.contextmanager
 def _drafts_discarded(store: Path, name: str) -> Iterator[None]:
-    """Remove what is still a draft of this run when the block ends, however it ends."""
+    """Remove what is still a draft of this run when the block ends, however it ends; else the next run does."""
     try:
         yield
     finally:
-        publishing.discard(store, name)
+        try:
+            publishing.discard(store, name)
+        except StoreError as error:  # neither a failure before nor a publication is unsaid by it
+            _warn(name, f"a draft stays until the next run: {error.message}", error.hint)
 
 
 @contextlib.contextmanager
@@ -269,32 +278,34 @@ def _only_warned(name: str) -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        journal.write(
-            Event.HOUSEKEEPING_FAILED,
-            f"set {name} is published, but {error.message}",
-            priority=journal.WARNING,
-            fields={"set": name, "hint": error.hint},
-        )
+        _warn(name, f"set {name} is published, but {error.message}", error.hint)
+
+
+def _warn(name: str, text: str, hint: str) -> None:
+    fields: dict[str, journal.Field] = {"set": name, "hint": hint}
+    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields=fields)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _told(what: str = "run") -> Iterator[None]:
     """Put a failure into the journal; it goes on as it is."""
     try:
         yield
     except BackupError as error:
-        _tell_failure(error.message, error.cause, error.hint)
+        _tell_failure(f"{what} failed: {error.message}", error.cause, error.hint)
         error.told = True
         raise
     except Exception:
-        _tell_failure("a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup")
+        _tell_failure(
+            f"{what} failed: a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup"
+        )
         raise
 
 
 def _tell_failure(message: str, cause: str, hint: str) -> None:
     fields: dict[str, journal.Field] = {"cause": cause, "hint": hint or "dental-pms-backup status"}
-    journal.write(Event.RUN_FAILED, f"run failed: {message}", priority=journal.ERROR, fields=fields)
-    notify.stopping(f"failed: {message}")
+    journal.write(Event.RUN_FAILED, message, priority=journal.ERROR, fields=fields)
+    notify.stopping(message)
 
 
 @contextlib.contextmanager
@@ -304,7 +315,10 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
     Until a run has ended its report says ``unfinished``: that is what a killed one leaves.
     """
     facts: dict[str, Any] = {"streams": list(wanted), "result": "unfinished"}
-    ledger.report(store, {"at": now.isoformat(), **facts})
+    try:
+        ledger.report(store, {"at": now.isoformat(), **facts})
+    except StoreError as error:  # whether there is room for a set is told with numbers, in a moment
+        _warn("", f"the run cannot be recorded: {error.message}", error.hint)
     try:
         yield
     except Exception as error:
@@ -339,6 +353,12 @@ def _tell_success(taken: Taken) -> None:
         fields={"set": taken.stored.name, "duration_s": round(taken.duration_s)},
     )
     notify.status(f"done: set {taken.stored.name}")
+
+
+def _warn_of_readers(store: Path) -> None:
+    if publishing.keeps_no_modes(store):
+        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
+        _warn("", text, f"findmnt -T {store}   # mount it with umask=077")
 
 
 def _recover(store: Path) -> None:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import postgres, stop, tools
@@ -14,10 +16,10 @@ from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, Sourc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from dental_pms_backup.postgres import Facts, Server
 
+MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
 COMPRESSORS = (("igzip", "-2", "-c"), ("pigz", "-6", "-c"), ("gzip", "-6", "-c"))
 # Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
@@ -30,16 +32,31 @@ ROLE_IF_MISSING = (
 WITHOUT_GRANTOR = r"s/^(GRANT .+ TO .+) GRANTED BY .+;$/\1;/"
 # igzip says of any failed write only that it failed
 FULL_BELOW_BYTES = 1 << 20
+PATIENT = 5
+COUNTS_S = 600
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second from docker exec
+INDEX_FULL = re.compile(r"(No space left on device|Disk quota exceeded)$")  # what tar reads is never that
 FULL = re.compile(r"No space left|Disk quota|writing to file")
-# GNU tar's words, in the C locale, for what it could not take whole
-TAR_CHANGE = re.compile(r"file changed as we read it|File removed before we read it|File shrank by|contents changed")
+# GNU tar's words, in the C locale, for entries that are in the archive as they were at one moment, or not at all
+TAR_CHANGE = re.compile(r"(file changed as we read it|File removed before we read it)$")
+TAR_FINE = re.compile(TAR_CHANGE.pattern + r"|(socket ignored|Operation not supported)$")
+TRIES = 3
+LONGEST_PATH_BYTES = 4095  # PATH_MAX without its NUL: tar reads what is deeper directory by directory, and writes none
+COUNT_TOO_LONG = rf"s/\\([0-7]{{3}}|.)/x/g; $found++ if length > {LONGEST_PATH_BYTES + 1}; END {{ print $found + 0 }}"
+# Of a file that has fewer blocks than bytes but no hole that its filesystem tells of, as one that is compressed, tar
+# --sparse takes the part before a read error for the whole, or without any block nothing, and exits 0.
+TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archived:
-    """What tar saw: entries written, and entries that changed while they were read, the last of them by name."""
+    """What tar saw: entries written, and entries that changed while they were read, the last of them by name.
+
+    ``too_long_count`` entries have a path that can be archived, but is too long to be put back.
+    """
 
     entry_count: int
+    too_long_count: int
     changed: tuple[str, ...]
     more_changed: bool
 
@@ -65,7 +82,7 @@ def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -
     return postgres.client(server, program, *options, session=session)
 
 
-def tar_argv(source: Path, index: Path) -> list[str]:
+def tar_argv(source: Path, index: Path, *, sparse: bool) -> list[str]:
     """Return the argv that archives a directory's content on stdout and the names of its entries in ``index``."""
     return [
         "tar",
@@ -73,7 +90,7 @@ def tar_argv(source: Path, index: Path) -> list[str]:
         "--file=-",
         "--format=pax",
         "--pax-option=delete=atime,delete=ctime",  # reading changes them: two archives of one tree stay equal
-        "--sparse",
+        *(["--sparse"] if sparse else []),
         "--xattrs",
         "--xattrs-include=*",
         "--acls",
@@ -96,7 +113,8 @@ def dump_database(
 ) -> None:
     """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0."""
     session = new_session()
-    _dump(server, session, [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor()], out, beat)
+    argvs = [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor()]
+    _dump(server, facts, session, argvs, out=out, beat=beat)
 
 
 def dump_roles(
@@ -109,14 +127,14 @@ def dump_roles(
         ["sed", "--regexp-extended", f"--expression={ROLE_IF_MISSING}", f"--expression={WITHOUT_GRANTOR}"],
         compressor(),
     ]
-    _dump(server, session, argvs, out, beat)
+    _dump(server, facts, session, argvs, out=out, beat=beat)
 
 
-def end_quietly(server: Server, session: str) -> None:
+def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> None:
     """End what a killed client left running in the container; a server that does not answer has ended it."""
     if isinstance(server, postgres.InContainer):
         with stop.deferred(), contextlib.suppress(BackupError):
-            postgres.end_sessions(server, session, attempts=5)
+            postgres.end_sessions(server, session, attempts=attempts)
 
 
 def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[], None] | None = None) -> Archived:
@@ -126,19 +144,56 @@ def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[
     ArchiveError, with the names in ``unreadable``.
     """
     check_source(source)
-    tar, packer = tools.pipeline(tar_argv(source, index), compressor(), out=out, beat=beat)
-    if not packer.ok:
-        raise _writing_failed("attachments", packer, out)
+    argv = tar_argv(source, index, sparse=tells_of_holes(source, MOUNTS.read_text("utf-8", "surrogateescape")))
+    for number in range(TRIES):
+        if number:
+            os.lseek(out, 0, os.SEEK_SET)
+            os.ftruncate(out, 0)
+        tar, packer = tools.pipeline(argv, compressor(), out=out, beat=beat)
+        if not packer.ok:
+            raise _writing_failed("attachments", packer, out)
+        usable = tar.exit_code in {0, TAR_CHANGED}
+        whole = usable and not _may_lack_content(tar)
+        if whole or not usable:
+            break
     names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
-    if tar.exit_code not in {0, TAR_CHANGED}:
-        count = sum(1 for name in names if "Cannot" in name or "error" in name)
+    if not whole and any(INDEX_FULL.search(name) for name in names):
+        raise StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
+    if not whole:
+        count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
         raise ArchiveError(
             f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",
             hint="dental-pms-backup status   # names them; then: dental-pms-backup run",
             unreadable=names,
         )
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
-    return Archived(entry_count=_lines_of(index), changed=changed, more_changed=len(tar.said) == tools.LINES_KEPT)
+    count, too_long = _counted(index, beat=beat)
+    more_changed = len(tar.said) == tools.LINES_KEPT
+    return Archived(entry_count=count, too_long_count=too_long, changed=changed, more_changed=more_changed)
+
+
+def _may_lack_content(tar: tools.Ended) -> bool:
+    """Tell whether an archive of which tar says that it is usable may not hold what the files do.
+
+    Of a file that a read error ends in the middle of a block tar says that it shrank, and fills it with zeros. One
+    that did shrink is taken whole by the next try.
+    """
+    if tar.ok:
+        return any("Warning: Cannot" in line and not TAR_FINE.search(line) for line in tar.said)
+    return len(tar.said) == tools.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
+
+
+def tells_of_holes(source: Path, mounts: str) -> bool:
+    """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
+    place = f"{os.path.realpath(source)}/"
+    kinds = {}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
+        kinds[f"{point.rstrip('/')}/"] = after.split(" ")[0]
+    around = max((point for point in kinds if place.startswith(point)), key=len, default="")
+    found = {kind for point, kind in kinds.items() if point == around or point.startswith(place)}
+    return bool(found) and found <= TELL_OF_HOLES
 
 
 def check_source(source: Path) -> None:
@@ -152,21 +207,30 @@ def check_source(source: Path) -> None:
 
 
 def _dump(
-    server: Server, session: str, argvs: Sequence[Sequence[str]], out: int, beat: Callable[[], None] | None
+    server: Server,
+    facts: Facts,
+    session: str,
+    argvs: Sequence[Sequence[str]],
+    *,
+    out: int,
+    beat: Callable[[], None] | None,
 ) -> None:
-    ended_by_itself = False
+    """Run a pipeline that begins with a client; DatabaseError or DockerError when the server went away under it."""
+    attempts = PATIENT
     try:
         dump, *rest = tools.pipeline(*argvs, out=out, beat=beat)
-        ended_by_itself = dump.ok or (dump.exit_code > 0 and all(ended.ok for ended in rest))
+        by_itself = dump.exit_code > 0 and all(ended.ok for ended in rest)
+        # once at least: docker exec fails, too, when dockerd is restarted over a container that goes on
+        attempts = 0 if dump.ok else 1 if by_itself else PATIENT
     finally:
-        if not ended_by_itself:
-            end_quietly(server, session)
+        end_quietly(server, session, attempts=attempts)
     failed = [ended for ended in rest if not ended.ok]
     if failed:
         raise _writing_failed("db", failed[0], out)
     if not dump.ok:
+        postgres.check_stayed(server, facts, dump)
         said = postgres.complaint(dump)
-        raise DumpError(f"db: {dump}: {said}, expected exit status 0", hint=_dump_hint(said))
+        raise DumpError(f"db: {dump}: {said}, expected exit status 0", hint=_dump_hint(dump, said))
 
 
 def _writing_failed(stream: str, ended: tools.Ended, out: int) -> BackupError:
@@ -183,16 +247,29 @@ def _is_full(descriptor: int) -> bool:
     return status.f_bavail * status.f_frsize < FULL_BELOW_BYTES or (status.f_files > 0 and status.f_favail == 0)
 
 
-def _dump_hint(said: str) -> str:
+def _dump_hint(dump: tools.Ended, said: str) -> str:
+    if dump.exit_code in KILLED:
+        return "journalctl --dmesg --grep='killed process'   # mostly memory ran out; then: dental-pms-backup run"
     if "lock" in said or "statement timeout" in said:
         return "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s"
+    if "does not exist" in said:
+        return "a migration changed tables as the dump began; when it is done: dental-pms-backup run"
     if "permission denied" in said:
         return "let the role read everything: GRANT pg_read_all_data TO it"
     return "dental-pms-backup run --verbose"
 
 
-def _lines_of(index: Path) -> int:
-    ended, out = tools.capture(["wc", "--lines", str(index)], timeout_s=600)
-    if not ended.ok:
+def _counted(index: Path, *, beat: Callable[[], None] | None) -> tuple[int, int]:
+    """Return how many names an index has, and how many of them are too long."""
+    count, longest = _numbers(["wc", "--lines", "--max-line-length", str(index)], 2, beat)
+    if longest <= LONGEST_PATH_BYTES:
+        return count, 0
+    return count, _numbers(["perl", "-ne", COUNT_TOO_LONG, str(index)], 1, beat)[0]
+
+
+def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -> tuple[int, ...]:
+    ended, out = tools.capture(argv, timeout_s=COUNTS_S, beat=beat)
+    numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
+    if not ended.ok or len(numbers) < count:
         raise ArchiveError(f"attachments: {ended}, expected to count the entries")
-    return int(out.split()[0])
+    return tuple(int(number) for number in numbers)

@@ -41,6 +41,12 @@ def of_attachments(
     yield from _shrunk(Kind.ATTACHMENTS, size_bytes, earlier, limits.attachments_shrink_percent)
 
 
+def of_names(too_long_count: int) -> Iterator[str]:
+    """Yield it when entries of a new archive have a path that is too long to be put back."""
+    if too_long_count:
+        yield f"attachments: {too_long_count} entries have a path of over 4095 bytes, which tar cannot put back"
+
+
 def _shrunk(kind: Kind, size_bytes: int, earlier: Sequence[StoredSet], percent: int) -> Iterator[str]:
     last = _last_good(kind, earlier)
     if percent >= ALWAYS_FINE or last is None:

@@ -46,10 +46,12 @@ class Proven:
 def database(order: Order, source: DatabaseSource, settings: config.Database) -> Proven:
     """Take the database and the roles that it needs; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
+    files = postgres.table_files(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft:
         with order.watch.over("db", draft.descriptor, _last_size(order, Kind.DB)) as beat:
             streams.dump_database(server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, beat=beat)
         dump, rows = _prove(order, draft)
+    postgres.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft:
         with order.watch.over("globals", draft.descriptor, _last_size(order, Kind.GLOBALS)) as beat:
             streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
@@ -80,7 +82,10 @@ def attachments(order: Order, source: AttachmentsSource, *, rows_with_files: int
             "changed": list(archived.changed),
             "artefacts": [archive],
         },
-        suspicions=tuple(suspicion.of_attachments(size_bytes, entries, rows_with_files, order.earlier, order.limits)),
+        suspicions=(
+            *suspicion.of_attachments(size_bytes, entries, rows_with_files, order.earlier, order.limits),
+            *suspicion.of_names(archived.too_long_count),
+        ),
         changed=archived.changed,
     )
 

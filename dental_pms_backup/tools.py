@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 
 logging.getLogger("sh").setLevel(logging.ERROR)  # it logs argv
 
-LINES_KEPT = 100
+LINES_KEPT = 1000
 LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 CAPTURE_LIMIT_BYTES = 4 << 20
-PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
+PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux", "cmp": "diffutils"}
+PACKAGE_OF |= dict.fromkeys(("env", "sha256sum", "sync", "wc"), "coreutils")
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
 
@@ -58,6 +61,22 @@ class Ended:
     def __str__(self) -> str:
         how = f"exit status {self.exit_code}" if self.exit_code >= 0 else f"killed by signal {-self.exit_code}"
         return f"{self.program}: {how}"
+
+
+@contextlib.contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Make it a TemporaryError, of which ``what`` says what cannot be, that descriptors, threads or memory ran out."""
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno not in EXHAUSTED:
+            raise
+        if isinstance(error, RuntimeError) and "thread" not in str(error):
+            raise
+        why = error.strerror if isinstance(error, OSError) else str(error) or "out of memory"
+        raise TemporaryError(
+            f"{what}: {why}, expected room for more programs", hint="ulimit -a; systemctl status"
+        ) from None
 
 
 def path_of(program: str) -> str:
@@ -86,17 +105,12 @@ def pipeline(
     names = [program_of(argv) for argv in argvs]
     started: list[Any] = []
     said: list[collections.deque[str]] = []
-    try:
+    with room_for(f"{' | '.join(names)}: cannot be started"):
         try:
             _start_all(argvs, source, out, started, said)
-        except OSError as error:
-            raise TemporaryError(
-                f"{' | '.join(names)}: cannot be started: {error.strerror}, expected room for more programs",
-                hint="ulimit -a; systemctl status",
-            ) from None
-        _wait(started, beat)
-    finally:
-        _end(started)
+            _wait(started, beat)
+        finally:
+            _end(started)
     return tuple(
         Ended(program=name, exit_code=process.exit_code, said=tuple(lines))
         for name, process, lines in zip(names, started, said, strict=True)
@@ -115,8 +129,6 @@ def capture(
     Output over 4 MiB is cut. After ``timeout_s`` seconds the program is killed: its exit code is then -9.
     ``beat`` is as in ``pipeline``.
     """
-    out = os.memfd_create("captured", os.MFD_CLOEXEC)
-    source = os.memfd_create("given", os.MFD_CLOEXEC)
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
 
     def tick() -> None:
@@ -125,7 +137,7 @@ def capture(
         if beat:
             beat()
 
-    try:
+    with memory("captured") as out, memory("given") as source:
         os.write(source, text_in.encode())
         os.lseek(source, 0, os.SEEK_SET)
         try:
@@ -134,9 +146,17 @@ def capture(
             late = f"no answer within {timeout_s:.0f} s"
             ended = Ended(program=program_of(argv), exit_code=-9, said=(late,))
         return ended, os.pread(out, CAPTURE_LIMIT_BYTES, 0).decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def memory(name: str) -> Iterator[int]:
+    """Open a file in memory while the block lasts."""
+    with room_for("a program: cannot be started"):
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        yield descriptor
     finally:
-        os.close(out)
-        os.close(source)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -204,23 +224,28 @@ def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[s
     # setpriv --pdeathsig: whatever becomes of us, our programs do not outlive us
     wrapped = ["--pdeathsig", "KILL", "--", path_of(argv[0]), *argv[1:]]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return sh.Command(path_of("setpriv"))(
-        *wrapped,
-        _in=source,
-        _out=out,
-        _err=_collector(said),
-        _env=environment | {"LC_ALL": "C"},
-        _bg=True,
-        _bg_exc=False,
-        _new_session=True,
-        _tty_out=False,
-    )
+    try:
+        return sh.Command(path_of("setpriv"))(
+            *wrapped,
+            _in=source,
+            _out=out,
+            _err=_collector(said),
+            _env=environment | {"LC_ALL": "C"},
+            _bg=True,
+            _bg_exc=False,
+            _new_session=True,
+            _tty_out=False,
+        )
+    except ValueError:  # sh misses what its child should have told before it became the program
+        raise TemporaryError(f"{program_of(argv)}: killed before it began, expected it to run") from None
 
 
 def _collector(said: collections.deque[str]) -> Callable[[str], None]:
     def collect(line: str) -> None:  # exactly one parameter: sh looks at the arity
         text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
-        shown = text.strip().replace("\t", " ")[:LINE_LENGTH]
+        shown = text.strip().replace("\t", " ")
+        if len(shown) > LINE_LENGTH:  # a long name, and what is wrong with it
+            shown = f"{shown[: LINE_LENGTH // 2]}...{shown[3 - LINE_LENGTH // 2 :]}"
         said.append(shown if shown.isprintable() else "(not text)")  # it may be the data itself
 
     return collect
@@ -245,6 +270,7 @@ def _end(started: Sequence[Any]) -> None:
         time.sleep(0.02)
     for process in started:
         _signal(process, signal.SIGKILL)
+    for process in started:
         with contextlib.suppress(sh.ErrorReturnCode):
             process.wait()
 

@@ -10,9 +10,15 @@ import pytest
 
 from dental_pms_backup import postgres, scratch
 from dental_pms_backup.postgres import OnHost
+from tests import faults
 from tests.integration.support import Site, as_cluster_user, sql
 
 PRACTICE = Path(__file__).with_name("practice.sql")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests that meet a fault be rows of tests/FAULTS.md."""
+    config.pluginmanager.register(faults)
 
 
 @pytest.fixture(scope="session")

@@ -111,10 +111,10 @@ class Site:
         )
 
     @contextlib.contextmanager
-    def running(self, *words: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    def running(self, *words: str, wrapper: Sequence[str] = (), **variables: str) -> Iterator["subprocess.Popen[str]"]:
         """Run the command while the block lasts; it is killed when it has not ended by then."""
         process = subprocess.Popen(
-            [*HEEDS_SIGNALS, *self.command(*words)],
+            [*HEEDS_SIGNALS, *wrapper, *self.command(*words)],
             cwd=TREE,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
@@ -233,8 +233,13 @@ def dump(server: OnHost) -> list[str]:
     """Return a dump's lines without those that two dumps of equal content may differ in."""
     done = as_cluster_user(server, "pg_dump")
     assert done.returncode == 0, done.stderr
+    return without_noise(done.stdout.split("\n"))
+
+
+def without_noise(lines: list[str]) -> list[str]:
+    """Return a dump's lines without those that two dumps of equal content may differ in."""
     noise = re.compile(r"-- Dumped (from|by) |\\(un)?restrict ")
-    return [line for line in done.stdout.split("\n") if not noise.match(line)]
+    return [line for line in lines if not noise.match(line)]
 
 
 @contextlib.contextmanager
@@ -331,12 +336,17 @@ class Journal:
         return [] if any(line.split()[4] == "/" for line in mounts) else ["--propagation=unchanged"]
 
     def close(self) -> str:
-        """Stop listening and return all that came."""
+        """Stop listening, unless that was done, and return all that came."""
+        if not self._thread.is_alive():
+            return self._text()
         ender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         ender.sendto(b"END", str(self._directory / "socket"))
         ender.close()
         self._thread.join()
         self._socket.close()
+        return self._text()
+
+    def _text(self) -> str:
         return b"".join(self._received).decode("utf-8", "surrogateescape")
 
     def _receive(self) -> None:

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from tests import faults
 from tests.system import practice
 from tests.system.machine import Machine
 
 SUITES = ("trixie", "bookworm")
 CHOSEN = os.environ.get("DENTAL_PMS_TEST_SUITES", " ".join(SUITES)).split()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests that meet a fault be rows of tests/FAULTS.md."""
+    config.pluginmanager.register(faults)
 
 
 def booted(suite: str) -> Iterator[Machine]:

@@ -50,7 +50,11 @@ class Machine:
         original = (self.work / "roots" / f"machine-{suite}").resolve()
         subprocess.run(["cp", "--archive", "--reflink=auto", original, self.root], check=True)
         self._settle_root()
-        archives = (self.work / "archives" / suite).resolve()
+        self.boot_again()
+
+    def boot_again(self) -> None:
+        """Boot the machine as it was when it ended; return when every unit has started."""
+        archives = (self.work / "archives" / self.suite).resolve()
         boot = self._start([str(RIG / "boot"), f"{self.name}-{self.work.name}", str(self.root), str(archives)])
         self._pid_file.write_text(f"{boot}\n")
         self._wait_until_booted(boot)

@@ -47,11 +47,24 @@ def up(machine: Machine) -> None:
     import_image(machine, IMAGE_ROOTS[machine.suite])
     machine.write(f"{PROJECT_DIR}/.env", f"POSTGRES_PASSWORD={PASSWORD}\n", mode=0o600)
     machine.write(f"{PROJECT_DIR}/compose.yml", (RIG / "compose.yml").read_text())
-    if machine.suite == "trixie":
-        machine.run(f"cd {PROJECT_DIR} && docker compose up --detach --wait", timeout_s=180)
-    else:
-        machine.copy_in(RIG / "up-without-compose", f"{PROJECT_DIR}/up")
-        machine.run(f"cd {PROJECT_DIR} && ./up", timeout_s=180)
+    machine.copy_in(RIG / "up-without-compose", f"{PROJECT_DIR}/up")
+    make_containers(machine)
+
+
+def make_containers(machine: Machine) -> None:
+    """Make the containers; volumes that are there keep their content."""
+    make = "docker compose up --detach --wait" if machine.suite == "trixie" else "./up"
+    machine.run(f"cd {PROJECT_DIR} && {make}", timeout_s=180)
+
+
+def put_up_again(machine: Machine) -> None:
+    """Bring the containers back from whatever a test did to them, and wait until the database answers."""
+    containers = f"{PROJECT}-db-1 {PROJECT}-backend-1"
+    machine.run(f"docker unpause {PROJECT}-db-1", check=False)
+    if machine.run(f"docker start {containers}", check=False).returncode:
+        machine.run(f"docker rm --force {containers}; docker network rm {PROJECT}_default", check=False)
+        make_containers(machine)
+    wait_until_healthy(machine)
 
 
 def import_image(machine: Machine, root: str) -> None:

@@ -205,27 +205,6 @@ def test_run_that_moves_no_byte_any_more_gives_up_by_itself(host: Machine) -> No
     assert admin.names(host, admin.FALLBACK_STORE) == []
 
 
-def test_stop_in_the_middle_ends_the_run_the_dump_in_the_container_and_the_drafts(host: Machine) -> None:
-    assert start(host) == 0
-    before = admin.files(host, admin.FALLBACK_STORE)
-    began = admin.moment(host)
-    with admin.locked_table(host):
-        assert start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
-        assert any(name.endswith(".draft") for name in admin.names(host, admin.FALLBACK_STORE))
-        host.run(f"systemctl stop {admin.SERVICE}", timeout_s=6)
-        assert admin.sessions_of_dumps(host) == 0
-        assert (
-            host.run("docker exec dental-pms-db-1 sh -c 'cat /proc/[0-9]*/comm'").stdout.split().count("pg_dump") == 0
-        )
-    assert admin.files(host, admin.FALLBACK_STORE) == before
-    assert not any(name.endswith(".draft") for name in admin.names(host, admin.FALLBACK_STORE))
-    (failed,) = [entry for entry in admin.entries(host, began) if entry.get("DENTAL_PMS_EVENT") == "run-failed"]
-    assert failed["DENTAL_PMS_CAUSE"] == "interrupted"
-    assert start(host) == 0
-    assert [entry["state"] for entry in admin.sets(host)] == ["verified", "verified"]
-
-
 def test_stop_in_the_middle_of_the_attachments_leaves_no_trace(host: Machine) -> None:
     with slow_tar(host):
         assert start(host, options="--no-block") == 0
@@ -233,23 +212,6 @@ def test_stop_in_the_middle_of_the_attachments_leaves_no_trace(host: Machine) ->
         host.run(f"systemctl stop {admin.SERVICE}", timeout_s=6)
     assert admin.names(host, admin.FALLBACK_STORE) == []
     assert host.run("cat /proc/[0-9]*/comm", check=False).stdout.split().count("tar") == 0
-
-
-def test_run_that_is_killed_leaves_drafts_that_the_next_run_clears(host: Machine) -> None:
-    assert start(host) == 0
-    before = admin.files(host, admin.FALLBACK_STORE)
-    with admin.locked_table(host):
-        assert start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
-        host.run(f"systemctl kill --signal=KILL {admin.SERVICE}")
-        admin.wait_for(lambda: admin.state(host) == "failed")
-        assert len(admin.sets(host)) == 1
-    began = admin.moment(host)
-    assert start(host) == 0
-    assert "store-recovered" in admin.events(admin.entries(host, began))
-    after = admin.files(host, admin.FALLBACK_STORE)
-    assert {name: after.get(name) for name in before} == before
-    assert not any(name.endswith(".draft") for name in admin.names(host, admin.FALLBACK_STORE))
 
 
 def test_interrupt_from_the_keyboard_ends_a_run_by_hand(host: Machine) -> None:
@@ -288,17 +250,6 @@ def test_database_that_comes_back_between_two_tries_is_backed_up(host: Machine) 
     host.run("docker start dental-pms-db-1")
     admin.wait_for(lambda: admin.state(host) in {"inactive", "failed"})
     assert admin.events(admin.entries(host, began))[-1] == "run-succeeded"
-
-
-def test_docker_that_is_stopped_is_the_cause_of_the_failure(host: Machine) -> None:
-    host.run("systemctl stop docker.socket docker.service")
-    try:
-        done = admin.dental(host, "run")
-    finally:
-        host.run("systemctl start docker.socket docker.service")
-        practice.wait_until_healthy(host)
-    assert (done.returncode, done.stdout) == (75, "failure=docker\nbackup_run_status=failed\n")
-    assert done.stderr.splitlines()[-1] == "hint: systemctl status docker.service"
 
 
 def test_second_run_at_the_same_time_is_refused_as_temporary(host: Machine) -> None:

@@ -212,6 +212,13 @@ def test_file_of_another_size_damages_its_set(tmp_path: Path) -> None:
     assert found.problems == (f"attachments_{NAME}.tgz: 3 bytes, expected {size_bytes}",)
 
 
+def test_set_as_its_manifest_describes_it_is_the_one_that_is_found(tmp_path: Path) -> None:
+    published(tmp_path)
+    found = artefacts.find(tmp_path, NAME)
+    assert found.manifest
+    assert artefacts.described(found.manifest) == found
+
+
 def test_garbage_for_a_manifest_damages_its_set_and_hides_no_other(tmp_path: Path) -> None:
     published(tmp_path, "2026-11-22_023000", taken_at=NOW - timedelta(days=1))
     published(tmp_path)

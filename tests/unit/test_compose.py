@@ -127,13 +127,27 @@ def test_no_container_at_all_is_worth_a_retry(docker: Docker) -> None:  # noqa: 
     )
 
 
-@pytest.mark.parametrize("state", ["exited", "paused", "restarting", "created", "dead"])
-def test_container_that_does_not_run_is_named_with_its_state(state: str, docker: Docker) -> None:
+UP = "docker compose --project-directory /srv/dental-pms up --detach db"
+
+
+@pytest.mark.parametrize(
+    ("state", "hint"),
+    [
+        ("exited", UP),
+        ("created", UP),
+        ("dead", UP),
+        ("paused", "docker unpause dental-pms-db-1"),
+        ("restarting", "docker logs --tail 20 dental-pms-db-1"),
+    ],
+)
+def test_container_that_does_not_run_is_named_with_its_state_and_what_helps(
+    state: str, hint: str, docker: Docker
+) -> None:
     docker.has("dental-pms-db-1", state=state)
     assert refused(DatabaseError) == (
         f'db: service "db" of the project in /srv/dental-pms does not run (dental-pms-db-1 is {state}), '
         "expected one running container",
-        "docker compose --project-directory /srv/dental-pms up --detach db",
+        hint,
     )
 
 

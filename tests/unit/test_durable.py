@@ -115,6 +115,16 @@ def test_step_that_the_disk_refuses_is_named(step: str, said: str, tmp_path: Pat
     assert raised.value.message == f"{tmp_path}/{said}, expected a store to write to"
 
 
+def test_only_what_is_not_there_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    names = ("file", "link", "missing", "file/below", "missing/below")
+    assert [durable.exists(tmp_path / name) for name in names] == [True, True, False, False, False]
+    tmp_path.chmod(0o700)
+    with as_nobody(), pytest.raises(StoreError, match="/file: cannot be looked at: Permission denied, "):
+        durable.exists(tmp_path / "file")
+
+
 def test_directory_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o555)
     monkeypatch.chdir(tmp_path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,9 +16,6 @@ from hypothesis import strategies as st
 from dental_pms_backup import ledger
 from dental_pms_backup.errors import StoreError
 from tests.unit.builders import NOW
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FIRST = "0" * 64
 
@@ -87,6 +86,13 @@ def test_ledger_is_for_nobody_else(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "ledger.jsonl").stat().st_mode) == 0o600
 
 
+def test_first_entry_and_the_ledgers_name_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    recorded(tmp_path, "ok", "ok")
+    assert synced == [tmp_path / "ledger.jsonl", tmp_path, tmp_path / "ledger.jsonl"]
+
+
 def test_ledger_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(StoreError) as raised:
@@ -115,4 +121,12 @@ def test_report_is_read_back(tmp_path: Path) -> None:
 )
 def test_report_that_is_garbage_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "last-run.json").write_bytes(content)
+    assert ledger.last_report(tmp_path) is None
+
+
+def test_report_that_cannot_be_written_leaves_none_of_an_older_run(tmp_path: Path) -> None:
+    ledger.report(tmp_path, {"at": "1", "result": "ok"})
+    (tmp_path / ".last-run.json.draft").symlink_to("nowhere")  # never followed
+    with pytest.raises(StoreError):
+        ledger.report(tmp_path, {"at": "2", "result": "failed"})
     assert ledger.last_report(tmp_path) is None

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from dental_pms_backup import postgres, tools
-from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError, DatabaseRefusedError, ToolMissingError
+from dental_pms_backup.errors import (
+    BackupError,
+    ConfigError,
+    DatabaseError,
+    DatabaseRefusedError,
+    DockerError,
+    ToolMissingError,
+    VerificationError,
+)
 from dental_pms_backup.postgres import Facts, InContainer, OnHost
 from tests.unit.builders import program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
-FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, system="7301")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
+
+ANSWER = json.dumps(dataclasses.asdict(FACTS))
 
 
 def on_host(
@@ -136,13 +148,13 @@ def test_program_in_a_container_is_the_containers_own() -> None:
 
 @pytest.mark.parametrize(("version", "chosen"), [(150007, "15"), (170000, "17")])
 def test_program_on_the_host_is_of_the_servers_major_version(version: int, chosen: str, installed: Path) -> None:
-    facts = Facts(version=version, database="pms", user="pms", size=1, system="1")
+    facts = Facts(version=version, database="pms", user="pms", size=1, started="2026-11-01", system="1")
     assert postgres.matching(on_host(), facts, "pg_dump") == f"{installed}/{chosen}/bin/pg_dump"
 
 
 @pytest.mark.parametrize("major", [14, 16, 18])
 def test_program_of_another_major_version_is_refused(major: int, installed: Path) -> None:  # noqa: ARG001 - on disk
-    facts = Facts(version=major * 10_000 + 1, database="pms", user="pms", size=1, system="1")
+    facts = Facts(version=major * 10_000 + 1, database="pms", user="pms", size=1, started="2026-11-01", system="1")
     with pytest.raises(ToolMissingError) as raised:
         postgres.matching(on_host(), facts, "pg_dump")
     assert (raised.value.message, raised.value.hint) == (
@@ -190,8 +202,7 @@ def test_answer_that_was_not_asked_for_is_no_database(answer: str, tmp_path: Pat
 
 
 def test_answer_becomes_facts(tmp_path: Path) -> None:
-    answer = '{"version": 160004, "database": "pms", "user": "pms", "size": 317000000, "system": "7301"}'
-    psql(tmp_path, f"echo '{answer}'\n")
+    psql(tmp_path, f"echo '{ANSWER}'\n")
     found = postgres.examine(server_of(tmp_path))
     assert (found, found.major) == (FACTS, 16)
 
@@ -231,6 +242,101 @@ def test_complaint_is_the_line_of_the_error_and_not_the_last(tmp_path: Path) -> 
     with pytest.raises(DatabaseError) as raised:
         postgres.ask(server_of(tmp_path), "select 1")
     assert raised.value.message == "db: the server does not answer: psql: error: refused"
+
+
+def test_complaint_of_pg_dump_is_what_the_server_said_without_the_command() -> None:
+    said = (
+        'pg_dump: error: Dumping the contents of table "images" failed: PQgetResult() failed.',
+        "pg_dump: detail: Error message from server: ERROR:  invalid page in block 0 of relation base/5/16397",
+        "pg_dump: detail: Command was: COPY public.images (id) TO stdout;",
+    )
+    complaint = postgres.complaint(tools.Ended(program="pg_dump", exit_code=1, said=said))
+    assert complaint == "pg_dump: ERROR:  invalid page in block 0 of relation base/5/16397"
+
+
+def test_docker_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    program(tmp_path / "bin", "docker", f"echo '{said}' >&2; exit 1\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    with pytest.raises(DockerError) as raised:
+        postgres.ask(CONTAINER, "select 1")
+    assert (raised.value.message, raised.value.hint, raised.value.exit_status) == (
+        f"docker: {said}, expected an answer",
+        "systemctl status docker.service",
+        75,
+    )
+
+
+def test_docker_that_was_restarted_over_a_running_server_is_worth_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin", "docker", f"echo '{ANSWER}'\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    said = "Error response from daemon: No such exec instance: 32482fc0"
+    with pytest.raises(DockerError) as raised:
+        postgres.check_stayed(CONTAINER, FACTS, failed(said))
+    assert raised.value.message == f"docker: {said}, expected an answer"
+
+
+def failed(*said: str) -> tools.Ended:
+    return tools.Ended(program="pg_dump", exit_code=1, said=said)
+
+
+def test_server_that_stayed_is_not_what_a_client_failed_of(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'\n")
+    postgres.check_stayed(server_of(tmp_path), FACTS, failed("pg_dump: error: permission denied for table patients"))
+
+
+def test_server_that_was_started_anew_is_worth_a_retry(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER.replace(FACTS.started, '2026-11-02')}'\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.check_stayed(server_of(tmp_path), FACTS, failed())
+    assert raised.value.message == "db: the server was restarted under the dump, expected it to stay"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "pg_dump: detail: Error message from server: server closed the connection unexpectedly",
+        "pg_dump: detail: Error message from server: FATAL:  terminating connection due to administrator command",
+        "WARNING:  terminating connection because of crash of another server process",
+        'pg_dump: error: connection to server at "db", port 5432 failed: FATAL:  the database system is starting up',
+    ],
+)
+def test_server_that_hung_up_is_worth_a_retry(said: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.check_stayed(server_of(tmp_path), FACTS, failed("pg_dump: error: it failed", said))
+    assert raised.value.message.startswith("db: the server hung up: ")
+
+
+@pytest.mark.parametrize(
+    ("file_now", "rows_now", "rows_dumped", "refused"),
+    [(2, "t", 0, True), (2, "f", 0, False), (2, "t", 1, False), (1, "t", 0, False)],
+    ids=["filled anew", "truncated", "rewritten before the snapshot", "filled for the first time"],
+)
+def test_table_that_was_filled_anew_as_the_dump_began_is_noticed(
+    file_now: int, rows_now: str, rows_dumped: int, refused: bool, tmp_path: Path
+) -> None:
+    table = '"Odd".t'
+    files = json.dumps({table: file_now})
+    psql(tmp_path, f"case $* in *'only {table})') echo {rows_now} ;; *) echo '{files}' ;; esac\n")
+    before = {table: 1}
+    if not refused:
+        postgres.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+        return
+    with pytest.raises(VerificationError) as raised:
+        postgres.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+    assert raised.value.message == (
+        f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all"
+    )
+
+
+@pytest.mark.parametrize("answer", ["garbage", "3"])
+def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{answer}'\n")
+    with pytest.raises(DatabaseError):
+        postgres.table_files(server_of(tmp_path))
 
 
 def test_rows_of_a_table_are_counted(tmp_path: Path) -> None:

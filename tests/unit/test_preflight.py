@@ -11,7 +11,7 @@ import pytest
 from dental_pms_backup import preflight
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.config import Room
-from dental_pms_backup.errors import RoomError
+from dental_pms_backup.errors import RefusedError, RoomError
 from tests.unit.builders import stored
 
 ROOMY = Room(reserve_mb=0, require_mount=False)
@@ -130,3 +130,46 @@ def test_store_on_a_disk_of_its_own_is_fine_before_its_directories_exist(store: 
 def test_link_from_the_root_filesystem_to_a_disk_is_as_good_as_the_disk(tmp_path: Path) -> None:
     (tmp_path / "store").symlink_to(ELSEWHERE)
     preflight.check_mount(tmp_path / "store", MOUNTED)
+
+
+@pytest.mark.parametrize(
+    ("place", "other"), [("a/db", "a"), ("a/sets", "a"), ("a/b/c", "a"), ("link/new", "a"), ("b", "b/db")]
+)
+def test_store_that_overlaps_with_another_is_refused(place: str, other: str, tmp_path: Path) -> None:
+    for store in ("a", "b/db"):
+        (tmp_path / store / "sets").mkdir(parents=True)
+        (tmp_path / store / "ledger.jsonl").touch()
+    (tmp_path / "link").symlink_to("a/db")
+    with pytest.raises(RefusedError) as raised:
+        preflight.check_place(tmp_path / place)
+    assert raised.value.message == (
+        f"{tmp_path}/{place}: overlaps with the store {tmp_path}/{other}, expected a directory of its own"
+    )
+
+
+def test_store_itself_and_a_directory_beside_it_overlap_with_none(tmp_path: Path) -> None:
+    for path in ("a/sets", "a/db", "other/sets"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "a/ledger.jsonl").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for place in ("a", "b", "other/new", "a/db/../../c"):
+        preflight.check_place(tmp_path / place)
+
+
+def lies_apart(tmp_path: Path, attachments: str) -> bool:
+    try:
+        preflight.check_apart(tmp_path / "store", tmp_path / attachments)
+    except RefusedError as error:
+        told = f"attachments: {tmp_path / attachments} and the store {tmp_path}/store lie in each other, "
+        return error.message != f"{told}expected two directories apart"
+    return True
+
+
+def test_store_and_attachments_may_not_lie_in_each_other(tmp_path: Path) -> None:
+    for path in ("store/sets", "linked/db"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "store/db").symlink_to("../linked/db")
+    together = ("store", ".", "store/db", "store/sets/x", "linked")
+    assert [lies_apart(tmp_path, path) for path in together] == [False] * len(together)
+    apart = ("store/attachments", "attachments", "store-2")
+    assert [lies_apart(tmp_path, path) for path in apart] == [True] * len(apart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -9,7 +10,6 @@ import os
 import resource
 import stat
 import subprocess
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ class PowerCutError(BaseException):
     """The machine stops here; no handler of ours runs."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def failing(at: int, error: BaseException, steps: tuple[tuple[Any, str], ...] = STEPS) -> Iterator[None]:
     """Raise instead of taking the n-th step that changes the disk."""
     count = itertools.count(1)
@@ -346,6 +346,35 @@ def test_publication_that_is_not_durable_at_its_very_end_is_taken_back(tmp_path:
     assert (states(tmp_path), len(drafts(tmp_path))) == ({}, 5)
 
 
+@pytest.mark.parametrize("at", range(4, 16))
+def test_disk_that_does_not_say_what_is_there_publishes_nothing(at: int, tmp_path: Path) -> None:
+    manifest = drafted(tmp_path)
+    error = OSError(errno.EIO, os.strerror(errno.EIO))
+    with failing(at, error, ((Path, "lstat"),)), contextlib.suppress(StoreError):
+        publishing.publish(tmp_path, NAME, manifest)
+        assert at > 3 + 2 * 5, "every look counts"
+        return
+    assert (states(tmp_path), len(drafts(tmp_path))) == ({}, 5)
+
+
+def test_store_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path) -> None:
+    published(tmp_path)
+    error = OSError(errno.EIO, os.strerror(errno.EIO))
+    for look in (publishing.recover, lambda store: publishing.discard(store, NAME), artefacts.listing):
+        with (
+            failing(3, error, ((os, "listdir"), (os, "scandir"))),
+            pytest.raises(StoreError, match="cannot be read: In"),
+        ):
+            look(tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(0o600, False), (0o640, True), (0o777, True)])
+def test_filesystem_that_keeps_no_modes_is_seen_by_the_lock(mode: int, kept: bool, tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".lock").chmod(mode)
+    assert publishing.keeps_no_modes(tmp_path) is kept
+
+
 def test_publication_that_meets_a_strangers_file_takes_its_own_names_back(tmp_path: Path) -> None:
     manifest = drafted(tmp_path)
     (tmp_path / f"attachments_{NAME}.tgz").write_text("somebody's")
@@ -440,6 +469,7 @@ def test_removal_cut_off_anywhere_never_leaves_a_damaged_set_and_can_be_repeated
         assert states(store) == {NAME: "verified"}
         publishing.recover(store)
         assert (states(store), drafts(store)) == ({NAME: "verified"}, [])
+        assert checked(store).returncode == 0
         found = artefacts.find(store, NAME)
         if found.size_bytes(stream) is not None:
             publishing.remove(store, found, stream)
@@ -449,6 +479,39 @@ def test_removal_cut_off_anywhere_never_leaves_a_damaged_set_and_can_be_repeated
         if not came_that_far:
             break
     assert at > 5
+
+
+def test_recovery_lets_checksums_forget_a_stream_that_the_manifest_has_forgotten(tmp_path: Path) -> None:
+    stored = published(tmp_path)
+    sums = tmp_path / f"sets/{NAME}.sha256"
+    whole = sums.read_text()
+    publishing.remove(tmp_path, stored, Stream.DB)
+    trimmed = sums.read_text()
+    sums.write_text(whole)
+    assert publishing.recover(tmp_path) == [f"set {NAME}: its checksums forgot the stream that was removed"]
+    assert (sums.read_text(), publishing.recover(tmp_path)) == (trimmed, [])
+
+
+@pytest.mark.parametrize("trimmed", [True, False])
+def test_recovery_writes_no_checksums_that_are_wrong_for_another_reason(trimmed: bool, tmp_path: Path) -> None:
+    stored = published(tmp_path)
+    if trimmed:
+        publishing.remove(tmp_path, stored, Stream.DB)
+    sums = tmp_path / f"sets/{NAME}.sha256"
+    for content in ("", sums.read_text().replace("a", "b"), sums.read_text() + "more\n" * (not trimmed)):
+        sums.write_text(content)
+        assert publishing.recover(tmp_path) == []
+        assert sums.read_text() == content
+    sums.unlink()
+    assert publishing.recover(tmp_path) == []
+
+
+def test_every_directory_on_the_way_to_a_new_store_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    publishing.prepare(tmp_path / "a/b/store")
+    store = tmp_path / "a/b/store"
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a/b", store, store]
 
 
 @pytest.mark.parametrize("stream", Stream)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.artefacts import StoredSet
 
 STORE = Path("/srv/dental-pms/backups")
-FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, system="7301")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 
 
 def removal(stream: Stream) -> Choice:

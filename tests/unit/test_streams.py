@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import json
 import os
 import re
 import types
@@ -11,13 +13,22 @@ from pathlib import Path
 import pytest
 
 from dental_pms_backup import postgres, streams, tools
-from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, SourceError, StalledError, StoreError
+from dental_pms_backup.errors import (
+    ArchiveError,
+    BackupError,
+    DatabaseError,
+    DumpError,
+    SourceError,
+    StalledError,
+    StoreError,
+)
 from dental_pms_backup.postgres import Facts, InContainer, OnHost
 from dental_pms_backup.progress import Watch
 from tests.unit.builders import DUMP, gone, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
-FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, system="7301")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
+ANSWER = json.dumps(dataclasses.asdict(FACTS))
 EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
 
 
@@ -36,6 +47,7 @@ def native(bin_dir: Path) -> OnHost:
 def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None) -> bytes:
     """Dump with a pg_dump of the test's and return what came out."""
     program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) 16.4"; exit; }}\n{script}')
+    program(bin_dir, "psql", f"[ \"$1\" != --version ] || {{ echo 16.4; exit; }}\necho '{ANSWER}'\n")
     with (bin_dir / "out").open("w+b") as out:
         streams.dump_database(server or native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
         return (bin_dir / "out").read_bytes()
@@ -76,7 +88,7 @@ def test_passwords_of_roles_are_saved_when_asked_for() -> None:
 
 
 def test_archive_keeps_all_that_tar_can_keep() -> None:
-    assert streams.tar_argv(Path("/srv/data"), Path("/store/.entries")) == [
+    assert streams.tar_argv(Path("/srv/data"), Path("/store/.entries"), sparse=True) == [
         "tar",
         "--create",
         "--file=-",
@@ -166,6 +178,7 @@ def test_dump_whose_pg_dump_was_killed_is_no_dump(bin_dir: Path) -> None:
     with pytest.raises(DumpError) as raised:
         dumped(bin_dir, "echo half; kill -9 $$\n")
     assert raised.value.message == "db: pg_dump: killed by signal 9: it said nothing, expected exit status 0"
+    assert raised.value.hint.startswith("journalctl --dmesg --grep='killed process'")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +187,10 @@ def test_dump_whose_pg_dump_was_killed_is_no_dump(bin_dir: Path) -> None:
         (
             "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout",
             "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s",
+        ),
+        (
+            'pg_dump: error: query failed: ERROR:  relation "public.patients" does not exist',
+            "a migration changed tables as the dump began; when it is done: dental-pms-backup run",
         ),
         (
             "pg_dump: error: query failed: ERROR:  permission denied for table patients",
@@ -223,20 +240,32 @@ def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(d
     if death == "exec yes":  # the reader dies, and the client in the container does not notice
         for name in ("igzip", "pigz", "gzip"):
             program(bin_dir, name, "exit 1\n")
-    with pytest.raises(DumpError):
+    with pytest.raises(BackupError):
         dumped(bin_dir, "exit 1\n", server=CONTAINER)
-    dump, stopped, _ = calls.read_text().split("\n========\n")
+    dump, stopped, *_ = calls.read_text().split("\n========\n")
     session = re.search("--env=PGAPPNAME=(.*)", dump)
     assert session
     assert stopped.splitlines()[1] == "--env=PGAPPNAME=dental-pms-backup-stop"
     assert stopped.splitlines()[-1] == postgres.END_SESSIONS.format(session[1])
 
 
-def test_dump_in_a_container_that_failed_by_itself_is_looked_for_no_more(bin_dir: Path) -> None:
-    program(bin_dir, "docker", f"echo call >>{bin_dir}/calls; exit 1\n")
+def test_dump_in_a_container_that_failed_by_itself_is_looked_for_once(bin_dir: Path) -> None:
+    calls = bin_dir / "calls"
+    answers = f"case \"$*\" in *terminate*) echo end; echo 0 >&3 ;; *json*) echo examine; echo '{ANSWER}' >&3 ;; esac"
+    program(
+        bin_dir, "docker", f'exec 3>&1 >>{calls}\n{answers}\ncase "$*" in *psql*) ;; *) echo dump; exit 1 ;; esac\n'
+    )
     with pytest.raises(DumpError):
         dumped(bin_dir, "exit 1\n", server=CONTAINER)
-    assert (bin_dir / "calls").read_text() == "call\n"
+    assert calls.read_text() == "dump\nend\nexamine\n"
+
+
+def test_dump_that_failed_of_a_server_that_went_away_is_worth_a_retry(bin_dir: Path) -> None:
+    with pytest.raises(DatabaseError) as raised:
+        dumped(bin_dir, "echo 'server closed the connection unexpectedly' >&2; exit 1\n")
+    assert raised.value.message == (
+        "db: the server hung up: server closed the connection unexpectedly, expected it to stay"
+    )
 
 
 def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir: Path, tmp_path: Path) -> None:
@@ -315,6 +344,80 @@ def test_entry_that_cannot_be_read_fails_the_stream_and_is_named_aside(tmp_path:
         "attachments: tar could not read everything (tar: exit status 2, 1 complaints), expected every entry"
     )
     assert raised.value.unreadable[0] == "./anna.png: Cannot open: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("./a: File shrank by 5 bytes; padding with zeros", 1),
+        ("./a: something else", 1),
+        ("./a: Warning: Cannot flistxattr: Input/output error", 0),
+        ("./a: file changed as we read it\\n" * 1000, 1),
+    ],
+    ids=["shrunk", "unknown", "attributes", "more than is kept"],
+)
+def test_archive_that_may_lack_content_is_made_again_and_then_fails(
+    said: str, status: int, tmp_path: Path, bin_dir: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    tries = tmp_path / "tries"
+    script = f"echo try >>{tries}; echo ./ >{tmp_path}/index; head -c 99 /dev/zero\n"
+    complaint = f"printf 'tar: {said}\\n' >&2; exit {status}\n"
+    program(bin_dir, "tar", f"{script}[ $(wc -l <{tries}) -ge 2 ] || {{ {complaint}}}\n")
+    assert archived(tmp_path)[0].changed == ()
+    assert gzip.decompress((tmp_path / "out.tgz").read_bytes()) == bytes(99)
+    assert tries.read_text() == "try\ntry\n"
+    program(bin_dir, "tar", script + complaint)
+    with pytest.raises(ArchiveError, match=f"tar could not read everything .tar: exit status {status}, "):
+        archived(tmp_path)
+    assert tries.read_text() == "try\n" * 5
+
+
+def test_archive_of_files_without_attributes_or_of_sockets_is_whole(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    said = ("./a: Warning: Cannot flistxattr: Operation not supported", "./s: socket ignored")
+    program(bin_dir, "tar", f"echo ./ >{tmp_path}/index; printf 'tar: %s\\n' '{said[0]}' '{said[1]}' >&2\n")
+    assert archived(tmp_path)[0].changed == ()
+
+
+@pytest.mark.parametrize("why", ["No space left on device", "Disk quota exceeded"])
+def test_list_of_entries_that_finds_no_room_is_a_fault_of_the_store(why: str, tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", f"echo 'tar: /store/.entries: Cannot open: {why}' >&2; exit 2\n")
+    with pytest.raises(StoreError, match="expected room in the store"):
+        archived(tmp_path)
+
+
+def test_paths_that_are_too_long_to_be_put_back_are_counted(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    names = ("./" + "x" * 4093, "./" + "x" * 4094, "./" + r"\303" * 4093, "./" + r"\n" * 4094, "./")
+    (tmp_path / "names").write_text("".join(f"{name}\n" for name in names))
+    program(bin_dir, "tar", f"cat {tmp_path}/names >{tmp_path}/index\n")
+    found, _ = archived(tmp_path)
+    assert (found.entry_count, found.too_long_count) == (5, 2)
+
+
+ROOT = "21 1 254:0 / / rw,relatime shared:1 - {} /dev/vda rw"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "told"),
+    [
+        ([ROOT.format("ext4")], True),
+        ([ROOT.format("xfs")], True),
+        ([ROOT.format("zfs")], False),
+        ([ROOT.format("zfs"), "30 21 0:5 / /srv rw - ext4 /dev/vdb rw"], True),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv rw - fuse.some disk rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of rw - zfs pool rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of/us rw - zfs pool rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of/us/below rw - nfs4 host:/ rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of/us2 rw - nfs4 host:/ rw"], True),
+        (["30 21 0:5 / /proc rw - proc proc rw"], False),
+        ([], False),
+    ],
+)
+def test_holes_are_looked_for_only_where_every_filesystem_tells_of_them(mounts: list[str], told: bool) -> None:
+    assert streams.tells_of_holes(Path("/srv/files of/us"), "\n".join(mounts)) is told
 
 
 def test_path_of_tar_is_no_part_of_a_name(tmp_path: Path, bin_dir: Path) -> None:

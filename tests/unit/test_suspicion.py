@@ -181,6 +181,13 @@ def test_empty_archive_is_suspect_whatever_it_may_shrink_by() -> None:
     assert len(of_attachments(1000, 1, earlier(entries=890), limit=limits(attachments=100))) == 1
 
 
+def test_entries_that_tar_cannot_put_back_are_suspect() -> None:
+    assert list(suspicion.of_names(0)) == []
+    assert list(suspicion.of_names(2)) == [
+        "attachments: 2 entries have a path of over 4095 bytes, which tar cannot put back"
+    ]
+
+
 def test_files_last_time_are_those_of_the_last_good_set() -> None:
     sets = [earlier(1, entries=890), earlier(2, entries=1, suspicions=("x",)), earlier(3, entries=1, problems=("x",))]
     assert of_attachments(100, 1, *sets) == ["attachments: empty, expected files (890 entries last time)"]

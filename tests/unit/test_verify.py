@@ -13,7 +13,7 @@ import pytest
 from dental_pms_backup import streams, verify
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import VerificationError
-from tests.unit.builders import DUMP, ROLES_TRAILER, TRAILER, packed
+from tests.unit.builders import DUMP, ROLES_TRAILER, TRAILER, packed, program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,6 +275,42 @@ def test_checksum_is_of_the_whole_file_wherever_it_stands(tmp_path: Path) -> Non
     with (tmp_path / "file").open("rb") as file:
         os.lseek(file.fileno(), 50_000, os.SEEK_SET)
         assert verify.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"echo '{hashlib.sha256().hexdigest()} *-'; echo '{hashlib.sha256().hexdigest()} */dev/null'",
+        f"echo '{'a' * 64} *-'; echo '{'a' * 64} */dev/null'",
+        f"echo '{'a' * 64} *-'",
+        "echo success",
+        "",
+    ],
+)
+def test_checksum_of_a_program_that_cannot_count_is_none(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin", "sha256sum", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    (tmp_path / "file").write_bytes(b"content")
+    with (tmp_path / "file").open("rb") as file, pytest.raises(VerificationError, match="printed no checksum"):
+        verify.sha256(tmp_path / "file", file.fileno())
+
+
+def test_checksum_of_nothing_is_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open("rb") as file:
+        assert verify.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256().hexdigest()
+
+
+@pytest.mark.parametrize("script", ["echo success", "", "echo 0", "echo -1"])
+def test_archive_whose_entries_cannot_be_counted_is_refused(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, _ = archived(tmp_path, b"one")
+    program(tmp_path / "bin", "wc", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert refused(archive, None, Kind.ATTACHMENTS).startswith("the archive holds no entry")
 
 
 def test_hint_says_what_to_type(tmp_path: Path) -> None:
