@@ -17,7 +17,12 @@ DRAFT_SUFFIX = ".draft"
 def write(path: Path, content: bytes) -> None:
     """Replace a small file, mode 0600, so that either the old or the new content is there, durably."""
     write_draft(path, content)
-    rename(draft_path(path), path)
+    try:
+        rename(draft_path(path), path)
+    except BackupError:
+        with contextlib.suppress(BackupError):
+            unlink(draft_path(path))
+        raise
     sync_directory(path.parent)
 
 

@@ -221,7 +221,7 @@ def test_the_later_set_stays_whatever_the_time_zone_makes_of_its_name(site: Site
 
 @pytest.mark.fault("Ourselves", "the locale is")
 @pytest.mark.parametrize("locale", ["tr_TR.UTF-8", "de_DE.UTF-8", "ja_JP.EUC-JP", "xx_XX.UTF-8", "C", "POSIX"])
-def test_a_locale_does_not_matter(site: Site, clock: Clock, locale: str) -> None:
+def test_a_locale_does_not_matter(site: Site, locale: str) -> None:
     language, _, charset = locale.partition(".")
     made = site.place / "locales" / locale
     made.parent.mkdir()

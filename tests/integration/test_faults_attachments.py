@@ -77,7 +77,7 @@ def test_a_link_to_the_attachments_is_followed(site: Site) -> None:
     recovers(site)
 
 
-@pytest.mark.fault("Attachments", "they are empty while the database has rows with files, in the first set:")
+@pytest.mark.fault("Attachments", "they are empty while the database has rows with files, in the first set")
 @pytest.mark.parametrize("table", ["attachments", "images"], ids=["the usual table", "a configured table"])
 def test_empty_attachments_beside_rows_with_files_make_a_suspect_set(own_database: Site, table: str) -> None:
     site = own_database
@@ -106,7 +106,7 @@ def test_a_mount_point_without_its_disk_makes_a_suspect_set(site: Site) -> None:
         recovers(site)
 
 
-@pytest.mark.fault("Attachments", "an entry cannot be read:")
+@pytest.mark.fault("Attachments", "an entry cannot be read")
 @pytest.mark.parametrize("kind", ["a file", "a directory"])
 def test_an_unreadable_entry_fails_the_run_and_is_named_by_status_only(site: Site, kind: str) -> None:
     entry = site.attachments / ("2026/letter to Mrs canary-name-0815.txt" if kind == "a file" else "canary-name")

@@ -261,7 +261,7 @@ CALLS = {
 }
 
 
-@pytest.mark.fault("Store", "the disk refuses one call, each in turn and with another error:")
+@pytest.mark.fault("Store", "the disk refuses one call, each in turn and with another error")
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 def test_a_run_says_the_truth_whichever_call_the_disk_refuses(site: Site, calls: tuple[str, ...]) -> None:
     first = site.store.rename(site.place / "first")
@@ -336,8 +336,8 @@ def put_back(site: Site, first: Path) -> None:
     shutil.copytree(first, site.store, copy_function=shutil.copy2)
 
 
-@pytest.mark.fault("Store", "a record cannot be written, only a set can:")
-@pytest.mark.parametrize("record", ["ledger.jsonl", "last-run.json"])
+@pytest.mark.fault("Store", "a record cannot be written, only a set can")
+@pytest.mark.parametrize("record", ["ledger.jsonl", "last-run.json"], ids=["the ledger", "the report"])
 def test_a_record_that_cannot_be_written_does_not_cost_the_set(site: Site, record: str) -> None:
     (site.store / record).unlink()
     (site.store / record).mkdir()
@@ -388,8 +388,8 @@ def test_a_run_fails_on_a_store_that_is_no_directory(site: Site, make: Callable[
     recovers(site)
 
 
-@pytest.mark.fault("Store", "a directory of the store is a file:")
-@pytest.mark.parametrize("part", ["db", "sets"])
+@pytest.mark.fault("Store", "a directory of the store is a file")
+@pytest.mark.parametrize("part", ["db", "sets"], ids=["its db", "its sets"])
 def test_a_run_fails_on_a_store_with_a_file_for_a_directory(site: Site, part: str) -> None:
     aside = (site.store / part).rename(site.place / "aside")
     (site.store / part).write_text("kept")
@@ -401,7 +401,7 @@ def test_a_run_fails_on_a_store_with_a_file_for_a_directory(site: Site, part: st
     recovers(site)
 
 
-@pytest.mark.fault("Store", "a directory is a link to another:")
+@pytest.mark.fault("Store", "a directory is a link to another")
 @pytest.mark.parametrize("part", [".", "db", "sets"], ids=["the store", "its db", "its sets"])
 def test_a_directory_may_be_a_link_to_another(site: Site, part: str) -> None:
     aside = (site.store / part).rename(site.place / "aside")
@@ -421,8 +421,8 @@ def test_a_run_fails_on_a_store_of_another_user(site: Site) -> None:
     recovers(site)
 
 
-@pytest.mark.fault("Store", "a directory of the store is immutable:")
-@pytest.mark.parametrize("part", [".", "db", "sets"])
+@pytest.mark.fault("Store", "a directory is immutable")
+@pytest.mark.parametrize("part", [".", "db", "sets"], ids=["the store", "its db", "its sets"])
 def test_a_run_fails_on_a_store_that_is_immutable(site: Site, part: str) -> None:
     subprocess.run(["chattr", "+i", site.store / part], check=True)
     try:
@@ -479,7 +479,7 @@ def test_the_environment_wins_over_the_configuration_and_the_journal_names_the_s
     recovers(site)
 
 
-@pytest.mark.fault("Store", "BACKUP_DIR overlaps with another store:")
+@pytest.mark.fault("Store", "BACKUP_DIR overlaps with another store")
 @pytest.mark.parametrize(
     "where", ["store/db", "store/sets", "store/a/b", "outer"], ids=["its db", "its sets", "below it", "around it"]
 )
@@ -493,15 +493,15 @@ def test_a_store_that_overlaps_with_another_is_refused(site: Site, where: str) -
     recovers(site)
 
 
-@pytest.mark.fault("Store", "the store and the attachments lie in each other:")
-@pytest.mark.parametrize("where", ["the store is in them", "the store is in them by a link", "they are its db"])
+@pytest.mark.fault("Store", "the store and the attachments lie in each other")
+@pytest.mark.parametrize("where", ["the store in them", "the store in them by a link", "they in its db"])
 def test_a_store_and_attachments_that_lie_in_each_other_are_refused(site: Site, where: str) -> None:
     cause, status = "refused", 4
     match where:
-        case "the store is in them":
+        case "the store in them":
             cause, status = "configuration", 78
             site.configure({"attachments.path": str(site.place)})
-        case "the store is in them by a link":
+        case "the store in them by a link":
             inside = site.store.rename(site.attachments / "inside")
             site.store.symlink_to(inside)
         case _:
@@ -567,7 +567,7 @@ def spoil(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-@pytest.mark.fault("Store", "the newest set is damaged behind our back:")
+@pytest.mark.fault("Store", "the newest set is damaged behind our back")
 @pytest.mark.parametrize(("path", "damage", "state", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_set_that_was_damaged_is_told_of_and_pushes_no_good_one_out(
     site: Site, path: str, damage: Callable[[Path], None], state: str, said: str

@@ -95,6 +95,13 @@ def test_full_disk_leaves_the_old_content_and_no_draft(tmp_path: Path, monkeypat
     assert files_below(tmp_path) == {"file": b"old"}
 
 
+def test_file_that_cannot_get_its_name_leaves_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(StoreError, match="/file: cannot get its name: Is a directory, "):
+        durable.write(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("step", "said"),
     [

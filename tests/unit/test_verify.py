@@ -308,7 +308,7 @@ def test_archive_whose_entries_cannot_be_counted_is_refused(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, _ = archived(tmp_path, b"one")
-    program(tmp_path / "bin", "wc", script)
+    program(tmp_path / "bin", "wc", f"cat >/dev/null; {script}")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     assert refused(archive, None, Kind.ATTACHMENTS).startswith("the archive holds no entry")
 
