@@ -46,6 +46,16 @@ def test_a_run_publishes_nothing_when_the_compressor_writes_half_with_status_0(s
     recovers(site)
 
 
+@pytest.mark.fault("Ourselves", "the compressor does its work but exits 1, in the")
+@pytest.mark.parametrize(("word", "cause"), STREAMS.items(), ids=["database", "attachments"])
+def test_a_run_publishes_nothing_when_the_compressor_does_its_work_but_says_that_it_failed(
+    site: Site, word: str, cause: str
+) -> None:
+    path = site.fake_on_path("igzip", '"$real" "$@"; exit 1')
+    fails(site, word, cause=cause, PATH=path)
+    recovers(site)
+
+
 @pytest.mark.fault("Ourselves", "a program says bytes of its data on stderr")
 def test_a_program_that_says_bytes_of_its_data_fails_the_run_without_them(site: Site) -> None:
     path = site.fake_on_path("igzip", "head -c 1000 >&2; kill -KILL $$")

@@ -1,0 +1,118 @@
+"""Restores of the same data: this product in place, the seed's strict replay, other ones into an empty place."""
+
+from collections.abc import Mapping
+
+from tests.system.rig import bench_data, bench_report
+from tests.system.rig.bench_measure import Contender, Options, Role, in_turn, run, tell
+from tests.system.rig.bench_report import Report
+
+NATIVE, COMPOSE, ATTACHMENTS = "restore of db, native", "restore of db, compose", "restore of attachments"
+# Every contender's own backup, made once.
+MAKE = """\
+rm -rf $KEPT/* $CACHE
+BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml run db
+BACKUP_DIR=$KEPT/compose dental-pms-backup run
+pg_dump dental_pms >$KEPT/db.sql
+pg_dump dental_pms | gzip >$KEPT/db.sql.gz
+pg_dump -Fc -f $KEPT/db.dump dental_pms
+pg_dump -Fd -j2 -f $KEPT/db.dir dental_pms
+docker exec $DB sh -c 'pg_dump -U dental dental_pms >/tmp/compose.sql'
+docker exec $DB pg_dump -U dental dental_pms | gzip >$KEPT/compose.sql.gz
+tar -cf $KEPT/attachments.tar -C $TREE .
+tar -czf $KEPT/attachments.tgz -C $TREE .
+restic init --quiet
+restic backup --quiet --stdin-filename db.sql --stdin-from-command -- pg_dump dental_pms
+restic backup --quiet $TREE
+borg init --encryption=none $KEPT/borg
+borg create --stdin-name db.sql --content-from-command $KEPT/borg::db -- pg_dump dental_pms
+cd $TREE; borg create $KEPT/borg::tree .
+"""
+DROP = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;"
+FRESH = "-c 'drop database if exists fresh' -c 'create database fresh' -c checkpoint"
+FRESH_NATIVE = f"psql -Xq -d template1 {FRESH}"
+FRESH_IN_CONTAINER = f"docker exec $DB psql -Xq -U dental -d template1 {FRESH}"
+PSQL = "psql -Xq -v ON_ERROR_STOP=1"
+LIVE = "restic dump --path /db.sql latest db.sql"
+REMOVE_KEPT = "rm -rf $TREE.before-restore-*"
+
+
+def measure(options: Options, environment: Mapping[str, str]) -> Report:
+    """Measure all of them on the practice."""
+    facts = bench_data.practice(options)
+    bench_data.forget(options)
+    given = {**environment, "CONFIRM": "YES", "RESTIC_REPOSITORY": f"{environment['KEPT']}/restic"}
+    tell("making every contender's backup")
+    run(f"set -e; {MAKE}", given)
+    results = in_turn([*_native(), *_compose(), *_attachments()], options.repetitions, options.home / "store", given)
+    run(f"{REMOVE_KEPT}; {FRESH_IN_CONTAINER}; docker exec $DB rm /tmp/compose.sql", given)
+    bench_report.bars(results, "Restore", options.results / "restore")
+    return Report(part="restore", facts=facts, results=results, goals=(), tables=bench_report.tables(results))
+
+
+def _native() -> list[Contender]:
+    ours = "BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml restore db latest --in-place"
+    seed = f"{PSQL} -d dental_pms -c '{DROP}' && gzip -dc $KEPT/db.sql.gz | {PSQL} -d dental_pms"
+    fresh = {
+        "pg_restore of -Fc": "pg_restore -d fresh $KEPT/db.dump",
+        "pg_restore -j2 of -Fd": "pg_restore -j2 -d fresh $KEPT/db.dir",
+        "restic dump | psql": f"{LIVE} | {PSQL} -d fresh",
+        "borg extract | psql": f"borg extract --stdout $KEPT/borg::db | {PSQL} -d fresh",
+    }
+    return [
+        Contender(
+            stream=NATIVE,
+            name="psql -1 < plain SQL",
+            line=f"{PSQL} -1 -d fresh <$KEPT/db.sql",
+            before=FRESH_NATIVE,
+            role=Role.FLOOR,
+        ),
+        _ours(NATIVE, "db", ours, before="psql -Xq -d template1 -c checkpoint"),
+        Contender(
+            stream=NATIVE,
+            name="gzip -dc | psql",
+            line=seed,
+            before="psql -Xq -d template1 -c checkpoint",
+            role=Role.SEED,
+        ),
+        *(Contender(stream=NATIVE, name=name, line=line, before=FRESH_NATIVE) for name, line in fresh.items()),
+    ]
+
+
+def _compose() -> list[Contender]:
+    compose = f"docker compose exec -T db {PSQL} -U dental -d dental_pms"
+    seed = f"cd /srv/dental-pms; {compose} -c '{DROP}' </dev/null && gzip -dc $KEPT/compose.sql.gz | {compose}"
+    ours = "BACKUP_DIR=$KEPT/compose dental-pms-backup restore db latest --in-place"
+    checkpoint = "docker exec $DB psql -Xq -U dental -d template1 -c checkpoint"
+    return [
+        Contender(
+            stream=COMPOSE,
+            name="psql -1 -f plain SQL in the container",
+            line=f"docker exec $DB {PSQL} -U dental -1 -d fresh -f /tmp/compose.sql",
+            before=FRESH_IN_CONTAINER,
+            role=Role.FLOOR,
+        ),
+        _ours(COMPOSE, "db", ours, before=checkpoint),
+        Contender(
+            stream=COMPOSE, name="gzip -dc | docker compose exec psql", line=seed, before=checkpoint, role=Role.SEED
+        ),
+    ]
+
+
+def _attachments() -> list[Contender]:
+    ours = "BACKUP_DIR=$KEPT/compose dental-pms-backup restore attachments latest --in-place"
+    seed = "rm -rf $TREE/* && tar -xzf $KEPT/attachments.tgz -C $TREE"
+    floor = "tar -xf $KEPT/attachments.tar -C $STORE"
+    fresh = {
+        "restic restore": "restic restore --quiet --path $TREE latest --target $STORE",
+        "borg extract": "cd $STORE; borg extract $KEPT/borg::tree",
+    }
+    return [
+        Contender(stream=ATTACHMENTS, name="tar -xf of bare tar", line=floor, role=Role.FLOOR),
+        _ours(ATTACHMENTS, "attachments", ours, before=REMOVE_KEPT),
+        Contender(stream=ATTACHMENTS, name="tar -xzf", line=seed, before=REMOVE_KEPT, role=Role.SEED),
+        *(Contender(stream=ATTACHMENTS, name=name, line=line, before=REMOVE_KEPT) for name, line in fresh.items()),
+    ]
+
+
+def _ours(stream: str, what: str, line: str, *, before: str) -> Contender:
+    return Contender(stream=stream, name=f"dental-pms-backup restore {what}", line=line, before=before, role=Role.OURS)
