@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import (
@@ -55,12 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare_process() -> None:
-    """Make the process independent of what it inherited: umask, directory, closed descriptors, signals, encodings."""
+    """Make the process independent of what it inherited: umask, closed descriptors, signals, encodings."""
     os.umask(0o077)
-    try:
-        Path.cwd()
-    except OSError:  # it was removed; pg_dumpall would not find pg_dump
-        os.chdir("/")
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # a closed 0, 1 or 2 must not become a file of ours
         pass
     os.close(descriptor)

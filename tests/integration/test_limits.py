@@ -73,6 +73,8 @@ WAYS = {
     "stderr is closed": 'exec "$@" 2>&-',
     "stderr is full": 'exec "$@" --verbose 2>/dev/full',
     "the working directory has gone": 'mkdir "$0/gone"; cd "$0/gone"; rmdir "$0/gone"; PYTHONPATH={TREE} exec "$@"',
+    "the working directory is closed to PostgreSQL's user": 'mkdir -m 0700 "$0/root"; cd "$0/root"; '
+    'PYTHONPATH={TREE} exec "$@"',
     "the umask is 0": 'umask 0; exec "$@"',
     "the umask is 0777": 'umask 0777; exec "$@"',
     "HOME is missing": 'unset HOME; exec "$@"',
