@@ -231,7 +231,7 @@ def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[s
             _out=out,
             _err=_collector(said),
             _env=environment | {"LC_ALL": "C"},
-        _cwd="/",  # ours may have gone, or be closed to the user who runs the program
+            _cwd="/",  # ours may have gone, or be closed to the user who runs the program
             _bg=True,
             _bg_exc=False,
             _new_session=True,
