@@ -45,7 +45,7 @@ def test_a_run_that_is_killed_at_any_moment_loses_no_set_and_lies_in_none(site: 
         killed += not ended_well(site, how, chance.uniform(0, takes_s), chance)
         if moment == KILLS - 1 or chance.random() < 0.5:  # else the next one is killed, too
             goes_well(site)
-    assert killed > KILLS / 2, "the moments are spread over a run"
+    assert killed > KILLS / 4, "the moments are spread over a run"
     assert site.run("verify").returncode == 0
     faults.saw(status="killed, 1 or 0", store="0 good sets lost, 0 bad ones, 0 times a false ok", events=[])
     faults.recovered("ok, every time")
