@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         _add_show,
         _add_verify,
         _add_restore,
+        _add_drill,
         _add_marks,
         _add_status,
         _add_config,
@@ -101,6 +102,11 @@ def _add_restore(commands: Commands) -> None:
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
     )
+
+
+def _add_drill(commands: Commands) -> None:
+    command = _command(commands, "drill", "drill", "restore a set into a throwaway server and prove it equal")
+    command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
 
 
 def _add_marks(commands: Commands) -> None:

@@ -11,7 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dental_pms_backup import proofs
 from dental_pms_backup.errors import StoreError, UsageError
+from dental_pms_backup.proofs import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +75,7 @@ class Artefact:
 class StoredSet:
     """A set on disk, or files that an older script left under such names: those have no manifest.
 
-    ``problems`` says what is missing or of another size than the manifest has it.
+    ``problems`` says what is missing or of another size than the manifest has it, ``proof`` what a drill found.
     """
 
     name: str
@@ -83,6 +85,7 @@ class StoredSet:
     problems: tuple[str, ...] = ()
     pinned: bool = False
     accepted: bool = False
+    proof: Mapping[str, Any] | None = None
 
     @property
     def suspicions(self) -> tuple[str, ...]:
@@ -91,15 +94,23 @@ class StoredSet:
 
     @property
     def state(self) -> str:
-        """Return ``verified`` (as its run proved it), ``unproven`` (no manifest), ``damaged`` or ``suspect``.
+        """Return how far the set can be trusted, the worst first.
 
-        A suspect set is whole, but waits for the admin to accept it.
+        ``damaged``; ``suspect``: it is whole, but waits for the admin to accept it; ``failed``: its drill; ``proven``:
+        its drill passed; ``verified``, as its run proved it; ``unproven``: it has no manifest.
         """
         if self.problems:
             return "damaged"
         if self.suspicions and not self.accepted:
             return "suspect"
+        if self.proof:
+            return "proven" if self.proof["result"] == Result.PASSED else "failed"
         return "unproven" if self.manifest is None else "verified"
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether nothing is known against the set."""
+        return self.state not in {"damaged", "suspect", "failed"}
 
     def artefact(self, kind: Kind) -> Artefact | None:
         """Return the set's file of a kind, if it has one."""
@@ -219,6 +230,7 @@ def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
         artefacts=tuple(artefacts),
         manifest=manifest,
         problems=tuple(problems),
+        proof=proofs.read(store, name, manifest),
     )
 
 

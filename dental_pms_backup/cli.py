@@ -18,6 +18,7 @@ from dental_pms_backup import (
     config,
     copies,
     demo,
+    drill,
     journal,
     keys,
     overview,
@@ -152,6 +153,24 @@ def _restore(arguments: Arguments) -> int:
     return DONE
 
 
+def _drill(arguments: Arguments) -> int:
+    try:
+        settings = _settings(arguments)
+        drilled = drill.perform(settings, arguments.set, now=_now(), watch=_watch(arguments, settings))
+        if drilled is None:
+            _print(["drill_status=nothing"])
+            return DONE
+        _print(report.drilled_lines(drilled))
+        if drilled.failure:
+            raise drilled.failure
+    except BackupError as error:
+        with contextlib.suppress(OutputError):  # the failure is the one to tell
+            _print([f"failure={error.cause}", "drill_status=failed"])
+        raise
+    _print(["drill_status=proven"])
+    return DONE
+
+
 def _prune(arguments: Arguments) -> int:
     choices = run.prune(_settings(arguments), now=_now(), dry_run=arguments.dry_run)
     _print(report.choice_lines(choices, dry_run=arguments.dry_run))
@@ -191,7 +210,7 @@ def _config_show(arguments: Arguments) -> int:
     settings = _settings(arguments)
     shown = {
         name: {
-            "value": None if value is None else value if isinstance(value, int) else str(value),
+            "value": keys.plain(value),
             "origin": origin,
         }
         for (name, value), origin in zip(settings.values.items(), settings.origins.values(), strict=True)
@@ -299,6 +318,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "show": _show,
     "verify": _verify,
     "restore": _restore,
+    "drill": _drill,
     "prune": _prune,
     "keep": _keep,
     "accept": _accept,

@@ -16,9 +16,10 @@ PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
     ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable"),
-    ("artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
+    ("proofs", "artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
     ("streams", "sources", "verify", "retention", "preflight", "suspicion", "offsite", "scratch"),
-    ("taking", "run", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
+    ("throwaway", "rehearsal", "roundtrip", "inventory", "stage", "proving"),
+    ("taking", "run", "restore", "drill", "copies", "audit", "admin", "overview", "report", "demo"),
     ("arguments", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
