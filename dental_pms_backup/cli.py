@@ -96,6 +96,7 @@ def _run(arguments: Arguments) -> int:
             _print(["failure=bug", "backup_run_status=failed"])
         raise
     _print([*report.run_lines(taken), "backup_run_status=ok"])
+    drill.follow(settings)
     return DONE
 
 

@@ -84,12 +84,14 @@ def test_only_conffile_is_the_configuration_and_everybody_may_read_it(installed:
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(installed: Machine) -> None:
-    done = installed.run(f"systemd-analyze verify --man=no {admin.SERVICE} {admin.TIMER}")
+    done = installed.run(
+        f"systemd-analyze verify --man=no {admin.SERVICE} {admin.TIMER} {admin.DRILL} {admin.DRILL_TIMER}"
+    )
     assert done.stdout + done.stderr == ""
 
 
 def test_preset_keeps_the_timer_disabled(installed: Machine) -> None:
-    installed.run(f"systemctl preset {admin.TIMER}")
+    installed.run(f"systemctl preset {admin.TIMER} {admin.DRILL_TIMER}")
     assert admin.unit_states(installed) == AT_REST
 
 
