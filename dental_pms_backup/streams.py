@@ -137,39 +137,41 @@ def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> Non
             postgres.end_sessions(server, session, attempts=attempts)
 
 
-def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[], None] | None = None) -> Archived:
+def archive_attachments(
+    source: Path, out: int, index: Path, *, last_try: bool = True, beat: Callable[[], None] | None = None
+) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
     An entry that changed or vanished while it was read is returned by name; one that could not be read raises
-    ArchiveError, with the names in ``unreadable``.
+    ArchiveError, with the names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
     check_source(source)
     argv = tar_argv(source, index, sparse=tells_of_holes(source, MOUNTS.read_text("utf-8", "surrogateescape")))
-    for number in range(TRIES):
-        if number:
-            os.lseek(out, 0, os.SEEK_SET)
-            os.ftruncate(out, 0)
-        tar, packer = tools.pipeline(argv, compressor(), out=out, beat=beat)
-        if not packer.ok:
-            raise _writing_failed("attachments", packer, out)
-        usable = tar.exit_code in {0, TAR_CHANGED}
-        whole = usable and not _may_lack_content(tar)
-        if whole or not usable:
-            break
+    tar, packer = tools.pipeline(argv, compressor(), out=out, beat=beat)
+    if not packer.ok:
+        raise _writing_failed("attachments", packer, out)
+    usable = tar.exit_code in {0, TAR_CHANGED}
+    whole = usable and not _may_lack_content(tar)
+    if usable and not whole and not last_try:
+        return None
     names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
-    if not whole and any(INDEX_FULL.search(name) for name in names):
-        raise StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
     if not whole:
-        count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
-        raise ArchiveError(
-            f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",
-            hint="dental-pms-backup status   # names them; then: dental-pms-backup run",
-            unreadable=names,
-        )
+        raise _not_whole(tar, names, index)
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
     count, too_long = _counted(index, beat=beat)
     more_changed = len(tar.said) == tools.LINES_KEPT
     return Archived(entry_count=count, too_long_count=too_long, changed=changed, more_changed=more_changed)
+
+
+def _not_whole(tar: tools.Ended, names: tuple[str, ...], index: Path) -> BackupError:
+    if any(INDEX_FULL.search(name) for name in names):
+        return StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
+    count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
+    return ArchiveError(
+        f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",
+        hint="dental-pms-backup status   # names them; then: dental-pms-backup run",
+        unreadable=names,
+    )
 
 
 def _may_lack_content(tar: tools.Ended) -> bool:
