@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup import document
 from dental_pms_backup.document import quoted
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.keys import KEY_OF, KEYS, Key, Source, Value
+from dental_pms_backup.keys import KEY_OF, KEYS, Key, Road, Source, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,9 +74,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """What is dumped, and how long pg_dump waits for a lock, in seconds."""
+    """What is dumped, by which road, and how long pg_dump waits for a lock, in seconds."""
 
     source: Source
+    road: Road
     lock_wait_s: int
     role_passwords: bool
 
@@ -256,7 +257,7 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
         suspect=Suspect(**section("suspect")),
         retry=Retry(**section("retry")),
         compose=Compose(**section("compose")),
-        database=Database(**database | {"source": Source(database["source"])}),
+        database=Database(**database | {"source": Source(database["source"]), "road": Road(database["road"])}),
         native=Native(**native | {"pgpass_file": credential(native["pgpass_file"])}),
         attachments=Attachments(**section("attachments")),
         offsite=Offsite(**offsite | {"rclone_config": credential(offsite["rclone_config"])}),

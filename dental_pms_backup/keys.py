@@ -18,6 +18,15 @@ class Source(StrEnum):
     NATIVE = "native"
 
 
+class Road(StrEnum):
+    """How a server in a container is reached, beside ``auto`` the fastest first."""
+
+    AUTO = "auto"
+    NAMESPACE = "namespace"
+    SOCKET = "socket"
+    EXEC = "exec"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """One key of the configuration. ``least`` and ``most`` bound a number; a ``credential`` path may begin with %d."""
@@ -131,6 +140,14 @@ KEYS = (
         default=Source.COMPOSE,
         choices=tuple(Source),
         says="where PostgreSQL runs: in the compose project, or native on a host",
+    ),
+    Key(
+        name="database.road",
+        kind="choice",
+        default=Road.AUTO,
+        choices=tuple(Road),
+        says="road to a server in a container: its own programs in its root directory (namespace), this host's on its "
+        "socket (socket) or docker exec (exec), which is the slowest; auto: the first of these that works",
     ),
     Key(
         name="database.lock_wait_s",

@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from tqdm import tqdm
-
 from dental_pms_backup import notify
 from dental_pms_backup.errors import StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tqdm import tqdm
 
 EVERY_S = 1.0
 UNIT_STEP = 1000
@@ -85,6 +85,8 @@ class Watch:
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:
+    from tqdm import tqdm  # noqa: PLC0415 - only a person who watches needs it
+
     tqdm.monitor_interval = 0  # no thread beside us when programs are started
     return tqdm(
         desc=label,

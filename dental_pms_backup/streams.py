@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup import postgres, stop, tools
 from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, SourceError, StoreError
+from dental_pms_backup.keys import Road
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,7 +133,7 @@ def dump_roles(
 
 def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> None:
     """End what a killed client left running in the container; a server that does not answer has ended it."""
-    if isinstance(server, postgres.InContainer):
+    if isinstance(server, postgres.InContainer) and server.road is Road.EXEC:
         with stop.deferred(), contextlib.suppress(BackupError):
             postgres.end_sessions(server, session, attempts=attempts)
 

@@ -55,12 +55,14 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
         with _written(order, draft, "db") as beat:
             streams.dump_database(server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, beat=beat)
         dump, rows = _prove(order, draft, reading)
+    postgres.check_same(server, facts)
     postgres.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
         roles, _ = _prove(order, draft, reading)
-    _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {facts.major}")
+    road = f", road {server.road}" if isinstance(server, postgres.InContainer) else ""
+    _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {facts.major}{road}")
     return Proven(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dump, roles]},

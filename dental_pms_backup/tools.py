@@ -37,7 +37,7 @@ LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 CAPTURE_LIMIT_BYTES = 4 << 20
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
-PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux", "cmp": "diffutils"}
+PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
 PACKAGE_OF |= dict.fromkeys(("env", "chroot", "sync", "wc"), "coreutils")
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
@@ -226,8 +226,10 @@ def program_of(argv: Sequence[str]) -> str:
     words = list(argv)
     while words[0] in {"setpriv", "env"}:
         words = words[words.index("--") + 1 :] if words[0] == "setpriv" else words[1:]
-        while "=" in words[0]:
+        while "=" in words[0] or words[0] == "-i":
             words = words[1:]
+    if os.path.basename(words[0]) == "chroot":  # noqa: PTH119 - as below
+        words = words[words.index("sh") + len(("sh", "-c", "SCRIPT", "sh")) :]
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dental_pms_backup import arguments, cli, config, keys
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.keys import KEY_OF, KEYS, Source
+from dental_pms_backup.keys import KEY_OF, KEYS, Road, Source
 from tests.unit.builders import TREE, as_nobody, python
 
 if TYPE_CHECKING:
@@ -503,7 +503,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
         compose=config.Compose(
             project_dir=Path("/opt/pms"), project="pms", db_service="postgres", backend_service="api"
         ),
-        database=config.Database(source=Source.NATIVE, lock_wait_s=11, role_passwords=True),
+        database=config.Database(source=Source.NATIVE, road=Road.AUTO, lock_wait_s=11, role_passwords=True),
         native=config.Native(
             host="db.example",
             port=5433,
@@ -722,7 +722,7 @@ def options_of(parser: ArgumentParser) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("word", sorted(options_of(arguments.parser()) - {"-h", "--help"}))
+@pytest.mark.parametrize("word", sorted(options_of(arguments.parser([])) - {"-h", "--help"}))
 def test_man_page_has_the_command_or_option(word: str) -> None:
     assert re.search(rf"\*{re.escape(word)}\*", (TREE / "debian/dental-pms-backup.8.scd").read_text())
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("__init__", "errors"),
     ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable"),
     ("artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
-    ("streams", "sources", "verify", "retention", "preflight", "suspicion", "offsite", "scratch"),
+    ("streams", "roads", "sources", "verify", "retention", "preflight", "suspicion", "offsite", "scratch"),
     ("taking", "run", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
     ("arguments", "cli", "__main__"),
 )
