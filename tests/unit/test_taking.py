@@ -72,5 +72,7 @@ def test_disk_that_does_not_keep_up_fails_the_stream(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "fdatasync", refuse)
     monkeypatch.setattr(taking, "WRITE_BACK_BYTES", 0)
+    program(tmp_path / "bin", "tar", 'sleep 0.5; exec /usr/bin/tar "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     with pytest.raises(StoreError, match="cannot be made durable: Input/output error"):
         taken(tmp_path)
