@@ -60,6 +60,8 @@ select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_fileno
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 """
 HAS_ROWS = "set lock_timeout = '30s'; select exists (select from only {})"
+# not every role may see the setting itself
+DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
 
 
@@ -246,6 +248,17 @@ def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[
                 f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all",
                 hint="when the migration is done: dental-pms-backup run",
             )
+
+
+def data_directory(server: Server) -> Path | None:
+    """Return where the server's data lies as this host sees it, None where it does not."""
+    match server:
+        case InContainer(entry=Inside(root=root)):
+            return Path(f"{root}{ask(server, DATA_DIRECTORY)}")
+        case OnHost(host=host) if host.startswith("/"):
+            return Path(ask(server, DATA_DIRECTORY) or "/nowhere")
+        case _:
+            return None
 
 
 def row_count(server: Server, table: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,27 +71,34 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
     )
 
 
-def attachments(order: Order, source: AttachmentsSource, *, rows_with_files: int) -> Proven:
-    """Take the attachments; ``rows_with_files`` is what the database says there must be files for."""
+def attachments(order: Order, source: AttachmentsSource) -> Proven:
+    """Take the attachments; BackupError leaves drafts only. ``beside_rows`` completes what is strange about them."""
     with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
         archived, archive = _archive(order, source.path, draft)
     _tell_taken(Stream.ATTACHMENTS, archive["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
-    size_bytes, entries = archive["size_bytes"], archived.entry_count
     return Proven(
         stream=Stream.ATTACHMENTS,
         manifest={
             "source": {"path": str(source.path), "container": source.container},
-            "entries": entries,
+            "entries": archived.entry_count,
             "changed": list(archived.changed),
             "artefacts": [archive],
         },
-        suspicions=(
-            *suspicion.of_attachments(size_bytes, entries, rows_with_files, order.earlier, order.limits),
-            *suspicion.of_names(archived.too_long_count),
-        ),
+        suspicions=tuple(suspicion.of_names(archived.too_long_count)),
         changed=archived.changed,
     )
+
+
+def beside_rows(archived: Proven, rows_with_files: int, order: Order) -> Proven:
+    """Return the attachments with what is strange about them, ``rows_with_files`` being what the database says of them.
+
+    That is 0 where the database was not asked.
+    """
+    (archive,) = archived.manifest["artefacts"]
+    entries = archived.manifest["entries"]
+    strange = suspicion.of_attachments(archive["size_bytes"], entries, rows_with_files, order.earlier, order.limits)
+    return dataclasses.replace(archived, suspicions=(*strange, *archived.suspicions))
 
 
 def _archive(

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
-    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable"),
+    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
     ("artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
     ("streams", "roads", "sources", "verify", "retention", "preflight", "suspicion", "offsite", "scratch"),
-    ("taking", "run", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
+    ("taking", "attempts", "run", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
     ("arguments", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]

@@ -36,7 +36,7 @@ def taken(tmp_path: Path) -> taking.Proven:
     source.mkdir(exist_ok=True)
     (source / "a").write_bytes(os.urandom(100_000))
     order = taking.Order(store=store, name=NAME, earlier=(), limits=LIMITS, watch=Watch())
-    return taking.attachments(order, AttachmentsSource(path=source, container=""), rows_with_files=0)
+    return taking.attachments(order, AttachmentsSource(path=source, container=""))
 
 
 def shrinking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> Path:
