@@ -118,6 +118,7 @@ class Config:
     store: Path
     retention: Retention
     room: Room
+    compression_level: int
     lock_wait_s: int
     stall_timeout_s: int
     suspect: Suspect
@@ -252,6 +253,7 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
         store=_store(values["backup_dir"], values["compose.project_dir"]),
         retention=Retention(**{name: value for name, value in values.items() if name.startswith("keep")}),
         room=Room(reserve_mb=values["reserve_mb"], require_mount=values["require_mount"]),
+        compression_level=values["compression_level"],
         lock_wait_s=values["lock_wait_s"],
         stall_timeout_s=values["stall_timeout_s"],
         suspect=Suspect(**section("suspect")),

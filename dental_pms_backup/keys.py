@@ -111,6 +111,14 @@ KEYS = (
     ),
     Key(name="reserve_mb", kind="number", default=500, says="megabytes that a run has to leave free in the store"),
     Key(
+        name="compression_level",
+        kind="number",
+        default=6,
+        least=1,
+        most=9,
+        says="1 is fastest, 9 smallest, as gzip counts; igzip, if installed, has 1, 2 (from 2) and 3 (from 7)",
+    ),
+    Key(
         name="stall_timeout_s",
         kind="number",
         default=900,

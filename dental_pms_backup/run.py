@@ -80,7 +80,14 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
             earlier = artefacts.listing(store)
             _check_room(config, found, earlier)
             name = _free_name(store, now)
-            order = taking.Order(store=store, name=name, earlier=earlier, limits=config.suspect, watch=watch)
+            order = taking.Order(
+                store=store,
+                name=name,
+                earlier=earlier,
+                limits=config.suspect,
+                level=config.compression_level,
+                watch=watch,
+            )
             with _drafts_discarded(store, name):
                 proven = attempts.take_all(order, found, config)
                 stored = _publish(order, proven, now)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
-COMPRESSORS = (("igzip", "-2", "-c"), ("pigz", "-6", "-c"), ("gzip", "-6", "-c"))
+USUAL_LEVEL = 6
+IGZIP_LEVELS = (1, 2, 2, 2, 2, 2, 3, 3, 3)  # which has three of them
 # Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
 # ON_ERROR_STOP on a server that has some of them; and forgets who granted a membership, which must be a role with
 # rights of its own on a server that has another superuser.
@@ -62,9 +63,11 @@ class Archived:
     more_changed: bool
 
 
-def compressor() -> list[str]:
-    """Return the argv of the fastest compressor installed that writes plain gzip."""
-    return next(list(argv) for argv in COMPRESSORS if tools.installed(argv[0]) or argv[0] == "gzip")
+def compressor(level: int = USUAL_LEVEL) -> list[str]:
+    """Return the argv of the fastest compressor installed that writes plain gzip, at a level from 1 to 9."""
+    if tools.installed("igzip"):
+        return ["igzip", f"-{IGZIP_LEVELS[level - 1]}", "-c"]
+    return ["pigz" if tools.installed("pigz") else "gzip", f"-{level}", "-c"]
 
 
 def dump_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int) -> list[str]:
@@ -110,11 +113,17 @@ def new_session() -> str:
 
 
 def dump_database(
-    server: Server, facts: Facts, out: int, *, lock_wait_s: int, beat: Callable[[], None] | None = None
+    server: Server,
+    facts: Facts,
+    out: int,
+    *,
+    lock_wait_s: int,
+    level: int = USUAL_LEVEL,
+    beat: Callable[[], None] | None = None,
 ) -> None:
     """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0."""
     session = new_session()
-    argvs = [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor()]
+    argvs = [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor(level)]
     _dump(server, facts, session, argvs, out=out, beat=beat)
 
 
@@ -139,7 +148,13 @@ def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> Non
 
 
 def archive_attachments(
-    source: Path, out: int, index: Path, *, last_try: bool = True, beat: Callable[[], None] | None = None
+    source: Path,
+    out: int,
+    index: Path,
+    *,
+    level: int = USUAL_LEVEL,
+    last_try: bool = True,
+    beat: Callable[[], None] | None = None,
 ) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
@@ -148,7 +163,7 @@ def archive_attachments(
     """
     check_source(source)
     argv = tar_argv(source, index, sparse=tells_of_holes(source, MOUNTS.read_text("utf-8", "surrogateescape")))
-    tar, packer = tools.pipeline(argv, compressor(), out=out, beat=beat)
+    tar, packer = tools.pipeline(argv, compressor(level), out=out, beat=beat)
     if not packer.ok:
         raise _writing_failed("attachments", packer, out)
     usable = tar.exit_code in {0, TAR_CHANGED}

@@ -29,12 +29,16 @@ WRITE_BACK_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What every stream of one set is taken with: the store, the set's name, the sets that are there already."""
+    """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
+
+    ``level`` is the compressor's, from 1 to 9.
+    """
 
     store: Path
     name: str
     earlier: Sequence[StoredSet]
     limits: config.Suspect
+    level: int
     watch: Watch
 
 
@@ -54,7 +58,9 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
     files = postgres.table_files(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
-            streams.dump_database(server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, beat=beat)
+            streams.dump_database(
+                server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, level=order.level, beat=beat
+            )
         dump, rows = _prove(order, draft, reading)
     postgres.check_same(server, facts)
     postgres.check_not_rewritten(server, rows, files)
@@ -108,7 +114,9 @@ def _archive(
     index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
-            archived = streams.archive_attachments(source, draft.descriptor, index, last_try=tries == 1, beat=beat)
+            archived = streams.archive_attachments(
+                source, draft.descriptor, index, level=order.level, last_try=tries == 1, beat=beat
+            )
         if archived:
             archive, _ = _prove(order, draft, reading, index=index)
             return archived, archive

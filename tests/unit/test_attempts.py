@@ -62,7 +62,12 @@ class Practice:
         (self.place / "backup.yaml").write_text("keep: 3\n")
         settings = config.load(self.place / "backup.yaml", {})
         order = taking.Order(
-            store=self.place / "store", name=NAME, earlier=(), limits=settings.suspect, watch=Watch(stall_timeout_s=9)
+            store=self.place / "store",
+            name=NAME,
+            earlier=(),
+            limits=settings.suspect,
+            level=6,
+            watch=Watch(stall_timeout_s=9),
         )
         found = Sources(
             database=DatabaseSource(server=server, facts=FACTS),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
-    "reserve_mb, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, suspect, offsite"
+    "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, suspect, offsite"
 )
 IN_COMPOSE = "compose.project_dir, compose.project, compose.db_service, compose.backend_service"
 KEEP = "expected a whole number from 1 to 1000000"
@@ -478,6 +478,7 @@ keep_yearly: 10
 require_mount: yes
 reserve_mb: 100
 stall_timeout_s: 60
+compression_level: 9
 lock_wait_s: 5
 suspect: {db_shrink_percent: 10, rows_shrink_percent: 15, attachments_shrink_percent: 20, attachments_table: files}
 retry: {attempts: 7, wait_s: 9}
@@ -494,6 +495,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
             keep=3, keep_within_days=30, keep_daily=7, keep_weekly=5, keep_monthly=12, keep_yearly=10
         ),
         room=config.Room(reserve_mb=100, require_mount=True),
+        compression_level=9,
         lock_wait_s=5,
         stall_timeout_s=60,
         suspect=config.Suspect(

@@ -126,6 +126,18 @@ def test_fastest_compressor_that_is_installed_is_used(
     assert streams.compressor() == chosen
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("igzip", "1 2 2 2 2 2 3 3 3"), ("pigz", "1 2 3 4 5 6 7 8 9"), ("gzip", "1 2 3 4 5 6 7 8 9")],
+)
+def test_level_is_counted_as_gzip_counts(
+    name: str, options: str, bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(bin_dir, name, "exit 0\n")
+    monkeypatch.setenv("PATH", str(bin_dir))
+    assert [streams.compressor(level) for level in range(1, 10)] == [[name, f"-{n}", "-c"] for n in options.split()]
+
+
 def test_session_names_are_never_the_same() -> None:
     names = {streams.new_session() for _ in range(1000)}
     assert (len(names), [name for name in names if not re.fullmatch("dental-pms-backup-[0-9a-f]{12}", name)]) == (

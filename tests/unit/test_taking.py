@@ -35,7 +35,7 @@ def taken(tmp_path: Path) -> taking.Proven:
     publishing.prepare(store)
     source.mkdir(exist_ok=True)
     (source / "a").write_bytes(os.urandom(100_000))
-    order = taking.Order(store=store, name=NAME, earlier=(), limits=LIMITS, watch=Watch())
+    order = taking.Order(store=store, name=NAME, earlier=(), limits=LIMITS, level=6, watch=Watch())
     return taking.attachments(order, AttachmentsSource(path=source, container=""))
 
 
