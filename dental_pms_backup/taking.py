@@ -68,8 +68,7 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
         with _written(order, draft, "globals") as beat:
             streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
         roles, _ = _prove(order, draft, reading)
-    road = f", road {server.road}" if isinstance(server, postgres.InContainer) else ""
-    _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {facts.major}{road}")
+    _tell_taken(Stream.DB, dump["size_bytes"], postgres.told(server, facts))
     return Proven(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dump, roles]},

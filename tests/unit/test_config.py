@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
-    "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, suspect, offsite"
+    "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, "
+    "suspect, offsite"
 )
 IN_COMPOSE = "compose.project_dir, compose.project, compose.db_service, compose.backend_service"
 KEEP = "expected a whole number from 1 to 1000000"
