@@ -17,8 +17,21 @@ LAYERS = (
     ("__init__", "errors"),
     ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable"),
     ("artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
-    ("streams", "sources", "verify", "retention", "preflight", "suspicion", "offsite", "scratch"),
-    ("taking", "run", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
+    (
+        "streams",
+        "sources",
+        "verify",
+        "dumps",
+        "databases",
+        "replay",
+        "unpack",
+        "retention",
+        "preflight",
+        "suspicion",
+        "offsite",
+        "scratch",
+    ),
+    ("taking", "run", "safety", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
     ("arguments", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]

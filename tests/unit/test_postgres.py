@@ -362,12 +362,14 @@ def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
         "container": "dental-pms-db-1",
         "image": "postgres:16",
         "database": "pms",
+        "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
     }
     assert postgres.described(on_host(host="db.example"), FACTS) == {
         "source": "native",
         "database": "pms",
+        "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
     }
