@@ -141,9 +141,9 @@ def _restore(arguments: Arguments) -> int:
         raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
     if arguments.in_place:
         _check_word(arguments, stream)
-    elif stream is not Stream.DB:
+    elif stream is not Stream.DB and arguments.to is None:
         raise RefusedError(
-            "restore: no target is named, expected --in-place to replace what is live",
+            "restore: no target is named, expected --to and a directory, or --in-place to replace what is live",
             hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
         )
     terms = restore.Terms(consent=_consent, safety_set=not arguments.no_safety_set, replay=arguments.replace)
@@ -153,8 +153,10 @@ def _restore(arguments: Arguments) -> int:
             restored = restore.database_in_place(settings, arguments.source, terms, now=now, watch=watch)
         case Stream.DB, False:
             restored = restore.database_into_new(settings, arguments.source, arguments.to, now=now, watch=watch)
-        case _:
+        case _, True:
             restored = restore.attachments_in_place(settings, arguments.source, terms, now=now, watch=watch)
+        case _:
+            restored = restore.attachments_into_new(settings, arguments.source, arguments.to, now=now, watch=watch)
     _print(report.restored_lines(restored))
     return DONE
 

@@ -7,47 +7,39 @@ one is kept under a dated name. Attachments are unpacked beside the live directo
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
-import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import (
+    beside,
     databases,
     dumps,
     journal,
     ledger,
     lock,
     postgres,
-    replay,
     safety,
     sources,
     stop,
     unpack,
 )
 from dental_pms_backup.artefacts import NAME_FORMAT, Kind, Stream
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.errors import BackupError, RefusedError, UsageError
 from dental_pms_backup.journal import Event
-from dental_pms_backup.progress import size
 from dental_pms_backup.replay import Into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from dental_pms_backup.config import Config
-    from dental_pms_backup.dumps import Head, Source
+    from dental_pms_backup.dumps import Source
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import DatabaseSource
 
-DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
-GROWTH = 1.1
-NO_TABLE = -1
 OF_NOTHING = "none, the live database was empty"
-NEW_IS_GONE = "the live database is as it was, and nothing is left of the new one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +74,6 @@ class Terms:
     replay: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Proven:
-    """A dump that was read to its end: what it says of itself, how many rows its tables have, the server for it."""
-
-    source: Source
-    descriptor: int
-    head: Head
-    rows: Mapping[str, int]
-    live: DatabaseSource
-
-
 def database_into_new(config: Config, wanted: str, name: str | None, *, now: datetime, watch: Watch) -> Restored:
     """Restore a set's or a file's dump into a new database beside the live one, which is not touched.
 
@@ -104,12 +85,12 @@ def database_into_new(config: Config, wanted: str, name: str | None, *, now: dat
     target = name or databases.name_like(live.facts.database, f"_{stamp.replace('-', '_')}")
     with _recorded(config.store, Stream.DB, target, now), dumps.opened(dump) as descriptor:
         _check_name(live, target)
-        proven = _prove(dump, descriptor, live, watch=watch)
-        _check_room(proven)
-        with _beside(config, proven, now=now, watch=watch) as made:
+        proven = beside.prove(dump, descriptor, live, watch=watch)
+        beside.check_room(proven)
+        with beside.restored(config, proven, now=now, watch=watch) as made:
             stop.check()
             databases.take_name(live.server, live.facts.database, made, target)
-        kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(DATABASE_FORMAT)}")
+        kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
     return Restored(
         stream=Stream.DB,
         file=dump.file,
@@ -129,19 +110,19 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     live = sources.database(config)
     database = live.facts.database
     with _recorded(config.store, Stream.DB, database, now), dumps.opened(dump) as descriptor:
-        proven = _prove(dump, descriptor, live, watch=watch)
+        proven = beside.prove(dump, descriptor, live, watch=watch)
         if not terms.replay:
-            _check_room(
+            beside.check_room(
                 proven, hint=f"dental-pms-backup restore db {wanted} --in-place --replace   # needs no room twice"
             )
         counts = _live_rows(live, needed=terms.safety_set)
         terms.consent(database, _losses(counts, proven.rows))
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
-            _replay(config, proven, Into(database=database, replacing=True), watch=watch)
+            beside.refill(config, proven, Into(database=database, replacing=True), watch=watch)
             return Restored(stream=Stream.DB, file=dump.file, target=database, safety_set=taken)
-        with _beside(config, proven, now=now, watch=watch) as made:
-            kept = _free_name(live, "_before_", now)
+        with beside.restored(config, proven, now=now, watch=watch) as made:
+            kept = beside.free_name(live, "_before_", now)
             stop.check()
             _switch(live, made, kept)
     return Restored(
@@ -158,8 +139,8 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
 def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Restored:
     """Replace the content of the live attachments by a set's or an archive's; what was there is kept beside.
 
-    The archive is verified and unpacked before the live directory is touched; RestoreError leaves it as it was. What
-    was restored and what is kept outlive a power failure from then on.
+    The archive is verified, unpacked and compared before the live directory is touched; RestoreError leaves it as it
+    was. What was restored and what is kept outlive a power failure from then on.
     """
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
     target = sources.attachments(config).path.resolve()
@@ -169,40 +150,51 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             hint="empty it, then: "
             f"tar -xzpf {archive.file} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
         )
-    unfinished = sorted(target.parent.glob(f"{target.name}.restoring-*"))
-    if unfinished:
-        raise RefusedError(
-            f"attachments: {unfinished[0]} is left of a restore that was cut off, expected none",
-            hint=f"compare it with {target} and {target}.before-restore-*, keep what is right, remove the rest",
-        )
-    stamp = now.astimezone().strftime(NAME_FORMAT)
-    fresh, kept = (target.with_name(f"{target.name}.{word}-{stamp}") for word in ("restoring", "before-restore"))
+    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
+        for done in unpack.recover(target):
+            fields = {"target": str(target)}
+            journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
+        dumps.prove(archive, descriptor, watch=watch)
+        unpack.check_room(archive.file, target.parent)
+        terms.consent(Stream.ATTACHMENTS, ())
+        stamp = _free_stamp(target, now)
+        with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, stamp)) as fresh:
+            unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
+            _unpack(archive, descriptor, fresh, watch=watch)
+            stop.check()
+            kept = unpack.swap(target, stamp)
+    return Restored(
+        stream=Stream.ATTACHMENTS, file=archive.file, target=str(target), kept=kept, drop=("rm", "-r", str(kept))
+    )
+
+
+def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetime, watch: Watch) -> Restored:
+    """Restore a set's or an archive's attachments into a directory that is new or empty, all of them or none."""
+    archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
+    target = Path(name).absolute()
+    unpack.check_new(target)
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
         dumps.prove(archive, descriptor, watch=watch)
-        terms.consent(Stream.ATTACHMENTS, ())
-        with (
-            unpack.temporary_directory(fresh),
-            watch.over("attachments: unpacking", descriptor, archive.file.stat().st_size) as beat,
-        ):
-            unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
-            unpack.unpack(descriptor, fresh, beat=beat)
-            unpack.swap_content(target, fresh, kept)
-    return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target), kept=kept)
+        unpack.check_room(archive.file, target.parent)
+        with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, _free_stamp(target, now))) as fresh:
+            _unpack(archive, descriptor, fresh, watch=watch)
+            stop.check()
+            unpack.into_new(fresh, target)
+    return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
 
 
-def _prove(dump: Source, descriptor: int, live: DatabaseSource, *, watch: Watch) -> _Proven:
-    """Read all of a dump, and make sure that the server can take it, before anything is touched."""
-    rows = dumps.prove(dump, descriptor, watch=watch)
-    head = dumps.head(dump, descriptor)
-    dumps.check_version(dump, head, live.facts.major)
-    for left in databases.unfinished(live.server):
-        journal.write(
-            Event.RESTORE_UNFINISHED,
-            f"database {left} is left of a restore that was cut off; nothing needs it",
-            priority=journal.WARNING,
-            fields={"target": left},
-        )
-    return _Proven(source=dump, descriptor=descriptor, head=head, rows=rows, live=live)
+def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
+    with watch.over("attachments: unpacking", descriptor, archive.file.stat().st_size) as beat:
+        unpack.unpack(archive.file, descriptor, fresh, beat=beat)
+
+
+def _free_stamp(target: Path, now: datetime) -> str:
+    """Return the time as a stamp of a name beside the target; a later second when one of these is taken."""
+    while True:
+        stamp = now.astimezone().strftime(NAME_FORMAT)
+        if not any(unpack.beside(target, word, stamp).exists() for word in (unpack.RESTORING, unpack.KEPT)):
+            return stamp
+        now += timedelta(seconds=1)
 
 
 def _check_name(live: DatabaseSource, target: str) -> None:
@@ -212,24 +204,6 @@ def _check_name(live: DatabaseSource, target: str) -> None:
         raise RefusedError(
             f"db: database {target} exists already, expected a name for a new one",
             hint="dental-pms-backup restore db SET --to ANOTHER_NAME",
-        )
-
-
-def _check_room(proven: _Proven, *, hint: str = "df -h   # on the server") -> None:
-    """Raise RefusedError unless the server's disk can hold a second database, and its log of changes."""
-    live = proven.live
-    room = databases.room(live.server, live.facts.database)
-    if room is None:
-        text = "the room on the server's disk cannot be measured: its df did not answer"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
-        return
-    grown = round(proven.source.database_bytes() * GROWTH)
-    needed = grown + min(grown, room.wal_bytes)
-    if room.free_bytes < needed:
-        raise RefusedError(
-            f"db: {size(room.free_bytes)} free on the server's disk, as df says of its data directory, expected "
-            f"{size(needed)} for a second database and its log; nothing was touched",
-            hint=hint,
         )
 
 
@@ -264,63 +238,6 @@ def _safety_set(
     return safety.take(config, live, now=now, watch=watch) if counts else OF_NOTHING
 
 
-@contextlib.contextmanager
-def _beside(config: Config, proven: _Proven, *, now: datetime, watch: Watch) -> Iterator[str]:
-    """Restore into a new database, compare its rows, and yield its name; it is dropped when the block fails."""
-    live = proven.live
-    made = _free_name(live, "_restoring_", now)
-    _make_roles(config, proven, watch=watch)
-    try:
-        databases.create_like(live.server, live.facts.database, made)
-        _replay(config, proven, Into(database=made, replacing=False, state=NEW_IS_GONE), watch=watch)
-        _compare(proven, made)
-        databases.analyze(live.server, made)
-        yield made
-    except BaseException:
-        _drop(live, made)
-        raise
-
-
-def _compare(proven: _Proven, made: str) -> None:
-    """Raise RestoreError unless every table has as many rows as in the dump.
-
-    One that is not there is no table: the replay would have stopped at it. Its COPY stood in a comment or a function.
-    """
-    found = databases.row_counts(proven.live.server, made, proven.rows) if proven.rows else {}
-    different = [table for table, rows in proven.rows.items() if found[table] not in {rows, NO_TABLE}]
-    if different:
-        raise RestoreError(
-            f"db: {len(different)} tables have not the rows of the dump, the first is {different[0]}, "
-            f"expected all; {NEW_IS_GONE}"
-        )
-
-
-def _make_roles(config: Config, proven: _Proven, *, watch: Watch) -> None:
-    roles = dumps.roles_of(config.store, proven.source)
-    if roles is None:
-        return
-    with dumps.opened(roles) as descriptor:
-        dumps.prove(roles, descriptor, watch=watch)
-        with watch.over("db: roles", descriptor, roles.file.stat().st_size) as beat:
-            replay.load_roles(proven.live, descriptor, beat=beat)
-
-
-def _replay(config: Config, proven: _Proven, into: Into, *, watch: Watch) -> None:
-    os.lseek(proven.descriptor, 0, os.SEEK_SET)
-    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
-    # an index is made while no byte moves, however long it takes
-    patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
-    with patient.over("db: restoring", proven.descriptor, proven.source.file.stat().st_size) as beat:
-        replay.replay(
-            proven.live,
-            proven.descriptor,
-            into,
-            packed=proven.source.packed,
-            token=proven.head.token,
-            beat=beat,
-        )
-
-
 def _switch(live: DatabaseSource, made: str, kept: str) -> None:
     """Switch, and find out by the names whether that came about where the server could not say it any more."""
     with stop.deferred():
@@ -329,27 +246,6 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
         except BackupError:
             if not {kept, live.facts.database} <= databases.names(live.server):
                 raise
-
-
-def _drop(live: DatabaseSource, made: str) -> None:
-    """Drop what a failed restore has made; where even that fails, say so: the failure itself is told by others."""
-    try:
-        with stop.deferred():
-            databases.drop(live.server, made)
-    except BackupError:
-        text = f"database {made} is left of the restore that failed; nothing needs it"
-        journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": made})
-
-
-def _free_name(live: DatabaseSource, word: str, now: datetime) -> str:
-    """Return a name for a database made of the live one's, a word and the time; a later second when it is taken."""
-    taken = databases.names(live.server)
-    while True:
-        suffix = word + now.astimezone().strftime(DATABASE_FORMAT)
-        name = databases.name_like(live.facts.database, suffix)
-        if name not in taken:
-            return name
-        now += timedelta(seconds=1)
 
 
 @contextlib.contextmanager

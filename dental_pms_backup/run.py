@@ -24,6 +24,7 @@ from dental_pms_backup import (
     stop,
     taking,
     tools,
+    unpack,
 )
 from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
@@ -223,6 +224,7 @@ def _rows_with_files(found: sources.Sources, table: str) -> int:
 def _check_apart(store: Path, found: sources.Sources) -> None:
     if found.attachments:
         preflight.check_apart(store, found.attachments.path)
+        unpack.check_whole(found.attachments.path)
 
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:

@@ -148,7 +148,8 @@ def test_restore_of_attachments_without_a_target_is_refused(practice: Practice) 
     assert (status, out, err) == (
         4,
         "",
-        "dental-pms-backup: restore: no target is named, expected --in-place to replace what is live\n"
+        "dental-pms-backup: restore: no target is named, expected --to and a directory, or "
+        "--in-place to replace what is live\n"
         "hint: CONFIRM=YES dental-pms-backup restore attachments latest --in-place\n",
     )
 

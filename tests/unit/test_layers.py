@@ -31,7 +31,7 @@ LAYERS = (
         "offsite",
         "scratch",
     ),
-    ("taking", "run", "safety", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
+    ("taking", "run", "safety", "beside", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
     ("arguments", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
