@@ -89,7 +89,11 @@ def _add_restore(commands: Commands) -> None:
     command = _command(commands, "restore", "restore", "put a set's content back")
     command.add_argument("stream", metavar="db|attachments", help="stream to restore")
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
-    command.add_argument("--in-place", action="store_true", help="replace what is live")
+    target = command.add_mutually_exclusive_group()
+    target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
+    target.add_argument("--in-place", action="store_true", help="replace what is live")
+    command.add_argument("--replace", action="store_true", help="in place, where the disk cannot hold two databases")
+    command.add_argument("--no-safety-set", action="store_true", help="in place, without a set of what is live first")
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
     )

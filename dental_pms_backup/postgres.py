@@ -171,6 +171,16 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
             return tools.as_user(argv, server.run_as) if server.run_as else argv
 
 
+def to_database(name: str) -> str:
+    """Return the option that connects a client program to another database of the server, whatever its name."""
+    return "--dbname=dbname='" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def literal(text: str) -> str:
+    """Return a text as SQL quotes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
     """Return what psql prints for a query, unaligned.
 
@@ -317,6 +327,7 @@ def described(server: Server, facts: Facts) -> dict[str, str | int]:
     return {
         **place,
         "database": facts.database,
+        "database_bytes": facts.size,
         "server_version": facts.version,
         "system_identifier": facts.system,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import postgres
@@ -133,8 +134,16 @@ def restored_lines(restored: Restored) -> Iterator[str]:
     yield f"restore_type={restored.stream}"
     yield f"restore_file={restored.file}"
     yield f"restore_target={restored.target}"
+    if restored.rows is not None:
+        yield f"restore_rows={restored.rows}"
+    if restored.safety_set:
+        yield f"restore_safety_set={restored.safety_set}"
     if restored.kept:
         yield f"restore_kept={restored.kept}"
+    if restored.switch:
+        yield f"restore_switch={shlex.join(restored.switch)}"
+    if restored.drop:
+        yield f"restore_drop={shlex.join(restored.drop)}"
     yield "restore_status=ok"
 
 

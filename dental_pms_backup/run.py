@@ -24,6 +24,7 @@ from dental_pms_backup import (
     stop,
     taking,
     tools,
+    unpack,
 )
 from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
@@ -74,12 +75,12 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         ):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
             _warn_of_readers(store)
-            _recover(store)
+            recover(store)
             found = _reach_patiently(config, wanted)
             _check_apart(store, found)
             earlier = artefacts.listing(store)
             _check_room(config, found, earlier)
-            name = _free_name(store, now)
+            name = free_name(store, now)
             order = taking.Order(
                 store=store,
                 name=name,
@@ -88,9 +89,9 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
                 level=config.compression_level,
                 watch=watch,
             )
-            with _drafts_discarded(store, name):
+            with drafts_discarded(store, name):
                 proven = attempts.take_all(order, found, config)
-                stored = _publish(order, proven, now)
+                stored = publish(order, proven, now)
             _refuse_suspect(stored)
             removed: list[Choice] = []
             with _only_warned(name):
@@ -133,6 +134,39 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
+def publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> StoredSet:
+    """Publish proven streams as a set and tell of it; durable on return."""
+    store, name = order.store, order.name
+    notify.status(f"publishing set {name}")
+    manifest = {
+        "format": artefacts.FORMAT,
+        "set": name,
+        "taken_at": now.astimezone(UTC).isoformat(),
+        "made_by": f"dental-pms-backup {__version__}",
+        "suspicions": [text for part in proven for text in part.suspicions],
+        "streams": {part.stream: part.manifest for part in proven},
+    }
+    instructions.leave(store)
+    publishing.publish(store, name, manifest)
+    stored = artefacts.described(manifest)
+    size_bytes = sum(artefact.size_bytes for artefact in stored.artefacts)
+    journal.write(
+        Event.SET_PUBLISHED,
+        f"set {name} is published: {size(size_bytes)} in {len(stored.artefacts)} files",
+        fields={"set": name, "bytes": size_bytes},
+    )
+    return stored
+
+
+def free_name(store: Path, now: datetime) -> str:
+    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
+    while True:
+        name = publishing.new_name(store, now)
+        if name:
+            return name
+        now += timedelta(seconds=1)
+
+
 def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:
     """Reach the sources, trying again what may be there in a minute."""
     for attempt in range(1, config.retry.attempts):
@@ -154,6 +188,7 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
 def _check_apart(store: Path, found: sources.Sources) -> None:
     if found.attachments:
         preflight.check_apart(store, found.attachments.path)
+        unpack.check_whole(found.attachments.path)
 
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
@@ -179,29 +214,6 @@ def _refuse_suspect(stored: StoredSet) -> None:
         )
 
 
-def _publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> StoredSet:
-    store, name = order.store, order.name
-    notify.status(f"publishing set {name}")
-    manifest = {
-        "format": artefacts.FORMAT,
-        "set": name,
-        "taken_at": now.astimezone(UTC).isoformat(),
-        "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": [text for part in proven for text in part.suspicions],
-        "streams": {part.stream: part.manifest for part in proven},
-    }
-    instructions.leave(store)
-    publishing.publish(store, name, manifest)
-    stored = artefacts.described(manifest)
-    size_bytes = sum(artefact.size_bytes for artefact in stored.artefacts)
-    journal.write(
-        Event.SET_PUBLISHED,
-        f"set {name} is published: {size(size_bytes)} in {len(stored.artefacts)} files",
-        fields={"set": name, "bytes": size_bytes},
-    )
-    return stored
-
-
 def _let_old_ones_go(
     store: Path, wanted: Sequence[Stream], policy: Retention, *, made: str, now: datetime
 ) -> list[Choice]:
@@ -225,7 +237,7 @@ def _let_old_ones_go(
 
 
 @contextlib.contextmanager
-def _drafts_discarded(store: Path, name: str) -> Iterator[None]:
+def drafts_discarded(store: Path, name: str) -> Iterator[None]:
     """Remove what is still a draft of this run when the block ends, however it ends; else the next run does."""
     try:
         yield
@@ -325,15 +337,7 @@ def _warn_of_readers(store: Path) -> None:
         _warn("", text, f"findmnt -T {store}   # mount it with umask=077")
 
 
-def _recover(store: Path) -> None:
+def recover(store: Path) -> None:
+    """Bring a store that a killed run left back in order, and tell of it."""
     for done in publishing.recover(store):
         journal.write(Event.STORE_RECOVERED, done, priority=journal.WARNING)
-
-
-def _free_name(store: Path, now: datetime) -> str:
-    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
-    while True:
-        name = publishing.new_name(store, now)
-        if name:
-            return name
-        now += timedelta(seconds=1)

@@ -89,6 +89,7 @@ def test_version_is_the_packages() -> None:
         ["show", "latest", "oldest"],
         ["restore", "db"],
         ["restore", "files", "latest"],
+        ["restore", "db", "latest", "--in-place", "--to", "other"],
         ["config"],
         ["config", "edit"],
         ["offsite"],
@@ -142,15 +143,22 @@ def test_empty_store_exits_2(command: list[str], practice: Practice) -> None:
     assert practice.run(*command) == (2, "", said)
 
 
-@pytest.mark.parametrize("stream", ["db", "attachments"])
-def test_restore_without_a_target_is_refused(stream: str, practice: Practice) -> None:
-    status, out, err = practice.run("restore", stream, "latest", "--yes")
+def test_restore_of_attachments_without_a_target_is_refused(practice: Practice) -> None:
+    status, out, err = practice.run("restore", "attachments", "latest", "--yes")
     assert (status, out, err) == (
         4,
         "",
-        "dental-pms-backup: restore: no target is named, expected --in-place to replace what is live\n"
-        f"hint: CONFIRM=YES dental-pms-backup restore {stream} latest --in-place\n",
+        "dental-pms-backup: restore: no target is named, expected --to and a directory, or "
+        "--in-place to replace what is live\n"
+        "hint: CONFIRM=YES dental-pms-backup restore attachments latest --in-place\n",
     )
+
+
+@pytest.mark.parametrize("word", ["--replace", "--no-safety-set"])
+def test_restore_beside_takes_no_word_that_is_about_what_is_live(word: str, practice: Practice) -> None:
+    status, out, err = practice.run("restore", "db", "latest", word)
+    assert (status, out) == (2, "")
+    assert err.startswith("dental-pms-backup: restore: --replace and --no-safety-set change what is live, expected")
 
 
 @pytest.mark.parametrize("confirm", [None, "", "no", "yes", "Y", "YES ", "1"])

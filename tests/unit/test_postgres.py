@@ -420,12 +420,14 @@ def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
         "image": "postgres:16",
         "road": "exec",
         "database": "pms",
+        "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
     }
     assert postgres.described(on_host(host="db.example"), FACTS) == {
         "source": "native",
         "database": "pms",
+        "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
     }
