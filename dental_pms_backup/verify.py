@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import tools
+from dental_pms_backup import durable, tools
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import VerificationError
 
@@ -276,7 +276,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise VerificationError(f"{path}: cannot be read: {error.strerror}, expected to read it back") from None
+        raise durable.refusal(path, "cannot be read back", error) from None
     try:
         yield descriptor
     finally:
