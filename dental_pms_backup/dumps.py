@@ -116,13 +116,8 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
     with watch.over(f"{source.kind}: verifying", descriptor, os.fstat(descriptor).st_size) as beat:
-        if source.checksum and verify.sha256(source.file, descriptor, beat=beat) != source.checksum:
-            raise VerificationError(
-                f"{source.file}: the checksum differs, expected that of the manifest",
-                hint="dental-pms-backup verify   # which sets are good",
-            )
         if source.packed:
-            rows = verify.content(source.file, source.kind, descriptor, beat=beat)
+            rows = verify.proof(source.file, source.kind, descriptor, expected=source.checksum, beat=beat).rows
         else:
             verify.plain_dump(source.file, descriptor)
             rows = _rows_of_plain(source, descriptor)
