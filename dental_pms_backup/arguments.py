@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         _add_show,
         _add_verify,
         _add_restore,
+        _add_extract,
         _add_marks,
         _add_status,
         _add_config,
@@ -105,6 +106,15 @@ def _add_restore(commands: Commands) -> None:
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
     )
+
+
+def _add_extract(commands: Commands) -> None:
+    command = _command(commands, "extract", "extract", "get some files, or the rows of one table, out of a set")
+    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    command.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory of the attachments")
+    command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
+    command.add_argument("--csv", action="store_true", help="the rows as CSV")
+    command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
 
 
 def _add_marks(commands: Commands) -> None:

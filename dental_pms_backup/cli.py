@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import (
@@ -19,6 +20,7 @@ from dental_pms_backup import (
     config,
     copies,
     demo,
+    extract,
     journal,
     keys,
     overview,
@@ -182,6 +184,23 @@ def _consent(name: str, losses: Sequence[str]) -> None:
         raise RefusedError(f'restore: the answer is not "{name}", expected that to go on; nothing was touched')
 
 
+def _extract(arguments: Arguments) -> int:
+    if bool(arguments.paths) == (arguments.table is not None) or (arguments.csv and arguments.table is None):
+        raise UsageError("extract: expected paths of the attachments, or --table with a name (--csv goes with it)")
+    settings = _settings(arguments)
+    watch = _watch(arguments, settings)
+    if arguments.table is None:
+        directory = (arguments.to or Path()).absolute()
+        for path in extract.files(settings, arguments.source, arguments.paths, directory, watch=watch):
+            _print([f"extracted={path}"])
+        return DONE
+    target = arguments.to.absolute() if arguments.to else None
+    count = extract.table(settings, arguments.source, arguments.table, target, csv=arguments.csv, watch=watch)
+    if target:
+        _print([f"extracted={target}", f"extracted_rows={count}"])
+    return DONE
+
+
 def _prune(arguments: Arguments) -> int:
     choices = run.prune(_settings(arguments), now=_now(), dry_run=arguments.dry_run)
     _print(report.choice_lines(choices, dry_run=arguments.dry_run))
@@ -329,6 +348,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "show": _show,
     "verify": _verify,
     "restore": _restore,
+    "extract": _extract,
     "prune": _prune,
     "keep": _keep,
     "accept": _accept,

@@ -46,6 +46,6 @@ def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch)
     order = taking.Order(store=store, name=name, earlier=earlier, limits=config.suspect, watch=watch)
     with run.drafts_discarded(store, name):
         proven = taking.database(order, live, config.database)
-        run.publish(order, [proven], now)
+        run.publish(order, [proven], now, safety=True)
     marks.put(store, name, Mark.PINNED, now=now)
     return name

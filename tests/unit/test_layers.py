@@ -31,7 +31,20 @@ LAYERS = (
         "offsite",
         "scratch",
     ),
-    ("taking", "run", "safety", "beside", "restore", "copies", "audit", "admin", "overview", "report", "demo"),
+    (
+        "taking",
+        "run",
+        "safety",
+        "beside",
+        "restore",
+        "extract",
+        "copies",
+        "audit",
+        "admin",
+        "overview",
+        "report",
+        "demo",
+    ),
     ("arguments", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
