@@ -13,8 +13,6 @@ import sys
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from systemd import journal
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -95,6 +93,8 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         say(text)
     if _silent:
         return
+    from systemd import journal  # noqa: PLC0415 - commands that only look write nothing
+
     named = {f"DENTAL_PMS_{name.upper()}": _encodable(str(value)) for name, value in (fields or {}).items()}
     try:
         journal.send(

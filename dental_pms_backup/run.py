@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import (
     __version__,
     artefacts,
+    attempts,
     instructions,
     journal,
     ledger,
     lock,
     notify,
-    postgres,
     preflight,
     publishing,
     retention,
@@ -57,29 +57,6 @@ class Taken:
     duration_s: float
 
 
-@dataclass(slots=True)
-class _Attempts:
-    """The streams of a run as they come in: proven ones and failures."""
-
-    proven: list[Proven] = field(default_factory=list)
-    failures: list[BackupError] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def attempt(self, stream: Stream) -> Iterator[None]:
-        """Keep a stream's failure for later, so that the other is tried as well; a wish to stop goes through."""
-        try:
-            yield
-        except BackupError as error:
-            stop.check()
-            self.failures.append(error)
-            journal.write(
-                Event.STREAM_FAILED,
-                error.message,
-                priority=journal.ERROR,
-                fields={"stream": stream, "cause": error.cause, "hint": error.hint or "dental-pms-backup status"},
-            )
-
-
 def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
     """Take one set of the wanted streams. When this returns, it is proven, published and durable.
 
@@ -104,9 +81,16 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
             earlier = artefacts.listing(store)
             _check_room(config, found, earlier)
             name = free_name(store, now)
-            order = taking.Order(store=store, name=name, earlier=earlier, limits=config.suspect, watch=watch)
+            order = taking.Order(
+                store=store,
+                name=name,
+                earlier=earlier,
+                limits=config.suspect,
+                level=config.compression_level,
+                watch=watch,
+            )
             with drafts_discarded(store, name):
-                proven = _take_streams(order, found, config)
+                proven = attempts.take_all(order, found, config)
                 stored = publish(order, proven, now)
             _refuse_suspect(stored)
             removed: list[Choice] = []
@@ -200,26 +184,6 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
             notify.alive()
             stop.rest(config.retry.wait_s, beat=notify.alive)
     return sources.reach(config, wanted)
-
-
-def _take_streams(order: taking.Order, found: sources.Sources, config: Config) -> list[Proven]:
-    """Take every stream that was found; one stream's failure is raised only after the other was tried."""
-    attempts = _Attempts()
-    if found.database:
-        with attempts.attempt(Stream.DB):
-            attempts.proven.append(taking.database(order, found.database, config.database))
-    if found.attachments:
-        with attempts.attempt(Stream.ATTACHMENTS):
-            # not asked where the database failed: the run does so anyway
-            rows = _rows_with_files(found, config.suspect.attachments_table) if attempts.proven else 0
-            attempts.proven.append(taking.attachments(order, found.attachments, rows_with_files=rows))
-    _raise_failures(attempts)
-    stop.check()
-    return attempts.proven
-
-
-def _rows_with_files(found: sources.Sources, table: str) -> int:
-    return postgres.row_count(found.database.server, table) if found.database else 0
 
 
 def _check_apart(store: Path, found: sources.Sources) -> None:
@@ -378,10 +342,3 @@ def recover(store: Path) -> None:
     """Bring a store that a killed run left back in order, and tell of it."""
     for done in publishing.recover(store):
         journal.write(Event.STORE_RECOVERED, done, priority=journal.WARNING)
-
-
-def _raise_failures(attempts: _Attempts) -> None:
-    """Raise the failure that is least worth a retry, if any."""
-    lasting = [error for error in attempts.failures if not isinstance(error, TemporaryError)]
-    for error in [*lasting, *attempts.failures]:
-        raise error

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
-    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable"),
+    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
     ("artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
     (
         "streams",
+        "roads",
         "sources",
         "verify",
         "dumps",
@@ -33,6 +34,7 @@ LAYERS = (
     ),
     (
         "taking",
+        "attempts",
         "run",
         "safety",
         "beside",
