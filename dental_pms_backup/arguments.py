@@ -87,7 +87,9 @@ def _add_verify(commands: Commands) -> None:
 
 def _add_restore(commands: Commands) -> None:
     command = _command(commands, "restore", "restore", "put a set's content back")
-    command.add_argument("stream", metavar="db|attachments", help="stream to restore")
+    command.add_argument(
+        "stream", metavar="db|attachments|all", choices=("db", "attachments", "all"), help="stream to restore, or both"
+    )
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
     target = command.add_mutually_exclusive_group()
     target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
