@@ -87,7 +87,9 @@ def _add_verify(commands: Commands) -> None:
 
 def _add_restore(commands: Commands) -> None:
     command = _command(commands, "restore", "restore", "put a set's content back")
-    command.add_argument("stream", metavar="db|attachments", help="stream to restore")
+    command.add_argument(
+        "stream", metavar="db|attachments|all", choices=("db", "attachments", "all"), help="stream to restore, or both"
+    )
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
     target = command.add_mutually_exclusive_group()
     target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
@@ -97,6 +99,15 @@ def _add_restore(commands: Commands) -> None:
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
     )
+
+
+def _add_extract(commands: Commands) -> None:
+    command = _command(commands, "extract", "extract", "get some files, or the rows of one table, out of a set")
+    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    command.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory of the attachments")
+    command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
+    command.add_argument("--csv", action="store_true", help="the rows as CSV")
+    command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
 
 
 def _add_prune(commands: Commands) -> None:
@@ -150,6 +161,7 @@ COMMANDS: dict[str, Callable[[Commands], None]] = {
     "show": _add_show,
     "verify": _add_verify,
     "restore": _add_restore,
+    "extract": _add_extract,
     "prune": _add_prune,
     "keep": _add_keep,
     "accept": _add_accept,

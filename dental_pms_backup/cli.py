@@ -8,18 +8,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import select
 import signal
 import sys
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import __version__, journal, stop
-from dental_pms_backup.errors import BackupError, OutputError, RefusedError, UsageError
+from dental_pms_backup.errors import BackupError, OutputError, UsageError
 from dental_pms_backup.journal import Echo, Event
 
 if TYPE_CHECKING:
     from argparse import Namespace as Arguments
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from dental_pms_backup import config
@@ -138,54 +137,19 @@ def _verify(arguments: Arguments) -> int:
 
 
 def _restore(arguments: Arguments) -> int:
-    from dental_pms_backup import report, restore
-    from dental_pms_backup.artefacts import Stream
+    from dental_pms_backup import getting_back
 
     settings = _settings(arguments)
-    (stream,) = _streams([arguments.stream])
-    if (arguments.replace or arguments.no_safety_set) and not arguments.in_place:
-        raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
-    if arguments.in_place:
-        _check_word(arguments, stream)
-    elif stream is not Stream.DB and arguments.to is None:
-        raise RefusedError(
-            "restore: no target is named, expected --to and a directory, or --in-place to replace what is live",
-            hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
-        )
-    terms = restore.Terms(consent=_consent, safety_set=not arguments.no_safety_set, replay=arguments.replace)
-    now, watch = _now(), _watch(arguments, settings)
-    match stream, arguments.in_place:
-        case Stream.DB, True:
-            restored = restore.database_in_place(settings, arguments.source, terms, now=now, watch=watch)
-        case Stream.DB, False:
-            restored = restore.database_into_new(settings, arguments.source, arguments.to, now=now, watch=watch)
-        case _, True:
-            restored = restore.attachments_in_place(settings, arguments.source, terms, now=now, watch=watch)
-        case _:
-            restored = restore.attachments_into_new(settings, arguments.source, arguments.to, now=now, watch=watch)
-    _print(report.restored_lines(restored))
+    getting_back.restore_as_asked(settings, arguments, now=_now(), watch=_watch(arguments, settings), say=_print)
     return DONE
 
 
-def _check_word(arguments: Arguments, what: str) -> None:
-    """Raise RefusedError unless the admin has said that what is live is to be replaced."""
-    if not arguments.yes and os.environ.get("CONFIRM") != "YES":
-        raise RefusedError(
-            f"restore: this replaces the live {what}, expected your word for it",
-            hint=f"CONFIRM=YES dental-pms-backup restore {what} {arguments.source} --in-place",
-        )
+def _extract(arguments: Arguments) -> int:
+    from dental_pms_backup import getting_back
 
-
-def _consent(name: str, losses: Sequence[str]) -> None:
-    """Show what of the live content the set has not; at a terminal, have the name typed; RefusedError otherwise."""
-    _print(f"live_has_more={loss}" for loss in losses)
-    if not sys.stdin or not sys.stdin.isatty():
-        return
-    journal.say(f"This replaces what is live. Type {name} to go on:")
-    while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
-        stop.check()
-    if sys.stdin.readline().strip() != name:
-        raise RefusedError(f'restore: the answer is not "{name}", expected that to go on; nothing was touched')
+    settings = _settings(arguments)
+    getting_back.extract_as_asked(settings, arguments, watch=_watch(arguments, settings), say=_print)
+    return DONE
 
 
 def _prune(arguments: Arguments) -> int:
@@ -368,6 +332,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "show": _show,
     "verify": _verify,
     "restore": _restore,
+    "extract": _extract,
     "prune": _prune,
     "keep": _keep,
     "accept": _accept,

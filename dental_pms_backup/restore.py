@@ -144,12 +144,7 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
     """
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
     target = sources.attachments(config).path.resolve()
-    if target.stat().st_dev != target.parent.stat().st_dev:
-        raise RefusedError(
-            f"attachments: {target} is a mount point, expected a directory whose content can be swapped by rename",
-            hint="empty it, then: "
-            f"tar -xzpf {archive.file} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
-        )
+    check_swappable(target, archive.file)
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
         for done in unpack.recover(target):
             fields = {"target": str(target)}
@@ -181,6 +176,16 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
             stop.check()
             unpack.into_new(fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
+
+
+def check_swappable(target: Path, archive: Path) -> None:
+    """Raise RefusedError when the live attachments are a mount point, which no rename reaches."""
+    if target.stat().st_dev != target.parent.stat().st_dev:
+        raise RefusedError(
+            f"attachments: {target} is a mount point, expected a directory whose content can be swapped by rename",
+            hint="empty it, then: "
+            f"tar -xzpf {archive} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
+        )
 
 
 def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:

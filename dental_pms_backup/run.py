@@ -134,7 +134,7 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
-def publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> StoredSet:
+def publish(order: taking.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
     """Publish proven streams as a set and tell of it; durable on return."""
     store, name = order.store, order.name
     notify.status(f"publishing set {name}")
@@ -145,6 +145,7 @@ def publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> Sto
         "made_by": f"dental-pms-backup {__version__}",
         "suspicions": [text for part in proven for text in part.suspicions],
         "streams": {part.stream: part.manifest for part in proven},
+        **({"safety": True} if safety else {}),
     }
     instructions.leave(store)
     publishing.publish(store, name, manifest)

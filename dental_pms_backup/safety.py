@@ -44,10 +44,15 @@ def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch)
     preflight.check_room(store, needed, config.room)
     name = run.free_name(store, now)
     order = taking.Order(
-        store=store, name=name, earlier=earlier, limits=config.suspect, level=config.compression_level, watch=watch
+        store=store,
+        name=name,
+        earlier=earlier,
+        limits=config.suspect,
+        level=config.compression_level,
+        watch=watch,
     )
     with run.drafts_discarded(store, name):
         proven = taking.database(order, live, config.database)
-        run.publish(order, [proven], now)
+        run.publish(order, [proven], now, safety=True)
     marks.put(store, name, Mark.PINNED, now=now)
     return name

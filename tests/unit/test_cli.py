@@ -90,6 +90,7 @@ def test_version_is_the_packages() -> None:
         ["restore", "db"],
         ["restore", "files", "latest"],
         ["restore", "db", "latest", "--in-place", "--to", "other"],
+        ["extract"],
         ["config"],
         ["config", "edit"],
         ["offsite"],
@@ -182,6 +183,12 @@ def test_restore_with_a_clear_word_goes_on_to_look_for_the_set(
         monkeypatch.setenv("CONFIRM", "YES")
     status, _, err = practice.run("restore", "db", "latest", "--in-place", *words)
     assert (status, err.splitlines()[0]) == (2, f"dental-pms-backup: {practice.store}: {NO_SETS}")
+
+
+@pytest.mark.parametrize("words", [[], ["a", "--table", "b"], ["a", "--csv"], ["--csv"]])
+def test_extract_takes_paths_or_a_table(words: list[str], practice: Practice) -> None:
+    said = "extract: expected paths of the attachments, or --table with a name (--csv goes with it)"
+    assert practice.run("extract", "latest", *words) == (2, "", f"dental-pms-backup: {said}\n")
 
 
 @pytest.mark.parametrize("streams", [[], ["db"], ["attachments"], ["attachments", "db"]])
@@ -505,7 +512,7 @@ def test_run_without_descriptors_is_worth_a_retry_and_no_traceback(practice: Pra
 
 
 def test_help_of_every_command_is_a_sentence(practice: Practice) -> None:
-    single = ("run", "list", "show", "verify", "restore", "prune", "keep", "accept", "status", "demo")
+    single = ("run", "list", "show", "verify", "restore", "extract", "prune", "keep", "accept", "status", "demo")
     for command in (*([each] for each in single), ["config", "show"], ["offsite", "push"]):
         status, out, err = practice.run(*command, "--help")
         assert (status, err) == (0, "")

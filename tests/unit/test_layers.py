@@ -39,6 +39,8 @@ LAYERS = (
         "safety",
         "beside",
         "restore",
+        "worst_day",
+        "extract",
         "copies",
         "audit",
         "admin",
@@ -46,7 +48,7 @@ LAYERS = (
         "report",
         "demo",
     ),
-    ("arguments", "cli", "__main__"),
+    ("arguments", "getting_back", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
 ONLY_IN = {
@@ -56,7 +58,7 @@ ONLY_IN = {
     "systemd.daemon": {"notify"},
     "yaml": {"document"},
     "tqdm": {"progress"},
-    "argparse": {"arguments", "cli"},
+    "argparse": {"arguments", "getting_back", "cli"},
 }
 LONGEST_MODULE_LINES = 400
 
