@@ -10,11 +10,13 @@ from dental_pms_backup import __version__
 from dental_pms_backup.config import DEFAULT_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no public name
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line: where its command is known, without all the others."""
     top = argparse.ArgumentParser(
         prog="dental-pms-backup",
         allow_abbrev=False,
@@ -24,21 +26,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"dental-pms-backup {__version__}")
     _add_common(top, first=True)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (
-        _add_run,
-        _add_list,
-        _add_show,
-        _add_verify,
-        _add_restore,
-        _add_drill,
-        _add_marks,
-        _add_status,
-        _add_config,
-        _add_offsite,
-    ):
-        add(commands)
-    command = _command(commands, "demo", "demo", "take and restore a sample practice in a throwaway PostgreSQL")
-    command.add_argument("--keep", metavar="DIR", type=Path, help="leave the demo's store in this new directory")
+    wanted = argv[0] if argv and argv[0] in COMMANDS else ""
+    for name, add in COMMANDS.items():
+        if wanted in {"", name}:
+            add(commands)
     return top
 
 
@@ -96,9 +87,15 @@ def _add_verify(commands: Commands) -> None:
 
 def _add_restore(commands: Commands) -> None:
     command = _command(commands, "restore", "restore", "put a set's content back")
-    command.add_argument("stream", metavar="db|attachments", help="stream to restore")
+    command.add_argument(
+        "stream", metavar="db|attachments|all", choices=("db", "attachments", "all"), help="stream to restore, or both"
+    )
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
-    command.add_argument("--in-place", action="store_true", help="replace what is live")
+    target = command.add_mutually_exclusive_group()
+    target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
+    target.add_argument("--in-place", action="store_true", help="replace what is live")
+    command.add_argument("--replace", action="store_true", help="in place, where the disk cannot hold two databases")
+    command.add_argument("--no-safety-set", action="store_true", help="in place, without a set of what is live first")
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
     )
@@ -109,12 +106,27 @@ def _add_drill(commands: Commands) -> None:
     command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
 
 
-def _add_marks(commands: Commands) -> None:
+def _add_extract(commands: Commands) -> None:
+    command = _command(commands, "extract", "extract", "get some files, or the rows of one table, out of a set")
+    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    command.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory of the attachments")
+    command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
+    command.add_argument("--csv", action="store_true", help="the rows as CSV")
+    command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
+
+
+def _add_prune(commands: Commands) -> None:
     prune = _command(commands, "prune", "prune", "remove what retention lets go, as a run does at its end")
     prune.add_argument("--dry-run", action="store_true", help="print each choice with its reason, remove nothing")
+
+
+def _add_keep(commands: Commands) -> None:
     keep = _command(commands, "keep", "keep", "pin a set, so that it is never removed")
     keep.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
     keep.add_argument("--release", action="store_true", help="take the pin off")
+
+
+def _add_accept(commands: Commands) -> None:
     accept = _command(commands, "accept", "accept", "say that a suspect set is right, so that retention goes on")
     accept.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
 
@@ -141,3 +153,26 @@ def _add_offsite(commands: Commands) -> None:
     verify.add_argument("sets", metavar="SET", nargs="*", help="sets to compare; all without any")
     fetch = _command(parts, "fetch", "offsite fetch", "bring a set back into the store")
     fetch.add_argument("set", metavar="SET", help="the set's name")
+
+
+def _add_demo(commands: Commands) -> None:
+    command = _command(commands, "demo", "demo", "take and restore a sample practice in a throwaway PostgreSQL")
+    command.add_argument("--keep", metavar="DIR", type=Path, help="leave the demo's store in this new directory")
+
+
+COMMANDS: dict[str, Callable[[Commands], None]] = {
+    "run": _add_run,
+    "list": _add_list,
+    "show": _add_show,
+    "verify": _add_verify,
+    "restore": _add_restore,
+    "extract": _add_extract,
+    "drill": _add_drill,
+    "prune": _add_prune,
+    "keep": _add_keep,
+    "accept": _add_accept,
+    "status": _add_status,
+    "config": _add_config,
+    "offsite": _add_offsite,
+    "demo": _add_demo,
+}

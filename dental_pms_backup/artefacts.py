@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,8 @@ NAME_FORMAT = "%Y-%m-%d_%H%M%S"
 NAME_PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6}"
 FILE_OF_SET = re.compile(rf"(?:db_|globals_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?")
 LARGEST_MANIFEST_BYTES = 16 << 20
+SHA256 = re.compile("[0-9a-f]{64}")
+NAME = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
 
 
 class Stream(StrEnum):
@@ -129,10 +131,10 @@ def listing(store: Path) -> list[StoredSet]:
     directories cannot be read.
     """
     try:
-        files = _named_files(store)
-        manifests = [path.name for path in _entries(store / "sets") if path.suffix == ".json"]
-        names = {name for path in manifests if _is_moment(name := path.removesuffix(".json"))}
-        sets = [_marked(store, _stored(store, name, files.get(name, {}))) for name in names | files.keys()]
+        entries = {part: _entries(store / part) for part in ("", "db", "sets")}
+        files = _named_files(entries)
+        manifests = {name[:-5] for name in entries["sets"] if name.endswith(".json") and _is_moment(name[:-5])}
+        sets = [_stored(store, name, files.get(name, {}), entries["sets"]) for name in manifests | files.keys()]
     except OSError as error:
         raise StoreError(
             f"{store}: cannot be read: {error.strerror}, expected to list it", hint="sudo dental-pms-backup list"
@@ -164,9 +166,13 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
 def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
     """Return a manifest that is whole and sound, else None."""
     try:
-        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
-            return None
-        manifest = json.loads(path.read_bytes())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            content = os.read(descriptor, size_bytes) if size_bytes <= LARGEST_MANIFEST_BYTES else b""
+        finally:
+            os.close(descriptor)
+        manifest = json.loads(content)
         sound = _is_sound(manifest, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -198,39 +204,45 @@ def checksum_lines(manifest: Mapping[str, Any]) -> str:
     return "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries(manifest))
 
 
-def _marked(store: Path, stored: StoredSet) -> StoredSet:
-    """Return the set with the marks that the admin gave it: see ``marks``."""
-    pinned, accepted = ((store / f"sets/{stored.name}.{mark}").is_file() for mark in ("pinned", "accepted"))
-    return dataclasses.replace(stored, pinned=pinned, accepted=accepted)
-
-
-def _stored(store: Path, name: str, files: Mapping[Kind, Path]) -> StoredSet:
-    path = manifest_path(store, name)
-    manifest = read_manifest(path, name) if path.exists() else None
+def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], beside: Mapping[str, object]) -> StoredSet:
+    """Return the set of a name, of which these files are there; ``beside`` has the names in ``sets``."""
     present = {kind: size for kind, file in files.items() if (size := _size(file)) is not None}
+    pinned, accepted, drilled = (f"{name}.{suffix}" in beside for suffix in ("pinned", "accepted", proofs.SUFFIX))
+    named = f"{name}.json" in beside
+    manifest = read_manifest(manifest_path(store, name), name) if named else None
     if manifest is None:
         found = tuple(_unlisted(kind, name, size) for kind, size in present.items())
-        unread = (f"sets/{name}.json: not a manifest, expected one of format {FORMAT}",) if path.exists() else ()
-        return StoredSet(name=name, taken_at=_local_moment(name), artefacts=found, manifest=None, problems=unread)
+        unread = (f"sets/{name}.json: not a manifest, expected one of format {FORMAT}",) if named else ()
+        moment = datetime.strptime(name, NAME_FORMAT).astimezone(UTC)
+        return StoredSet(
+            name=name,
+            taken_at=moment,
+            artefacts=found,
+            manifest=None,
+            problems=unread,
+            pinned=pinned,
+            accepted=accepted,
+        )
     artefacts, problems = [], []
     for entry in entries(manifest):
         kind = Kind(entry["kind"])
-        size = present.get(kind)
+        size = present.pop(kind, None)
         if size is None:
             problems.append(f"{entry['path']}: missing, expected {entry['size_bytes']} bytes")
             continue
         if size != entry["size_bytes"]:
             problems.append(f"{entry['path']}: {size} bytes, expected {entry['size_bytes']}")
         artefacts.append(_described(entry, size))
-    listed = {entry["kind"] for entry in entries(manifest)}
-    artefacts += [_unlisted(kind, name, size) for kind, size in present.items() if kind not in listed]
+    artefacts += [_unlisted(kind, name, size) for kind, size in present.items()]
     return StoredSet(
         name=name,
         taken_at=datetime.fromisoformat(manifest["taken_at"]),
         artefacts=tuple(artefacts),
         manifest=manifest,
         problems=tuple(problems),
-        proof=proofs.read(store, name, manifest),
+        pinned=pinned,
+        accepted=accepted,
+        proof=proofs.read(store, name, manifest) if drilled else None,
     )
 
 
@@ -238,7 +250,7 @@ def _described(entry: Mapping[str, Any], size_bytes: int) -> Artefact:
     return Artefact(kind=Kind(entry["kind"]), path=entry["path"], size_bytes=size_bytes, sha256=entry["sha256"])
 
 
-def _size(file: Path) -> int | None:
+def _size(file: os.DirEntry[str]) -> int | None:
     try:
         return file.stat().st_size
     except FileNotFoundError:  # a rotation beside us was quicker
@@ -250,25 +262,26 @@ def _unlisted(kind: Kind, name: str, size_bytes: int) -> Artefact:
     return Artefact(kind=kind, path=kind.path(name), size_bytes=size_bytes)
 
 
-def _named_files(store: Path) -> dict[str, dict[Kind, Path]]:
+def _named_files(entries: Mapping[str, Mapping[str, os.DirEntry[str]]]) -> dict[str, dict[Kind, os.DirEntry[str]]]:
     """Return the files under artefact names, by set name."""
-    found: dict[str, dict[Kind, Path]] = {}
+    found: dict[str, dict[Kind, os.DirEntry[str]]] = {}
     for kind in Kind:
-        pattern = re.compile(re.escape(Path(kind.path("@")).name).replace("@", f"({NAME_PATTERN})"))
-        directory = (store / kind.path("@")).parent
-        for path in _entries(directory):
-            match = pattern.fullmatch(path.name)
-            if match and path.is_file() and _is_moment(match[1]):
-                found.setdefault(match[1], {})[kind] = path
+        directory, _, pattern = kind.path("@").rpartition("/")
+        head, tail = pattern.split("@")
+        for name, entry in entries[directory].items():
+            moment = name[len(head) : -len(tail)]
+            if name.startswith(head) and name.endswith(tail) and _is_moment(moment) and entry.is_file():
+                found.setdefault(moment, {})[kind] = entry
     return found
 
 
-def _entries(directory: Path) -> list[Path]:
-    """Return what is in a directory, nothing when it is not there; an error is never taken for "nothing"."""
+def _entries(directory: Path) -> dict[str, os.DirEntry[str]]:
+    """Return what is in a directory by name, nothing when it is not there; an error is never taken for "nothing"."""
     try:
-        return list(directory.iterdir())
+        with os.scandir(directory) as entries:
+            return {entry.name: entry for entry in entries}
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return {}
 
 
 def _is_sound(manifest: Mapping[str, Any], name: str) -> bool:
@@ -302,7 +315,7 @@ def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
     return (
         entry["path"] == Kind(entry["kind"]).path(name)
         and type(entry["size_bytes"]) is int
-        and re.fullmatch("[0-9a-f]{64}", entry["sha256"]) is not None
+        and SHA256.fullmatch(entry["sha256"]) is not None
     )
 
 
@@ -311,12 +324,11 @@ def _are_texts(values: object) -> bool:
 
 
 def _is_moment(name: str) -> bool:
+    """Tell whether a name is that of a set: a time that every time zone can show."""
+    digits = NAME.fullmatch(name)
+    if digits is None:
+        return False
     try:
-        year = datetime.strptime(name, NAME_FORMAT).year  # noqa: DTZ007 - only asked whether it is one
+        return datetime(*map(int, digits.groups())).year in YEARS  # type: ignore[arg-type]  # noqa: DTZ001 - a name
     except ValueError:
         return False
-    return year in YEARS and re.fullmatch(NAME_PATTERN, name) is not None
-
-
-def _local_moment(name: str) -> datetime:
-    return datetime.strptime(name, NAME_FORMAT).astimezone(UTC)

@@ -1,41 +1,29 @@
-"""The command line: arguments, clock, environment and signals; the one place where an error becomes text."""
+"""The command line: arguments, clock, environment and signals; the one place where an error becomes text.
+
+Each command imports what it needs, as its first step: all of it would take ten times as long as Python takes to start.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import (
-    admin,
-    artefacts,
-    audit,
-    config,
-    copies,
-    demo,
-    drill,
-    journal,
-    keys,
-    overview,
-    report,
-    restore,
-    run,
-    stop,
-)
-from dental_pms_backup.arguments import parser
-from dental_pms_backup.artefacts import Stream
-from dental_pms_backup.errors import BackupError, OutputError, RefusedError, UsageError
+from dental_pms_backup import __version__, journal, stop
+from dental_pms_backup.errors import BackupError, OutputError, UsageError
 from dental_pms_backup.journal import Echo, Event
-from dental_pms_backup.progress import Watch
 
 if TYPE_CHECKING:
     from argparse import Namespace as Arguments
     from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+    from dental_pms_backup import config
+    from dental_pms_backup.artefacts import Stream
+    from dental_pms_backup.progress import Watch
 
 DONE, FAILED = 0, 1
 STDERR = 2
@@ -44,8 +32,12 @@ STDERR = 2
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     _prepare_process()
+    given = sys.argv[1:] if argv is None else argv
+    if given == ["--version"]:
+        _print([f"dental-pms-backup {__version__}"])
+        return DONE
     try:
-        arguments = _arguments(argv)
+        arguments = _arguments(given)
         journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
         status = COMMANDS[arguments.command](arguments)
     except BackupError as error:
@@ -71,15 +63,20 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _arguments(argv: list[str] | None) -> Arguments:
+def _arguments(argv: list[str]) -> Arguments:
+    from dental_pms_backup.arguments import parser
+
     try:
-        return parser().parse_args(argv)
+        return parser(argv).parse_args(argv)
     except SystemExit:
         _print(())  # what --help and --version printed has to arrive, too
         raise
 
 
 def _run(arguments: Arguments) -> int:
+    from dental_pms_backup import report, run
+    from dental_pms_backup.after_run import follow
+
     try:
         settings = _settings(arguments)
         wanted = _streams(arguments.streams)
@@ -96,11 +93,13 @@ def _run(arguments: Arguments) -> int:
             _print(["failure=bug", "backup_run_status=failed"])
         raise
     _print([*report.run_lines(taken), "backup_run_status=ok"])
-    drill.follow(settings)
+    follow(settings)
     return DONE
 
 
 def _list(arguments: Arguments) -> int:
+    from dental_pms_backup import artefacts, report
+
     sets = artefacts.listing(_settings(arguments).store)
     if arguments.json:
         _print_json([report.set_summary(stored) for stored in sets])
@@ -111,6 +110,8 @@ def _list(arguments: Arguments) -> int:
 
 
 def _show(arguments: Arguments) -> int:
+    from dental_pms_backup import artefacts, report
+
     store = _settings(arguments).store
     stored = artefacts.find(store, arguments.set)
     if arguments.json:
@@ -121,6 +122,8 @@ def _show(arguments: Arguments) -> int:
 
 
 def _verify(arguments: Arguments) -> int:
+    from dental_pms_backup import artefacts, audit, report
+
     settings = _settings(arguments)
     store = settings.store
     sets = [artefacts.find(store, name) for name in arguments.sets] or artefacts.listing(store)
@@ -136,25 +139,24 @@ def _verify(arguments: Arguments) -> int:
 
 
 def _restore(arguments: Arguments) -> int:
+    from dental_pms_backup import getting_back
+
     settings = _settings(arguments)
-    (stream,) = _streams([arguments.stream])
-    if not arguments.in_place:
-        raise RefusedError(
-            "restore: no target is named, expected --in-place to replace what is live",
-            hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
-        )
-    if not arguments.yes and os.environ.get("CONFIRM") != "YES":
-        raise RefusedError(
-            f"restore: this replaces the live {stream}, expected your word for it",
-            hint=f"CONFIRM=YES dental-pms-backup restore {stream} {arguments.source} --in-place",
-        )
-    flow = restore.database_in_place if stream is Stream.DB else restore.attachments_in_place
-    restored = flow(settings, arguments.source, now=_now(), watch=_watch(arguments, settings))
-    _print(report.restored_lines(restored))
+    getting_back.restore_as_asked(settings, arguments, now=_now(), watch=_watch(arguments, settings), say=_print)
+    return DONE
+
+
+def _extract(arguments: Arguments) -> int:
+    from dental_pms_backup import getting_back
+
+    settings = _settings(arguments)
+    getting_back.extract_as_asked(settings, arguments, watch=_watch(arguments, settings), say=_print)
     return DONE
 
 
 def _drill(arguments: Arguments) -> int:
+    from dental_pms_backup import drill, report
+
     try:
         settings = _settings(arguments)
         drilled = drill.perform(settings, arguments.set, now=_now(), watch=_watch(arguments, settings))
@@ -173,23 +175,31 @@ def _drill(arguments: Arguments) -> int:
 
 
 def _prune(arguments: Arguments) -> int:
+    from dental_pms_backup import report, run
+
     choices = run.prune(_settings(arguments), now=_now(), dry_run=arguments.dry_run)
     _print(report.choice_lines(choices, dry_run=arguments.dry_run))
     return DONE
 
 
 def _keep(arguments: Arguments) -> int:
+    from dental_pms_backup import admin
+
     mark = admin.release if arguments.release else admin.pin
     _print([mark(_settings(arguments).store, arguments.set, now=_now())])
     return DONE
 
 
 def _accept(arguments: Arguments) -> int:
+    from dental_pms_backup import admin
+
     _print([admin.accept(_settings(arguments).store, arguments.set, now=_now())])
     return DONE
 
 
 def _status(arguments: Arguments) -> int:
+    from dental_pms_backup import overview, report
+
     facts = overview.status(_settings(arguments).store, now=_now())
     if arguments.json:
         _print_json(facts)
@@ -208,6 +218,8 @@ def _config_check(arguments: Arguments) -> int:
 
 
 def _config_show(arguments: Arguments) -> int:
+    from dental_pms_backup import keys
+
     settings = _settings(arguments)
     shown = {
         name: {
@@ -225,17 +237,23 @@ def _config_show(arguments: Arguments) -> int:
 
 
 def _config_schema(_arguments: Arguments) -> int:
+    from dental_pms_backup import keys
+
     _print_json(keys.schema())
     return DONE
 
 
 def _offsite_push(arguments: Arguments) -> int:
+    from dental_pms_backup import copies
+
     for name in copies.push(_settings(arguments), arguments.sets, now=_now()):
         _print([f"{name}: copied and compared"])
     return DONE
 
 
 def _offsite_list(arguments: Arguments) -> int:
+    from dental_pms_backup import copies
+
     found = copies.names(_settings(arguments))
     if arguments.json:
         _print_json(found)
@@ -245,6 +263,8 @@ def _offsite_list(arguments: Arguments) -> int:
 
 
 def _offsite_verify(arguments: Arguments) -> int:
+    from dental_pms_backup import copies
+
     problems = copies.verify(_settings(arguments), arguments.sets)
     if arguments.json:
         _print_json([{"set": name, "good": not problem, "problem": problem} for name, problem in problems.items()])
@@ -254,29 +274,40 @@ def _offsite_verify(arguments: Arguments) -> int:
 
 
 def _offsite_fetch(arguments: Arguments) -> int:
+    from dental_pms_backup import copies
+
     stored = copies.fetch(_settings(arguments), arguments.set, now=_now())
     _print([f"{stored.name}: fetched and verified"])
     return DONE
 
 
 def _demo(arguments: Arguments) -> int:
+    from dental_pms_backup import demo
+
     demo.perform(keep=arguments.keep, now=_now(), say=lambda text: _print([text]), bar=_bar(arguments))
     return DONE
 
 
 def _settings(arguments: Arguments) -> config.Config:
+    from dental_pms_backup import config
+
     return config.load(arguments.config, os.environ)
 
 
 def _streams(names: list[str]) -> list[Stream]:
     """Return the streams named, each once, in the order in which they are taken; all without any."""
+    from dental_pms_backup.arguments import parser
+    from dental_pms_backup.artefacts import Stream
+
     unknown = [name for name in names if name not in set(Stream)]
     if unknown:
-        parser().error(f'"{unknown[0]}": no such stream, expected {" or ".join(Stream)}')
+        parser([]).error(f'"{unknown[0]}": no such stream, expected {" or ".join(Stream)}')
     return [stream for stream in Stream if not names or stream in names]
 
 
 def _watch(arguments: Arguments, settings: config.Config) -> Watch:
+    from dental_pms_backup.progress import Watch
+
     return Watch(bar=_bar(arguments), stall_timeout_s=settings.stall_timeout_s)
 
 
@@ -285,6 +316,8 @@ def _bar(arguments: Arguments) -> bool:
 
 
 def _now() -> datetime:
+    from datetime import UTC, datetime
+
     return datetime.now(UTC)
 
 
@@ -299,6 +332,8 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _print_json(value: object) -> None:
+    import json
+
     _print([json.dumps(value, indent=2)])
 
 
@@ -319,6 +354,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "show": _show,
     "verify": _verify,
     "restore": _restore,
+    "extract": _extract,
     "drill": _drill,
     "prune": _prune,
     "keep": _keep,

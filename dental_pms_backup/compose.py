@@ -16,10 +16,22 @@ if TYPE_CHECKING:
 LABEL = "com.docker.compose"
 DOCKER_ANSWERS_S = 30
 FIRST_REPLICA = "1"
-# only these fields: the rest of what inspect knows includes the environment, and so the password
+# Only these fields, and of the environment only these variables: the password is among the others.
+SETTINGS = (
+    "PATH",
+    "PGPORT",
+    "POSTGRES_USER",
+    "POSTGRES_USER_FILE",
+    "POSTGRES_DB",
+    "POSTGRES_DB_FILE",
+    "POSTGRES_PASSWORD_FILE",
+)
 INSPECTED = (
     '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},"state":{{json .State.Status}},'
-    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}}}'
+    '"pid":{{json .State.Pid}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
+    + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
+    + "{{end}}null]}"
 )
 
 
@@ -36,7 +48,11 @@ class Project:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """A container of the project, in any state. ``mounts`` maps a path in it to the directory on the host."""
+    """A container of the project, in any state. ``mounts`` maps a path in it to the directory on the host.
+
+    ``pid`` is that of its first process as dockerd sees it, 0 without any; ``settings`` are NAME=value of its
+    environment, as far as they tell how its server is reached.
+    """
 
     id: str
     name: str
@@ -46,6 +62,8 @@ class Container:
     number: str
     state: str
     mounts: Mapping[str, str]
+    pid: int
+    settings: tuple[str, ...]
 
 
 def database_container(project: Project, service: str) -> Container:
@@ -137,6 +155,8 @@ def _container(entry: Mapping[str, Any], service: str) -> Container:
         number=entry["labels"].get(f"{LABEL}.container-number", ""),
         state=entry["state"],
         mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
+        pid=int(entry["pid"]),
+        settings=tuple(setting for setting in entry["settings"] if setting),
     )
 
 

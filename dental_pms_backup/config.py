@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup import document
 from dental_pms_backup.document import quoted
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.keys import CHECK_NAME, KEY_OF, KEYS, Checks, Key, Source, Value, Where
+from dental_pms_backup.keys import CHECK_NAME, KEY_OF, KEYS, Checks, Key, Road, Source, Value, Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,9 +74,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """What is dumped, and how long pg_dump waits for a lock, in seconds."""
+    """What is dumped, by which road, and how long pg_dump waits for a lock, in seconds."""
 
     source: Source
+    road: Road
     lock_wait_s: int
     role_passwords: bool
 
@@ -131,6 +132,7 @@ class Config:
     store: Path
     retention: Retention
     room: Room
+    compression_level: int
     lock_wait_s: int
     stall_timeout_s: int
     suspect: Suspect
@@ -286,12 +288,13 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
         store=_store(values["backup_dir"], values["compose.project_dir"]),
         retention=Retention(**{name: value for name, value in values.items() if name.startswith("keep")}),
         room=Room(reserve_mb=values["reserve_mb"], require_mount=values["require_mount"]),
+        compression_level=values["compression_level"],
         lock_wait_s=values["lock_wait_s"],
         stall_timeout_s=values["stall_timeout_s"],
         suspect=Suspect(**section("suspect")),
         retry=Retry(**section("retry")),
         compose=Compose(**section("compose")),
-        database=Database(**database | {"source": Source(database["source"])}),
+        database=Database(**database | {"source": Source(database["source"]), "road": Road(database["road"])}),
         native=Native(**native | {"pgpass_file": credential(native["pgpass_file"])}),
         attachments=Attachments(**section("attachments")),
         drill=Drill(**drill | {"where": Where(drill["where"])}),

@@ -38,7 +38,10 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
     tar -xzpf {store}/attachments_SET.tgz --xattrs --xattrs-include='*' --acls --numeric-owner -C NEWDIR
    Plain tar -xzf also works; it leaves out extended attributes and access lists.
 
-With the package installed, "dental-pms-backup list" shows the sets and "man dental-pms-backup" the restore.
+With the package installed, it is one command, which checks everything first and keeps what was there; see "THE SERVER
+IS GONE" in "man dental-pms-backup":
+    dental-pms-backup list
+    CONFIRM=YES dental-pms-backup restore all SET --in-place
 """
 
 

@@ -13,8 +13,6 @@ import sys
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from systemd import journal
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -42,6 +40,11 @@ class Event(Enum):
     RESTORE_STARTED = "b288ce72c72e4b4084d914643516baa5"
     RESTORE_SUCCEEDED = "3cf96f9d23274c59b05d58d8c2381d9c"
     RESTORE_FAILED = "2b6de6514ac44abeb206cb0391817b5a"
+    RESTORE_WARNING = "073b6c1dcf7945d8bb18c268efb98abb"
+    RESTORE_UNFINISHED = "8f3c442ede554bb185b3e9e7571006d7"
+    RESTORE_RECOVERED = "2af00c247f94415aa455c36aa2607938"
+    EXTRACTED = "f70e0bace3d2431abfa2aed89a727ee2"
+    RESTORE_MATCHED = "8215fdfadb4c4253917cdded9069409c"
     SET_VERIFIED = "c2397f58549f4413b4855cfc5f0f03bc"
     SET_DAMAGED = "3b6be52c8f564ef0acd7b22ab11d26d8"
     SET_SUSPECT = "aec4f32698a34bf38dbe10383393c991"
@@ -96,6 +99,8 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         say(text)
     if _silent:
         return
+    from systemd import journal  # noqa: PLC0415 - commands that only look write nothing
+
     named = {f"DENTAL_PMS_{name.upper()}": _encodable(str(value)) for name, value in (fields or {}).items()}
     try:
         journal.send(

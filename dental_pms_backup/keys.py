@@ -29,6 +29,15 @@ class Where(StrEnum):
     CLUSTER = "cluster"
 
 
+class Road(StrEnum):
+    """How a server in a container is reached, beside ``auto`` the fastest first."""
+
+    AUTO = "auto"
+    NAMESPACE = "namespace"
+    SOCKET = "socket"
+    EXEC = "exec"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """One key of the configuration. ``least`` and ``most`` bound a number; a ``credential`` path may begin with %d."""
@@ -115,6 +124,14 @@ KEYS = (
     ),
     Key(name="reserve_mb", kind="number", default=500, says="megabytes that a run has to leave free in the store"),
     Key(
+        name="compression_level",
+        kind="number",
+        default=6,
+        least=1,
+        most=9,
+        says="1 is fastest, 9 smallest, as gzip counts; igzip, if installed, has 1, 2 (from 2) and 3 (from 7)",
+    ),
+    Key(
         name="stall_timeout_s",
         kind="number",
         default=900,
@@ -144,6 +161,14 @@ KEYS = (
         default=Source.COMPOSE,
         choices=tuple(Source),
         says="where PostgreSQL runs: in the compose project, or native on a host",
+    ),
+    Key(
+        name="database.road",
+        kind="choice",
+        default=Road.AUTO,
+        choices=tuple(Road),
+        says="road to a server in a container: its own programs in its root directory (namespace), this host's on its "
+        "socket (socket) or docker exec (exec), which is the slowest; auto: the first of these that works",
     ),
     Key(
         name="database.lock_wait_s",
@@ -279,10 +304,7 @@ KEYS = (
         says="queries on the restored database by a name each; a drill fails unless every one returns true",
     ),
     Key(
-        name="drill.after_run",
-        kind="switch",
-        default=False,
-        says="start the drill's service after each successful run",
+        name="drill.after_run", kind="switch", default=False, says="start the drill's service after each successful run"
     ),
     Key(
         name="offsite.remote",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-from systemd import daemon
-
 STALL_S = 15 * 60
 """Seconds without a byte moved after which systemd may end the run; TimeoutStartSec= of the unit is the same."""
 
@@ -26,6 +24,8 @@ def stopping(text: str) -> None:
 
 
 def _tell(state: str) -> None:
+    from systemd import daemon  # noqa: PLC0415 - commands that only look tell nothing
+
     with contextlib.suppress(OSError):  # nobody listens: the run goes on all the same
         daemon.notify(state)
 

@@ -26,6 +26,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.journal import redacted
+from dental_pms_backup.keys import Road
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,16 +60,9 @@ select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_fileno
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 """
 HAS_ROWS = "set lock_timeout = '30s'; select exists (select from only {})"
+# not every role may see the setting itself
+DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InContainer:
-    """A server in a container, asked by the container's own programs."""
-
-    container_id: str
-    name: str
-    image: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +76,43 @@ class OnHost:
     run_as: str | None
     pgpass_file: Path | None
     bin_dir: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """The root directory of a container, and who runs the container's own programs there, never root.
+
+    ``settings`` are the NAME=value of the container's environment that these programs need.
+    """
+
+    root: Path
+    uid: int
+    gid: int
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InContainer:
+    """A server in a container: asked by the container's own programs, in its root directory or through docker exec.
+
+    Or by programs of this host, on the container's socket.
+    """
+
+    container_id: str
+    name: str
+    image: str
+    entry: Inside | OnHost | None = None
+
+    @property
+    def road(self) -> Road:
+        """Return the road that its entry is."""
+        match self.entry:
+            case Inside():
+                return Road.NAMESPACE
+            case OnHost():
+                return Road.SOCKET
+            case None:
+                return Road.EXEC
 
 
 Server = InContainer | OnHost
@@ -113,6 +144,13 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
     ``session`` becomes the application name, by which ``end_sessions`` finds it. ``stdin`` passes ours on.
     """
     match server:
+        case InContainer(entry=OnHost() as on_socket):
+            return client(on_socket, program, *arguments, session=session)
+        case InContainer(entry=Inside() as inside):
+            words = ["env", "-i", *inside.settings, "LC_ALL=C", f"PGAPPNAME={session}", tools.path_of("chroot")]
+            root = [f"--userspec=+{inside.uid}:+{inside.gid}", "--groups=", str(inside.root)]
+            in_root = ["sh", "-c", IN_CONTAINER, "sh", program, *arguments]
+            return ["setpriv", "--no-new-privs", "--", *words, *root, *in_root]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
             argv = ["docker", "exec", *asked, f"--env=PGAPPNAME={session}", container_id]
@@ -131,6 +169,16 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
             words = [f"{name}={value}" for name, value in settings.items()]
             argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
             return tools.as_user(argv, server.run_as) if server.run_as else argv
+
+
+def to_database(name: str) -> str:
+    """Return the option that connects a client program to another database of the server, whatever its name."""
+    return "--dbname=dbname='" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def literal(text: str) -> str:
+    """Return a text as SQL quotes it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
@@ -177,6 +225,13 @@ def check_stayed(server: Server, facts: Facts, ended: tools.Ended) -> None:
         raise DatabaseError(f"db: the server hung up: {_shown(lost[-1])}, expected it to stay", hint=_look(server))
 
 
+def check_same(server: Server, facts: Facts) -> None:
+    """Raise DatabaseError unless it is still the server and the database that were meant before the dump."""
+    now = examine(server)
+    if (now.system, now.database) != (facts.system, facts.database):
+        raise DatabaseError("db: another server answers after the dump, expected the same", hint=_look(server))
+
+
 def table_files(server: Server) -> dict[str, int]:
     """Return the number of each table's file by the table's name; one that is rewritten or truncated gets a new file.
 
@@ -205,6 +260,17 @@ def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[
             )
 
 
+def data_directory(server: Server) -> Path | None:
+    """Return where the server's data lies as this host sees it, None where it does not."""
+    match server:
+        case InContainer(entry=Inside(root=root)):
+            return Path(f"{root}{ask(server, DATA_DIRECTORY)}")
+        case OnHost(host=host) if host.startswith("/"):
+            return Path(ask(server, DATA_DIRECTORY) or "/nowhere")
+        case _:
+            return None
+
+
 def row_count(server: Server, table: str) -> int:
     """Return how many rows a table has, 0 where there is no such table; DatabaseError."""
     quoted = table.replace("'", "''")
@@ -218,7 +284,7 @@ def matching(server: Server, facts: Facts, program: str) -> str:
     A newer one is taken only from ``native.bin_dir``: what it writes, the server itself may not load.
     """
     if isinstance(server, InContainer):
-        return program
+        return matching(server.entry, facts, program) if isinstance(server.entry, OnHost) else program
     for path in _installed(server, program):
         if _major(path) == facts.major or (server.bin_dir and _major(path) > facts.major):
             return str(path)
@@ -245,16 +311,23 @@ def in_database(server: OnHost, database: str) -> OnHost:
     return dataclasses.replace(server, database=database)
 
 
+def told(server: Server, facts: Facts) -> str:
+    """Return what a person is told of a server: its version, and the road to one in a container."""
+    road = f", road {server.road}" if isinstance(server, InContainer) else ""
+    return f"PostgreSQL {facts.major}{road}"
+
+
 def described(server: Server, facts: Facts) -> dict[str, str | int]:
     """Return what a manifest says of where a dump came from: no address, no password."""
     match server:
         case InContainer(name=name, image=image):
-            place = {"source": "compose", "container": name, "image": image}
+            place = {"source": "compose", "container": name, "image": image, "road": str(server.road)}
         case OnHost():
             place = {"source": "native"}
     return {
         **place,
         "database": facts.database,
+        "database_bytes": facts.size,
         "server_version": facts.version,
         "system_identifier": facts.system,
     }

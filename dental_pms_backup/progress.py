@@ -7,16 +7,16 @@ import math
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
-
-from tqdm import tqdm
 
 from dental_pms_backup import notify
 from dental_pms_backup.errors import StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tqdm import tqdm
 
 EVERY_S = 1.0
 UNIT_STEP = 1000
@@ -34,7 +34,8 @@ class Progress:
         self._began = self._told = self._moved = time.monotonic()
         self._position = 0
         self._bar = _bar(label, expected_bytes) if watch.bar else None
-        notify.status(label)
+        self._lines = watch.lines
+        self._tell(label)
         notify.alive()
 
     def beat(self) -> None:
@@ -59,20 +60,29 @@ class Progress:
         if self._bar is not None:
             self._bar.update(position - self._position)
         self._position = position
-        notify.status(line(self._label, position, self._expected_bytes, now - self._began))
+        self._tell(line(self._label, position, self._expected_bytes, now - self._began))
+
+    def _tell(self, text: str) -> None:
+        self._lines[self._label] = text
+        notify.status("; ".join(self._lines.values()))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar and the line away."""
+        del self._lines[self._label]
         if self._bar is not None:
             self._bar.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """How long work is looked after: with a ``bar`` for a person or not, and how long it may stand still."""
+    """How long work is looked after: with a ``bar`` for a person or not, and how long it may stand still.
+
+    ``lines`` says of each file that is written or read now how far it is.
+    """
 
     bar: bool = False
     stall_timeout_s: float = math.inf
+    lines: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def over(self, label: str, descriptor: int, expected_bytes: int) -> Iterator[Callable[[], None]]:
@@ -85,6 +95,8 @@ class Watch:
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:
+    from tqdm import tqdm  # noqa: PLC0415 - only a person who watches needs it
+
     tqdm.monitor_interval = 0  # no thread beside us when programs are started
     return tqdm(
         desc=label,

@@ -9,6 +9,7 @@ content had been proven before.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -71,21 +72,50 @@ def new_name(store: Path, now: datetime) -> str | None:
 
 @contextlib.contextmanager
 def draft(store: Path, kind: Kind, name: str) -> Iterator[Draft]:
-    """Open a new draft, mode 0600; it stays on disk as it is when the block ends."""
+    """Open a new draft, mode 0600; it stays on disk as it is when the block ends.
+
+    It is locked until ``settle``, by which those who read it beside its writer know that it still grows.
+    """
     path = durable.draft_path(store / kind.path(name))
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise durable.refusal(path, "cannot be written", error) from None
     try:
+        _lock(path, descriptor)
         yield Draft(kind=kind, name=name, path=path, descriptor=descriptor)
     finally:
         os.close(descriptor)
 
 
-def settle(draft: Draft) -> int:
-    """Make a draft's content durable and return its size in bytes; StoreError when the disk refuses."""
+def _lock(path: Path, descriptor: int) -> None:
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise durable.refusal(path, "cannot be locked", error) from None
+
+
+def empty(draft: Draft) -> None:
+    """Begin a draft anew; StoreError when the disk refuses."""
+    try:
+        os.lseek(draft.descriptor, 0, os.SEEK_SET)
+        os.ftruncate(draft.descriptor, 0)
+    except OSError as error:
+        raise durable.refusal(draft.path, "cannot be written anew", error) from None
+
+
+def write_back(draft: Draft) -> None:
+    """Have the disk write what a draft holds so far, so that ``settle`` has less to wait for; StoreError."""
+    try:
+        os.fdatasync(draft.descriptor)
+    except OSError as error:
+        raise durable.refusal(draft.path, "cannot be made durable", error) from None
+
+
+def settle(draft: Draft) -> int:
+    """Make a draft durable that nobody writes any more, and return its size in bytes; StoreError."""
+    try:
+        fcntl.flock(draft.descriptor, fcntl.LOCK_UN)
         os.fsync(draft.descriptor)
         return os.fstat(draft.descriptor).st_size
     except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
+from dental_pms_backup import postgres
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.progress import duration, size
 
@@ -49,7 +51,8 @@ def rehearsal_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> I
     yield f"backup_root={store}"
     if sources.database:
         facts = sources.database.facts
-        yield f"would dump database {facts.database} ({size(facts.size)} in PostgreSQL {facts.major})"
+        told = postgres.told(sources.database.server, facts)
+        yield f"would dump database {facts.database} ({size(facts.size)} in {told})"
     if sources.attachments:
         yield f"would archive {sources.attachments.path}"
     for choice in going:
@@ -156,8 +159,16 @@ def restored_lines(restored: Restored) -> Iterator[str]:
     yield f"restore_type={restored.stream}"
     yield f"restore_file={restored.file}"
     yield f"restore_target={restored.target}"
+    if restored.rows is not None:
+        yield f"restore_rows={restored.rows}"
+    if restored.safety_set:
+        yield f"restore_safety_set={restored.safety_set}"
     if restored.kept:
         yield f"restore_kept={restored.kept}"
+    if restored.switch:
+        yield f"restore_switch={shlex.join(restored.switch)}"
+    if restored.drop:
+        yield f"restore_drop={shlex.join(restored.drop)}"
     yield "restore_status=ok"
 
 

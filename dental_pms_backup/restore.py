@@ -1,284 +1,256 @@
-"""Putting a set's content back into the live place, all of it or nothing.
+"""Putting a set's content back: looked at before anything is touched, restored beside, put in its place at the end.
 
-The database is replayed in one transaction, which is committed only after the last byte of the dump came through;
-the attachments are unpacked beside the live directory and swapped in by renames, the old content being kept.
+A database is replayed into a new one in one transaction, counted, and given the live one's name in another; the live
+one is kept under a dated name. Attachments are unpacked beside the live directory and swapped in by renames.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import (
-    artefacts,
+    beside,
+    databases,
+    dumps,
     journal,
     ledger,
     lock,
     postgres,
+    safety,
     sources,
-    streams,
-    tools,
-    verify,
+    stop,
+    unpack,
 )
 from dental_pms_backup.artefacts import NAME_FORMAT, Kind, Stream
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.errors import BackupError, RefusedError, UsageError
 from dental_pms_backup.journal import Event
+from dental_pms_backup.replay import Into
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config import Config
+    from dental_pms_backup.dumps import Source
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import DatabaseSource
 
-PUBLIC_IS_OWNED_SINCE = 15
-# What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
-DROP = """\
-do $$ declare s name; begin
- perform lo_unlink(oid) from pg_largeobject_metadata;
- for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
-  and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
- loop execute format('drop schema %I cascade', s); end loop; end $$"""
-# psql takes the end of its input as the end of a COPY and would commit half a dump; and a dump with large objects has
-# a COMMIT of its own. So nothing can be committed before the mark, which follows the last byte of a whole dump.
-GUARD = """\
-create temp table dental_pms_guard (n int);
-create function pg_temp.dental_pms_guard() returns trigger language plpgsql as $$ begin
- if coalesce(current_setting('dental_pms.whole', true), '') <> 'yes' then
-  raise 'the dump is not whole' using errcode = 'DP001'; end if;
- return null; end $$;
-create constraint trigger whole after insert on dental_pms_guard deferrable initially deferred
- for each row execute function pg_temp.dental_pms_guard();
-insert into dental_pms_guard values (1)"""
-MARK = "set local dental_pms.whole = 'yes';"
-WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
-/^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
-PACKED_AND_MARKED = 'gzip --decompress --stdout && printf "\\n%s\\n" "$1"'
-PLAIN_AND_MARKED = 'cat && printf "\\n%s\\n" "$1"'
-ROLE_MISSING = "42704"
-WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
+OF_NOTHING = "none, the live database was empty"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore did. ``kept`` is where the attachments that were live before are, None for a database."""
+    """What a restore did.
+
+    ``kept`` is where what was live before is, None where nothing was replaced. ``rows`` were counted and compared.
+    ``switch`` and ``drop`` are what an admin may type next: to put a new database in the live one's place, to let a
+    kept one go.
+    """
 
     stream: Stream
     file: Path
     target: str
-    kept: Path | None = None
+    kept: Path | str | None = None
+    rows: int | None = None
+    safety_set: str = ""
+    switch: Sequence[str] = ()
+    drop: Sequence[str] = ()
 
 
-def database_in_place(config: Config, wanted: str, *, now: datetime, watch: Watch) -> Restored:
-    """Replace the live database's content by a set's or a dump's, in one transaction.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How what is live may be replaced.
 
-    The dump is verified before anything is touched. RestoreError when the replay fails: the live database is
-    then as it was.
+    ``consent`` is given the name of what will be replaced and what of it the set has not; it raises where the admin
+    does not want that. ``replay`` in the live database itself is for a disk that cannot hold two.
     """
-    file = _file(config.store, wanted, Kind.DB)
-    size_bytes = file.stat().st_size
+
+    consent: Callable[[str, Sequence[str]], None]
+    safety_set: bool = True
+    replay: bool = False
+
+
+def database_into_new(config: Config, wanted: str, name: str | None, *, now: datetime, watch: Watch) -> Restored:
+    """Restore a set's or a file's dump into a new database beside the live one, which is not touched.
+
+    Nothing is left of the new one when that fails: RestoreError.
+    """
+    dump = dumps.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
-    with _recorded(config.store, Stream.DB, live.facts.database, now), _opened(file) as source:
-        with watch.over("db: verifying", source, size_bytes) as beat:
-            if file.suffix == ".gz":
-                verify.content(file, Kind.DB, source, beat=beat)
-            else:
-                verify.plain_dump(file, source)
-        os.lseek(source, 0, os.SEEK_SET)
-        with watch.over("db: restoring", source, size_bytes) as beat:
-            _replay(live, source, packed=file.suffix == ".gz", lock_wait_s=config.database.lock_wait_s, beat=beat)
-    return Restored(stream=Stream.DB, file=file, target=live.facts.database)
+    stamp = dump.stamp or now.astimezone().strftime(NAME_FORMAT)
+    target = name or databases.name_like(live.facts.database, f"_{stamp.replace('-', '_')}")
+    with _recorded(config.store, Stream.DB, target, now), dumps.opened(dump) as descriptor:
+        _check_name(live, target)
+        proven = beside.prove(dump, descriptor, live, watch=watch)
+        beside.check_room(proven)
+        with beside.restored(config, proven, now=now, watch=watch) as made:
+            stop.check()
+            databases.take_name(live.server, live.facts.database, made, target)
+        kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
+    return Restored(
+        stream=Stream.DB,
+        file=dump.file,
+        target=target,
+        rows=sum(proven.rows.values()),
+        switch=databases.switch_command(live.server, live.facts.user, live.facts.database, target, kept),
+        drop=databases.drop_command(live.server, live.facts.user, target),
+    )
 
 
-def attachments_in_place(config: Config, wanted: str, *, now: datetime, watch: Watch) -> Restored:
+def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Restored:
+    """Replace the live database by a set's or a file's dump, restored beside it and switched in by name.
+
+    RestoreError, and the live database is as it was, when anything fails before that.
+    """
+    dump = dumps.find(config.store, wanted, Kind.DB)
+    live = sources.database(config)
+    database = live.facts.database
+    with _recorded(config.store, Stream.DB, database, now), dumps.opened(dump) as descriptor:
+        proven = beside.prove(dump, descriptor, live, watch=watch)
+        if not terms.replay:
+            beside.check_room(
+                proven, hint=f"dental-pms-backup restore db {wanted} --in-place --replace   # needs no room twice"
+            )
+        counts = _live_rows(live, needed=terms.safety_set)
+        terms.consent(database, _losses(counts, proven.rows))
+        taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
+        if terms.replay:
+            beside.refill(config, proven, Into(database=database, replacing=True), watch=watch)
+            return Restored(stream=Stream.DB, file=dump.file, target=database, safety_set=taken)
+        with beside.restored(config, proven, now=now, watch=watch) as made:
+            kept = beside.free_name(live, "_before_", now)
+            stop.check()
+            _switch(live, made, kept)
+    return Restored(
+        stream=Stream.DB,
+        file=dump.file,
+        target=database,
+        kept=kept,
+        rows=sum(proven.rows.values()),
+        safety_set=taken,
+        drop=databases.drop_command(live.server, live.facts.user, kept),
+    )
+
+
+def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Restored:
     """Replace the content of the live attachments by a set's or an archive's; what was there is kept beside.
 
-    The archive is verified and unpacked before the live directory is touched; RestoreError leaves it as it was. What
-    was restored and what is kept outlive a power failure from then on.
+    The archive is verified, unpacked and compared before the live directory is touched; RestoreError leaves it as it
+    was. What was restored and what is kept outlive a power failure from then on.
     """
-    file = _file(config.store, wanted, Kind.ATTACHMENTS)
-    size_bytes = file.stat().st_size
+    archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
     target = sources.attachments(config).path.resolve()
+    check_swappable(target, archive.file)
+    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
+        for done in unpack.recover(target):
+            fields = {"target": str(target)}
+            journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
+        dumps.prove(archive, descriptor, watch=watch)
+        unpack.check_room(archive.file, target.parent)
+        terms.consent(Stream.ATTACHMENTS, ())
+        stamp = _free_stamp(target, now)
+        with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, stamp)) as fresh:
+            unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
+            _unpack(archive, descriptor, fresh, watch=watch)
+            stop.check()
+            kept = unpack.swap(target, stamp)
+    return Restored(
+        stream=Stream.ATTACHMENTS, file=archive.file, target=str(target), kept=kept, drop=("rm", "-r", str(kept))
+    )
+
+
+def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetime, watch: Watch) -> Restored:
+    """Restore a set's or an archive's attachments into a directory that is new or empty, all of them or none."""
+    archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
+    target = Path(name).absolute()
+    unpack.check_new(target)
+    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
+        dumps.prove(archive, descriptor, watch=watch)
+        unpack.check_room(archive.file, target.parent)
+        with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, _free_stamp(target, now))) as fresh:
+            _unpack(archive, descriptor, fresh, watch=watch)
+            stop.check()
+            unpack.into_new(fresh, target)
+    return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
+
+
+def check_swappable(target: Path, archive: Path) -> None:
+    """Raise RefusedError when the live attachments are a mount point, which no rename reaches."""
     if target.stat().st_dev != target.parent.stat().st_dev:
         raise RefusedError(
             f"attachments: {target} is a mount point, expected a directory whose content can be swapped by rename",
-            hint=f"empty it, then: tar -xzpf {file} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
+            hint="empty it, then: "
+            f"tar -xzpf {archive} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
         )
-    unfinished = sorted(target.parent.glob(f"{target.name}.restoring-*"))
-    if unfinished:
+
+
+def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
+    with watch.over("attachments: unpacking", descriptor, archive.file.stat().st_size) as beat:
+        unpack.unpack(archive.file, descriptor, fresh, beat=beat)
+
+
+def _free_stamp(target: Path, now: datetime) -> str:
+    """Return the time as a stamp of a name beside the target; a later second when one of these is taken."""
+    while True:
+        stamp = now.astimezone().strftime(NAME_FORMAT)
+        if not any(unpack.beside(target, word, stamp).exists() for word in (unpack.RESTORING, unpack.KEPT)):
+            return stamp
+        now += timedelta(seconds=1)
+
+
+def _check_name(live: DatabaseSource, target: str) -> None:
+    if not 0 < len(target.encode()) <= databases.LONGEST_NAME_BYTES or "\0" in target:
+        raise UsageError(f'"{target}": no name for a database, expected 1 to {databases.LONGEST_NAME_BYTES} bytes')
+    if target in databases.names(live.server):
         raise RefusedError(
-            f"attachments: {unfinished[0]} is left of a restore that was cut off, expected none",
-            hint=f"compare it with {target} and {target}.before-restore-*, keep what is right, remove the rest",
-        )
-    stamp = now.astimezone().strftime(NAME_FORMAT)
-    fresh, kept = (target.with_name(f"{target.name}.{word}-{stamp}") for word in ("restoring", "before-restore"))
-    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), _opened(file) as source:
-        with watch.over("attachments: verifying", source, size_bytes) as beat:
-            verify.content(file, Kind.ATTACHMENTS, source, beat=beat)
-        os.lseek(source, 0, os.SEEK_SET)
-        with (
-            _temporary_directory(fresh),
-            watch.over("attachments: unpacking", source, size_bytes) as beat,
-        ):
-            _copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
-            _unpack(source, fresh, beat=beat)
-            _swap_content(target, fresh, kept)
-    return Restored(stream=Stream.ATTACHMENTS, file=file, target=str(target), kept=kept)
-
-
-def _file(store: Path, wanted: str, kind: Kind) -> Path:
-    """Return the file that a SET or a path means; UsageError says what would do."""
-    endings = (".sql", ".sql.gz") if kind is Kind.DB else (".tgz", ".tar.gz")
-    path = Path(wanted)
-    if path.is_file() and path.suffix != ".json":
-        if not path.name.endswith(endings):
-            raise UsageError(
-                f"{path}: not a file to restore {kind} from, expected one that ends in {' or '.join(endings)}"
-            )
-        return path.resolve()
-    artefact = artefacts.find(store, wanted, having=kind).artefact(kind)
-    if artefact is None:
-        raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
-    return store / artefact.path
-
-
-def _public(major: int) -> tuple[str, ...]:
-    """Return what makes schema public as a new database has it: a dump holds only what differs from that."""
-    comment = "comment on schema public is 'standard public schema'"
-    if major >= PUBLIC_IS_OWNED_SINCE:
-        owned = "create schema public authorization pg_database_owner"
-        return (owned, "grant usage on schema public to public", comment)
-    return ("create schema public", "grant all on schema public to public", comment)
-
-
-def _replay(live: DatabaseSource, source: int, *, packed: bool, lock_wait_s: int, beat: Callable[[], None]) -> None:
-    session = streams.new_session()
-    statements = ("begin", GUARD, f"set local lock_timeout = '{lock_wait_s}s'", DROP, *_public(live.facts.major))
-    psql = postgres.client(
-        live.server,
-        postgres.matching(live.server, live.facts, "psql"),
-        "-Xq",
-        "-w",
-        "--set=ON_ERROR_STOP=1",
-        "--set=VERBOSITY=sqlstate",  # the text of an error may quote a row
-        "--output=/dev/null",
-        *(f"--command={statement}" for statement in statements),
-        "--file=-",
-        "--command=commit",
-        session=session,
-        stdin=True,
-    )
-    script = PACKED_AND_MARKED if packed else PLAIN_AND_MARKED
-    done = False
-    with open(os.devnull, "wb") as nowhere:
-        try:
-            ended = tools.pipeline(
-                ["sh", "-c", script, "sh", MARK],
-                ["sed", "--expression", WITHOUT_COMMIT],
-                psql,
-                source=source,
-                out=nowhere.fileno(),
-                beat=beat,
-            )
-            done = all(program.ok for program in ended)
-        finally:
-            if not done:
-                streams.end_quietly(live.server, session)
-    if not done:
-        raise _replay_error(next(program for program in reversed(ended) if not program.ok))
-
-
-def _replay_error(failed: tools.Ended) -> RestoreError:
-    said = next((line for line in reversed(failed.said) if "ERROR" in line or "FATAL" in line), "")
-    state = re.search(r"(?:ERROR|FATAL):\s+(\w{5})\b", said)
-    why = f"SQLSTATE {state[1]}" if state else str(failed)
-    hint = "dental-pms-backup list   # another set, or into a new database as RESTORE.txt in the store says"
-    if state and state[1] == ROLE_MISSING:
-        why += ", the server lacks a role"
-        hint = "gzip -dc STORE/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1   # the set's roles; then try again"
-    if state and state[1] in WAITING_STATES:
-        why += ", a session of the application holds a table"
-        hint = "docker compose stop backend   # or whatever uses the database; then try again"
-    return RestoreError(
-        f"db: the replay failed ({why}), expected every statement to succeed; the live database is as it was", hint=hint
-    )
-
-
-def _unpack(source: int, fresh: Path, *, beat: Callable[[], None]) -> None:
-    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"]
-    argv += ["--xattrs", "--xattrs-include=*", "--acls", f"--directory={fresh}"]
-    with open(os.devnull, "wb") as nowhere:
-        ended = tools.pipeline(
-            ["gzip", "--decompress", "--stdout"], argv, source=source, out=nowhere.fileno(), beat=beat
-        )
-        if all(program.ok for program in ended):
-            ended += tools.pipeline(["sync", "--file-system", str(fresh)], out=nowhere.fileno())
-    failed = next((program for program in reversed(ended) if not program.ok), None)
-    if failed:
-        full = any("No space left" in line for line in failed.said)
-        raise RestoreError(
-            f"attachments: unpacking failed ({failed}{', no space left' if full else ''}), "
-            "expected every entry; the live directory is as it was",
-            hint=f"df -h {fresh.parent}",
+            f"db: database {target} exists already, expected a name for a new one",
+            hint="dental-pms-backup restore db SET --to ANOTHER_NAME",
         )
 
 
-def _swap_content(target: Path, fresh: Path, kept: Path) -> None:
-    """Move what is in ``target`` to ``kept`` and what is in ``fresh`` to ``target``; undone when a rename fails.
-
-    The directory itself stays, since containers have it mounted.
-    """
-    done: list[tuple[Path, Path]] = []
-    attributes = fresh.stat()  # the renames out of it change its time
+def _live_rows(live: DatabaseSource, *, needed: bool) -> dict[str, int] | None:
+    """Return the rows of the live database by table; None where it cannot be read, and that is not ``needed``."""
     try:
-        kept.mkdir(mode=0o700)
-        _sync(kept.parent)
-        for source, place in ((target, kept), (fresh, target)):
-            for path in list(source.iterdir()):
-                path.rename(place / path.name)
-                done.append((path, place / path.name))
-            _sync(target, kept)  # what was live is safe in its new place before anything takes its names
-        _copy_attributes(fresh, target)
-        os.utime(target, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
-    except OSError as error:
-        _move_back(done)
-        raise RestoreError(
-            f"attachments: the swap failed: {error.strerror}, expected to rename; the live directory is as it was"
+        tables = postgres.table_files(live.server)
+        return databases.row_counts(live.server, live.facts.database, tables) if tables else {}
+    except BackupError as error:
+        if not needed:
+            return None
+        raise RefusedError(
+            f"restore: what is live cannot be read ({error.message}), expected to make a safety set of it first",
+            hint="mend that; or type --no-safety-set if what is live is worth nothing",
         ) from None
 
 
-def _sync(*directories: Path) -> None:
-    """Make the names in directories durable."""
-    for directory in directories:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _losses(live: Mapping[str, int] | None, rows: Mapping[str, int]) -> list[str]:
+    """Return of which tables the live database has more rows than the dump, in words, counts only."""
+    if live is None:
+        return ["all of it: it cannot be read"]
+    more = {table: count - rows.get(table, 0) for table, count in sorted(live.items())}
+    return [f"{count} rows of {table}" for table, count in more.items() if count > 0]
+
+
+def _safety_set(
+    config: Config, live: DatabaseSource, counts: Mapping[str, int] | None, terms: Terms, *, now: datetime, watch: Watch
+) -> str:
+    """Take a safety set, where there is something to lose, and return its name, or why there is none."""
+    if not terms.safety_set:
+        return ""
+    return safety.take(config, live, now=now, watch=watch) if counts else OF_NOTHING
+
+
+def _switch(live: DatabaseSource, made: str, kept: str) -> None:
+    """Switch, and find out by the names whether that came about where the server could not say it any more."""
+    with stop.deferred():
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _move_back(done: list[tuple[Path, Path]]) -> None:
-    for source, destination in reversed(done):
-        try:
-            destination.rename(source)
-        except OSError as error:
-            raise RestoreError(
-                f"attachments: the swap failed and could not be undone: {error.strerror}; "
-                f"{destination.parent} and {source.parent} together hold everything",
-                hint=f"ls -la {destination.parent} {source.parent}",
-            ) from None
-
-
-def _copy_attributes(source: Path, target: Path) -> None:
-    owner = source.stat()
-    os.chown(target, owner.st_uid, owner.st_gid)
-    shutil.copystat(source, target)
+            databases.switch(live.server, live.facts.database, made, kept)
+        except BackupError:
+            if not {kept, live.facts.database} <= databases.names(live.server):
+                raise
 
 
 @contextlib.contextmanager
@@ -307,27 +279,3 @@ def _recorded(store: Path, stream: Stream, target: str, now: datetime) -> Iterat
 def _enter(store: Path, stream: Stream, now: datetime, facts: dict[str, str]) -> None:
     if store.is_dir():
         ledger.record(store, "restore", now=now, facts={"stream": stream, **facts})
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}, expected a file to restore from") from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _temporary_directory(path: Path) -> Iterator[None]:
-    try:
-        path.mkdir(mode=0o700)
-    except OSError as error:
-        raise RestoreError(f"attachments: {path}: {error.strerror}, expected to make a directory there") from None
-    try:
-        yield
-    finally:
-        shutil.rmtree(path)

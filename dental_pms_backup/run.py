@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import (
     __version__,
     artefacts,
+    attempts,
     instructions,
     journal,
     ledger,
     lock,
     notify,
-    postgres,
     preflight,
     publishing,
     retention,
@@ -24,6 +24,7 @@ from dental_pms_backup import (
     stop,
     taking,
     tools,
+    unpack,
 )
 from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
@@ -56,29 +57,6 @@ class Taken:
     duration_s: float
 
 
-@dataclass(slots=True)
-class _Attempts:
-    """The streams of a run as they come in: proven ones and failures."""
-
-    proven: list[Proven] = field(default_factory=list)
-    failures: list[BackupError] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def attempt(self, stream: Stream) -> Iterator[None]:
-        """Keep a stream's failure for later, so that the other is tried as well; a wish to stop goes through."""
-        try:
-            yield
-        except BackupError as error:
-            stop.check()
-            self.failures.append(error)
-            journal.write(
-                Event.STREAM_FAILED,
-                error.message,
-                priority=journal.ERROR,
-                fields={"stream": stream, "cause": error.cause, "hint": error.hint or "dental-pms-backup status"},
-            )
-
-
 def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
     """Take one set of the wanted streams. When this returns, it is proven, published and durable.
 
@@ -97,16 +75,23 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         ):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
             _warn_of_readers(store)
-            _recover(store)
+            recover(store)
             found = _reach_patiently(config, wanted)
             _check_apart(store, found)
             earlier = artefacts.listing(store)
             _check_room(config, found, earlier)
-            name = _free_name(store, now)
-            order = taking.Order(store=store, name=name, earlier=earlier, limits=config.suspect, watch=watch)
-            with _drafts_discarded(store, name):
-                proven = _take_streams(order, found, config)
-                stored = _publish(order, proven, now)
+            name = free_name(store, now)
+            order = taking.Order(
+                store=store,
+                name=name,
+                earlier=earlier,
+                limits=config.suspect,
+                level=config.compression_level,
+                watch=watch,
+            )
+            with drafts_discarded(store, name):
+                proven = attempts.take_all(order, found, config)
+                stored = publish(order, proven, now)
             _refuse_suspect(stored)
             removed: list[Choice] = []
             with _only_warned(name):
@@ -149,6 +134,40 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
+def publish(order: taking.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
+    """Publish proven streams as a set and tell of it; durable on return."""
+    store, name = order.store, order.name
+    notify.status(f"publishing set {name}")
+    manifest = {
+        "format": artefacts.FORMAT,
+        "set": name,
+        "taken_at": now.astimezone(UTC).isoformat(),
+        "made_by": f"dental-pms-backup {__version__}",
+        "suspicions": [text for part in proven for text in part.suspicions],
+        "streams": {part.stream: part.manifest for part in proven},
+        **({"safety": True} if safety else {}),
+    }
+    instructions.leave(store)
+    publishing.publish(store, name, manifest)
+    stored = artefacts.described(manifest)
+    size_bytes = sum(artefact.size_bytes for artefact in stored.artefacts)
+    journal.write(
+        Event.SET_PUBLISHED,
+        f"set {name} is published: {size(size_bytes)} in {len(stored.artefacts)} files",
+        fields={"set": name, "bytes": size_bytes},
+    )
+    return stored
+
+
+def free_name(store: Path, now: datetime) -> str:
+    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
+    while True:
+        name = publishing.new_name(store, now)
+        if name:
+            return name
+        now += timedelta(seconds=1)
+
+
 def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:
     """Reach the sources, trying again what may be there in a minute."""
     for attempt in range(1, config.retry.attempts):
@@ -167,29 +186,10 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
     return sources.reach(config, wanted)
 
 
-def _take_streams(order: taking.Order, found: sources.Sources, config: Config) -> list[Proven]:
-    """Take every stream that was found; one stream's failure is raised only after the other was tried."""
-    attempts = _Attempts()
-    if found.database:
-        with attempts.attempt(Stream.DB):
-            attempts.proven.append(taking.database(order, found.database, config.database))
-    if found.attachments:
-        with attempts.attempt(Stream.ATTACHMENTS):
-            # not asked where the database failed: the run does so anyway
-            rows = _rows_with_files(found, config.suspect.attachments_table) if attempts.proven else 0
-            attempts.proven.append(taking.attachments(order, found.attachments, rows_with_files=rows))
-    _raise_failures(attempts)
-    stop.check()
-    return attempts.proven
-
-
-def _rows_with_files(found: sources.Sources, table: str) -> int:
-    return postgres.row_count(found.database.server, table) if found.database else 0
-
-
 def _check_apart(store: Path, found: sources.Sources) -> None:
     if found.attachments:
         preflight.check_apart(store, found.attachments.path)
+        unpack.check_whole(found.attachments.path)
 
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
@@ -215,29 +215,6 @@ def _refuse_suspect(stored: StoredSet) -> None:
         )
 
 
-def _publish(order: taking.Order, proven: Sequence[Proven], now: datetime) -> StoredSet:
-    store, name = order.store, order.name
-    notify.status(f"publishing set {name}")
-    manifest = {
-        "format": artefacts.FORMAT,
-        "set": name,
-        "taken_at": now.astimezone(UTC).isoformat(),
-        "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": [text for part in proven for text in part.suspicions],
-        "streams": {part.stream: part.manifest for part in proven},
-    }
-    instructions.leave(store)
-    publishing.publish(store, name, manifest)
-    stored = artefacts.described(manifest)
-    size_bytes = sum(artefact.size_bytes for artefact in stored.artefacts)
-    journal.write(
-        Event.SET_PUBLISHED,
-        f"set {name} is published: {size(size_bytes)} in {len(stored.artefacts)} files",
-        fields={"set": name, "bytes": size_bytes},
-    )
-    return stored
-
-
 def _let_old_ones_go(
     store: Path, wanted: Sequence[Stream], policy: Retention, *, made: str, now: datetime
 ) -> list[Choice]:
@@ -261,7 +238,7 @@ def _let_old_ones_go(
 
 
 @contextlib.contextmanager
-def _drafts_discarded(store: Path, name: str) -> Iterator[None]:
+def drafts_discarded(store: Path, name: str) -> Iterator[None]:
     """Remove what is still a draft of this run when the block ends, however it ends; else the next run does."""
     try:
         yield
@@ -361,22 +338,7 @@ def _warn_of_readers(store: Path) -> None:
         _warn("", text, f"findmnt -T {store}   # mount it with umask=077")
 
 
-def _recover(store: Path) -> None:
+def recover(store: Path) -> None:
+    """Bring a store that a killed run left back in order, and tell of it."""
     for done in publishing.recover(store):
         journal.write(Event.STORE_RECOVERED, done, priority=journal.WARNING)
-
-
-def _raise_failures(attempts: _Attempts) -> None:
-    """Raise the failure that is least worth a retry, if any."""
-    lasting = [error for error in attempts.failures if not isinstance(error, TemporaryError)]
-    for error in [*lasting, *attempts.failures]:
-        raise error
-
-
-def _free_name(store: Path, now: datetime) -> str:
-    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
-    while True:
-        name = publishing.new_name(store, now)
-        if name:
-            return name
-        now += timedelta(seconds=1)

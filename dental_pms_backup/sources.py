@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import compose, postgres, streams
+from dental_pms_backup import compose, postgres, roads, streams
 from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.keys import Source
 
@@ -53,10 +53,12 @@ def database(config: Config) -> DatabaseSource:
     """Find the server that the configuration means and ask it what it is."""
     match config.database.source:
         case Source.COMPOSE:
-            server = _compose_server(config.compose)
+            container = compose.database_container(_project(config.compose), config.compose.db_service)
+            server, facts = roads.open_to(container, config.database.road)
+            return DatabaseSource(server=server, facts=facts)
         case Source.NATIVE:
-            server = _native_server(config.native)
-    return DatabaseSource(server=server, facts=postgres.examine(server))
+            native = _native_server(config.native)
+            return DatabaseSource(server=native, facts=postgres.examine(native))
 
 
 def attachments(config: Config) -> AttachmentsSource:
@@ -70,11 +72,6 @@ def attachments(config: Config) -> AttachmentsSource:
         found = AttachmentsSource(path=path, container=container.name)
     streams.check_source(found.path)
     return found
-
-
-def _compose_server(settings: Compose) -> postgres.Server:
-    container = compose.database_container(_project(settings), settings.db_service)
-    return postgres.InContainer(container_id=container.id, name=container.name, image=container.image)
 
 
 def _native_server(settings: Native) -> postgres.Server:

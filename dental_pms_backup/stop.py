@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 LONGEST_NAP_S = 0.1
 
 _signals: list[int] = []
+_heard = threading.local()
 
 
 def request(signal_number: int) -> None:
@@ -23,19 +25,19 @@ def request(signal_number: int) -> None:
 
 def check() -> None:
     """Raise InterruptedRunError when a stop was asked for."""
-    if _signals:
+    if len(_signals) > getattr(_heard, "count", 0):
         raise InterruptedRunError(f"stopped by signal {_signals[0]}, expected to run to the end")
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Let a clean-up run its programs although a stop was asked for; the request stands afterwards."""
-    kept = _signals.copy()
-    _signals.clear()
+    """Let a clean-up of this thread run its programs although a stop was asked for; the request stands afterwards."""
+    before = getattr(_heard, "count", 0)
+    _heard.count = len(_signals)
     try:
         yield
     finally:
-        _signals[:0] = kept
+        _heard.count = before
 
 
 def rest(seconds: float, *, beat: Callable[[], None] | None = None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup import postgres, stop, tools
 from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, SourceError, StoreError
+from dental_pms_backup.keys import Road
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
-COMPRESSORS = (("igzip", "-2", "-c"), ("pigz", "-6", "-c"), ("gzip", "-6", "-c"))
+USUAL_LEVEL = 6
+IGZIP_LEVELS = (1, 2, 2, 2, 2, 2, 3, 3, 3)  # which has three of them
 # Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
 # ON_ERROR_STOP on a server that has some of them; and forgets who granted a membership, which must be a role with
 # rights of its own on a server that has another superuser.
@@ -61,9 +63,11 @@ class Archived:
     more_changed: bool
 
 
-def compressor() -> list[str]:
-    """Return the argv of the fastest compressor installed that writes plain gzip."""
-    return next(list(argv) for argv in COMPRESSORS if tools.installed(argv[0]) or argv[0] == "gzip")
+def compressor(level: int = USUAL_LEVEL) -> list[str]:
+    """Return the argv of the fastest compressor installed that writes plain gzip, at a level from 1 to 9."""
+    if tools.installed("igzip"):
+        return ["igzip", f"-{IGZIP_LEVELS[level - 1]}", "-c"]
+    return ["pigz" if tools.installed("pigz") else "gzip", f"-{level}", "-c"]
 
 
 def dump_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int) -> list[str]:
@@ -109,11 +113,17 @@ def new_session() -> str:
 
 
 def dump_database(
-    server: Server, facts: Facts, out: int, *, lock_wait_s: int, beat: Callable[[], None] | None = None
+    server: Server,
+    facts: Facts,
+    out: int,
+    *,
+    lock_wait_s: int,
+    level: int = USUAL_LEVEL,
+    beat: Callable[[], None] | None = None,
 ) -> None:
     """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0."""
     session = new_session()
-    argvs = [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor()]
+    argvs = [dump_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor(level)]
     _dump(server, facts, session, argvs, out=out, beat=beat)
 
 
@@ -132,44 +142,52 @@ def dump_roles(
 
 def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> None:
     """End what a killed client left running in the container; a server that does not answer has ended it."""
-    if isinstance(server, postgres.InContainer):
+    if isinstance(server, postgres.InContainer) and server.road is Road.EXEC:
         with stop.deferred(), contextlib.suppress(BackupError):
             postgres.end_sessions(server, session, attempts=attempts)
 
 
-def archive_attachments(source: Path, out: int, index: Path, *, beat: Callable[[], None] | None = None) -> Archived:
+def archive_attachments(
+    source: Path,
+    out: int,
+    index: Path,
+    *,
+    level: int = USUAL_LEVEL,
+    last_try: bool = True,
+    beat: Callable[[], None] | None = None,
+) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
     An entry that changed or vanished while it was read is returned by name; one that could not be read raises
-    ArchiveError, with the names in ``unreadable``.
+    ArchiveError, with the names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
     check_source(source)
     argv = tar_argv(source, index, sparse=tells_of_holes(source, MOUNTS.read_text("utf-8", "surrogateescape")))
-    for number in range(TRIES):
-        if number:
-            os.lseek(out, 0, os.SEEK_SET)
-            os.ftruncate(out, 0)
-        tar, packer = tools.pipeline(argv, compressor(), out=out, beat=beat)
-        if not packer.ok:
-            raise _writing_failed("attachments", packer, out)
-        usable = tar.exit_code in {0, TAR_CHANGED}
-        whole = usable and not _may_lack_content(tar)
-        if whole or not usable:
-            break
+    tar, packer = tools.pipeline(argv, compressor(level), out=out, beat=beat)
+    if not packer.ok:
+        raise _writing_failed("attachments", packer, out)
+    usable = tar.exit_code in {0, TAR_CHANGED}
+    whole = usable and not _may_lack_content(tar)
+    if usable and not whole and not last_try:
+        return None
     names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
-    if not whole and any(INDEX_FULL.search(name) for name in names):
-        raise StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
     if not whole:
-        count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
-        raise ArchiveError(
-            f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",
-            hint="dental-pms-backup status   # names them; then: dental-pms-backup run",
-            unreadable=names,
-        )
+        raise _not_whole(tar, names, index)
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
     count, too_long = _counted(index, beat=beat)
     more_changed = len(tar.said) == tools.LINES_KEPT
     return Archived(entry_count=count, too_long_count=too_long, changed=changed, more_changed=more_changed)
+
+
+def _not_whole(tar: tools.Ended, names: tuple[str, ...], index: Path) -> BackupError:
+    if any(INDEX_FULL.search(name) for name in names):
+        return StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
+    count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
+    return ArchiveError(
+        f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",
+        hint="dental-pms-backup status   # names them; then: dental-pms-backup run",
+        unreadable=names,
+    )
 
 
 def _may_lack_content(tar: tools.Ended) -> bool:
@@ -227,6 +245,8 @@ def _dump(
     failed = [ended for ended in rest if not ended.ok]
     if failed:
         raise _writing_failed("db", failed[0], out)
+    if dump.broken_pipe:
+        raise DumpError(f"db: {rest[0].program} ended before the dump did, expected it to take all of it")
     if not dump.ok:
         postgres.check_stayed(server, facts, dump)
         said = postgres.complaint(dump)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dental_pms_backup import config
@@ -21,15 +24,21 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
+WRITE_BACK_BYTES = 32 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What every stream of one set is taken with: the store, the set's name, the sets that are there already."""
+    """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
+
+    ``level`` is the compressor's, from 1 to 9.
+    """
 
     store: Path
     name: str
     earlier: Sequence[StoredSet]
     limits: config.Suspect
+    level: int
     watch: Watch
 
 
@@ -47,16 +56,19 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
     """Take the database and the roles that it needs; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     files = postgres.table_files(server)
-    with publishing.draft(order.store, Kind.DB, order.name) as draft:
-        with order.watch.over("db", draft.descriptor, _last_size(order, Kind.DB)) as beat:
-            streams.dump_database(server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, beat=beat)
-        dump, rows = _prove(order, draft)
+    with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
+        with _written(order, draft, "db") as beat:
+            streams.dump_database(
+                server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, level=order.level, beat=beat
+            )
+        dump, rows = _prove(order, draft, reading)
+    postgres.check_same(server, facts)
     postgres.check_not_rewritten(server, rows, files)
-    with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft:
-        with order.watch.over("globals", draft.descriptor, _last_size(order, Kind.GLOBALS)) as beat:
+    with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
+        with _written(order, draft, "globals") as beat:
             streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
-        roles, _ = _prove(order, draft)
-    _tell_taken(Stream.DB, dump["size_bytes"], f"PostgreSQL {facts.major}")
+        roles, _ = _prove(order, draft, reading)
+    _tell_taken(Stream.DB, dump["size_bytes"], postgres.told(server, facts))
     return Proven(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dump, roles]},
@@ -64,41 +76,83 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
     )
 
 
-def attachments(order: Order, source: AttachmentsSource, *, rows_with_files: int) -> Proven:
-    """Take the attachments; ``rows_with_files`` is what the database says there must be files for."""
+def attachments(order: Order, source: AttachmentsSource) -> Proven:
+    """Take the attachments; BackupError leaves drafts only. ``beside_rows`` completes what is strange about them."""
     with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
-        index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
-        with order.watch.over("attachments", draft.descriptor, _last_size(order, Kind.ATTACHMENTS)) as beat:
-            archived = streams.archive_attachments(source.path, draft.descriptor, index, beat=beat)
-        archive, _ = _prove(order, draft, index=index)
+        archived, archive = _archive(order, source.path, draft)
     _tell_taken(Stream.ATTACHMENTS, archive["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
-    size_bytes, entries = archive["size_bytes"], archived.entry_count
     return Proven(
         stream=Stream.ATTACHMENTS,
         manifest={
             "source": {"path": str(source.path), "container": source.container},
-            "entries": entries,
+            "entries": archived.entry_count,
             "changed": list(archived.changed),
             "artefacts": [archive],
         },
-        suspicions=(
-            *suspicion.of_attachments(size_bytes, entries, rows_with_files, order.earlier, order.limits),
-            *suspicion.of_names(archived.too_long_count),
-        ),
+        suspicions=tuple(suspicion.of_names(archived.too_long_count)),
         changed=archived.changed,
     )
 
 
-def _prove(order: Order, draft: publishing.Draft, *, index: Path | None = None) -> tuple[Entry, dict[str, int]]:
-    """Make a draft durable, verify what is on disk and return its entry in the manifest and a dump's rows by table."""
+def beside_rows(archived: Proven, rows_with_files: int, order: Order) -> Proven:
+    """Return the attachments with what is strange about them, ``rows_with_files`` being what the database says of them.
+
+    That is 0 where the database was not asked.
+    """
+    (archive,) = archived.manifest["artefacts"]
+    entries = archived.manifest["entries"]
+    strange = suspicion.of_attachments(archive["size_bytes"], entries, rows_with_files, order.earlier, order.limits)
+    return dataclasses.replace(archived, suspicions=(*strange, *archived.suspicions))
+
+
+def _archive(
+    order: Order, source: Path, draft: publishing.Draft, *, tries: int = streams.TRIES
+) -> tuple[streams.Archived, Entry]:
+    """Archive a directory, anew where an entry shrank while it was read, and prove the draft."""
+    index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
+    with _read_along(draft) as reading:
+        with _written(order, draft, "attachments") as beat:
+            archived = streams.archive_attachments(
+                source, draft.descriptor, index, level=order.level, last_try=tries == 1, beat=beat
+            )
+        if archived:
+            archive, _ = _prove(order, draft, reading, index=index)
+            return archived, archive
+    publishing.empty(draft)
+    return _archive(order, source, draft, tries=tries - 1)
+
+
+@contextlib.contextmanager
+def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Callable[[], None]]:
+    """Watch over a draft that is being written, and have the disk keep up with it."""
+    written_back = 0
+    with order.watch.over(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
+
+        def beat() -> None:
+            nonlocal written_back
+            watched()
+            position = os.lseek(draft.descriptor, 0, os.SEEK_CUR)
+            if position - written_back >= WRITE_BACK_BYTES:
+                publishing.write_back(draft)
+                written_back = position
+
+        yield beat
+
+
+def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify.Readings]:
+    return verify.following(draft.path, draft.kind)
+
+
+def _prove(
+    order: Order, draft: publishing.Draft, reading: verify.Readings, *, index: Path | None = None
+) -> tuple[Entry, Mapping[str, int]]:
+    """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
-    with order.watch.over(f"{draft.kind}: verifying", draft.descriptor, size_bytes) as beat:
-        rows = verify.content(draft.path, draft.kind, draft.descriptor, index=index, beat=beat)
-    with order.watch.over(f"{draft.kind}: checksum", draft.descriptor, size_bytes) as beat:
-        checksum = verify.sha256(draft.path, draft.descriptor, beat=beat)
+    with order.watch.over(f"{draft.kind}: verifying", reading.source, size_bytes) as beat:
+        proof = reading.proof(index=index, beat=beat)
     path = draft.kind.path(draft.name)
-    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": checksum}, rows
+    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": proof.sha256}, proof.rows
 
 
 def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:

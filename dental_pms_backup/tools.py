@@ -10,9 +10,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import fcntl
 import logging
 import math
 import os
+import select
 import shutil
 import signal
 import time
@@ -34,8 +36,9 @@ LINES_KEPT = 1000
 LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 CAPTURE_LIMIT_BYTES = 4 << 20
-PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux", "cmp": "diffutils"}
-PACKAGE_OF |= dict.fromkeys(("env", "sha256sum", "sync", "wc"), "coreutils")
+PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
+PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
+PACKAGE_OF |= dict.fromkeys(("env", "chroot", "sync", "wc"), "coreutils")
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -61,6 +64,33 @@ class Ended:
     def __str__(self) -> str:
         how = f"exit status {self.exit_code}" if self.exit_code >= 0 else f"killed by signal {-self.exit_code}"
         return f"{self.program}: {how}"
+
+
+class Running:
+    """The programs of a pipeline, while they run."""
+
+    def __init__(self, argvs: Sequence[Sequence[str]]) -> None:
+        self.names = [program_of(argv) for argv in argvs]
+        self._argvs = argvs
+        self._started: list[Any] = []
+        self._said: list[collections.deque[str]] = []
+
+    def start(self, source: int | None, out: int) -> None:
+        """Start all of them; those that had been started when an exception comes are known to ``end``."""
+        _start_all(self._argvs, source, out, self._started, self._said)
+
+    def wait(self, beat: Callable[[], None] | None = None) -> tuple[Ended, ...]:
+        """Wait until every program has ended, and return how; ``beat`` is called about ten times a second."""
+        _wait(self._started, beat)
+        self.end()
+        return tuple(
+            Ended(program=name, exit_code=process.exit_code, said=tuple(lines))
+            for name, process, lines in zip(self.names, self._started, self._said, strict=True)
+        )
+
+    def end(self) -> None:
+        """End what still runs."""
+        _end(self._started)
 
 
 @contextlib.contextmanager
@@ -102,19 +132,20 @@ def pipeline(
     The caller keeps ``source`` and ``out`` open and judges the result. ``beat`` is called about ten times a
     second. On InterruptedRunError, and on any other exception, every program has ended.
     """
-    names = [program_of(argv) for argv in argvs]
-    started: list[Any] = []
-    said: list[collections.deque[str]] = []
-    with room_for(f"{' | '.join(names)}: cannot be started"):
+    with running(*argvs, source=source, out=out) as programs:
+        return programs.wait(beat)
+
+
+@contextlib.contextmanager
+def running(*argvs: Sequence[str], source: int | None = None, out: int) -> Iterator[Running]:
+    """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended."""
+    programs = Running(argvs)
+    with room_for(f"{' | '.join(programs.names)}: cannot be started"):
         try:
-            _start_all(argvs, source, out, started, said)
-            _wait(started, beat)
+            programs.start(source, out)
+            yield programs
         finally:
-            _end(started)
-    return tuple(
-        Ended(program=name, exit_code=process.exit_code, said=tuple(lines))
-        for name, process, lines in zip(names, started, said, strict=True)
-    )
+            programs.end()
 
 
 def capture(
@@ -195,8 +226,10 @@ def program_of(argv: Sequence[str]) -> str:
     words = list(argv)
     while words[0] in {"setpriv", "env"}:
         words = words[words.index("--") + 1 :] if words[0] == "setpriv" else words[1:]
-        while "=" in words[0]:
+        while "=" in words[0] or words[0] == "-i":
             words = words[1:]
+    if os.path.basename(words[0]) == "chroot":  # noqa: PTH119 - as below
+        words = words[words.index("sh") + len(("sh", "-c", "SCRIPT", "sh")) :]
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 
@@ -207,7 +240,7 @@ def _start_all(
     reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
     try:
         for argv in argvs:
-            following, writing = (-1, os.dup(out)) if argv is argvs[-1] else os.pipe()
+            following, writing = (-1, os.dup(out)) if argv is argvs[-1] else _wide_pipe()
             said.append(collections.deque(maxlen=LINES_KEPT))
             try:
                 started.append(_start(argv, reading, writing, said[-1]))
@@ -218,6 +251,14 @@ def _start_all(
     finally:
         if reading != -1:
             os.close(reading)
+
+
+def _wide_pipe() -> tuple[int, int]:
+    """Make a pipe that holds more than the usual 64 KiB: its two programs wait less often for each other."""
+    reading, writing = os.pipe()
+    with contextlib.suppress(OSError):  # a user who has many pipes gets no more: slower, and as good
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, writing
 
 
 def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[str]) -> Any:
@@ -253,13 +294,25 @@ def _collector(said: collections.deque[str]) -> Callable[[str], None]:
 
 
 def _wait(started: Sequence[Any], beat: Callable[[], None] | None) -> None:
-    nap_s = 0.002
-    while any(process.process.is_alive()[0] for process in started):
+    while running := [process.pid for process in started if process.process.is_alive()[0]]:
         stop.check()
         if beat:
             beat()
-        time.sleep(nap_s)
-        nap_s = min(nap_s * 1.5, stop.LONGEST_NAP_S)
+        _nap_beside(running[0])
+
+
+def _nap_beside(pid: int) -> None:
+    """Sleep until a child has ended, but no longer than until the next look at everything else."""
+    try:
+        ending = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        look = select.poll()
+        look.register(ending, select.POLLIN)
+        look.poll(stop.LONGEST_NAP_S * 1000)
+    finally:
+        os.close(ending)
 
 
 def _end(started: Sequence[Any]) -> None:

@@ -1,32 +1,62 @@
-"""Is this file what it claims to be? Every check reads what is on disk, from the first byte to the last."""
+"""Is this file what it claims to be? Every check reads what is on disk, from the first byte to the last.
+
+Two readings make a proof: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
+program that writes it, so that both are done a moment after it. igzip unpacks four times as fast as gzip, but takes
+garbage after the end for nothing; so its yes counts only where it unpacked as many bytes as the file's last field
+says, and everything else is for gzip to decide, which is what gets the data back.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import tools
+from dental_pms_backup import durable, tools
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     Beat = Callable[[], None] | None
 
 TAIL_BYTES = 512
 LARGEST_ANSWER_BYTES = 4 << 20
 OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+GZIP = ("gzip", "--decompress", "--stdout")
+IGZIP = ("igzip", "--decompress", "--stdout")
+LENGTH_FIELD = 4  # RFC 1952, ISIZE: the last bytes of a gzip file are the length of its content modulo 2^32
+LIST = ("tar", "--list", "--totals", "--file=-", "--quoting-style=escape")
+TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
+# the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
+SUM = ("sha256sum", "--binary", "-", "/dev/null")
+SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
+# Writes a file that grows to stdout, until nothing more comes and its writer has given up the lock on it.
+FOLLOW = r"""
+my $grows = 1;
+while (1) {
+    my $read = sysread(STDIN, my $chunk, 1 << 20) // die "$!\n";
+    for (my $done = 0; $done < $read;) { $done += syswrite(STDOUT, $chunk, $read - $done, $done) // die "$!\n" }
+    next if $read;
+    last if !$grows;
+    $grows = !flock(STDIN, 1 | 4);
+    select(undef, undef, undef, 0.005) if $grows;
+}
+"""
+FOLLOWING = ("perl", "-e", FOLLOW)
 # Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
-# "name TAB rows" lines, a NUL, and the dump's last bytes. A row is a line; only "\\." alone on one ends them.
+# "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
+# ends them.
 COUNT_ROWS = r"""
 my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
-my ($text, $tail, $table, $at_line_start, %rows) = ("", "");
-while (sysread(STDIN, my $chunk, 1 << 20)) {
-    $text .= $chunk;
-    $tail = substr($tail . $chunk, -512);
+my ($text, $tail, $length, $table, $at_line_start, %rows) = ("", "", 0);
+while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
+    $length += $read;
+    $tail = substr($tail . substr($text, $read < 512 ? -$read : -512), -512);
     while (1) {
         if (!defined $table) {
             if ($text =~ /^COPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/mg) {
@@ -43,14 +73,14 @@ while (sysread(STDIN, my $chunk, 1 << 20)) {
             ($table, $text) = (undef, substr($text, $end + 4));
         } else {
             last if length($text) <= 3;
-            my $counted = substr($text, 0, -3);
-            $rows{$table} += $counted =~ tr/\n//;
-            ($at_line_start, $text) = (substr($counted, -1) eq "\n", substr($text, -3));
+            my $rest = substr($text, -3);
+            $rows{$table} += ($text =~ tr/\n//) - ($rest =~ tr/\n//);
+            ($at_line_start, $text) = (substr($text, -4, 1) eq "\n", $rest);
             last;
         }
     }
 }
-print map("$_\t$rows{$_}\n", sort keys %rows), "\0", $tail;
+print map("$_\t$rows{$_}\n", sort keys %rows), "\0$length\0", $tail;
 """
 # pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
 TRAILERS = {
@@ -59,17 +89,50 @@ TRAILERS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What a proven file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits."""
+
+    rows: dict[str, int]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What a reading of the whole content found, and how many bytes it unpacked."""
+
+    rows: dict[str, int]
+    length_bytes: int
+
+
 def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, beat: Beat = None) -> dict[str, int]:
     """Prove that the open file ``source`` holds what its kind has to, and return a dump's rows by table.
 
-    gzip is read to its end, a dump has its completion trailer, an archive is readable to its last entry and,
+    It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
     where ``index`` is given, holds exactly those names. ``path`` is only named in VerificationError.
     """
+    if _unpack() is IGZIP:
+        with contextlib.suppress(VerificationError):  # gzip decides
+            answer = _read(path, kind, source, IGZIP, index, beat)
+            if _is_all(answer, source):
+                return answer.rows
+    return _read(path, kind, source, GZIP, index, beat).rows
+
+
+def proof(path: Path, kind: Kind, source: int, *, expected: str = "", beat: Beat = None) -> Proof:
+    """Prove an open file as ``content`` does, and take its checksum at the same time.
+
+    VerificationError also when that is not the ``expected`` one.
+    """
     os.lseek(source, 0, os.SEEK_SET)
-    if kind is Kind.ATTACHMENTS:
-        _check_archive(path, source, index, beat)
-        return {}
-    return _check_dump(path, kind, source, beat)
+    with (
+        _opened(Path(f"/proc/self/fd/{source}")) as again,
+        _running(*_checking(kind, _unpack()), source=source) as reading,
+        _running(SUM, source=again) as summing,
+    ):
+        return Readings(path=path, kind=kind, source=source, reading=reading, summing=summing).proof(
+            expected=expected, beat=beat
+        )
 
 
 def plain_dump(path: Path, source: int) -> None:
@@ -82,20 +145,121 @@ def plain_dump(path: Path, source: int) -> None:
 def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
     """Return the SHA-256 of an open file as 64 hexadecimal digits. ``path`` is only named in VerificationError."""
     os.lseek(source, 0, os.SEEK_SET)
-    # the second is an answer that we know: a sha256sum that always says the same, or reads nothing, shows by it
-    out = _run(path, [["sha256sum", "--binary", "-", "/dev/null"]], source, beat).decode("ascii", "replace")
-    match = re.fullmatch(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n", out)
-    if not match or (match[1] == OF_NOTHING and os.fstat(source).st_size > 0):
-        raise VerificationError(f"{path}: sha256sum printed no checksum, expected 64 hexadecimal digits that are right")
-    return match[1]
+    with _running(SUM, source=source) as summing:
+        return summing.checksum(path, beat)
 
 
-def _check_dump(path: Path, kind: Kind, source: int, beat: Beat) -> dict[str, int]:
-    out = _run(path, [["gzip", "--decompress", "--stdout"], ["perl", "-e", COUNT_ROWS]], source, beat)
-    counts, _, tail = out.partition(b"\0")
+@contextlib.contextmanager
+def following(path: Path, kind: Kind) -> Iterator[Readings]:
+    """Read a draft beside what the block does, which is to write it; its writer holds an exclusive lock on it."""
+    with (
+        _opened(path) as content_source,
+        _opened(path) as checksum_source,
+        _running(FOLLOWING, *_checking(kind, _unpack()), source=content_source) as reading,
+        _running(FOLLOWING, SUM, source=checksum_source) as summing,
+    ):
+        yield Readings(path=path, kind=kind, source=content_source, reading=reading, summing=summing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """The two readings of a file, which may still grow. ``source`` is a descriptor that stands where they are."""
+
+    path: Path
+    kind: Kind
+    source: int
+    reading: _Reading
+    summing: _Reading
+
+    def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
+        """Wait until all of a file has been read that nobody locks any more, and prove it as ``content`` does."""
+        checksum = self.summing.checksum(self.path, beat)
+        if expected not in {"", checksum}:
+            raise VerificationError(
+                f"{self.path}: the checksum differs, expected that of the manifest",
+                hint="dental-pms-backup verify   # which sets are good",
+            )
+        return Proof(rows=self._rows(index, beat), sha256=checksum)
+
+    def _rows(self, index: Path | None, beat: Beat) -> dict[str, int]:
+        with contextlib.suppress(VerificationError):  # read once more, alone, it shows whether that is so
+            answer = self.reading.answer(self.path, self.kind, index, beat)
+            if _is_all(answer, self.source):
+                return answer.rows
+        return content(self.path, self.kind, self.source, index=index, beat=beat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """A pipeline that reads a whole file from ``source``; what it prints is small and comes to ``out``."""
+
+    programs: tools.Running
+    source: int
+    out: int
+
+    def answer(self, path: Path, kind: Kind, index: Path | None, beat: Beat) -> _Answer:
+        """Return what was read once all of it was; VerificationError unless it is sound."""
+        ended, out = self._printed(path, beat)
+        if kind is Kind.ATTACHMENTS:
+            return _archive_answer(path, ended[-2], out, index, beat)
+        return _dump_answer(path, kind, out)
+
+    def checksum(self, path: Path, beat: Beat) -> str:
+        """Return the checksum of the file; VerificationError unless all of it was read."""
+        _, out = self._printed(path, beat)
+        summed = _sum_in(path, out)
+        size_bytes = os.fstat(self.source).st_size
+        if os.lseek(self.source, 0, os.SEEK_CUR) != size_bytes or (summed == OF_NOTHING) != (size_bytes == 0):
+            raise _no_checksum(path)
+        return summed
+
+    def _printed(self, path: Path, beat: Beat) -> tuple[tuple[tools.Ended, ...], bytes]:
+        ended = self.programs.wait(beat)
+        failed = next((program for program in ended if not program.ok and not program.broken_pipe), None)
+        failed = failed or next((program for program in ended if not program.ok), None)
+        if failed:
+            raise VerificationError(
+                f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
+                hint="dental-pms-backup verify   # which sets are good",
+            )
+        return ended, os.pread(self.out, LARGEST_ANSWER_BYTES, 0)
+
+
+@contextlib.contextmanager
+def _running(*argvs: Sequence[str], source: int) -> Iterator[_Reading]:
+    with tools.memory("checked") as out, tools.running(*argvs, source=source, out=out) as programs:
+        yield _Reading(programs=programs, source=source, out=out)
+
+
+def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Path | None, beat: Beat) -> _Answer:
+    os.lseek(source, 0, os.SEEK_SET)
+    with _running(*_checking(kind, unpack), source=source) as reading:
+        return reading.answer(path, kind, index, beat)
+
+
+def _unpack() -> Sequence[str]:
+    """Return the argv of the fastest program installed that unpacks."""
+    return IGZIP if tools.installed(IGZIP[0]) else GZIP
+
+
+def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
+    """Return the pipeline that looks at the content of a file."""
+    return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, ("perl", "-e", COUNT_ROWS))
+
+
+def _is_all(answer: _Answer, source: int) -> bool:
+    """Tell whether a gzip file's last field says that its content is as long as what was unpacked."""
+    size_bytes = os.fstat(source).st_size
+    told = os.pread(source, LENGTH_FIELD, max(0, size_bytes - LENGTH_FIELD))
+    return answer.length_bytes % (1 << 8 * LENGTH_FIELD) == int.from_bytes(told, "little")
+
+
+def _dump_answer(path: Path, kind: Kind, out: bytes) -> _Answer:
+    counts, _, rest = out.partition(b"\0")
+    length, _, tail = rest.partition(b"\0")
     _check_trailer(path, kind, tail)
     lines = [line.rpartition("\t") for line in counts.decode("utf-8", "backslashreplace").split("\n")[:-1]]
-    return {table: int(rows) for table, _, rows in lines}
+    return _Answer(rows={table: int(rows) for table, _, rows in lines}, length_bytes=int(length))
 
 
 def _check_trailer(path: Path, kind: Kind, tail: bytes) -> None:
@@ -106,24 +270,39 @@ def _check_trailer(path: Path, kind: Kind, tail: bytes) -> None:
         )
 
 
-def _check_archive(path: Path, source: int, index: Path | None, beat: Beat) -> None:
-    listed = ["tar", "--list", "--file=-", "--quoting-style=escape"]
-    unpacked = ["gzip", "--decompress", "--stdout"]
-    if index is not None:
-        _run(path, [unpacked, listed, ["cmp", "--quiet", "-", str(index)]], source, beat)
-    elif not re.match(rb"[1-9]", _run(path, [unpacked, listed, ["wc", "--lines"]], source, beat)):
+def _archive_answer(path: Path, tar: tools.Ended, out: bytes, index: Path | None, beat: Beat) -> _Answer:
+    listed = _sum_in(path, out)
+    if listed == OF_NOTHING:
         raise VerificationError(f"{path}: the archive holds no entry, expected at least the directory itself")
+    if index is not None:
+        with _opened(index) as names:
+            if sha256(index, names, beat=beat) != listed:
+                raise VerificationError(
+                    f"{path}: the archive's entries are not those that tar wrote, expected the same"
+                )
+    totals = [match[1] for line in tar.said if (match := TOTALS.match(line))]
+    return _Answer(rows={}, length_bytes=int(totals[-1]) if totals else 0)
 
 
-def _run(path: Path, argvs: Sequence[Sequence[str]], source: int, beat: Beat) -> bytes:
-    """Run a checking pipeline on a file and return its small output; VerificationError unless all exited 0."""
-    with tools.memory("checked") as out:
-        ended = tools.pipeline(*argvs, source=source, out=out, beat=beat)
-        failed = next((program for program in ended if not program.ok and not program.broken_pipe), None)
-        failed = failed or next((program for program in ended if not program.ok), None)
-        if failed:
-            raise VerificationError(
-                f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
-                hint="dental-pms-backup verify   # which sets are good",
-            )
-        return os.pread(out, LARGEST_ANSWER_BYTES, 0)
+def _sum_in(path: Path, out: bytes) -> str:
+    """Return the checksum that sha256sum printed; VerificationError where it does not know the one of nothing."""
+    match = SUMMED.fullmatch(out.decode("ascii", "replace"))
+    if not match:
+        raise _no_checksum(path)
+    return match[1]
+
+
+def _no_checksum(path: Path) -> VerificationError:
+    return VerificationError(f"{path}: sha256sum printed no checksum, expected 64 hexadecimal digits that are right")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise durable.refusal(path, "cannot be read back", error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

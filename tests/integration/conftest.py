@@ -90,7 +90,13 @@ def own_database(site: Site, live: OnHost) -> Iterator[Site]:
     try:
         yield site
     finally:
-        sql(live, f'drop database "{name}" with (force)')
+        for made in databases_like(live, name):  # those that a restore made or kept, too
+            sql(live, f'drop database "{made}" with (force)')
+
+
+def databases_like(server: OnHost, name: str) -> list[str]:
+    """Return the databases of a server whose names begin so."""
+    return [each for each in sql(server, "select datname from pg_database").splitlines() if each.startswith(name)]
 
 
 def fill(attachments: Path) -> None:

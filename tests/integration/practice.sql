@@ -43,6 +43,10 @@ CREATE TABLE images (id int PRIMARY KEY, patient_id int NOT NULL REFERENCES pati
 INSERT INTO images SELECT n, n, decode(repeat(md5(n::text), n % 60), 'hex') FROM generate_series(1, 300) n;
 INSERT INTO images VALUES (0, 1, '\x00ff5c2e0a0d27');
 
+-- more than the pipes of a run hold, so that a dump whose reader stands still stands still as well
+CREATE TABLE scans (id int PRIMARY KEY, content text NOT NULL);
+INSERT INTO scans SELECT n, repeat(md5(n::text), 400) FROM generate_series(1, 300) n;
+
 CREATE TABLE teeth (patient_id int REFERENCES patients, number tooth, found surface, PRIMARY KEY (patient_id, number, found));
 INSERT INTO teeth SELECT n, 11 + n % 8, 'it''s' FROM generate_series(1, 100) n;
 

@@ -176,6 +176,11 @@ class Site:
         executable(fakes / program, f"real={shutil.which(program, path=PATH)}\n{body}")
         return f"{fakes}:{PATH}"
 
+    def fake_compressor(self, program: str, body: str) -> str:
+        """Make a fake compressor, which unpacks as the real one does, and return a PATH on which it comes first."""
+        unpacks = 'case " $* " in *" --decompress "*) exec "$real" "$@" ;; esac'
+        return self.fake_on_path(program, f"{unpacks}\n{body}")
+
 
 def executable(path: Path, body: str) -> None:
     path.write_text(f"#!/bin/sh\n{body}\n")

@@ -216,7 +216,7 @@ def held(site: Site) -> HeldDump:
     begun, go = site.place / "begun", site.place / "go"
     body = f"head -c 1000 >{site.place}/first; touch {begun}; while [ ! -e {go} ]; do sleep 0.05; done\n"
     body += f'cat {site.place}/first - | "$real" "$@"'
-    return HeldDump(site=site, path=site.fake_on_path("igzip", body))
+    return HeldDump(site=site, path=site.fake_compressor("igzip", body))
 
 
 def while_held(held: HeldDump, strike: Callable[[], object], run: Callable[[], Ended]) -> Ended:

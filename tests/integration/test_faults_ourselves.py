@@ -33,7 +33,7 @@ SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT, "SIGHUP": signal.
 @pytest.mark.fault("Ourselves", "the compressor dies in the")
 @pytest.mark.parametrize(("word", "cause"), STREAMS.items(), ids=["database", "attachments"])
 def test_a_run_publishes_nothing_when_the_compressor_dies(site: Site, word: str, cause: str) -> None:
-    path = site.fake_on_path("igzip", "head -c 1000 >/dev/null; kill -KILL $$")
+    path = site.fake_compressor("igzip", "head -c 1000 >/dev/null; kill -KILL $$")
     fails(site, word, cause=cause, PATH=path)
     recovers(site)
 
@@ -41,8 +41,16 @@ def test_a_run_publishes_nothing_when_the_compressor_dies(site: Site, word: str,
 @pytest.mark.fault("Ourselves", "the compressor writes half of it and exits 0, in the")
 @pytest.mark.parametrize("word", STREAMS, ids=["database", "attachments"])
 def test_a_run_publishes_nothing_when_the_compressor_writes_half_with_status_0(site: Site, word: str) -> None:
-    path = site.fake_on_path("igzip", '"$real" "$@" | head -c 3000')
+    path = site.fake_compressor("igzip", '"$real" "$@" | { head -c 3000; cat >/dev/null; }')
     fails(site, word, cause="verification", PATH=path)
+    recovers(site)
+
+
+@pytest.mark.fault("Ourselves", "the compressor ends long before the dump does and exits 0")
+def test_a_run_publishes_nothing_when_the_compressor_takes_half_with_status_0(site: Site) -> None:
+    path = site.fake_compressor("igzip", 'head -c 3000 | "$real" "$@"')
+    done = fails(site, "db", cause="dump", PATH=path)
+    assert "db: igzip ended before the dump did, expected it to take all of it" in done.stderr
     recovers(site)
 
 
@@ -51,14 +59,14 @@ def test_a_run_publishes_nothing_when_the_compressor_writes_half_with_status_0(s
 def test_a_run_publishes_nothing_when_the_compressor_does_its_work_but_says_that_it_failed(
     site: Site, word: str, cause: str
 ) -> None:
-    path = site.fake_on_path("igzip", '"$real" "$@"; exit 1')
+    path = site.fake_compressor("igzip", '"$real" "$@"; exit 1')
     fails(site, word, cause=cause, PATH=path)
     recovers(site)
 
 
 @pytest.mark.fault("Ourselves", "a program says bytes of its data on stderr")
 def test_a_program_that_says_bytes_of_its_data_fails_the_run_without_them(site: Site) -> None:
-    path = site.fake_on_path("igzip", "head -c 1000 >&2; kill -KILL $$")
+    path = site.fake_compressor("igzip", "head -c 1000 >&2; kill -KILL $$")
     fails(site, "attachments", cause="archive", PATH=path)
     recovers(site)
 
@@ -85,7 +93,7 @@ def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_the_run_in_the_attachments_and_tar_with_it(site: Site, number: signal.Signals) -> None:
     note = site.place / "note"
-    path = site.fake_on_path("igzip", f"head -c 10000 >/dev/null; echo $$ >{note}; exec sleep 30")
+    path = site.fake_compressor("igzip", f"head -c 10000 >/dev/null; echo $$ >{note}; exec sleep 30")
     with listening(site) as journal, site.running("run", "attachments", wrapper=journal.wrapper, PATH=path) as process:
         wait_until(lambda: note.exists() and note.read_text().endswith("\n"))
         is_interrupted(site, process, number, journal)

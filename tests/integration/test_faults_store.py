@@ -45,7 +45,7 @@ class Disk:
         used = os.statvfs(self.site.store)
         size_bytes = (used.f_blocks - used.f_bfree) * used.f_bsize + free_bytes
         remount = f"mount -o remount,size={size_bytes} {self.site.store}"
-        return self.site.fake_on_path("igzip", f"{remount} && exec {shutil.which(compressor, path=PATH)} -c")
+        return self.site.fake_compressor("igzip", f"{remount} && exec {shutil.which(compressor, path=PATH)} -c")
 
     def widen(self) -> None:
         resize(self.site.store, ROOMY_BYTES)
@@ -86,7 +86,7 @@ def pages(site: Site, beginning: str) -> int:
 def at_the_first_compressor(site: Site, command: str) -> str:
     """Return a PATH whose compressor runs a command before its work, the first time."""
     met = site.place / "met"
-    return site.fake_on_path("igzip", f'[ -e {met} ] || {{ touch {met}; {command}; }}\nexec "$real" "$@"')
+    return site.fake_compressor("igzip", f'[ -e {met} ] || {{ touch {met}; {command}; }}\nexec "$real" "$@"')
 
 
 def says_the_truth(site: Site, *words: str, wrapper: Sequence[str] = (), **variables: str) -> int:
@@ -152,7 +152,7 @@ def test_a_run_publishes_nothing_when_the_disk_is_full_in_the_attachments(
 def test_a_run_says_the_truth_wherever_the_disk_gets_full_between_the_streams_and_the_manifest(
     site: Site, disk: Disk, words: tuple[str, ...]
 ) -> None:
-    site.takes(*words, PATH=site.fake_on_path("igzip", "exec gzip -c"))
+    site.takes(*words, PATH=site.fake_compressor("igzip", "exec gzip -c"))
     taken = pages(site, "db/") + pages(site, "attachments_")
     outcomes = set()
     for more in range(-1, 6):

@@ -42,10 +42,9 @@ OUTCOMES = {
     "igzip": ("verification", "dump", "dump", OK),
     "sed": ("verification", "dump", "dump", "tool"),
     "tar": ("archive", "archive", "archive", "tool"),
-    "gzip": ("verification", "verification", "verification", "tool"),
+    "gzip": (OK, OK, OK, OK),
     "perl": ("verification", "verification", "verification", "tool"),
     "sha256sum": ("verification", "verification", "verification", "tool"),
-    "cmp": (OK, "verification", "verification", "tool"),
     "wc": ("archive", "archive", "archive", "tool"),
 }
 STATUS = {"database": 75, "configuration": 78}
@@ -66,10 +65,10 @@ def lying(site: Site, program: str, body: str) -> str:
     return site.fake_on_path(program, body) if body else path_without(site, program)
 
 
-def path_without(site: Site, program: str) -> str:
+def path_without(site: Site, *names: str) -> str:
     directory = site.place / "programs"
     directory.mkdir(mode=0o755)
-    for path in (path for part in reversed(PATH.split(":")) for path in Path(part).glob("*") if path.name != program):
+    for path in (path for part in reversed(PATH.split(":")) for path in Path(part).glob("*") if path.name not in names):
         (directory / path.name).unlink(missing_ok=True)
         (directory / path.name).symlink_to(path)
     return str(directory)
@@ -90,6 +89,29 @@ def test_a_program_that_does_not_do_its_work_never_makes_a_bad_set(
     assert_is_what_the_practice_has(site, recovers(site))
 
 
+@pytest.mark.fault("Ourselves", "there is no igzip, and gzip does not do its work")
+@pytest.mark.parametrize(("lie", "cause"), zip(LIES, ("verification", "dump", "dump", "tool"), strict=True))
+def test_a_gzip_that_does_not_do_its_work_where_there_is_no_other_never_makes_a_bad_set(
+    site: Site, lie: str, cause: str
+) -> None:
+    without = path_without(site, "igzip", "pigz")
+    if LIES[lie]:
+        site.fake_on_path("gzip", LIES[lie])
+        without = f"{site.place}/fakes:{without}"
+    else:
+        (site.place / "programs/gzip").unlink()
+    fails(site, cause=cause, PATH=without)
+    assert_is_what_the_practice_has(site, recovers(site))
+
+
+@pytest.mark.fault("Ourselves", "igzip unpacks less than there is and exits 0")
+def test_an_igzip_that_unpacks_half_with_status_0_is_not_believed(site: Site) -> None:
+    half = 'case " $* " in *" --decompress "*) "$real" "$@" | head -c 3000; exit 0 ;; esac; exec "$real" "$@"'
+    name, _ = succeeds(site, PATH=site.fake_on_path("igzip", half))
+    assert_is_what_the_practice_has(site, name)
+    recovers(site)
+
+
 @pytest.mark.fault("Ourselves", "sha256sum says the same of everything")
 @pytest.mark.parametrize("said", [hashlib.sha256().hexdigest(), "5" * 64], ids=["that of nothing", "some other"])
 def test_a_checksum_that_is_none_fails_the_run(site: Site, said: str) -> None:
@@ -100,7 +122,7 @@ def test_a_checksum_that_is_none_fails_the_run(site: Site, said: str) -> None:
 
 @pytest.mark.fault("Ourselves", "a program hangs: any that works on a stream, one after the other")
 def test_a_program_that_hangs_fails_the_run_by_itself(site: Site) -> None:
-    programs = [program for program in OUTCOMES if program not in {"setpriv", "env", "psql"}]
+    programs = [program for program in OUTCOMES if program not in {"setpriv", "env", "psql", "gzip"}]
     sites = {}
     for program in programs:
         place = site.place / program

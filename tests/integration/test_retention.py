@@ -59,7 +59,7 @@ def test_a_run_removes_nothing_when_one_stream_failed(site: Site, stream: str) -
         site.fake("pg_dump", "exit 1")
         fails(site, cause="dump", BACKUP_KEEP="1")
     else:
-        path = site.fake_on_path("igzip", 'case "$(head -c 8)" in --*) exit 9 ;; esac; exit 1')
+        path = site.fake_compressor("igzip", 'case "$(head -c 8)" in --*) exit 9 ;; esac; exit 1')
         fails(site, "attachments", cause="archive", BACKUP_KEEP="1", PATH=path)
     site.mend()
     recovers(site)

@@ -11,12 +11,14 @@ from tests.system.machine import Machine
 
 STORE = admin.FALLBACK_STORE
 FEW = "/srv/few"
-CONFIG = f"retry: {{attempts: 1}}\nreserve_mb: 0\nbackup_dir: {STORE}\nattachments: {{path: {FEW}}}\n"
+AUTO_CONFIG = f"retry: {{attempts: 1}}\nreserve_mb: 0\nbackup_dir: {STORE}\nattachments: {{path: {FEW}}}\n"
+CONFIG = f"{AUTO_CONFIG}database: {{road: exec}}\n"  # the road with the most that can break
 PREPARED = "/root/prepared-store"
 SLOWLY = "/run/slowly"
 # The stream flows, but slowly, until the file is gone: docker itself comes to grief over one that stands still.
 SLOW_COMPRESSOR = f"""\
 #!/bin/bash
+case " $* " in *" --decompress "*) exec /usr/bin/igzip "$@" ;; esac
 set -o pipefail
 (while [ -e {SLOWLY} ]; do head -c 300000; sleep 0.1; done; cat) | /usr/bin/igzip "$@"
 """

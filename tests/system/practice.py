@@ -67,8 +67,8 @@ def put_up_again(machine: Machine) -> None:
     wait_until_healthy(machine)
 
 
-def import_image(machine: Machine, root: str) -> None:
-    """Make the container image from a root, with the rig's entry point."""
+def import_image(machine: Machine, root: str, *, name: str = IMAGE) -> None:
+    """Make a container image from a root, with the rig's entry point."""
     origin = (machine.work / "roots" / root).resolve()
     entry_point = RIG / "postgres-entrypoint"
     archive = ["tar", "--create", "--numeric-owner", *(f"--exclude=./{path}" for path in LEFT_OUT_OF_IMAGE)]
@@ -82,7 +82,7 @@ def import_image(machine: Machine, root: str) -> None:
     path = f"ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/{programs}"
     settings = [part for setting in (*IMAGE_SETTINGS, path) for part in ("--change", setting)]
     with subprocess.Popen(archive, stdout=subprocess.PIPE) as producer:
-        subprocess.run([*machine.entry(), "docker", "import", *settings, "-", IMAGE], stdin=producer.stdout, check=True)
+        subprocess.run([*machine.entry(), "docker", "import", *settings, "-", name], stdin=producer.stdout, check=True)
     if producer.returncode != 0:
         raise OSError(f"tar: status {producer.returncode}")
 

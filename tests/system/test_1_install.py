@@ -22,6 +22,7 @@ SHIPPED = {
     "/usr/share/doc/dental-pms-backup/changelog.gz",
     "/usr/share/doc/dental-pms-backup/copyright",
     "/usr/share/doc/dental-pms-backup/examples/backup.yaml",
+    "/usr/share/doc/dental-pms-backup/examples/docker-exec-only.conf",
     "/usr/share/doc/dental-pms-backup/examples/native-user.conf",
     "/usr/share/doc/dental-pms-backup/examples/store-mount.conf",
     "/usr/share/doc/dental-pms-backup/examples/strict-sandbox.conf",

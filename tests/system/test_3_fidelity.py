@@ -161,6 +161,7 @@ def test_restore_in_place_brings_back_every_row_and_every_entry(host: Machine) -
     for stream in ("db", "attachments"):
         done = admin.dental(host, f"restore {stream} {name} --in-place --yes")
         assert (done.returncode, done.stderr) == (0, "")
+        host.run(dict(admin.values(done.stdout)).get("restore_drop", "true"))
     assert compare.rows(host, psql) == rows
     assert compare.schema(host, pg_dump) == dump
     assert_same_tree(host, "/srv/before", practice.ATTACHMENTS)

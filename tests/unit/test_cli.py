@@ -89,6 +89,8 @@ def test_version_is_the_packages() -> None:
         ["show", "latest", "oldest"],
         ["restore", "db"],
         ["restore", "files", "latest"],
+        ["restore", "db", "latest", "--in-place", "--to", "other"],
+        ["extract"],
         ["config"],
         ["config", "edit"],
         ["offsite"],
@@ -142,15 +144,22 @@ def test_empty_store_exits_2(command: list[str], practice: Practice) -> None:
     assert practice.run(*command) == (2, "", said)
 
 
-@pytest.mark.parametrize("stream", ["db", "attachments"])
-def test_restore_without_a_target_is_refused(stream: str, practice: Practice) -> None:
-    status, out, err = practice.run("restore", stream, "latest", "--yes")
+def test_restore_of_attachments_without_a_target_is_refused(practice: Practice) -> None:
+    status, out, err = practice.run("restore", "attachments", "latest", "--yes")
     assert (status, out, err) == (
         4,
         "",
-        "dental-pms-backup: restore: no target is named, expected --in-place to replace what is live\n"
-        f"hint: CONFIRM=YES dental-pms-backup restore {stream} latest --in-place\n",
+        "dental-pms-backup: restore: no target is named, expected --to and a directory, or "
+        "--in-place to replace what is live\n"
+        "hint: CONFIRM=YES dental-pms-backup restore attachments latest --in-place\n",
     )
+
+
+@pytest.mark.parametrize("word", ["--replace", "--no-safety-set"])
+def test_restore_beside_takes_no_word_that_is_about_what_is_live(word: str, practice: Practice) -> None:
+    status, out, err = practice.run("restore", "db", "latest", word)
+    assert (status, out) == (2, "")
+    assert err.startswith("dental-pms-backup: restore: --replace and --no-safety-set change what is live, expected")
 
 
 @pytest.mark.parametrize("confirm", [None, "", "no", "yes", "Y", "YES ", "1"])
@@ -174,6 +183,12 @@ def test_restore_with_a_clear_word_goes_on_to_look_for_the_set(
         monkeypatch.setenv("CONFIRM", "YES")
     status, _, err = practice.run("restore", "db", "latest", "--in-place", *words)
     assert (status, err.splitlines()[0]) == (2, f"dental-pms-backup: {practice.store}: {NO_SETS}")
+
+
+@pytest.mark.parametrize("words", [[], ["a", "--table", "b"], ["a", "--csv"], ["--csv"]])
+def test_extract_takes_paths_or_a_table(words: list[str], practice: Practice) -> None:
+    said = "extract: expected paths of the attachments, or --table with a name (--csv goes with it)"
+    assert practice.run("extract", "latest", *words) == (2, "", f"dental-pms-backup: {said}\n")
 
 
 @pytest.mark.parametrize("streams", [[], ["db"], ["attachments"], ["attachments", "db"]])
@@ -498,7 +513,7 @@ def test_run_without_descriptors_is_worth_a_retry_and_no_traceback(practice: Pra
 
 
 def test_help_of_every_command_is_a_sentence(practice: Practice) -> None:
-    single = ("run", "list", "show", "verify", "restore", "prune", "keep", "accept", "status", "demo")
+    single = ("run", "list", "show", "verify", "restore", "extract", "prune", "keep", "accept", "status", "demo")
     for command in (*([each] for each in single), ["config", "show"], ["offsite", "push"]):
         status, out, err = practice.run(*command, "--help")
         assert (status, err) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ class Docker:
             "state": "running",
             "labels": works_in("/srv/dental-pms"),
             "mounts": [],
+            "pid": 4711,
+            "settings": ["PATH=/usr/bin", "POSTGRES_USER=dental", None],
         } | changed
         (self.directory / f"{name}-id.json").write_text(json.dumps(entry))
         with (self.directory / "ids").open("a") as file:
@@ -90,6 +93,8 @@ def test_running_container_is_found_and_described(docker: Docker) -> None:
         number="1",
         state="running",
         mounts={"/var/lib/postgresql/data": "/srv/pgdata"},
+        pid=4711,
+        settings=("PATH=/usr/bin", "POSTGRES_USER=dental"),
     )
 
 
@@ -107,7 +112,19 @@ def test_docker_is_asked_by_label_and_for_nothing_secret(docker: Docker) -> None
         ],
         ["inspect", "--type=container", f"--format={compose.INSPECTED}", "dental-pms-db-1-id"],
     ]
-    assert "Env" not in compose.INSPECTED
+    asked = re.findall(r"\{\{json ([^}]*)\}\}", compose.INSPECTED)
+    assert set(asked) == {
+        ".Id",
+        ".Name",
+        ".Config.Image",
+        ".State.Status",
+        ".State.Pid",
+        ".Config.Labels",
+        ".Mounts",
+        ".",
+    }
+    assert set(re.findall(r'eq \$name "(\w+)"', compose.INSPECTED)) == set(compose.SETTINGS)
+    assert "POSTGRES_PASSWORD" not in compose.SETTINGS
 
 
 def test_named_project_is_asked_for_by_its_name_and_may_stand_anywhere(docker: Docker) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dental_pms_backup import arguments, cli, config, keys
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.keys import KEY_OF, KEYS, Source, Where
+from dental_pms_backup.keys import KEY_OF, KEYS, Road, Source, Where
 from tests.unit.builders import TREE, as_nobody, python
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
-    "reserve_mb, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, suspect, drill, offsite"
+    "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, "
+    "suspect, drill, offsite"
 )
 IN_COMPOSE = "compose.project_dir, compose.project, compose.db_service, compose.backend_service"
 KEEP = "expected a whole number from 1 to 1000000"
@@ -503,6 +504,7 @@ keep_yearly: 10
 require_mount: yes
 reserve_mb: 100
 stall_timeout_s: 60
+compression_level: 9
 lock_wait_s: 5
 suspect: {db_shrink_percent: 10, rows_shrink_percent: 15, attachments_shrink_percent: 20, attachments_table: files}
 retry: {attempts: 7, wait_s: 9}
@@ -528,6 +530,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
             keep=3, keep_within_days=30, keep_daily=7, keep_weekly=5, keep_monthly=12, keep_yearly=10
         ),
         room=config.Room(reserve_mb=100, require_mount=True),
+        compression_level=9,
         lock_wait_s=5,
         stall_timeout_s=60,
         suspect=config.Suspect(
@@ -537,7 +540,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
         compose=config.Compose(
             project_dir=Path("/opt/pms"), project="pms", db_service="postgres", backend_service="api"
         ),
-        database=config.Database(source=Source.NATIVE, lock_wait_s=11, role_passwords=True),
+        database=config.Database(source=Source.NATIVE, road=Road.AUTO, lock_wait_s=11, role_passwords=True),
         native=config.Native(
             host="db.example",
             port=5433,
@@ -772,7 +775,7 @@ def options_of(parser: ArgumentParser) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("word", sorted(options_of(arguments.parser()) - {"-h", "--help"}))
+@pytest.mark.parametrize("word", sorted(options_of(arguments.parser([])) - {"-h", "--help"}))
 def test_man_page_has_the_command_or_option(word: str) -> None:
     assert re.search(rf"\*{re.escape(word)}\*", (TREE / "debian/dental-pms-backup.8.scd").read_text())
 

@@ -15,12 +15,43 @@ if TYPE_CHECKING:
 PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
-    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable"),
+    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
     ("proofs", "artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
-    ("streams", "sources", "verify", "retention", "preflight", "suspicion", "offsite", "scratch"),
+    (
+        "streams",
+        "roads",
+        "sources",
+        "verify",
+        "dumps",
+        "databases",
+        "replay",
+        "unpack",
+        "retention",
+        "preflight",
+        "suspicion",
+        "offsite",
+        "scratch",
+    ),
     ("throwaway", "rehearsal", "roundtrip", "inventory", "stage", "proving"),
-    ("taking", "run", "restore", "drill", "copies", "audit", "admin", "overview", "report", "demo"),
-    ("arguments", "cli", "__main__"),
+    (
+        "taking",
+        "attempts",
+        "run",
+        "safety",
+        "beside",
+        "restore",
+        "worst_day",
+        "extract",
+        "after_run",
+        "drill",
+        "copies",
+        "audit",
+        "admin",
+        "overview",
+        "report",
+        "demo",
+    ),
+    ("arguments", "getting_back", "cli", "__main__"),
 )
 ORDER = [module for layer in LAYERS for module in layer]
 ONLY_IN = {
@@ -30,7 +61,7 @@ ONLY_IN = {
     "systemd.daemon": {"notify"},
     "yaml": {"document"},
     "tqdm": {"progress"},
-    "argparse": {"arguments", "cli"},
+    "argparse": {"arguments", "getting_back", "cli"},
 }
 LONGEST_MODULE_LINES = 400
 

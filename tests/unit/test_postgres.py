@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     VerificationError,
 )
-from dental_pms_backup.postgres import Facts, InContainer, OnHost
+from dental_pms_backup.postgres import Facts, InContainer, Inside, OnHost
 from tests.unit.builders import program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
@@ -69,6 +70,62 @@ def test_client_in_a_container_is_called_without_a_password() -> None:
 def test_client_in_a_container_reads_our_input_only_when_asked() -> None:
     argv = postgres.client(CONTAINER, "psql", session="s1", stdin=True)
     assert argv[:4] == ["docker", "exec", "--interactive", "--env=PGAPPNAME=s1"]
+
+
+def test_client_in_the_root_of_a_container_runs_as_its_user_without_new_rights_and_with_its_environment_only() -> None:
+    settings = ("PATH=/opt/bin", "POSTGRES_USER=dental")
+    inside = Inside(root=Path("/proc/4711/root"), uid=999, gid=998, settings=settings)
+    server = dataclasses.replace(CONTAINER, entry=inside)
+    assert postgres.client(server, "pg_dump", "--format=plain", session="s1") == [
+        "setpriv",
+        "--no-new-privs",
+        "--",
+        "env",
+        "-i",
+        "PATH=/opt/bin",
+        "POSTGRES_USER=dental",
+        "LC_ALL=C",
+        "PGAPPNAME=s1",
+        shutil.which("chroot"),
+        "--userspec=+999:+998",
+        "--groups=",
+        "/proc/4711/root",
+        "sh",
+        "-c",
+        postgres.IN_CONTAINER,
+        "sh",
+        "pg_dump",
+        "--format=plain",
+    ]
+
+
+def test_client_on_the_socket_of_a_container_is_the_hosts(installed: Path) -> None:
+    on_socket = on_host(host="/proc/4711/root/run/postgresql")
+    server = dataclasses.replace(CONTAINER, entry=on_socket)
+    facts = dataclasses.replace(FACTS, version=150004)
+    program_ = postgres.matching(server, facts, "pg_dump")
+    assert program_ == str(installed / "15/bin/pg_dump")
+    assert postgres.client(server, program_, session="s1") == postgres.client(on_socket, program_, session="s1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "road"),
+    [
+        (None, "exec"),
+        (Inside(root=Path("/r"), uid=1, gid=1, settings=()), "namespace"),
+        (OnHost(host="/s", port=1, user="u", database="d", run_as=None, pgpass_file=None, bin_dir=None), "socket"),
+    ],
+)
+def test_manifest_says_which_road_was_taken(entry: Inside | OnHost | None, road: str) -> None:
+    assert postgres.described(dataclasses.replace(CONTAINER, entry=entry), FACTS)["road"] == road
+
+
+def test_dump_of_another_server_than_was_meant_is_refused(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'")
+    postgres.check_same(on_host(bin_dir=tmp_path / "bin"), FACTS)
+    for other in (dataclasses.replace(FACTS, system="7302"), dataclasses.replace(FACTS, database="other")):
+        with pytest.raises(DatabaseError, match="another server answers after the dump"):
+            postgres.check_same(on_host(bin_dir=tmp_path / "bin"), other)
 
 
 def test_client_on_the_host_is_called_as_the_system_user() -> None:
@@ -361,13 +418,16 @@ def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
         "source": "compose",
         "container": "dental-pms-db-1",
         "image": "postgres:16",
+        "road": "exec",
         "database": "pms",
+        "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
     }
     assert postgres.described(on_host(host="db.example"), FACTS) == {
         "source": "native",
         "database": "pms",
+        "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
     }

@@ -76,7 +76,7 @@ def test_rehearsal_says_what_would_be_done_and_that_nothing_was() -> None:
     )
     assert list(report.rehearsal_lines(STORE, sources, [removal(Stream.DB)])) == [
         "backup_root=/srv/dental-pms/backups",
-        "would dump database pms (317.0 MB in PostgreSQL 16)",
+        "would dump database pms (317.0 MB in PostgreSQL 16, road exec)",
         "would archive /srv/data",
         "would remove db of set 2026-11-01_023000: number 15 from the newest, 14 stay",
         "nothing was done: dry run",

@@ -1,0 +1,88 @@
+"""Taking all streams of a run: one after the other, or side by side where neither slows the other down."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import disks, journal, postgres, stop, taking
+from dental_pms_backup.artefacts import Stream
+from dental_pms_backup.errors import BackupError, TemporaryError
+from dental_pms_backup.journal import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.sources import Sources
+    from dental_pms_backup.taking import Proven
+
+CORES_FOR_BOTH = 4  # a stream keeps two of them busy
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """The streams of a run as they come in: proven ones and failures."""
+
+    proven: dict[Stream, Proven] = field(default_factory=dict)
+    failures: dict[Stream, BackupError] = field(default_factory=dict)
+
+    def make(self, stream: Stream, take: Callable[[], Proven]) -> None:
+        """Take a stream, keeping its failure for later, so that the other is tried too; a wish to stop goes through."""
+        try:
+            self.proven[stream] = take()
+        except BackupError as error:
+            stop.check()
+            self.failures[stream] = error
+            journal.write(
+                Event.STREAM_FAILED,
+                error.message,
+                priority=journal.ERROR,
+                fields={"stream": stream, "cause": error.cause, "hint": error.hint or "dental-pms-backup status"},
+            )
+
+
+def take_all(order: taking.Order, found: Sources, config: Config) -> list[Proven]:
+    """Take every stream that was found; one stream's failure is raised only after the other was tried."""
+    attempts = _Attempts()
+    takes: dict[Stream, Callable[[], Proven]] = {}
+    if database := found.database:
+        takes[Stream.DB] = lambda: taking.database(order, database, config.database)
+    if attachments := found.attachments:
+        takes[Stream.ATTACHMENTS] = lambda: taking.attachments(order, attachments)
+    # with one worker the second stream waits for the first
+    with ThreadPoolExecutor(max_workers=len(takes) if _side_by_side(found) else 1) as pool:
+        ended = [pool.submit(attempts.make, stream, take) for stream, take in takes.items()]
+    for each in ended:
+        each.result()
+    _raise_failures(attempts)
+    stop.check()
+    _compare_with_rows(attempts, order, found, config)
+    return [attempts.proven[stream] for stream in takes]
+
+
+def _side_by_side(found: Sources) -> bool:
+    """Tell whether both streams are wanted, from different disks, on a machine that has cores for both."""
+    if not found.database or not found.attachments or len(os.sched_getaffinity(0)) < CORES_FOR_BOTH:
+        return False
+    data = postgres.data_directory(found.database.server)
+    return data is not None and disks.differ(data, found.attachments.path)
+
+
+def _compare_with_rows(attempts: _Attempts, order: taking.Order, found: Sources, config: Config) -> None:
+    """Add what is strange about the attachments beside the rows that have files, where the database was taken, too."""
+    archived = attempts.proven.get(Stream.ATTACHMENTS)
+    if archived:
+        with_files = config.suspect.attachments_table
+        rows = postgres.row_count(found.database.server, with_files) if found.database else 0
+        attempts.proven[Stream.ATTACHMENTS] = taking.beside_rows(archived, rows, order)
+
+
+def _raise_failures(attempts: _Attempts) -> None:
+    """Raise the failure that is least worth a retry, if any."""
+    failures = [attempts.failures[stream] for stream in Stream if stream in attempts.failures]
+    lasting = [error for error in failures if not isinstance(error, TemporaryError)]
+    for error in [*lasting, *failures]:
+        raise error

@@ -1,0 +1,170 @@
+"""A dump to be restored: a set's, or a file of whatever origin; what it is, and the proof that it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import artefacts, tools, verify
+from dental_pms_backup.artefacts import NAME_PATTERN, Kind
+from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dental_pms_backup.artefacts import StoredSet
+    from dental_pms_backup.progress import Watch
+
+ENDINGS = {Kind.DB: (".sql", ".sql.gz"), Kind.ATTACHMENTS: (".tgz", ".tar.gz")}
+HEAD_BYTES = 64 << 10
+GZIP_MEMBER = 31  # zlib's wbits for it
+MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", re.MULTILINE)
+RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+COUNTS_LIMIT_BYTES = 4 << 20
+# A dump's bytes in a table and its indexes, at most, for each byte of the compressed file
+GROWS_TO = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file to restore from. ``stored`` is the set that it belongs to, None for a file from elsewhere."""
+
+    file: Path
+    kind: Kind
+    stored: StoredSet | None
+
+    @property
+    def packed(self) -> bool:
+        """Tell whether the file is compressed."""
+        return self.file.suffix != ".sql"
+
+    @property
+    def checksum(self) -> str:
+        """Return the SHA-256 that the manifest has, empty without a manifest."""
+        artefact = self.stored.artefact(self.kind) if self.stored else None
+        return artefact.sha256 if artefact else ""
+
+    @property
+    def stamp(self) -> str | None:
+        """Return the timestamp in the file's name, None without one."""
+        match = re.search(NAME_PATTERN, self.file.name)
+        return match[0] if match else None
+
+    def database_bytes(self) -> int:
+        """Return how large the database will be: as the manifest has it, else a guess from the file's size."""
+        part = (self.stored.manifest or {"streams": {}})["streams"].get("db", {}) if self.stored else {}
+        known = part.get("source", {}).get("database_bytes", 0)
+        return (
+            known if type(known) is int and known > 0 else self.file.stat().st_size * (GROWS_TO if self.packed else 2)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the first lines of a dump say: the major version, and the token of its line restrict; None without."""
+
+    major: int | None
+    token: str | None
+
+
+def find(store: Path, wanted: str, kind: Kind) -> Source:
+    """Return the file that a SET or a path means; UsageError says what would do."""
+    path = Path(wanted)
+    if path.is_file() and path.suffix != ".json":
+        if not path.name.endswith(ENDINGS[kind]):
+            raise UsageError(
+                f"{path}: not a file to restore {kind} from, expected one that ends in {' or '.join(ENDINGS[kind])}"
+            )
+        return Source(file=path.resolve(), kind=kind, stored=_set_of(store, path.resolve(), kind))
+    stored = artefacts.find(store, wanted, having=kind)
+    if wanted == "latest":  # typed twice, it must not bring back what the first time replaced
+        taken = [each for each in artefacts.listing(store) if each.artefact(kind)]
+        stored = next((each for each in reversed(taken) if not (each.manifest or {}).get("safety")), stored)
+    artefact = stored.artefact(kind)
+    if artefact is None:
+        raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
+    return Source(file=store / artefact.path, kind=kind, stored=stored)
+
+
+def roles_of(store: Path, dump: Source) -> Source | None:
+    """Return the roles that belong to a dump: of its set, or beside a file from elsewhere; None without any."""
+    if dump.stored:
+        artefact = dump.stored.artefact(Kind.GLOBALS)
+        return Source(file=store / artefact.path, kind=Kind.GLOBALS, stored=dump.stored) if artefact else None
+    beside = dump.file.with_name(f"globals_{dump.stamp}.sql.gz")
+    return Source(file=beside, kind=Kind.GLOBALS, stored=None) if beside.is_file() else None
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[int]:
+    """Open the file while the block lasts; UsageError when it cannot be read."""
+    try:
+        descriptor = os.open(source.file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{source.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]:
+    """Prove that an open file is the one of the manifest, where there is one, and whole; return a dump's rows by table.
+
+    Its offset is at its beginning afterwards. VerificationError otherwise.
+    """
+    with watch.over(f"{source.kind}: verifying", descriptor, os.fstat(descriptor).st_size) as beat:
+        if source.packed:
+            rows = verify.proof(source.file, source.kind, descriptor, expected=source.checksum, beat=beat).rows
+        else:
+            verify.plain_dump(source.file, descriptor)
+            rows = _rows_of_plain(source, descriptor)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return rows
+
+
+def head(source: Source, descriptor: int) -> Head:
+    """Read the first lines of an open dump."""
+    text = os.pread(descriptor, HEAD_BYTES, 0)
+    if source.packed:
+        with contextlib.suppress(zlib.error):
+            text = zlib.decompressobj(GZIP_MEMBER).decompress(text, HEAD_BYTES)
+    text = text.partition(b"\nSET ")[0]
+    majors = [int(found) for found in MADE_BY.findall(text)]
+    token = RESTRICTED.search(text)
+    return Head(major=max(majors, default=None), token=token[1].decode() if token else None)
+
+
+def check_version(source: Source, found: Head, server_major: int) -> None:
+    """Raise RefusedError for a dump of a newer PostgreSQL than the server: it does not load there."""
+    if found.major is not None and found.major > server_major:
+        raise RefusedError(
+            f"{source.file}: a dump of PostgreSQL {found.major}, expected of {server_major}, the server's, or older",
+            hint=f"a server of PostgreSQL {found.major} takes it: with compose, image postgres:{found.major} "
+            "and a new, empty volume for service db",
+        )
+
+
+def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
+    """Return the set in the store that a file belongs to, None for a file from elsewhere."""
+    if not file.is_relative_to(store.resolve()):
+        return None
+    sets = [stored for stored in artefacts.listing(store) if (artefact := stored.artefact(kind))]
+    found = [each for each in sets if (artefact := each.artefact(kind)) and (store / artefact.path).resolve() == file]
+    return found[0] if found else None
+
+
+def _rows_of_plain(source: Source, descriptor: int) -> dict[str, int]:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with tools.memory("counted") as out:
+        (ended,) = tools.pipeline(["perl", "-e", verify.COUNT_ROWS], source=descriptor, out=out)
+        if not ended.ok:
+            raise VerificationError(f"{source.file}: the rows cannot be counted ({ended}), expected a dump")
+        counts = os.pread(out, COUNTS_LIMIT_BYTES, 0).partition(b"\0")[0]
+    lines = [line.rpartition("\t") for line in counts.decode("utf-8", "backslashreplace").split("\n")[:-1]]
+    return {table: int(rows) for table, _, rows in lines}

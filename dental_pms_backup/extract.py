@@ -1,0 +1,282 @@
+"""Getting a part of a set out, without touching what is live: some of its files, or the rows of one table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import dumps, durable, journal, tools, unpack
+from dental_pms_backup.artefacts import Kind, Stream
+from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.journal import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.dumps import Source
+    from dental_pms_backup.progress import Watch
+
+    Beat = Callable[[], None]
+
+LARGEST_LIST_BYTES = 4 << 20
+SQL, CSV, LIST = "sql", "csv", "list"
+TABLES_SHOWN = 12
+# Goes through a dump on stdin line by line: prints the names of its tables, or the rows of one, as they are or as CSV,
+# and on stderr how many. A COPY of pg_dump stands behind a comment and an empty line; what else looks like one is text.
+# As PostgreSQL's own CSV, an empty text is quoted and NULL is not.
+TABLE_OF_DUMP = r"""
+my ($as, $wanted) = @ARGV; @ARGV = ();
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my %plain = (b => "\b", f => "\f", n => "\n", r => "\r", t => "\t", v => "\x0b");
+sub decoded {
+    my ($code) = @_;
+    return chr(oct($code) & 255) if $code =~ /^[0-7]/;
+    return chr(hex(substr($code, 1))) if $code =~ /^x./;
+    return $plain{$code} // $code;
+}
+sub quoted {
+    my ($text) = @_;
+    return $text if $text ne "" && $text ne "\\." && $text !~ /[",\r\n]/;
+    $text =~ s/"/""/g;
+    return "\"$text\"";
+}
+sub field {
+    my ($text) = @_;
+    return "" if $text eq "\\N";
+    $text =~ s/\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)/decoded($1)/ges;
+    return quoted($text);
+}
+sub heading {
+    my @names = ($_[0] // "") =~ /("(?:[^"]|"")*"|[^\s",]+)/g;
+    for (@names) { s/""/"/g if s/^"(.*)"$/$1/s }
+    return join(",", map(quoted($_), @names)) . "\n";
+}
+my ($before, $last, $inside, $rows) = ("", "", 0, 0);
+while (<STDIN>) {
+    if ($inside) {
+        my $ends = $_ eq "\\.\n";
+        if ($inside == 2) {
+            ++$rows if !$ends;
+            if ($as eq "sql") { print }
+            elsif (!$ends) { chomp; print join(",", map(field($_), length ? split(/\t/, $_, -1) : "")), "\n" }
+        }
+        $inside = 0 if $ends;
+        next;
+    }
+    if ($before eq "--\n" && $last eq "\n" && /^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/) {
+        $inside = $as ne "list" && $1 eq $wanted ? 2 : 1;
+        print "$1\n" if $as eq "list";
+        print if $inside == 2 && $as eq "sql";
+        print heading($2) if $inside == 2 && $as eq "csv";
+    }
+    ($before, $last) = ($last, $_);
+}
+close(STDOUT) or die "cannot write\n";
+print STDERR "rows $rows\n";
+"""
+
+
+def files(config: Config, wanted: str, paths: Sequence[str], directory: Path, *, watch: Watch) -> list[Path]:
+    """Get files or directories of a set's attachments out into a directory, under their last names; return them.
+
+    Nothing is ever written over: RefusedError. UsageError names what the archive does not have.
+    """
+    archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
+    targets = _targets(paths, directory)
+    with dumps.opened(archive) as descriptor, _draft_directory(directory) as place:
+        dumps.prove(archive, descriptor, watch=watch)
+        with watch.over("attachments: extracting", descriptor, archive.file.stat().st_size) as beat:
+            _untar(archive, descriptor, paths, place, beat=beat)
+        found = [_found(place / "content", path) for path in paths]
+        for source, target in zip(found, targets, strict=True):
+            _move(source, target)
+    _tell(archive, Stream.ATTACHMENTS, f"{len(targets)} files or directories")
+    return targets
+
+
+def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: bool, watch: Watch) -> int:
+    """Write the rows of one table of a set's dump, as SQL's COPY or as CSV, to a new file, or without one to stdout.
+
+    Returns how many. UsageError when there is no such table, or several.
+    """
+    dump = dumps.find(config.store, wanted, Kind.DB)
+    with dumps.opened(dump) as descriptor:
+        expected = dumps.prove(dump, descriptor, watch=watch)
+        chosen = _table(dump, descriptor, name)
+        with _output(target) as out, watch.over(f"db: {chosen}", descriptor, dump.file.stat().st_size) as beat:
+            ended = _through(dump, descriptor, [CSV if csv else SQL, chosen], out, beat)
+        count = _count(ended, to_stdout=target is None)
+        if count != expected.get(chosen, count):
+            raise RestoreError(f"db: {count} rows of {chosen} came out, expected {expected[chosen]}")
+    if target:
+        _give_name(target)
+    _tell(dump, Stream.DB, f"{count} rows of {chosen}")
+    return count
+
+
+def _targets(paths: Sequence[str], directory: Path) -> list[Path]:
+    targets = [directory / Path(path).name for path in paths]
+    for path, target in zip(paths, targets, strict=True):
+        if not Path(path).name or ".." in Path(path).parts or "\0" in path:
+            raise UsageError(f'"{path}": no path in an archive, expected one of "tar -tzf", below the attachments')
+        if targets.count(target) > 1:
+            raise UsageError(f"{target}: two of the paths end so, expected each to have a name of its own")
+        if durable.exists(target):
+            raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint="ls; or give --to"))
+    return targets
+
+
+@contextlib.contextmanager
+def _draft_directory(directory: Path) -> Iterator[Path]:
+    """Make a hidden directory in another, mode 0700, that is gone when the block ends."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=".dental-pms-extract-", dir=directory)
+    except OSError as error:
+        raise UsageError(f"{directory}: {error.strerror}, expected a directory to extract to") from None
+    with made as name:
+        (Path(name) / "content").mkdir()
+        yield Path(name)
+
+
+def _untar(archive: Source, descriptor: int, paths: Sequence[str], place: Path, *, beat: Beat) -> None:
+    """Unpack the entries that have one of the paths, with what is below them."""
+    plain = [os.fsencode(path.removeprefix("./").strip("/")) for path in paths]
+    names = place / "names"  # not in argv, which everyone can read
+    names.write_bytes(b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
+    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
+    argv += ["--no-wildcards", "--anchored", f"--directory={place / 'content'}", "--null", f"--files-from={names}"]
+    with open(os.devnull, "wb") as nowhere:
+        gzip, tar = tools.pipeline(unpack.UNPACKED, argv, source=descriptor, out=nowhere.fileno(), beat=beat)
+    # a path is in the archive with "./" or without, so that one of each pair is not found
+    other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
+    if not gzip.ok or (not tar.ok and other):
+        raise RestoreError(
+            f"attachments: unpacking failed ({tar if gzip.ok else gzip}), expected every entry that was named",
+            hint=f"dental-pms-backup restore attachments {archive.file} --to DIR   # all of them",
+        )
+
+
+def _found(content: Path, path: str) -> Path:
+    """Return where an entry was unpacked; UsageError without it, RefusedError for a device or its like."""
+    found = content / path.removeprefix("./").strip("/")
+    if not durable.exists(found):
+        raise UsageError(f'"{path}": not in the archive, expected a path as "tar -tzf" lists it')
+    for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):
+        mode = each.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link, expected one'))
+    return found
+
+
+def _move(source: Path, target: Path) -> None:
+    """Give something its name, unless another has it by now; a file's content and its name are durable."""
+    try:
+        if source.is_dir() and not source.is_symlink():
+            target.mkdir()  # fails where something is; a rename replaces an empty directory
+            source.rename(target)
+        else:
+            os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name")) from None
+    except OSError as error:
+        raise _unrecorded(RestoreError(f"{target}: {error.strerror}, expected to write it")) from None
+    durable.sync_directory(target.parent)
+
+
+def _unrecorded(error: BackupError) -> BackupError:
+    """Return an error that names a patient's file: it is for whoever typed that, not for the journal."""
+    error.told = True
+    return error
+
+
+def _table(dump: Source, descriptor: int, name: str) -> str:
+    """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
+    with tools.memory("tables") as out:
+        ended = _through(dump, descriptor, [LIST, ""], out, lambda: None)
+        if not all(program.ok for program in ended):
+            raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
+        found = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+    chosen = [table for table in found if name in {table, *_names(table)}]
+    if len(chosen) == 1:
+        return chosen[0]
+    shown = ", ".join((chosen or found)[:TABLES_SHOWN])
+    raise UsageError(
+        f'"{name}": {len(chosen) or "no"} such tables in {dump.file.name}, expected one of its {len(found)}',
+        hint=f"its tables: {shown}{', ...' if len(chosen or found) > TABLES_SHOWN else ''}",
+    )
+
+
+def _names(table: str) -> tuple[str, str]:
+    """Return a table's name of a dump without quotes: with its schema and without."""
+    parts = [
+        part[1:-1].replace('""', '"') if part.startswith('"') else part
+        for part in re.findall(r'"(?:[^"]|"")*"|[^".]+', table)
+    ]
+    return ".".join(parts), parts[-1]
+
+
+def _through(dump: Source, descriptor: int, words: Sequence[str], out: int, beat: Beat) -> tuple[tools.Ended, ...]:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    first = list(unpack.UNPACKED) if dump.packed else ["cat"]
+    return tools.pipeline(first, ["perl", "-e", TABLE_OF_DUMP, "--", *words], source=descriptor, out=out, beat=beat)
+
+
+def _count(ended: Sequence[tools.Ended], *, to_stdout: bool) -> int:
+    """Return how many rows were written; OutputError or RestoreError unless all of them were."""
+    *_, perl = ended
+    counted = re.fullmatch(r"rows (\d+)", perl.said[-1] if perl.said else "")
+    if all(program.ok for program in ended) and counted:
+        return int(counted[1])
+    if to_stdout and not perl.ok:
+        raise OutputError("standard output: does not take all rows, expected to print everything")
+    failed = next((program for program in ended if not program.ok), perl)
+    raise RestoreError(f"db: {failed}, expected all rows", hint="df -h")
+
+
+@contextlib.contextmanager
+def _output(target: Path | None) -> Iterator[int]:
+    """Open where rows go: the draft of a new file, mode 0600, which is gone when the block fails, or stdout."""
+    if target is None:
+        sys.stdout.flush()
+        yield sys.stdout.fileno()
+        return
+    if durable.exists(target):
+        raise RefusedError(f"{target}: exists already, expected a free name", hint="give another file by --to")
+    draft = durable.draft_path(target)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"{target}: {error.strerror}, expected a new file to write to") from None
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    except BaseException:
+        draft.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _give_name(target: Path) -> None:
+    draft = durable.draft_path(target)
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        raise RefusedError(f"{target}: exists already, expected a free name") from None
+    finally:
+        draft.unlink()
+    durable.sync_directory(target.parent)
+
+
+def _tell(source: Source, stream: Stream, what: str) -> None:
+    """Put it on record that data were taken out; no name of a file."""
+    name = source.stored.name if source.stored else ""
+    origin = f"set {name}" if name else "a file"
+    journal.write(Event.EXTRACTED, f"{what} were extracted from {origin}", fields={"stream": stream, "set": name})

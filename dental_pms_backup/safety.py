@@ -1,0 +1,58 @@
+"""The safety set: what is live now, proven and pinned, before a restore puts something else in its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import artefacts, marks, preflight, publishing, run, taking
+from dental_pms_backup.artefacts import Stream
+from dental_pms_backup.errors import BackupError, InterruptedRunError, RefusedError
+from dental_pms_backup.marks import Mark
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.progress import Watch
+    from dental_pms_backup.sources import DatabaseSource
+
+
+def take(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -> str:
+    """Take a set of the live database, pinned so that no rotation removes it, and return its name.
+
+    The store's lock is held, and nothing is removed. RefusedError when it cannot be taken: the restore has then not
+    touched anything.
+    """
+    try:
+        return _taken(config, live, now=now, watch=watch)
+    except InterruptedRunError:
+        raise
+    except BackupError as error:
+        raise RefusedError(
+            f"restore: no safety set of what is live can be taken ({error.message}), expected one first",
+            hint="mend that; or type --no-safety-set if what is live is worth nothing",
+        ) from None
+
+
+def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -> str:
+    store = config.store
+    preflight.check_mount(store, config.room)
+    publishing.prepare(store)
+    run.recover(store)
+    earlier = artefacts.listing(store)
+    needed = preflight.needed_bytes([Stream.DB], earlier, live.facts.size)
+    preflight.check_room(store, needed, config.room)
+    name = run.free_name(store, now)
+    order = taking.Order(
+        store=store,
+        name=name,
+        earlier=earlier,
+        limits=config.suspect,
+        level=config.compression_level,
+        watch=watch,
+    )
+    with run.drafts_discarded(store, name):
+        proven = taking.database(order, live, config.database)
+        run.publish(order, [proven], now, safety=True)
+    marks.put(store, name, Mark.PINNED, now=now)
+    return name

@@ -1,0 +1,107 @@
+"""Both streams of a set in the live ones' place, and the application's own view of them: each row has its file."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import dumps, journal, postgres, restore, sources, streams, tools, unpack
+from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.errors import RestoreError
+from dental_pms_backup.journal import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.progress import Watch
+    from dental_pms_backup.restore import Restored, Terms
+    from dental_pms_backup.sources import DatabaseSource
+
+DIRECTORY = "attachments"  # below the mount, where the application puts them
+COLUMNS = """\
+select count(*) from pg_attribute where attrelid = to_regclass({table}) and not attisdropped
+ and attname in ('storage_key', 'byte_size')"""
+KEYS = "copy (select encode(convert_to(storage_key, 'UTF8'), 'hex'), byte_size from {table}) to stdout"
+# Prints how many rows there are, of how many no file is there, and of how many it has another size.
+COUNT_FILES = r"""
+my ($directory) = @ARGV; @ARGV = ();
+my ($rows, $missing, $other) = (0, 0, 0);
+while (<STDIN>) {
+    my ($key, $size) = /^([0-9a-f]*)\t(.*)$/ or die "not a row\n";
+    $key = pack("H*", $key);
+    my @found = $key =~ m{(?:^|/)\.\.(?:/|$)} ? () : lstat("$directory/$key");
+    ++$rows;
+    if (!@found || !-f _) { ++$missing }
+    elsif ($size ne "\\N" && $found[7] != $size) { ++$other }
+}
+print "$rows $missing $other\n";
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """How many rows of the attachments' table there are, without a file, and with one of another size."""
+
+    rows: int
+    missing: int
+    other_size: int
+
+
+def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Iterator[Restored]:
+    """Restore a set's database and then its attachments in place, each yielded when it is done.
+
+    The archive is proven before the database is touched: what cannot end does not begin.
+    """
+    archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
+    dumps.find(config.store, wanted, Kind.DB)
+    with dumps.opened(archive) as descriptor:
+        dumps.prove(archive, descriptor, watch=watch)
+        with watch.over("attachments: listing", descriptor, archive.file.stat().st_size) as beat:
+            unpack.check_listing(archive.file, descriptor, beat=beat)
+    target = sources.attachments(config).path.resolve()
+    restore.check_swappable(target, archive.file)
+    yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
+    yield restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
+
+
+def match(config: Config, *, watch: Watch) -> Matched | None:
+    """Compare the rows of the attachments' table with the files; None without such a table.
+
+    RestoreError, with numbers only, when a row lacks its file.
+    """
+    live = sources.database(config)
+    table = config.suspect.attachments_table
+    if postgres.ask(live.server, COLUMNS.format(table=postgres.literal(table))) != "2":
+        return None
+    directory = sources.attachments(config).path / DIRECTORY
+    with open(os.devnull, "rb") as nothing, watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
+        found = _counted(live, table, directory, beat)
+    if found.missing or found.other_size:
+        raise RestoreError(
+            f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
+            "size, expected none; both streams are restored as the set has them",
+            hint="an older or a newer set may have the files: dental-pms-backup extract SET PATH",
+        )
+    journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
+    return found
+
+
+def _counted(live: DatabaseSource, table: str, directory: Path, beat: Callable[[], None]) -> Matched:
+    session = streams.new_session()
+    quoted = postgres.ask(live.server, f"select to_regclass({postgres.literal(table)})::text")
+    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
+    program = postgres.matching(live.server, live.facts, "psql")
+    psql = postgres.client(live.server, program, *options, f"--command={KEYS.format(table=quoted)}", session=session)
+    with tools.memory("matched") as out:
+        ended = tools.pipeline(psql, ["perl", "-e", COUNT_FILES, "--", str(directory)], out=out, beat=beat)
+        answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
+    failed = next((program for program in ended if not program.ok), None)
+    if failed or not answer:
+        raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
+    rows, missing, other = (int(number) for number in answer.groups())
+    return Matched(rows=rows, missing=missing, other_size=other)

@@ -1,0 +1,157 @@
+"""A part of a set comes out as it was in, without touching what is live or writing over anything."""
+
+import csv
+import gzip
+import io
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.faults import listening
+from tests.integration.support import Ran, Site, on_disk, sql
+from tests.integration.test_restore import hostile
+
+LETTER = "2026/letter to Mrs canary-name-0815.txt"
+
+
+def extracts(site: Site, *words: str | Path) -> Ran:
+    done = site.run("extract", *(str(word) for word in words))
+    assert (done.returncode, done.stderr) == (0, "")
+    return done
+
+
+def refuses(site: Site, *words: str | Path, status: int) -> str:
+    before = on_disk(site.place)
+    done = site.run("extract", *(str(word) for word in words))
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert on_disk(site.place) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize("path", [LETTER, f"./{LETTER}", f"/{LETTER}"])
+def test_a_patients_file_comes_out(site: Site, path: str) -> None:
+    site.takes("attachments")
+    before = on_disk(site.attachments)
+    target = site.place / "out"
+    target.mkdir()
+    done = extracts(site, "latest", path, "--to", target)
+    assert done.stdout == f"extracted={target / Path(LETTER).name}\n"
+    assert on_disk(target) == {Path(LETTER).name: before[LETTER]}
+    assert on_disk(site.attachments) == before
+
+
+def test_files_of_odd_names_and_a_directory_come_out(site: Site) -> None:
+    odd = site.attachments / "odd [a-z]*\\n?"
+    odd.mkdir()
+    for name in ("*", "a\nb", "-rf", "[x]", "x", "\\x41", "zähne-🦷"):
+        (odd / name).write_text(name)
+    site.takes("attachments")
+    target = site.place / "out"
+    target.mkdir()
+    extracts(site, "latest", f"{odd.name}/*", f"{odd.name}/a\nb", f"{odd.name}/[x]", "2026", "--to", target)
+    found = on_disk(target)
+    expected = on_disk(site.attachments)
+    assert {name for name in found if "/" not in name} == {"*", "a\nb", "[x]", "2026"}
+    assert {name: entry for name, entry in found.items() if name.startswith("2026")} == {
+        name: entry for name, entry in expected.items() if name.startswith("2026")
+    }
+    extracts(site, "latest", odd.name, "--to", target)
+    assert {name for name in on_disk(target) if name.startswith("odd")} == {
+        name for name in expected if name.startswith("odd")
+    }
+
+
+def test_nothing_is_written_over_and_what_is_not_there_is_named(site: Site) -> None:
+    (site.place / Path(LETTER).name).write_text("mine")
+    with listening(site) as journal:
+        done = site.run("extract", "latest", LETTER, "--to", str(site.place), wrapper=journal.wrapper)
+        told = journal.close()
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "exists already, expected a free name" in done.stderr
+    assert "canary-name" not in told
+    assert (site.place / Path(LETTER).name).read_text() == "mine"
+    said = refuses(site, "latest", "2026/nothing.jpg", "--to", site.place, status=2)
+    assert said.startswith('dental-pms-backup: "2026/nothing.jpg": not in the archive, expected a path')
+    refuses(site, "latest", "../up", "--to", site.place, status=2)
+    refuses(site, "latest", "2026/0001.jpg", "x/0001.jpg", "--to", site.place, status=2)
+    refuses(site, "latest", "2026/0001.jpg", "--to", site.place / "missing", status=2)
+
+
+def test_a_hostile_archive_gives_out_no_device_and_writes_nothing_outside(site: Site) -> None:
+    outside = site.place / "outside"
+    outside.mkdir()
+    file = site.place / "hostile.tgz"
+    hostile(file, ("device", "./disk", ""), ("symlink", "./out", str(outside)), ("file", "./out/x", "x"))
+    (site.place / "to").mkdir()
+    for path, status in (("disk", 4), ("out/x", 0), ("out", 1)):
+        done = site.run("extract", str(file), path, "--to", str(site.place / "to"))
+        assert done.returncode == status, done.stderr
+        assert on_disk(outside) == {}
+        assert not (site.place / "to/disk").exists()
+
+
+def test_rows_come_out_as_the_dump_has_them(site: Site) -> None:
+    dump = gzip.decompress(next(site.store.glob("db/db_*.sql.gz")).read_bytes()).decode()
+    for name, key in (("odd_text", "public.odd_text"), ("public.lines", "public.lines")):
+        done = extracts(site, "latest", "--table", name)
+        assert done.stdout.startswith(f"COPY {key} (")
+        assert done.stdout.endswith("\n\\.\n")
+        assert done.stdout in dump
+    assert extracts(site, "latest", "--table", 'Odd "Name.Table; DROP').stdout.count("\n") == 4
+
+
+def test_rows_come_out_as_csv_that_is_what_the_server_would_write(site: Site) -> None:
+    for table in ("odd_text", "images", "teeth", "lines"):
+        order = {"lines": "ctid"}.get(table, "1, 2")
+        asked = f"copy (select * from public.{table} order by {order}) to stdout with (format csv, header)"  # noqa: S608 - ours
+        expected = list(csv.reader(io.StringIO(sql(site.server, asked) + "\n", newline="")))
+        done = subprocess.run(
+            [*site.command("extract", "latest", "--table", table, "--csv")],
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            check=True,
+        )
+        found = list(csv.reader(io.StringIO(done.stdout.decode().replace("\r\n", "\n"), newline="")))
+        assert found[0] == expected[0]
+        assert sorted(found[1:]) == sorted(expected[1:])
+        assert len(found) == len(expected)
+
+
+def test_rows_that_are_null_and_rows_that_are_empty_differ_in_csv(site: Site) -> None:
+    lines = extracts(site, "latest", "--table", "odd_text", "--csv").stdout.split("\n")
+    assert '4,""' in lines
+    assert "5," in lines
+
+
+def test_rows_go_into_a_new_file_of_mode_0600(site: Site) -> None:
+    file = site.place / "rows.csv"
+    done = extracts(site, "latest", "--table", "lines", "--csv", "--to", file)
+    assert done.stdout == f"extracted={file}\nextracted_rows=7\n"
+    assert file.read_text().startswith("content\nBEGIN;\n")
+    assert oct(file.stat().st_mode & 0o777) == "0o600"
+    assert "exists already, expected a free name" in refuses(site, "latest", "--table", "lines", "--to", file, status=4)
+
+
+def test_a_table_that_is_not_there_is_named_with_those_that_are(site: Site) -> None:
+    said = refuses(site, "latest", "--table", "nothing", status=2)
+    assert said.startswith('dental-pms-backup: "nothing": no such tables in db_')
+    assert "hint: its tables: " in said
+    assert "public.patients" in said
+
+
+def test_a_reader_that_goes_away_is_told(site: Site) -> None:
+    with site.running("extract", "latest", "--table", "patients") as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.wait(timeout=30) == 1
+        assert process.stderr
+        assert "standard output: does not take all rows" in process.stderr.read()
+
+
+def test_a_damaged_set_gives_out_nothing(site: Site) -> None:
+    file = next(site.store.glob("db/db_*.sql.gz"))
+    file.write_bytes(file.read_bytes()[:-200])
+    assert "the checksum differs" in refuses(site, "latest", "--table", "lines", status=1)

@@ -1,0 +1,174 @@
+"""Attachments come back whole: into a new directory, or into the live one's place by a swap that can be cut off."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import unpack
+from tests import faults
+from tests.integration.faults import events, listening
+from tests.integration.support import TREE, Disk, Site, environment, mounted_tmpfs, on_disk
+
+# Kills itself at the Nth call of what the swap is made of.
+DIES = """\
+import os, pathlib, signal, sys
+left = int(os.environ["DIES_AT"])
+def counted(call):
+    def counting(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+    return counting
+from dental_pms_backup import cli, unpack
+unpack._sync = counted(unpack._sync)
+pathlib.Path.rename = counted(pathlib.Path.rename)
+pathlib.Path.rmdir = counted(pathlib.Path.rmdir)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def site(site: Site) -> Site:
+    """A site whose newest set has its attachments as they are."""
+    site.takes("attachments")
+    return site
+
+
+def spoil(site: Site) -> Disk:
+    shutil.rmtree(site.attachments / "2026")
+    for name in ("new", ".hidden", "newer"):
+        (site.attachments / name).write_text(name)
+    return on_disk(site.attachments)
+
+
+def beside(site: Site) -> list[str]:
+    return sorted(path.name for path in site.place.glob("attachments.*"))
+
+
+def in_place(site: Site, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return site.run("restore", "attachments", "latest", "--in-place", "--yes", **variables)
+
+
+def test_attachments_come_into_a_new_directory(site: Site) -> None:
+    before = on_disk(site.attachments)
+    spoilt = spoil(site)
+    for name in ("new", "empty"):
+        target = site.place / name
+        if name == "empty":
+            target.mkdir()
+        done = site.run("restore", "attachments", "latest", "--to", str(target))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"\nrestore_target={target}\nrestore_status=ok\n" in done.stdout
+        assert on_disk(target) == before
+    assert on_disk(site.attachments) == spoilt
+    assert beside(site) == []
+
+
+@pytest.mark.parametrize("kind", ["used", "file", "no-parent"])
+def test_a_directory_that_is_used_is_refused(site: Site, kind: str) -> None:
+    target = site.place / "target"
+    if kind == "used":
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target /= "deeper"
+    before = on_disk(site.place)
+    done = site.run("restore", "attachments", "latest", "--to", str(target))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "expected" in done.stderr
+    assert on_disk(site.place) == before
+
+
+def test_what_was_unpacked_is_compared_with_the_archive(site: Site) -> None:
+    spoilt = spoil(site)
+    spoiling = 'for last; do :; done; echo x >>"${last#*=}/2026/0001.jpg"'
+    lying = f'"$real" "$@" || exit; case "$*" in *--extract*) {spoiling} ;; esac'
+    done = in_place(site, PATH=site.fake_on_path("tar", lying))
+    assert done.returncode == 1
+    assert "attachments: what was unpacked is not what is in the archive (tar: exit status 1), expected" in done.stderr
+    assert (on_disk(site.attachments), beside(site)) == (spoilt, [])
+
+
+def dies(site: Site, moment: int) -> bool:
+    """Restore in place, killed at a call of the swap; tell whether it was."""
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", DIES, *site.command("restore", "attachments", "latest", "--in-place", "--yes")[3:]],
+        cwd=TREE,
+        env=environment(DIES_AT=str(moment)),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode in {0, -signal.SIGKILL}, done.stderr
+    return done.returncode != 0
+
+
+@pytest.mark.fault("Attachments", "a restore is killed at every step of its swap")
+def test_a_swap_that_is_killed_at_any_step_is_undone_or_ended_by_the_next_restore(site: Site) -> None:
+    restored = on_disk(site.attachments)
+    spoilt = spoil(site)
+    moment = 0
+    while dies(site, moment):
+        halfway = bool([name for name in beside(site) if "before-restore" in name and len(beside(site)) > 1])
+        if halfway:
+            run = site.run("run", "attachments")
+            assert run.returncode == 1
+            assert "attachments: a restore was cut off while it swapped them" in run.stderr
+        done = unpack.recover(site.attachments)
+        found = on_disk(site.attachments)
+        assert found in (spoilt, restored), moment
+        assert len(done) <= 2
+        left = [path for path in site.place.glob("attachments.*") if "before-restore" not in path.name]
+        assert left == []
+        if found == restored:
+            (kept,) = site.place.glob("attachments.before-restore-*")
+            assert on_disk(kept) == spoilt
+            shutil.rmtree(site.attachments)
+            kept.rename(site.attachments)
+        moment += 1
+    assert moment > 10
+    assert on_disk(site.attachments) == restored
+    faults.saw(status="killed", store="whole, the old content or the new", events=[])
+    faults.recovered("ok, it undoes or ends the swap first")
+
+
+def test_the_next_restore_ends_a_swap_that_was_cut_off_and_says_so(site: Site) -> None:
+    restored = on_disk(site.attachments)
+    spoilt = spoil(site)
+    assert dies(site, 4)
+    with listening(site) as journal:
+        done = site.run("restore", "attachments", "latest", "--in-place", "--yes", wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert done.returncode == 0, done.stderr
+    assert "a restore, cut off in its swap, was undone; what was live is back" in done.stderr
+    assert "restore-recovered" in told
+    assert on_disk(site.attachments) == restored
+    kept = Path(done.stdout.split("restore_kept=")[1].splitlines()[0])
+    assert on_disk(kept) == spoilt
+
+
+@pytest.mark.fault("Attachments", "a restore has no room beside what is live")
+def test_a_disk_without_room_is_told_before_anything_is_unpacked(site: Site) -> None:
+    disk = site.place / "disk"
+    with mounted_tmpfs(disk, 400 << 10):
+        (disk / "attachments").mkdir()
+        (disk / "attachments/more").write_bytes(os.urandom(300 << 10))
+        before = on_disk(disk)
+        site.configure({"attachments.path": str(disk / "attachments")})
+        with listening(site) as journal:
+            done = site.run("restore", "attachments", "latest", "--in-place", "--yes", wrapper=journal.wrapper)
+            told = events(journal.close())
+        assert (done.returncode, on_disk(disk)) == (4, before)
+        assert "for a second copy; nothing was touched" in done.stderr
+    faults.saw(status=4, cause="refused", store="the live attachments as they were", events=told)
+    site.configure({"attachments.path": str(site.attachments)})
+    assert in_place(site).returncode == 0
+    faults.recovered()

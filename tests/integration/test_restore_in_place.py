@@ -1,0 +1,231 @@
+"""A restore in place looks first, keeps what was live twice, and switches in a moment; else nothing has happened."""
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dental_pms_backup import postgres
+from tests import faults
+from tests.integration.conftest import databases_like
+from tests.integration.faults import events, listening
+from tests.integration.support import (
+    TREE,
+    Site,
+    as_cluster_user,
+    dump,
+    environment,
+    on_disk,
+    session,
+    signalled,
+    sql,
+    wait_until,
+)
+from tests.integration.test_restore_new import OF_DATABASE, SETTINGS, beside, printed
+
+CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
+NO_ROOM = """case "$*" in *--file=-*) sed 's/LC_ALL=C df -Pk/echo x 100 99 1 99% \\/ #/' | "$real" "$@"; exit ;; esac
+exec "$real" "$@\""""
+
+
+def in_place(site: Site, *words: str, **variables: str) -> dict[str, str]:
+    done = site.run("restore", "db", *words, "--in-place", CONFIRM="YES", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    return printed(done)
+
+
+class Application:
+    """A backend that connects again whenever its connection is lost, and remembers what it saw."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.seen: list[str] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator["Application"]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            self._thread.join()
+
+    def _work(self) -> None:
+        asked = "select (select count(*) from lines), to_regclass('later') is not null, pg_sleep(0.05)\n"
+        while not self._ended.is_set():
+            done = as_cluster_user(self.site.server, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", stdin=f"{asked};" * 40)
+            self.seen += [*done.stdout.splitlines(), *done.stderr.splitlines()]
+
+
+def test_the_switch_ends_sessions_and_the_application_goes_on_with_the_restored_database(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    spoilt = dump(site.server)
+    with session(site.server, "select count(*) from patients;"), Application(site).at_work() as application:
+        wait_until(lambda: "9|t|" in application.seen)
+        lines = in_place(site, "latest")
+        wait_until(lambda: application.seen[-1] == "7|f|")
+    assert dump(site.server) == before
+    assert beside(site) == [lines["restore_kept"]]
+    assert dump(postgres.in_database(site.server, lines["restore_kept"])) == spoilt
+    rows = [line for line in application.seen if re.fullmatch(r"\d+\|[tf]\|", line)]
+    assert set(rows) == {"9|t|", "7|f|"}
+    assert rows == sorted(rows, reverse=True), "never between"
+    told = {line for line in application.seen if line not in rows}
+    assert not any("does not exist" in line for line in told)
+
+
+def test_what_would_be_lost_is_told_by_counts_and_kept_in_a_pinned_set(own_database: Site) -> None:
+    site = own_database
+    site.configure({"keep": 1})
+    wanted = site.sets()[0]
+    sql(site.server, *CHANGES)
+    spoilt = dump(site.server)
+    done = site.run("restore", "db", wanted, "--in-place", "--yes")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("live_has_more=")]
+    assert "live_has_more=2 rows of public.lines" in said
+    assert "live_has_more=1 rows of public.later" in said
+    safety = printed(done)["restore_safety_set"]
+    assert set(site.sets()) == {wanted, safety}, "the set that is restored is not rotated away"
+    assert (site.store / f"sets/{safety}.pinned").exists()
+    assert site.run("verify", safety).returncode == 0
+    in_place(site, safety)
+    assert dump(site.server) == spoilt
+
+
+def test_settings_and_privileges_are_those_of_the_database_that_was_live(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, *(text.format(site.server.database) for text in SETTINGS))
+    before = sql(site.server, OF_DATABASE.format(site.server.database))
+    in_place(site, "latest")
+    assert sql(site.server, OF_DATABASE.format(site.server.database)) == before
+
+
+def test_an_empty_database_needs_no_safety_set(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    name = site.server.database
+    sql(postgres.in_database(site.server, "postgres"), f'drop database "{name}" with (force)')
+    sql(postgres.in_database(site.server, "postgres"), f'create database "{name}"')
+    lines = in_place(site, "latest")
+    assert lines["restore_safety_set"] == "none, the live database was empty"
+    assert dump(site.server) == before
+    assert len(site.sets()) == 1
+
+
+def refused(site: Site, *words: str, status: int = 4, **variables: str) -> str:
+    before = (dump(site.server), beside(site), site.set_files())
+    done = site.run("restore", "db", *words, "--in-place", CONFIRM="YES", **variables)
+    assert done.returncode == status, done.stderr
+    assert "restore_" not in done.stdout
+    assert (dump(site.server), beside(site), site.set_files()) == before
+    return done.stderr
+
+
+def test_without_a_safety_set_nothing_is_touched_unless_that_is_typed(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    site.fake("pg_dump", "exit 1")
+    said = refused(site, "latest")
+    assert "restore: no safety set of what is live can be taken (db: pg_dump: exit status 1" in said
+    assert "hint: mend that; or type --no-safety-set" in said
+    sql(site.server, *CHANGES)
+    assert "restore_safety_set" not in in_place(site, "latest", "--no-safety-set")
+    assert dump(site.server) == before
+
+
+def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    site.fake("psql", NO_ROOM)
+    said = refused(site, "latest")
+    assert "1.0 kB free on the server's disk" in said
+    assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
+    lines = in_place(site, "latest", "--replace")
+    assert "restore_kept" not in lines
+    assert dump(site.server) == before
+    assert beside(site) == []
+
+
+@pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])
+def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str, status: int) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        site.command("restore", "db", "latest", "--in-place", "--yes"),
+        cwd=TREE,
+        env=environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.write(ours, typed.format(site.server.database).encode() + b"\n")
+        _, err = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == status, err
+    assert f"Type {site.server.database} to go on:" in err
+    assert (dump(site.server) == before) == (status == 0)
+
+
+def test_an_interrupt_at_the_question_is_heeded(own_database: Site) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        own_database.command("restore", "db", "latest", "--in-place", "--yes"),
+        cwd=TREE,
+        env=environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        assert "to go on:" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 1
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.fault("Database", "while a restore replays, it is killed")
+def test_a_restore_in_place_that_is_killed_leaves_the_live_database_as_it_was(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, *CHANGES)
+    spoilt = dump(site.server)
+    site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
+    with listening(site) as journal:
+        with site.running("restore", "db", "latest", "--in-place", "--yes", wrapper=journal.wrapper) as process:
+            wait_until(lambda: beside(site) != [])
+            time.sleep(0.3)
+            signalled(process, signal.SIGKILL, within_s=10)
+        told = events(journal.close())
+    site.mend()
+    assert dump(site.server) == spoilt
+    faults.saw(status="killed", store="the live database as it was", events=told)
+    (left,) = beside(site)
+    done = site.run("restore", "db", site.sets()[0], "--in-place", "--yes")
+    assert done.returncode == 0
+    assert f"database {left} is left of a restore that was cut off; nothing needs it" in done.stderr
+    assert databases_like(site.server, f"{site.server.database}_before_") != []
+    faults.recovered("ok, it names what was left")
+
+
+def test_attachments_are_not_touched_by_a_restore_of_the_database(own_database: Site) -> None:
+    before = on_disk(own_database.attachments)
+    in_place(own_database, "latest")
+    assert on_disk(own_database.attachments) == before

@@ -1,0 +1,266 @@
+"""A restore into a new database touches nothing that is live, and its result is the source, row by row."""
+
+import gzip
+import re
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import postgres
+from tests.integration.support import (
+    CANARIES,
+    Ran,
+    Site,
+    bin_dir,
+    dump,
+    environment,
+    major,
+    session,
+    signalled,
+    sql,
+    wait_until,
+)
+
+CHANGES = ("delete from lines", "create table later (id int)")
+SETTINGS = (
+    "alter database \"{0}\" set search_path to public, reports, '$user'",
+    'alter database "{0}" set dental.secret to \'setting-canary, "x"\'',
+    "alter role dental_app in database \"{0}\" set statement_timeout to '7min'",
+    'revoke all on database "{0}" from public',
+    'grant connect, temporary on database "{0}" to dental_app with grant option',
+    "comment on database \"{0}\" is E'it''s\\nlive'",
+    'alter database "{0}" connection limit 77',
+)
+OF_DATABASE = """\
+select pg_encoding_to_char(encoding), datcollate, datctype, datdba::regrole, datconnlimit,
+ shobj_description(oid, 'pg_database'),
+ (select string_agg(a.grantee::text || privilege_type || is_grantable, ',' order by a.grantee, privilege_type)
+  from aclexplode(datacl) a),
+ (select string_agg(setrole::text || setconfig::text, ',' order by setrole)
+  from pg_db_role_setting where setdatabase = d.oid)
+ from pg_database d where datname = '{}'"""
+
+
+def beside(site: Site) -> list[str]:
+    """Return the databases that a restore made, or kept, beside the live one."""
+    found = sql(postgres.in_database(site.server, "postgres"), "select datname from pg_database").splitlines()
+    return sorted(name for name in found if name.startswith(site.server.database) and name != site.server.database)
+
+
+def printed(done: Ran) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def stamp(site: Site) -> str:
+    return site.sets()[0].replace("-", "_")
+
+
+def fails(site: Site, *words: str, status: int = 1, **variables: str) -> str:
+    """Restore, expecting that it fails and leaves the live database, and nothing beside it."""
+    before = (dump(site.server), beside(site), site.set_files())
+    done = site.run("restore", "db", *words, **variables)
+    assert (done.returncode, done.stdout) == (status, ""), done.stdout + done.stderr
+    assert (dump(site.server), beside(site), site.set_files()) == before
+    assert "Traceback" not in done.stderr
+    for canary in CANARIES:
+        assert canary not in done.stderr
+    return done.stderr
+
+
+def in_new(site: Site, name: str) -> list[str]:
+    return dump(postgres.in_database(site.server, name))
+
+
+def test_a_set_comes_into_a_new_database_named_after_it_and_live_is_not_touched(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    spoilt = dump(site.server)
+    done = site.run("restore", "db", "latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    name = f"{site.server.database}_{stamp(site)}"
+    assert beside(site) == [name]
+    assert in_new(site, name) == before
+    assert dump(site.server) == spoilt
+    lines = printed(done)
+    assert (lines["restore_type"], lines["restore_target"], lines["restore_status"]) == ("db", name, "ok")
+    assert int(lines["restore_rows"]) > 3000
+    assert done.stdout.endswith("\nrestore_status=ok\n")
+
+
+def test_the_commands_that_a_restore_prints_switch_over_and_drop(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    lines = printed(site.run("restore", "db", "latest", "--to", "other copy"))
+    try:
+        with session(site.server, "select count(*) from patients;"):
+            run_as_admin(lines["restore_switch"])
+        assert dump(site.server) == before
+        (kept,) = beside(site)
+        assert re.fullmatch(rf"{site.server.database}_before_[0-9_]{{17}}", kept)
+        assert sql(postgres.in_database(site.server, kept), "select to_regclass('later')") == "later"
+        run_as_admin(lines["restore_drop"].replace("other copy", kept))
+        assert beside(site) == []
+    finally:
+        sql(postgres.in_database(site.server, "postgres"), 'drop database if exists "other copy"')
+
+
+def run_as_admin(command: str) -> None:
+    programs = environment(PATH=f"{bin_dir()}:{environment()['PATH']}")
+    subprocess.run(shlex.split(command), env=programs, check=True, capture_output=True, cwd="/")
+
+
+def test_a_name_that_exists_is_refused(own_database: Site) -> None:
+    site = own_database
+    said = fails(site, "latest", "--to", site.server.database, status=4)
+    assert f"db: database {site.server.database} exists already, expected a name for a new one" in said
+    fails(site, "latest", "--to", "x" * 64, status=2)
+    assert site.run("restore", "db", "latest").returncode == 0
+    fails(site, "latest", status=4)
+
+
+def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(own_database: Site) -> None:
+    site = own_database
+    name = site.server.database
+    sql(site.server, *(text.format(name) for text in SETTINGS))
+    before = sql(site.server, OF_DATABASE.format(name))
+    assert "setting-canary" in before
+    done = site.run("restore", "db", "latest")
+    assert done.returncode == 0, done.stderr
+    assert sql(site.server, OF_DATABASE.format(printed(done)["restore_target"])) == before
+
+
+def test_roles_that_are_missing_are_made_and_those_that_exist_stay_as_they_are(own_database: Site) -> None:
+    site = own_database
+    roles = "select rolname, rolcanlogin, rolconnlimit, rolpassword from pg_authid where rolname ~ '^dental' order by 1"
+    sql(site.server, "alter role dental_app connection limit 3 nologin")
+    sql(site.server, 'create role "dental gone" login connection limit 8', "create table odd (n int)")
+    sql(site.server, 'alter table odd owner to "dental gone"', 'grant "dental gone" to dental_reader')
+    name = site.takes("db")
+    before = sql(site.server, roles)
+    sql(site.server, "drop table odd", 'drop role "dental gone"')
+    try:
+        done = site.run("restore", "db", name)
+        assert done.returncode == 0, done.stderr
+        assert sql(site.server, roles) == before
+        assert sql(site.server, "select pg_has_role('dental_reader', 'dental gone', 'member')") == "t"
+    finally:
+        for other in beside(site):
+            sql(postgres.in_database(site.server, "postgres"), f'drop database "{other}"')
+        sql(site.server, 'drop role "dental gone"', "alter role dental_app connection limit 40 login")
+
+
+def of_set(site: Site) -> bytes:
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    return gzip.decompress(file.read_bytes())
+
+
+def test_a_dump_of_a_newer_server_is_refused_before_anything_is_touched(own_database: Site) -> None:
+    site = own_database
+    file = site.place / "newer.sql"
+    newer = re.sub(rb"(?m)^(-- Dumped (?:from database|by pg_dump) version )\d+", rb"\g<1>99", of_set(site))
+    file.write_bytes(newer)
+    said = fails(site, str(file), status=4)
+    assert f"{file}: a dump of PostgreSQL 99, expected of {major()}, the server's, or older" in said
+    assert "image postgres:99" in said
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+def test_a_file_of_an_older_version_and_without_a_set_is_restored(own_database: Site, packed: bool) -> None:
+    site = own_database
+    before = dump(site.server)
+    file = site.place / ("older.sql.gz" if packed else "older.sql")
+    older = re.sub(rb"(?m)^(-- Dumped (?:from database|by pg_dump) version )\d+", rb"\g<1>9", of_set(site))
+    older = re.sub(rb"(?m)^\\(un)?restrict \w+\n\n", b"", older)
+    file.write_bytes(gzip.compress(older) if packed else older)
+    done = site.run("restore", "db", str(file))
+    assert done.returncode == 0, done.stderr
+    assert in_new(site, printed(done)["restore_target"]) == before
+
+
+def test_a_psql_that_does_not_know_restrict_gets_a_dump_without_it(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    site.fake(
+        "psql",
+        """case "$*" in
+*"--command=\\restrict x"*) echo "invalid command" >&2; exit 1 ;;
+*--command=commit*) tee "$0.seen" | "$real" "$@"; exit ;;
+esac
+exec "$real" "$@\"""",
+    )
+    (site.place / "clients").chmod(0o777)
+    done = site.run("restore", "db", "latest")
+    assert done.returncode == 0, done.stderr
+    assert in_new(site, printed(done)["restore_target"]) == before
+    seen = (site.place / "clients/psql.seen").read_bytes()
+    assert b"\n\\restrict " not in seen.replace(b"\n\\restrict abc", b"")
+    assert b"database dump complete" in seen
+
+
+def test_a_set_that_was_changed_is_refused(own_database: Site) -> None:
+    site = own_database
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    content = of_set(site).replace(b"canary-patient-4711", b"canary-patient-4712")
+    file.write_bytes(gzip.compress(content))
+    assert "the checksum differs, expected that of the manifest" in fails(site, "latest")
+
+
+def test_rows_that_did_not_arrive_are_noticed(own_database: Site) -> None:
+    site = own_database
+    site.fake(
+        "psql",
+        'case "$*" in *output*--file=-*) sed "/canary-patient-4711/d" | "$real" "$@"; exit ;; esac\nexec "$real" "$@"',
+    )
+    said = fails(site, "latest")
+    assert "1 tables have not the rows of the dump, the first is public.patients, expected all" in said
+
+
+def test_a_disk_of_the_server_without_room_is_told_before_anything_is_made(own_database: Site) -> None:
+    site = own_database
+    site.fake(
+        "psql",
+        """case "$*" in *--file=-*) sed 's/LC_ALL=C df -Pk/echo x 100 99 1 99% \\/ #/' | "$real" "$@"; exit ;; esac
+exec "$real" "$@\"""",
+    )
+    said = fails(site, "latest", status=4)
+    assert "db: 1.0 kB free on the server's disk, as df says of its data directory, expected " in said
+
+
+def test_a_signal_drops_the_new_database(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
+    with site.running("restore", "db", "latest") as process:
+        wait_until(lambda: beside(site) != [])
+        status, out, err = signalled(process, signal.SIGTERM, within_s=10)
+    assert (status, out) == (1, "")
+    assert "stopped by signal 15" in err
+    assert beside(site) == []
+    assert dump(site.server) == before
+
+
+def test_what_a_killed_restore_leaves_is_named_by_the_next_and_not_in_its_way(own_database: Site) -> None:
+    site = own_database
+    site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
+    with site.running("restore", "db", "latest") as process:
+        wait_until(lambda: beside(site) != [])
+        signalled(process, signal.SIGKILL, within_s=10)
+    site.mend()
+    (left,) = beside(site)
+    assert re.fullmatch(rf"{site.server.database}_restoring_[0-9_]{{17}}", left)
+    done = site.run("restore", "db", "latest")
+    assert done.returncode == 0
+    assert done.stderr == f"database {left} is left of a restore that was cut off; nothing needs it\n"
+
+
+def test_a_path_with_no_database_in_it_makes_none(own_database: Site) -> None:
+    site = own_database
+    empty = site.place / "empty.sql"
+    empty.write_text("")
+    fails(site, str(empty))
+    fails(site, str(Path("missing.sql")), status=2)

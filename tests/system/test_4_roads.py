@@ -1,0 +1,170 @@
+"""The roads into the database's container: each makes the same dump, is told of, and ends when it has to."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system import admin, faults, practice
+from tests.system.machine import Machine
+from tests.system.test_4_docker_faults import DB, kill, labelled
+
+EXEC_ONLY = "/usr/share/doc/dental-pms-backup/examples/docker-exec-only.conf"
+SAME = "/srv/same"
+CONTENT = r"gzip -dc {}/db/db_{}.sql.gz | grep -v '^\\\(un\)\?restrict ' | sha256sum"
+
+
+@pytest.fixture
+def host(practice_machine: Machine) -> Iterator[Machine]:
+    """Both machines, with a good set in the store and no word on the road; afterwards the practice is up again."""
+    faults.make_ready(practice_machine)
+    practice_machine.write(admin.CONFIG, faults.AUTO_CONFIG)
+    yield practice_machine
+    practice.put_up_again(practice_machine)
+
+
+def take(host: Machine) -> str:
+    """Start the service, which has to succeed, and return the set's name."""
+    run = faults.begin(host)
+    assert faults.start(host) == 0
+    return faults.has_succeeded(run)
+
+
+def road(host: Machine, name: str) -> str:
+    """Return which road a set's dump came by, as its manifest says."""
+    manifest = json.loads(host.run(f"cat {faults.STORE}/sets/{name}.json").stdout)
+    return str(manifest["streams"]["db"]["source"]["road"])
+
+
+def dumps(host: Machine) -> list[str]:
+    """Return the process ids of the dumps that run on a machine, by whatever road."""
+    found = host.run(
+        "grep --files-with-matches --text -e '[-]-format=plain' /proc/[0-9]*/cmdline 2>/dev/null", check=False
+    )
+    return [path.split("/")[2] for path in found.stdout.split()]
+
+
+def test_service_takes_the_containers_own_programs_and_says_so(host: Machine) -> None:
+    began = admin.moment(host)
+    assert road(host, take(host)) == "namespace"
+    taken = [
+        entry["MESSAGE"] for entry in admin.entries(host, began) if entry.get("DENTAL_PMS_EVENT") == "stream-taken"
+    ]
+    assert taken[0].endswith(", road namespace)")
+
+
+@pytest.mark.parametrize("wanted", ["namespace", "exec"])
+def test_dump_is_the_same_by_every_road(host: Machine, wanted: str) -> None:
+    host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {wanted}}}\n")
+    name = take(host)
+    assert road(host, name) == wanted
+    dump = practice.in_db(f"pg_dump -U {practice.USER} {practice.DATABASE}")
+    live = host.run(f"{dump} | grep -v '^\\\\\\(un\\)\\?restrict ' | sha256sum").stdout
+    assert host.run(CONTENT.format(faults.STORE, name)).stdout == live
+
+
+def test_hosts_programs_dump_a_server_of_their_version_on_its_socket(host: Machine) -> None:
+    practice.import_image(host, f"postgres-{host.suite}", name="same")
+    host.run(
+        f"docker run --detach --name same-db-1 --network none {labelled(1, SAME)} --env POSTGRES_USER=dental"
+        " --env POSTGRES_PASSWORD=same same"
+    )
+    psql = "docker exec same-db-1 psql -U dental -Xqc"
+    make = "create table images as select n from generate_series(1, 500) n"
+    try:
+        admin.wait_for(lambda: host.run(f'{psql} "{make}"', check=False).returncode == 0)
+        config = f"{faults.AUTO_CONFIG}compose: {{project_dir: {SAME}}}\nbackup_dir: {SAME}/store\n"
+        host.write(admin.CONFIG, config.replace(f"backup_dir: {faults.STORE}\n", "") + "database: {road: socket}\n")
+        admin.took(host, "run db")
+        shown = json.loads(admin.dental(host, "show latest --json").stdout)
+        part = shown["manifest"]["streams"]["db"]
+        assert (part["source"]["road"], part["rows"]) == ("socket", {"public.images": 500})
+    finally:
+        host.run(f"docker rm --force --volumes same-db-1; rm -rf {SAME}")
+
+
+def test_service_that_may_not_enter_containers_takes_docker_exec(host: Machine) -> None:
+    admin.drop_in(host, host.run(f"cat {EXEC_ONLY}").stdout)
+    assert road(host, take(host)) == "exec"
+
+
+@pytest.mark.fault("Database", "database.road wants a road that the sandbox closes")
+def test_road_that_is_wanted_and_not_allowed_fails_the_run_and_names_the_key(host: Machine) -> None:
+    admin.drop_in(host, host.run(f"cat {EXEC_ONLY}").stdout)
+    host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: namespace}}\n")
+    said = faults.fails(host, cause="configuration", status=78)
+    assert "database.road: namespace cannot be taken (" in said
+    assert said.endswith("\nhint: set database.road to auto in /etc/dental-pms/backup.yaml")
+    host.write(admin.CONFIG, faults.AUTO_CONFIG)
+    faults.recovers(host)
+
+
+@pytest.mark.parametrize("wanted", ["namespace", "exec"])
+def test_stop_ends_the_dump_at_once(host: Machine, wanted: str) -> None:
+    host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {wanted}, lock_wait_s: 300}}\n")
+    with admin.locked_table(host):
+        assert faults.start(host, options="--no-block") == 0
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        assert dumps(host) != []
+        began = time.monotonic()
+        host.run(f"systemctl stop {admin.SERVICE}")
+        assert time.monotonic() - began < 10
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 0, timeout_s=2)
+        assert dumps(host) == []
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, the container is")
+@pytest.mark.parametrize(
+    "strike",
+    [f"docker stop {DB}", f"docker kill {DB}", f"docker restart {DB}", f"docker rm --force {DB}"],
+    ids=["stopped", "killed", "restarted", "removed"],
+)
+def test_a_container_that_goes_away_under_its_own_programs_is_temporary(host: Machine, strike: str) -> None:
+    with faults.dump_going_on(host) as run:
+        host.run(strike)
+    faults.has_failed(run, cause="database", status=75)
+    practice.put_up_again(host)
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, pg_dump is killed")
+def test_a_dump_by_the_containers_own_programs_that_is_killed_fails(host: Machine) -> None:
+    with faults.dump_going_on(host) as run:
+        (pid,) = dumps(host)
+        host.run(f"kill -KILL {pid}")
+    said = faults.has_failed(run, cause="dump")
+    assert "run failed: db: pg_dump: killed by signal 9: it said nothing, expected exit status 0" in said
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, the container is paused")
+def test_a_container_that_is_paused_under_its_own_programs_is_given_up(host: Machine) -> None:
+    host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}stall_timeout_s: 5\n")
+    try:
+        with faults.dump_going_on(host) as run:
+            host.run(f"docker pause {DB}")
+        faults.has_failed(run, cause="stalled")
+    finally:
+        host.run(f"docker unpause {DB}")
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, a server process crashes")
+def test_a_server_that_crashes_under_its_own_programs_is_temporary(host: Machine) -> None:
+    with faults.dump_going_on(host) as run:
+        host.run(kill("KILL", "postgres: background writer"))
+    faults.has_failed(run, cause="database", status=75)
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, dockerd hangs")
+def test_a_docker_daemon_that_hangs_does_not_matter_to_the_containers_own_programs(host: Machine) -> None:
+    try:
+        with faults.dump_going_on(host) as run:
+            host.run("systemctl kill --signal=STOP docker.service")
+        faults.has_succeeded(run)
+    finally:
+        host.run("systemctl kill --signal=CONT docker.service")
+    faults.recovers(host)

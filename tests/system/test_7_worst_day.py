@@ -1,0 +1,117 @@
+"""The server is gone: what the man page says then, typed as it stands, brings the whole practice back."""
+
+import re
+
+import pytest
+
+from tests.system import admin, compare, practice
+from tests.system.machine import Machine
+from tests.system.test_3_fidelity import IN_CONTAINER, assert_same_tree
+
+PSQL = IN_CONTAINER.format(program="psql", database=practice.DATABASE)
+PG_DUMP = IN_CONTAINER.format(program="pg_dump", database=practice.DATABASE)
+BACKEND = """\
+while :; do
+    psql "host=/var/run/postgresql user=dental dbname=dental_pms" -XAtqc "select count(*) from notes" 2>&1 | tail -n 1
+    sleep 0.1
+done"""
+
+
+@pytest.fixture
+def host(practice_machine: Machine) -> Machine:
+    admin.make_ready(practice_machine)
+    return practice_machine
+
+
+def commands() -> list[str]:
+    """Return the commands of the man page's section, in order."""
+    text = (admin.REPOSITORY / "debian/dental-pms-backup.8.scd").read_text()
+    section = re.search(r"^# THE SERVER IS GONE$(.*?)^# ", text, re.DOTALL | re.MULTILINE)
+    assert section
+    block = re.search(r"^```\n(.*?)^```$", section[1], re.DOTALL | re.MULTILINE)
+    assert block
+    return block[1].splitlines()
+
+
+def test_the_commands_of_the_man_page_bring_an_empty_server_back(host: Machine) -> None:
+    admin.took(host)
+    rows, dump = compare.rows(host, PSQL), compare.schema(host, PG_DUMP)
+    host.run(f"rm -rf /srv/before && cp -a {practice.ATTACHMENTS} /srv/before")
+    remove_all(host)
+    try:
+        for command in commands():
+            if "docker compose" in command and host.suite != "trixie":
+                practice.make_containers(host)
+                continue
+            if "timer" in command:
+                admin.wait_for(lambda: admin.state(host) == "inactive")
+            done = host.run(command, check=False, timeout_s=180)
+            assert (done.returncode, done.stderr if command.startswith("dental") else "") == (0, ""), (command, done)
+            if "restore all" in command:
+                printed = dict(admin.values(done.stdout))
+                assert printed["restore_all_status"] == "ok"
+                assert int(printed["attachment_rows_with_files"]) > 500
+                assert "restore_safety_set=none, the live database was empty\n" in done.stdout
+        assert compare.rows(host, PSQL) == rows
+        assert compare.schema(host, PG_DUMP) == dump
+        assert_same_tree(host, "/srv/before", practice.ATTACHMENTS)
+        assert [each["state"] for each in admin.sets(host)] == ["verified", "verified"]
+    finally:
+        host.run(f"systemctl disable --quiet --now {admin.TIMER}")
+        host.run(f"cp -a /srv/before/odd/socket {practice.ATTACHMENTS}/odd/; rm -r /srv/before", check=False)
+        drop_kept(host)
+
+
+def remove_all(host: Machine) -> None:
+    """Remove containers and volumes, as a new server has none; the store stays."""
+    host.run(f"docker rm --force --volumes {practice.PROJECT}-db-1 {practice.PROJECT}-backend-1")
+    volumes = "dental_pms_db dental_pms_attachments"
+    host.run("docker volume rm " + " ".join(f"{practice.PROJECT}_{volume}" for volume in volumes.split()))
+
+
+def drop_kept(host: Machine) -> None:
+    """Drop the databases that restores have kept or made beside the live one."""
+    drop = "select format('drop database %I with (force)', datname) from pg_database where datname like 'dental_pms_%'"
+    practice.sql(host, f"{drop} \\gexec\n")
+
+
+def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> None:
+    name = dict(admin.took(host, "run db"))["db_file"].partition("/db/db_")[2].removesuffix(".sql.gz")
+    rows = compare.rows(host, PSQL)
+    host.run(f"cat >/root/backend.sh <<'END'\n{BACKEND}\nEND\n")
+    container = f"{practice.PROJECT}-db-1"
+    host.run(f"docker exec -i {container} sh -s </root/backend.sh >/root/seen 2>&1 & echo $! >/root/backend.pid")
+    held = practice.in_db(f"psql -U {practice.USER} -d {practice.DATABASE} -qAt")
+    host.run(f'echo "begin; select count(*) from notes; select pg_sleep(600)" | {held} >/dev/null 2>&1 &')  # noqa: S608 - no SQL of anybody else
+    practice.sql(host, "delete from notes where id > 10")
+    try:
+        admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == "13\n")
+        done = admin.dental(host, f"restore db {name} --in-place --yes")
+        assert (done.returncode, done.stderr) == (0, "")
+        admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == "15003\n")
+        assert compare.rows(host, PSQL) == rows
+        safety = dict(admin.values(done.stdout))["restore_safety_set"]
+        assert admin.dental(host, f"verify {safety}").returncode == 0
+    finally:
+        host.run("kill $(cat /root/backend.pid)", check=False)
+        practice.sql(
+            host,
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+            " and query like '%pg_sleep(600)%'",
+        )
+        drop_kept(host)
+
+
+def test_the_switch_that_a_restore_beside_prints_is_what_an_admin_can_type(host: Machine) -> None:
+    admin.took(host, "run db")
+    rows = compare.rows(host, PSQL)
+    done = admin.dental(host, "restore db latest --to beside")
+    assert (done.returncode, done.stderr) == (0, "")
+    there = IN_CONTAINER.format(program="psql", database="beside")
+    assert compare.rows(host, there) == rows
+    practice.sql(host, "delete from notes where id > 10")
+    try:
+        host.run(dict(admin.values(done.stdout))["restore_switch"])
+        assert compare.rows(host, PSQL) == rows
+    finally:
+        drop_kept(host)
