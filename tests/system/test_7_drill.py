@@ -43,7 +43,7 @@ def drills_well(host: Machine, *, where: str, words: str = "drill") -> dict[str,
 def left_behind(host: Machine) -> str:
     """Return the containers, directories and processes that drills left."""
     directories = "ls -d /var/tmp/dental-pms-drill-* /tmp/systemd-private-*drill*/tmp/dental-pms-drill-* 2>/dev/null"
-    return host.run(f"{OURS}; {directories}; pgrep -fa '[d]ental-pms-drill-'; true").stdout
+    return host.run(f"{OURS}; {directories}; pgrep -fa '[d]ental-pms-drill-[0-9a-f]{{10}}'; true").stdout
 
 
 def test_a_set_of_a_compose_project_is_proven_in_a_container_of_its_image(host: Machine) -> None:
