@@ -242,7 +242,7 @@ def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], besi
         problems=tuple(problems),
         pinned=pinned,
         accepted=accepted,
-        proof=proofs.read(store, name, manifest),
+        proof=proofs.read(store, name, manifest) if f"{name}.{proofs.SUFFIX}" in beside else None,
     )
 
 
