@@ -101,11 +101,6 @@ def _add_restore(commands: Commands) -> None:
     )
 
 
-def _add_drill(commands: Commands) -> None:
-    command = _command(commands, "drill", "drill", "restore a set into a throwaway server and prove it equal")
-    command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
-
-
 def _add_extract(commands: Commands) -> None:
     command = _command(commands, "extract", "extract", "get some files, or the rows of one table, out of a set")
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
@@ -113,6 +108,11 @@ def _add_extract(commands: Commands) -> None:
     command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
     command.add_argument("--csv", action="store_true", help="the rows as CSV")
     command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
+
+
+def _add_drill(commands: Commands) -> None:
+    command = _command(commands, "drill", "drill", "restore a set into a throwaway server and prove it equal")
+    command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
 
 
 def _add_prune(commands: Commands) -> None:

@@ -207,7 +207,7 @@ def checksum_lines(manifest: Mapping[str, Any]) -> str:
 def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], beside: Mapping[str, object]) -> StoredSet:
     """Return the set of a name, of which these files are there; ``beside`` has the names in ``sets``."""
     present = {kind: size for kind, file in files.items() if (size := _size(file)) is not None}
-    pinned, accepted, drilled = (f"{name}.{suffix}" in beside for suffix in ("pinned", "accepted", proofs.SUFFIX))
+    pinned, accepted = f"{name}.pinned" in beside, f"{name}.accepted" in beside
     named = f"{name}.json" in beside
     manifest = read_manifest(manifest_path(store, name), name) if named else None
     if manifest is None:
@@ -242,7 +242,7 @@ def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], besi
         problems=tuple(problems),
         pinned=pinned,
         accepted=accepted,
-        proof=proofs.read(store, name, manifest) if drilled else None,
+        proof=proofs.read(store, name, manifest) if f"{name}.{proofs.SUFFIX}" in beside else None,
     )
 
 

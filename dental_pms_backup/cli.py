@@ -237,9 +237,9 @@ def _config_show(arguments: Arguments) -> int:
 
 
 def _config_schema(_arguments: Arguments) -> int:
-    from dental_pms_backup import keys
+    from dental_pms_backup import reference
 
-    _print_json(keys.schema())
+    _print_json(reference.schema())
     return DONE
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import postgres
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.progress import duration, size
 
@@ -51,8 +50,7 @@ def rehearsal_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> I
     yield f"backup_root={store}"
     if sources.database:
         facts = sources.database.facts
-        told = postgres.told(sources.database.server, facts)
-        yield f"would dump database {facts.database} ({size(facts.size)} in {told})"
+        yield f"would dump database {facts.database} ({size(facts.size)} in {sources.database.told})"
     if sources.attachments:
         yield f"would archive {sources.attachments.path}"
     for choice in going:

@@ -68,7 +68,8 @@ def make_ready(machine: Machine) -> None:
     machine.write(CONFIG, (REPOSITORY / "etc/backup.yaml").read_text())
     drop_ins = " ".join(f"/etc/systemd/system/{unit}.d" for unit in (SERVICE, TIMER))
     machine.run(
-        f"systemctl disable --quiet --now {TIMER}; systemctl stop {SERVICE}; systemctl reset-failed;"
+        f"systemctl disable --quiet --now {TIMER} {DRILL_TIMER};"
+        f"systemctl stop {SERVICE} {DRILL}; systemctl reset-failed;"
         f"rm -rf {STORE} /srv/dental-pms/.run /srv/store {practice.ATTACHMENTS}.* /srv/native/attachments.*;"
         f"! rm -r {drop_ins} 2>/dev/null || systemctl daemon-reload"
     )

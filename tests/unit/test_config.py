@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dental_pms_backup import arguments, cli, config, keys
+from dental_pms_backup import arguments, cli, config, keys, reference
 from dental_pms_backup.errors import ConfigError
 from dental_pms_backup.keys import KEY_OF, KEYS, Road, Source, Where
 from tests.unit.builders import TREE, as_nobody, python
@@ -650,7 +650,7 @@ def test_usual_store_is_the_seeds() -> None:
 
 
 def test_schema_has_every_key_with_its_default() -> None:
-    schema = keys.schema()
+    schema = reference.schema()
     found: dict[str, dict[str, Any]] = {}
     for name, entry in schema["properties"].items():
         inner = entry.get("properties", {})
@@ -664,7 +664,7 @@ def test_schema_has_every_key_with_its_default() -> None:
 
 
 def test_schema_of_each_kind_of_key_is_whole() -> None:
-    properties = keys.schema()["properties"]
+    properties = reference.schema()["properties"]
     assert properties["keep"] == {
         "type": "integer",
         "minimum": 1,
@@ -710,7 +710,7 @@ def conforms(value: Any, schema: dict[str, Any]) -> bool:  # noqa: ANN401 - any 
 
 @pytest.mark.parametrize("file", ["etc/backup.yaml", "etc/examples/backup.yaml"])
 def test_shipped_file_conforms_to_the_schema(file: str) -> None:
-    assert conforms(yaml.safe_load((TREE / file).read_text()), keys.schema())
+    assert conforms(yaml.safe_load((TREE / file).read_text()), reference.schema())
 
 
 @pytest.mark.parametrize(
@@ -732,18 +732,18 @@ def test_shipped_file_conforms_to_the_schema(file: str) -> None:
     ],
 )
 def test_schema_refuses_what_the_program_refuses(content: str, tmp_path: Path) -> None:
-    assert not conforms(yaml.safe_load(content), keys.schema())
+    assert not conforms(yaml.safe_load(content), reference.schema())
     assert problems_of(tmp_path, content)
 
 
 def test_schema_takes_a_credential_where_the_program_does(tmp_path: Path) -> None:
     content = "native: {pgpass_file: '%d/pgpass'}\n"
-    assert conforms(yaml.safe_load(content), keys.schema())
+    assert conforms(yaml.safe_load(content), reference.schema())
     assert problems_of(tmp_path, content) == ()
 
 
 def test_example_is_what_the_code_says() -> None:
-    assert (TREE / "etc/examples/backup.yaml").read_text() == keys.example()
+    assert (TREE / "etc/examples/backup.yaml").read_text() == reference.example()
 
 
 def test_example_gives_the_defaults_with_every_key_in_the_file() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
-    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
+    ("stop", "keys", "reference", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
     ("proofs", "artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
     (
         "streams",
@@ -40,10 +40,10 @@ LAYERS = (
         "safety",
         "beside",
         "restore",
+        "drill",
+        "after_run",
         "worst_day",
         "extract",
-        "after_run",
-        "drill",
         "copies",
         "audit",
         "admin",
