@@ -189,8 +189,13 @@ def check_swappable(target: Path, archive: Path) -> None:
 
 
 def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
-    with watch.over("attachments: unpacking", descriptor, archive.file.stat().st_size) as beat:
-        unpack.unpack(archive.file, descriptor, fresh, beat=beat)
+    """Unpack a proven archive into an empty directory: what is in it first, and every entry compared afterwards."""
+    with watch.reading("attachments: listing", descriptor) as beat:
+        unpack.check_listing(archive.file, descriptor, beat=beat)
+    with watch.reading("attachments: unpacking", descriptor) as beat:
+        unpack.unpack(descriptor, fresh, beat=beat)
+    with watch.reading("attachments: comparing", descriptor) as beat:
+        unpack.compare(descriptor, fresh, beat=beat)
 
 
 def _free_stamp(target: Path, now: datetime) -> str:
