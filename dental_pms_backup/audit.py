@@ -76,8 +76,6 @@ def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with watch.over(artefact.path, source, artefact.size_bytes) as beat:
-            if artefact.sha256 and verify.sha256(path, source, beat=beat) != artefact.sha256:
-                raise VerificationError(f"{path}: the checksum differs, expected that of the manifest")
-            verify.content(path, artefact.kind, source, beat=beat)
+            verify.proof(path, artefact.kind, source, expected=artefact.sha256, beat=beat)
     finally:
         os.close(source)

@@ -118,16 +118,9 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
-    with watch.reading(f"{source.kind}: checksum", descriptor) as beat:
-        if source.checksum and verify.sha256(source.file, descriptor, beat=beat) != source.checksum:
-            raise VerificationError(
-                f"{source.file}: the checksum differs, expected that of the manifest",
-                hint="dental-pms-backup verify   # which sets are good",
-            )
-    os.lseek(descriptor, 0, os.SEEK_SET)
     with watch.reading(f"{source.kind}: verifying", descriptor) as beat:
         if source.packed:
-            rows = verify.content(source.file, source.kind, descriptor, beat=beat)
+            rows = verify.proof(source.file, source.kind, descriptor, expected=source.checksum, beat=beat).rows
         else:
             verify.plain_dump(source.file, descriptor)
             rows = _rows_of_plain(source, descriptor)

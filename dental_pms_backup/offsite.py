@@ -20,7 +20,7 @@ from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dental_pms_backup.artefacts import StoredSet
+    from dental_pms_backup.artefacts import Artefact, StoredSet
     from dental_pms_backup.config import Offsite
 
     Beat = Callable[[], None] | None
@@ -123,8 +123,7 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
         fetched = next((stored for stored in artefacts.listing(place) if stored.name == name), None)
         if fetched is None or fetched.state != "verified" or fetched.manifest is None:
             raise OffsiteError(f"set {name}: what came back is not whole, expected every file of its manifest")
-        _check_sums(place, fetched, beat=beat)
-        _check_contents(place, fetched, beat=beat)
+        _check_all(place, fetched, beat=beat)
         publishing.adopt(store, place, fetched, fetched.manifest)
     return artefacts.find(store, name)
 
@@ -133,16 +132,22 @@ def _check_sums(directory: Path, stored: StoredSet, *, beat: Beat = None) -> Non
     for artefact in stored.artefacts:
         with (directory / artefact.path).open("rb") as file:
             if verify.sha256(directory / artefact.path, file.fileno(), beat=beat) != artefact.sha256:
-                raise OffsiteError(
-                    f"set {stored.name}: {artefact.path} differs from its manifest, expected the same checksum",
-                    hint=f"dental-pms-backup verify {stored.name}",
-                )
+                raise _differs(stored, artefact)
 
 
-def _check_contents(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+def _check_all(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     for artefact in stored.artefacts:
         with (directory / artefact.path).open("rb") as file:
-            verify.content(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
+            proof = verify.proof(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
+            if proof.sha256 != artefact.sha256:
+                raise _differs(stored, artefact)
+
+
+def _differs(stored: StoredSet, artefact: Artefact) -> OffsiteError:
+    return OffsiteError(
+        f"set {stored.name}: {artefact.path} differs from its manifest, expected the same checksum",
+        hint=f"dental-pms-backup verify {stored.name}",
+    )
 
 
 def _files(stored: StoredSet) -> list[str]:

@@ -82,10 +82,17 @@ def draft(store: Path, kind: Kind, name: str) -> Iterator[Draft]:
     except OSError as error:
         raise durable.refusal(path, "cannot be written", error) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(path, descriptor)
         yield Draft(kind=kind, name=name, path=path, descriptor=descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise durable.refusal(path, "cannot be locked", error) from None
 
 
 def empty(draft: Draft) -> None:

@@ -245,6 +245,8 @@ def _dump(
     failed = [ended for ended in rest if not ended.ok]
     if failed:
         raise _writing_failed("db", failed[0], out)
+    if dump.broken_pipe:
+        raise DumpError(f"db: {rest[0].program} ended before the dump did, expected it to take all of it")
     if not dump.ok:
         postgres.check_stayed(server, facts, dump)
         said = postgres.complaint(dump)

@@ -140,12 +140,12 @@ def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Call
         yield beat
 
 
-def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify.Following]:
+def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify.Readings]:
     return verify.following(draft.path, draft.kind)
 
 
 def _prove(
-    order: Order, draft: publishing.Draft, reading: verify.Following, *, index: Path | None = None
+    order: Order, draft: publishing.Draft, reading: verify.Readings, *, index: Path | None = None
 ) -> tuple[Entry, Mapping[str, int]]:
     """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)

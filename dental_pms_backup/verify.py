@@ -12,15 +12,15 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import tools
+from dental_pms_backup import durable, tools
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     Beat = Callable[[], None] | None
 
@@ -111,12 +111,28 @@ def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, b
     It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
     where ``index`` is given, holds exactly those names. ``path`` is only named in VerificationError.
     """
-    if tools.installed(IGZIP[0]):
+    if _unpack() is IGZIP:
         with contextlib.suppress(VerificationError):  # gzip decides
             answer = _read(path, kind, source, IGZIP, index, beat)
             if _is_all(answer, source):
                 return answer.rows
     return _read(path, kind, source, GZIP, index, beat).rows
+
+
+def proof(path: Path, kind: Kind, source: int, *, expected: str = "", beat: Beat = None) -> Proof:
+    """Prove an open file as ``content`` does, and take its checksum at the same time.
+
+    VerificationError also when that is not the ``expected`` one.
+    """
+    os.lseek(source, 0, os.SEEK_SET)
+    with (
+        _opened(Path(f"/proc/self/fd/{source}")) as again,
+        _running(*_checking(kind, _unpack()), source=source) as reading,
+        _running(SUM, source=again) as summing,
+    ):
+        return Readings(path=path, kind=kind, source=source, reading=reading, summing=summing).proof(
+            expected=expected, beat=beat
+        )
 
 
 def plain_dump(path: Path, source: int) -> None:
@@ -130,25 +146,24 @@ def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
     """Return the SHA-256 of an open file as 64 hexadecimal digits. ``path`` is only named in VerificationError."""
     os.lseek(source, 0, os.SEEK_SET)
     with _running(SUM, source=source) as summing:
-        return summing.checksum(path, os.fstat(source).st_size, beat)
+        return summing.checksum(path, beat)
 
 
 @contextlib.contextmanager
-def following(path: Path, kind: Kind) -> Iterator[Following]:
+def following(path: Path, kind: Kind) -> Iterator[Readings]:
     """Read a draft beside what the block does, which is to write it; its writer holds an exclusive lock on it."""
-    unpack = IGZIP if tools.installed(IGZIP[0]) else GZIP
     with (
         _opened(path) as content_source,
         _opened(path) as checksum_source,
-        _running(FOLLOWING, *_checking(kind, unpack), source=content_source) as reading,
+        _running(FOLLOWING, *_checking(kind, _unpack()), source=content_source) as reading,
         _running(FOLLOWING, SUM, source=checksum_source) as summing,
     ):
-        yield Following(path=path, kind=kind, source=content_source, reading=reading, summing=summing)
+        yield Readings(path=path, kind=kind, source=content_source, reading=reading, summing=summing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Following:
-    """The two readings of a draft that may still grow. ``source`` is a descriptor that stands where they are."""
+class Readings:
+    """The two readings of a file, which may still grow. ``source`` is a descriptor that stands where they are."""
 
     path: Path
     kind: Kind
@@ -156,11 +171,15 @@ class Following:
     reading: _Reading
     summing: _Reading
 
-    def proof(self, *, index: Path | None = None, beat: Beat = None) -> Proof:
-        """Wait until the whole draft has been read, whose lock is given up, and prove it as ``content`` does."""
-        rows = self._rows(index, beat)
-        size_bytes = os.fstat(self.source).st_size
-        return Proof(rows=rows, sha256=self.summing.checksum(self.path, size_bytes, beat))
+    def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
+        """Wait until all of a file has been read that nobody locks any more, and prove it as ``content`` does."""
+        checksum = self.summing.checksum(self.path, beat)
+        if expected not in {"", checksum}:
+            raise VerificationError(
+                f"{self.path}: the checksum differs, expected that of the manifest",
+                hint="dental-pms-backup verify   # which sets are good",
+            )
+        return Proof(rows=self._rows(index, beat), sha256=checksum)
 
     def _rows(self, index: Path | None, beat: Beat) -> dict[str, int]:
         with contextlib.suppress(VerificationError):  # read once more, alone, it shows whether that is so
@@ -185,10 +204,11 @@ class _Reading:
             return _archive_answer(path, ended[-2], out, index, beat)
         return _dump_answer(path, kind, out)
 
-    def checksum(self, path: Path, size_bytes: int, beat: Beat) -> str:
-        """Return the checksum of a file of that size; VerificationError unless all of it was read."""
+    def checksum(self, path: Path, beat: Beat) -> str:
+        """Return the checksum of the file; VerificationError unless all of it was read."""
         _, out = self._printed(path, beat)
         summed = _sum_in(path, out)
+        size_bytes = os.fstat(self.source).st_size
         if os.lseek(self.source, 0, os.SEEK_CUR) != size_bytes or (summed == OF_NOTHING) != (size_bytes == 0):
             raise _no_checksum(path)
         return summed
@@ -215,6 +235,11 @@ def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Pat
     os.lseek(source, 0, os.SEEK_SET)
     with _running(*_checking(kind, unpack), source=source) as reading:
         return reading.answer(path, kind, index, beat)
+
+
+def _unpack() -> Sequence[str]:
+    """Return the argv of the fastest program installed that unpacks."""
+    return IGZIP if tools.installed(IGZIP[0]) else GZIP
 
 
 def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
@@ -274,9 +299,9 @@ def _no_checksum(path: Path) -> VerificationError:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise VerificationError(f"{path}: cannot be read: {error.strerror}, expected to read it back") from None
+        raise durable.refusal(path, "cannot be read back", error) from None
     try:
         yield descriptor
     finally:

@@ -41,8 +41,16 @@ def test_a_run_publishes_nothing_when_the_compressor_dies(site: Site, word: str,
 @pytest.mark.fault("Ourselves", "the compressor writes half of it and exits 0, in the")
 @pytest.mark.parametrize("word", STREAMS, ids=["database", "attachments"])
 def test_a_run_publishes_nothing_when_the_compressor_writes_half_with_status_0(site: Site, word: str) -> None:
-    path = site.fake_compressor("igzip", '"$real" "$@" | head -c 3000')
+    path = site.fake_compressor("igzip", '"$real" "$@" | { head -c 3000; cat >/dev/null; }')
     fails(site, word, cause="verification", PATH=path)
+    recovers(site)
+
+
+@pytest.mark.fault("Ourselves", "the compressor ends long before the dump does and exits 0")
+def test_a_run_publishes_nothing_when_the_compressor_takes_half_with_status_0(site: Site) -> None:
+    path = site.fake_compressor("igzip", 'head -c 3000 | "$real" "$@"')
+    done = fails(site, "db", cause="dump", PATH=path)
+    assert "db: igzip ended before the dump did, expected it to take all of it" in done.stderr
     recovers(site)
 
 

@@ -37,6 +37,14 @@ def road(host: Machine, name: str) -> str:
     return str(manifest["streams"]["db"]["source"]["road"])
 
 
+def dumps(host: Machine) -> list[str]:
+    """Return the process ids of the dumps that run on a machine, by whatever road."""
+    found = host.run(
+        "grep --files-with-matches --text -e '[-]-format=plain' /proc/[0-9]*/cmdline 2>/dev/null", check=False
+    )
+    return [path.split("/")[2] for path in found.stdout.split()]
+
+
 def test_service_takes_the_containers_own_programs_and_says_so(host: Machine) -> None:
     began = admin.moment(host)
     assert road(host, take(host)) == "namespace"
@@ -98,11 +106,12 @@ def test_stop_ends_the_dump_at_once(host: Machine, wanted: str) -> None:
     with admin.locked_table(host):
         assert faults.start(host, options="--no-block") == 0
         admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        assert dumps(host) != []
         began = time.monotonic()
         host.run(f"systemctl stop {admin.SERVICE}")
         assert time.monotonic() - began < 10
         admin.wait_for(lambda: admin.sessions_of_dumps(host) == 0, timeout_s=2)
-        assert host.run("pgrep --full '[p]g_dump .*--format=plain'", check=False).stdout == ""
+        assert dumps(host) == []
     faults.recovers(host)
 
 
@@ -123,7 +132,8 @@ def test_a_container_that_goes_away_under_its_own_programs_is_temporary(host: Ma
 @pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, pg_dump is killed")
 def test_a_dump_by_the_containers_own_programs_that_is_killed_fails(host: Machine) -> None:
     with faults.dump_going_on(host) as run:
-        host.run("pkill -KILL --full '^[^ ]*[p]g_dump .*--format=plain'")
+        (pid,) = dumps(host)
+        host.run(f"kill -KILL {pid}")
     said = faults.has_failed(run, cause="dump")
     assert "run failed: db: pg_dump: killed by signal 9: it said nothing, expected exit status 0" in said
     faults.recovers(host)

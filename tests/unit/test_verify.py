@@ -402,7 +402,7 @@ def test_checksum_of_a_part_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         draft.write(os.urandom(5 << 20))
         whole(draft)
         with pytest.raises(VerificationError, match="sound"):
-            reading.summing.checksum(tmp_path / "draft", 5 << 20, None)
+            reading.summing.checksum(tmp_path / "draft", None)
 
 
 def test_nothing_runs_any_more_when_the_writer_gives_up(tmp_path: Path) -> None:
