@@ -26,7 +26,7 @@ from dental_pms_backup import (
     unpack,
 )
 from dental_pms_backup.artefacts import NAME_FORMAT, Kind, Stream
-from dental_pms_backup.errors import BackupError, RefusedError, UsageError
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.replay import Into
 
@@ -253,9 +253,12 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
     with stop.deferred():
         try:
             databases.switch(live.server, live.facts.database, made, kept)
-        except BackupError:
+        except BackupError as error:
             if not {kept, live.facts.database} <= databases.names(live.server):
-                raise
+                raise RestoreError(
+                    f"db: the switch failed: {error.message}; {beside.NEW_IS_GONE}",
+                    hint="a role that may rename databases is needed; or --in-place --replace, which needs less",
+                ) from None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import pytest
 
 from tests.system import admin, compare, practice
 from tests.system.machine import Machine
-from tests.system.test_3_fidelity import IN_CONTAINER, assert_same_tree
+from tests.system.test_3_fidelity import IN_CONTAINER, ON_HOST, assert_same_tree
 
 PSQL = IN_CONTAINER.format(program="psql", database=practice.DATABASE)
 PG_DUMP = IN_CONTAINER.format(program="pg_dump", database=practice.DATABASE)
@@ -115,3 +115,23 @@ def test_the_switch_that_a_restore_beside_prints_is_what_an_admin_can_type(host:
         assert compare.rows(host, PSQL) == rows
     finally:
         drop_kept(host)
+
+
+def test_a_dump_of_an_older_server_is_restored_and_one_of_a_newer_refused(host: Machine) -> None:
+    file = dict(admin.took(host, "run db"))["db_file"]
+    rows = compare.rows(host, PSQL)
+    admin.make_native_ready(host)
+    host.write(admin.CONFIG, admin.NATIVE)
+    names = "runuser -u postgres -- psql -XAtc 'select datname from pg_database order by 1'"
+    before = host.run(names).stdout
+    done = admin.dental(host, f"restore db {file} --to other_major")
+    if host.suite == "bookworm":  # its server is 15, the containers' 17
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"{file}: a dump of PostgreSQL 17, expected of 15, the server's, or older\n" in done.stderr
+        assert "hint: a server of PostgreSQL 17 takes it" in done.stderr
+        assert host.run(names).stdout == before
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    assert compare.rows(host, ON_HOST.format(program="psql", database="other_major")) == rows
+    host.run(dict(admin.values(done.stdout))["restore_drop"])
+    assert host.run(names).stdout == before

@@ -1,4 +1,4 @@
-"""Restores of the same data: this product in place, the seed's strict replay, other ones into an empty place."""
+"""Restores of the same data: this product beside the live one, the seed's strict replay, others into an empty place."""
 
 from collections.abc import Mapping
 
@@ -28,6 +28,7 @@ borg create --stdin-name db.sql --content-from-command $KEPT/borg::db -- pg_dump
 cd $TREE; borg create $KEPT/borg::tree .
 """
 DROP = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;"
+GONE = "-c 'drop database if exists fresh' -c checkpoint"
 FRESH = "-c 'drop database if exists fresh' -c 'create database fresh' -c checkpoint"
 FRESH_NATIVE = f"psql -Xq -d template1 {FRESH}"
 FRESH_IN_CONTAINER = f"docker exec $DB psql -Xq -U dental -d template1 {FRESH}"
@@ -50,7 +51,7 @@ def measure(options: Options, environment: Mapping[str, str]) -> Report:
 
 
 def _native() -> list[Contender]:
-    ours = "BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml restore db latest --in-place"
+    ours = "BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml restore db latest --to fresh"
     seed = f"{PSQL} -d dental_pms -c '{DROP}' && gzip -dc $KEPT/db.sql.gz | {PSQL} -d dental_pms"
     fresh = {
         "pg_restore of -Fc": "pg_restore -d fresh $KEPT/db.dump",
@@ -66,7 +67,7 @@ def _native() -> list[Contender]:
             before=FRESH_NATIVE,
             role=Role.FLOOR,
         ),
-        _ours(NATIVE, "db", ours, before="psql -Xq -d template1 -c checkpoint"),
+        _ours(NATIVE, "db", ours, before=f"psql -Xq -d template1 {GONE}"),
         Contender(
             stream=NATIVE,
             name="gzip -dc | psql",
@@ -81,7 +82,7 @@ def _native() -> list[Contender]:
 def _compose() -> list[Contender]:
     compose = f"docker compose exec -T db {PSQL} -U dental -d dental_pms"
     seed = f"cd /srv/dental-pms; {compose} -c '{DROP}' </dev/null && gzip -dc $KEPT/compose.sql.gz | {compose}"
-    ours = "BACKUP_DIR=$KEPT/compose dental-pms-backup restore db latest --in-place"
+    ours = "BACKUP_DIR=$KEPT/compose dental-pms-backup restore db latest --to fresh"
     checkpoint = "docker exec $DB psql -Xq -U dental -d template1 -c checkpoint"
     return [
         Contender(
@@ -91,7 +92,7 @@ def _compose() -> list[Contender]:
             before=FRESH_IN_CONTAINER,
             role=Role.FLOOR,
         ),
-        _ours(COMPOSE, "db", ours, before=checkpoint),
+        _ours(COMPOSE, "db", ours, before=f"docker exec $DB psql -Xq -U dental -d template1 {GONE}"),
         Contender(
             stream=COMPOSE, name="gzip -dc | docker compose exec psql", line=seed, before=checkpoint, role=Role.SEED
         ),
