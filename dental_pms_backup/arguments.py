@@ -110,6 +110,11 @@ def _add_extract(commands: Commands) -> None:
     command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
 
 
+def _add_drill(commands: Commands) -> None:
+    command = _command(commands, "drill", "drill", "restore a set into a throwaway server and prove it equal")
+    command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
+
+
 def _add_prune(commands: Commands) -> None:
     prune = _command(commands, "prune", "prune", "remove what retention lets go, as a run does at its end")
     prune.add_argument("--dry-run", action="store_true", help="print each choice with its reason, remove nothing")
@@ -162,6 +167,7 @@ COMMANDS: dict[str, Callable[[Commands], None]] = {
     "verify": _add_verify,
     "restore": _add_restore,
     "extract": _add_extract,
+    "drill": _add_drill,
     "prune": _add_prune,
     "keep": _add_keep,
     "accept": _add_accept,

@@ -11,7 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dental_pms_backup import proofs
 from dental_pms_backup.errors import StoreError, UsageError
+from dental_pms_backup.proofs import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +77,7 @@ class Artefact:
 class StoredSet:
     """A set on disk, or files that an older script left under such names: those have no manifest.
 
-    ``problems`` says what is missing or of another size than the manifest has it.
+    ``problems`` says what is missing or of another size than the manifest has it, ``proof`` what a drill found.
     """
 
     name: str
@@ -85,6 +87,7 @@ class StoredSet:
     problems: tuple[str, ...] = ()
     pinned: bool = False
     accepted: bool = False
+    proof: Mapping[str, Any] | None = None
 
     @property
     def suspicions(self) -> tuple[str, ...]:
@@ -93,15 +96,23 @@ class StoredSet:
 
     @property
     def state(self) -> str:
-        """Return ``verified`` (as its run proved it), ``unproven`` (no manifest), ``damaged`` or ``suspect``.
+        """Return how far the set can be trusted, the worst first.
 
-        A suspect set is whole, but waits for the admin to accept it.
+        ``damaged``; ``suspect``: it is whole, but waits for the admin to accept it; ``failed``: its drill; ``proven``:
+        its drill passed; ``verified``, as its run proved it; ``unproven``: it has no manifest.
         """
         if self.problems:
             return "damaged"
         if self.suspicions and not self.accepted:
             return "suspect"
+        if self.proof:
+            return "proven" if self.proof["result"] == Result.PASSED else "failed"
         return "unproven" if self.manifest is None else "verified"
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether nothing is known against the set."""
+        return self.state not in {"damaged", "suspect", "failed"}
 
     def artefact(self, kind: Kind) -> Artefact | None:
         """Return the set's file of a kind, if it has one."""
@@ -196,14 +207,22 @@ def checksum_lines(manifest: Mapping[str, Any]) -> str:
 def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], beside: Mapping[str, object]) -> StoredSet:
     """Return the set of a name, of which these files are there; ``beside`` has the names in ``sets``."""
     present = {kind: size for kind, file in files.items() if (size := _size(file)) is not None}
-    marks = {"pinned": f"{name}.pinned" in beside, "accepted": f"{name}.accepted" in beside}
+    pinned, accepted = f"{name}.pinned" in beside, f"{name}.accepted" in beside
     named = f"{name}.json" in beside
     manifest = read_manifest(manifest_path(store, name), name) if named else None
     if manifest is None:
         found = tuple(_unlisted(kind, name, size) for kind, size in present.items())
         unread = (f"sets/{name}.json: not a manifest, expected one of format {FORMAT}",) if named else ()
         moment = datetime.strptime(name, NAME_FORMAT).astimezone(UTC)
-        return StoredSet(name=name, taken_at=moment, artefacts=found, manifest=None, problems=unread, **marks)
+        return StoredSet(
+            name=name,
+            taken_at=moment,
+            artefacts=found,
+            manifest=None,
+            problems=unread,
+            pinned=pinned,
+            accepted=accepted,
+        )
     artefacts, problems = [], []
     for entry in entries(manifest):
         kind = Kind(entry["kind"])
@@ -221,7 +240,9 @@ def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], besi
         artefacts=tuple(artefacts),
         manifest=manifest,
         problems=tuple(problems),
-        **marks,
+        pinned=pinned,
+        accepted=accepted,
+        proof=proofs.read(store, name, manifest) if f"{name}.{proofs.SUFFIX}" in beside else None,
     )
 
 

@@ -152,6 +152,26 @@ def _extract(arguments: Arguments) -> int:
     return DONE
 
 
+def _drill(arguments: Arguments) -> int:
+    from dental_pms_backup import drill, report
+
+    try:
+        settings = _settings(arguments)
+        drilled = drill.perform(settings, arguments.set, now=_now(), watch=_watch(arguments, settings))
+        if drilled is None:
+            _print(["drill_status=nothing"])
+            return DONE
+        _print(report.drilled_lines(drilled))
+        if drilled.failure:
+            raise drilled.failure
+    except BackupError as error:
+        with contextlib.suppress(OutputError):  # the failure is the one to tell
+            _print([f"failure={error.cause}", "drill_status=failed"])
+        raise
+    _print(["drill_status=proven"])
+    return DONE
+
+
 def _prune(arguments: Arguments) -> int:
     from dental_pms_backup import report, run
 
@@ -201,7 +221,7 @@ def _config_show(arguments: Arguments) -> int:
     settings = _settings(arguments)
     shown = {
         name: {
-            "value": None if value is None else value if isinstance(value, int) else str(value),
+            "value": keys.plain(value),
             "origin": origin,
         }
         for (name, value), origin in zip(settings.values.items(), settings.origins.values(), strict=True)
@@ -215,9 +235,9 @@ def _config_show(arguments: Arguments) -> int:
 
 
 def _config_schema(_arguments: Arguments) -> int:
-    from dental_pms_backup import keys
+    from dental_pms_backup import reference
 
-    _print_json(keys.schema())
+    _print_json(reference.schema())
     return DONE
 
 
@@ -333,6 +353,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "verify": _verify,
     "restore": _restore,
     "extract": _extract,
+    "drill": _drill,
     "prune": _prune,
     "keep": _keep,
     "accept": _accept,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup import document
 from dental_pms_backup.document import quoted
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.keys import KEY_OF, KEYS, Key, Road, Source, Value
+from dental_pms_backup.keys import CHECK_NAME, KEY_OF, KEYS, Checks, Key, Road, Source, Value, Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,6 +104,20 @@ class Attachments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    """How a drill restores and what it asks; ``checks`` are names with a query each, ``timeout_s`` is for all of it."""
+
+    where: Where
+    directory: Path
+    memory_mb: int
+    timeout_s: int
+    files_query: str
+    files_below: str
+    checks: Checks
+    after_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Offsite:
     """The second place."""
 
@@ -127,6 +141,7 @@ class Config:
     database: Database
     native: Native
     attachments: Attachments
+    drill: Drill
     offsite: Offsite
     values: Mapping[str, Value] = field(repr=False)
     origins: Mapping[str, str] = field(repr=False)
@@ -142,7 +157,8 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     problems: list[str] = []
     for name, scalar in document.scalars(path, problems).items():
         try:
-            values[name] = _convert(KEY_OF[name], scalar)
+            convert = _checks if KEY_OF[name].kind == "checks" else _convert
+            values[name] = convert(KEY_OF[name], scalar)
             origins[name] = f"{path}:{scalar.line}"
         except ValueError as error:
             problems.append(f"{path}:{scalar.line}: {name}: {error}")
@@ -179,6 +195,24 @@ def _convert(key: Key, scalar: Line) -> Value:
             raise ValueError(f"{quoted(scalar.text)} is no text, expected {key.expected} (put it in quotes)")
         case _:
             return _text(key, scalar.text)
+
+
+def _checks(key: Key, scalar: Line) -> Checks:
+    """Turn a mapping into names and queries; ValueError as ``_convert``."""
+    if scalar.tag != "map":
+        raise ValueError(f"{quoted(scalar.text)}, expected {key.expected}")
+    return tuple((name, _query(name, line)) for name, line in scalar.entries)
+
+
+def _query(name: str, scalar: Line) -> str:
+    """Return the query of a check; ValueError as ``_convert``."""
+    if not re.fullmatch(CHECK_NAME, name):
+        raise ValueError(f"{quoted(name)} as a name, expected letters, digits, spaces and . _ - (60 at most)")
+    if scalar.tag != "str" or not scalar.text.strip():
+        raise ValueError(f"{name}: {quoted(scalar.text)} is no query, expected SQL that returns true or false")
+    if CONTROL.search(re.sub(r"[\n\t]", " ", scalar.text)) or SURROGATE.search(scalar.text):
+        raise ValueError(f"{name}: a control character in {quoted(scalar.text)}, expected SQL")
+    return scalar.text.strip()
 
 
 def _from_variable(key: Key, text: str) -> Value:
@@ -249,6 +283,7 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
     native = section("native")
     offsite = section("offsite")
     database = section("database")
+    drill = section("drill")
     return Config(
         store=_store(values["backup_dir"], values["compose.project_dir"]),
         retention=Retention(**{name: value for name, value in values.items() if name.startswith("keep")}),
@@ -262,6 +297,7 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
         database=Database(**database | {"source": Source(database["source"]), "road": Road(database["road"])}),
         native=Native(**native | {"pgpass_file": credential(native["pgpass_file"])}),
         attachments=Attachments(**section("attachments")),
+        drill=Drill(**drill | {"where": Where(drill["where"])}),
         offsite=Offsite(**offsite | {"rclone_config": credential(offsite["rclone_config"])}),
         values=values,
         origins=origins,

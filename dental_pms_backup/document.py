@@ -33,11 +33,12 @@ class _Mark(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A scalar of the file: its text, its resolved YAML tag, and its line from 1."""
+    """A scalar of the file: its text, its resolved YAML tag, and its line from 1; or a mapping's entries, scalars."""
 
     text: str
     tag: str
     line: int
+    entries: tuple[tuple[str, Line], ...] = ()
 
 
 def scalars(path: Path, problems: list[str]) -> dict[str, Line]:
@@ -118,11 +119,11 @@ def _scalars(path: Path, node: yaml.Node, problems: list[str]) -> dict[str, Line
     for name, value, line in _entries(path, node, "", problems):
         if name in SECTIONS:
             for inner, scalar, inner_line in _entries(path, value, f"{name}.", problems):
-                _take(f"{path}:{inner_line}", inner, scalar, found, problems)
+                _take(path, inner_line, inner, scalar, found, problems)
         elif "." in name:
             problems.append(_unknown(f"{path}:{line}", name))
         else:
-            _take(f"{path}:{line}", name, value, found, problems)
+            _take(path, line, name, value, found, problems)
     return found
 
 
@@ -150,14 +151,30 @@ def _entries(path: Path, node: yaml.Node, prefix: str, problems: list[str]) -> I
         yield name, value, line
 
 
-def _take(where: str, name: str, node: yaml.Node, found: dict[str, Line], problems: list[str]) -> None:
+def _take(path: Path, line: int, name: str, node: yaml.Node, found: dict[str, Line], problems: list[str]) -> None:
+    where = f"{path}:{line}"
     if name not in KEY_OF:
         problems.append(_unknown(where, name))
+    elif KEY_OF[name].kind == "checks" and isinstance(node, yaml.MappingNode):
+        found[name] = Line(text="", tag="map", line=line, entries=tuple(_named(path, name, node, problems)))
     elif not isinstance(node, yaml.ScalarNode):
         problems.append(f"{where}: {name}: {_describe(node)}, expected {KEY_OF[name].expected}")
     else:
-        tag = node.tag.removeprefix("tag:yaml.org,2002:")
-        found[name] = Line(text=node.value, tag=tag, line=_line_of(node.start_mark))
+        found[name] = _scalar(node)
+
+
+def _named(path: Path, name: str, node: yaml.MappingNode, problems: list[str]) -> Iterator[tuple[str, Line]]:
+    """Yield the scalars of a mapping whose names are the admin's own, none of an empty one."""
+    for inner, value, line in _entries(path, node, f"{name}.", problems) if node.value else ():
+        if isinstance(value, yaml.ScalarNode):
+            yield inner.removeprefix(f"{name}."), _scalar(value)
+        else:
+            problems.append(f"{path}:{line}: {quoted(inner)}: {_describe(value)}, expected text")
+
+
+def _scalar(node: yaml.ScalarNode) -> Line:
+    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    return Line(text=node.value, tag=tag, line=_line_of(node.start_mark))
 
 
 def _unknown(where: str, name: str) -> str:

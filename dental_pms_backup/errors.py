@@ -19,6 +19,7 @@ BackupError                 1   failed
 ├── StalledError            1   stalled          no byte moved for too long
 ├── SuspectError            1   suspect          a set was published, but the admin has to look at it
 ├── RestoreError            1   restore
+├── DrillError              1   drill            a set did not come back as what it was
 ├── OffsiteError            1   offsite
 ├── OutputError             1   output           what was to be printed did not arrive
 └── InterruptedRunError     1   interrupted      a signal asked to stop
@@ -162,6 +163,12 @@ class RestoreError(BackupError):
     """A restore failed; the message says what state the target is in."""
 
     cause = "restore"
+
+
+class DrillError(BackupError):
+    """A set did not pass its drill: what came back is not what went in."""
+
+    cause = "drill"
 
 
 class OffsiteError(BackupError):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-Value = str | int | bool | Path | None
-Kind = Literal["number", "switch", "text", "path", "choice"]
+Checks = tuple[tuple[str, str], ...]
+Value = str | int | bool | Path | Checks | None
+Kind = Literal["number", "switch", "text", "path", "choice", "checks"]
+CHECK_NAME = r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}"
 
 
 class Source(StrEnum):
@@ -25,6 +28,14 @@ class Road(StrEnum):
     NAMESPACE = "namespace"
     SOCKET = "socket"
     EXEC = "exec"
+
+
+class Where(StrEnum):
+    """Where a drill restores to."""
+
+    AUTO = "auto"
+    CONTAINER = "container"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +66,8 @@ class Key:
                 return "an absolute path"
             case "choice":
                 return "one of " + ", ".join(self.choices)
+            case "checks":
+                return "names, each with an SQL query that returns true or false"
 
 
 KEYS = (
@@ -245,6 +258,58 @@ KEYS = (
         says="table whose rows have files; an empty archive beside rows in it makes the set suspect",
     ),
     Key(
+        name="drill.where",
+        kind="choice",
+        default=Where.AUTO,
+        choices=tuple(Where),
+        says="where a drill restores to: a container of the live image, a private cluster, or what fits the set",
+    ),
+    Key(
+        name="drill.directory",
+        kind="path",
+        default=Path("/var/tmp"),  # noqa: S108 - a directory of mode 0711 with a name of its own is made in it
+        says="where the private cluster of a drill and its lists lie; it needs about the room of the database",
+    ),
+    Key(
+        name="drill.memory_mb",
+        kind="number",
+        default=2048,
+        least=256,
+        says="megabytes of memory that the container of a drill may use",
+    ),
+    Key(
+        name="drill.timeout_s",
+        kind="number",
+        default=21_600,
+        least=10,
+        most=604_800,
+        says="seconds after which a drill gives up",
+    ),
+    Key(
+        name="drill.files_query",
+        kind="text",
+        default="select storage_key, byte_size from attachments",
+        says="SQL that returns name and size of every file that the database knows; each has to be in the archive",
+    ),
+    Key(
+        name="drill.files_below",
+        kind="text",
+        default="attachments",
+        says="directory in the archive in which these files are; a dot: they are not in one",
+    ),
+    Key(
+        name="drill.checks",
+        kind="checks",
+        default=(),
+        says="queries on the restored database by a name each; a drill fails unless every one returns true",
+    ),
+    Key(
+        name="drill.after_run",
+        kind="switch",
+        default=False,
+        says="start the drill's service after each successful run",
+    ),
+    Key(
         name="offsite.remote",
         kind="text",
         default=None,
@@ -262,40 +327,6 @@ KEY_OF = {key.name: key for key in KEYS}
 SECTIONS = tuple(dict.fromkeys(key.name.split(".")[0] for key in KEYS if "." in key.name))
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of the configuration file."""
-    top: dict[str, Any] = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "/etc/dental-pms/backup.yaml",
-        "type": "object",
-        "additionalProperties": False,
-        "minProperties": 1,
-        "properties": {name: {"type": "object", "additionalProperties": False, "properties": {}} for name in SECTIONS},
-    }
-    for key in KEYS:
-        section, _, leaf = key.name.rpartition(".")
-        place = top["properties"][section]["properties"] if section else top["properties"]
-        place[leaf] = _key_schema(key)
-    return top
-
-
-def example() -> str:
-    """Return a configuration file that holds every key with its default and what it does."""
-    lines = [
-        "# Every key of /etc/dental-pms/backup.yaml with its default. Copy what you want to change.",
-        "# A key that says null is unset.",
-    ]
-    section = ""
-    for key in sorted(KEYS, key=lambda key: "." in key.name):
-        head, _, leaf = key.name.rpartition(".")
-        if head != section:
-            lines += ["", f"{head}:"]
-            section = head
-        indent = "  " if head else ""
-        lines += [f"{indent}# {key.says}", f"{indent}{leaf}: {render(key.default)}"]
-    return "\n".join(lines) + "\n"
-
-
 def render(value: Value) -> str:
     """Return a value as the configuration file spells it."""
     match value:
@@ -303,24 +334,18 @@ def render(value: Value) -> str:
             return "null"
         case bool():
             return "true" if value else "false"
+        case tuple():
+            return json.dumps(dict(value))  # JSON is YAML
         case _:
             return str(value)
 
 
-def _key_schema(key: Key) -> dict[str, Any]:
-    kind: dict[str, Any]
-    match key.kind:
-        case "number":
-            kind = {"type": "integer", "minimum": key.least, "maximum": key.most}
-        case "switch":
-            kind = {"type": "boolean"}
-        case "text":
-            kind = {"type": "string", "minLength": 1}
-        case "path":
-            kind = {"type": "string", "pattern": "^(/|%d/)" if key.credential else "^/"}
-        case "choice":
-            kind = {"enum": list(key.choices)}
-    if key.default is None:
-        kind["type"] = [kind["type"], "null"]
-    default = str(key.default) if isinstance(key.default, Path) else key.default
-    return kind | {"description": key.says, "default": default}
+def plain(value: Value) -> object:
+    """Return a value as JSON has it."""
+    match value:
+        case Path() | StrEnum():
+            return str(value)
+        case tuple():
+            return dict(value)
+        case _:
+            return value

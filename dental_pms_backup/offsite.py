@@ -79,7 +79,7 @@ def names(remote: Remote) -> list[str]:
 
 def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
-    if stored.state != "verified":
+    if stored.state not in {"verified", "proven"}:
         raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set to copy")
     _check_sums(store, stored, beat=beat)
     *files, manifest = _files(stored)

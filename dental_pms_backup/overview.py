@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from dental_pms_backup.artefacts import StoredSet
+
 TIMER = "dental-pms-backup.timer"
 
 
@@ -18,20 +20,21 @@ def status(store: Path, *, now: datetime) -> dict[str, Any]:
     """Return what ``status`` shows, without touching anything."""
     sets = artefacts.listing(store)
     newest = sets[-1] if sets else None
+    proven = next((stored for stored in reversed(sets) if stored.state == "proven"), None)
     return {
         "store": str(store),
         "sets": len(sets),
-        "newest_set": newest
-        and {
-            "set": newest.name,
-            "taken_at": newest.taken_at.isoformat(),
-            "age_s": round(max(0.0, (now - newest.taken_at).total_seconds())),
-            "state": newest.state,
-        },
+        "newest_set": newest and {**_age(newest, now), "state": newest.state},
+        "newest_proven": proven and _age(proven, now),
         "last_run": ledger.last_report(store),
         "running": lock.is_held(store),
         "timer": timer_state(),
     }
+
+
+def _age(stored: StoredSet, now: datetime) -> dict[str, Any]:
+    age_s = round(max(0.0, (now - stored.taken_at).total_seconds()))
+    return {"set": stored.name, "taken_at": stored.taken_at.isoformat(), "age_s": age_s}
 
 
 def timer_state() -> str:

@@ -311,12 +311,6 @@ def in_database(server: OnHost, database: str) -> OnHost:
     return dataclasses.replace(server, database=database)
 
 
-def told(server: Server, facts: Facts) -> str:
-    """Return what a person is told of a server: its version, and the road to one in a container."""
-    road = f", road {server.road}" if isinstance(server, InContainer) else ""
-    return f"PostgreSQL {facts.major}{road}"
-
-
 def described(server: Server, facts: Facts) -> dict[str, str | int]:
     """Return what a manifest says of where a dump came from: no address, no password."""
     match server:

@@ -17,7 +17,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import artefacts, durable
+from dental_pms_backup import artefacts, durable, proofs
 from dental_pms_backup.artefacts import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FETCHING = ".fetching-"
 DRAFT_OF_MANIFEST = re.compile(rf"\.({NAME_PATTERN})\.json{re.escape(durable.DRAFT_SUFFIX)}")
 OWN_NAME = re.compile(
-    rf"db|sets|attachments_{NAME_PATTERN}\.tgz|RESTORE\.txt|last-run\.json|ledger\.jsonl|lost\+found|\.lock|\..*\.draft"
+    rf"db|sets|attachments_{NAME_PATTERN}\.tgz|RESTORE\.txt|last-run\.json|ledger\.jsonl|lost\+found|\.lock|\.drill-lock|\..*\.draft"
 )
 
 
@@ -208,7 +208,7 @@ def remove(store: Path, stored: StoredSet, stream: Stream) -> list[str]:
             durable.sync_directory(store / "sets")  # never the checksums first: ``recover`` knows the other case only
     elif not staying and durable.exists(store / "sets"):
         durable.remove(artefacts.manifest_path(store, stored.name))
-        for suffix in ("sha256", "accepted", "pinned"):
+        for suffix in ("sha256", "accepted", "pinned", proofs.SUFFIX):
             durable.unlink(store / f"sets/{stored.name}.{suffix}")
         durable.sync_directory(store / "sets")
     for artefact in going:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import postgres
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.progress import duration, size
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.artefacts import StoredSet
     from dental_pms_backup.audit import Verdict
+    from dental_pms_backup.drill import Drilled
     from dental_pms_backup.restore import Restored
     from dental_pms_backup.retention import Choice
     from dental_pms_backup.run import Taken
@@ -50,8 +50,7 @@ def rehearsal_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> I
     yield f"backup_root={store}"
     if sources.database:
         facts = sources.database.facts
-        told = postgres.told(sources.database.server, facts)
-        yield f"would dump database {facts.database} ({size(facts.size)} in {told})"
+        yield f"would dump database {facts.database} ({size(facts.size)} in {sources.database.told})"
     if sources.attachments:
         yield f"would archive {sources.attachments.path}"
     for choice in going:
@@ -70,18 +69,19 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
         "problems": list(stored.problems),
         "suspicions": list(stored.suspicions),
         "pinned": stored.pinned,
+        "drill": stored.proof,
     }
 
 
 def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) -> Iterator[str]:
-    """Yield the lines of ``list``, oldest first; with ``color``, a damaged or suspect set is red."""
+    """Yield the lines of ``list``, oldest first; with ``color``, a set that is not good is red."""
     yield f"{'SET':<19}{'AGE':>14}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
     for stored in sets:
         age = duration(max(0.0, (now - stored.taken_at).total_seconds()))
         sizes = [stored.size_bytes(stream) for stream in Stream]
         database, attachments = (size(count) if count is not None else "-" for count in sizes)
         state = f"{stored.state}{' (pinned)' if stored.pinned else ''}"
-        if color and stored.state in {"damaged", "suspect"}:
+        if color and not stored.is_good:
             state = f"\033[31m{state}\033[0m"
         yield f"{stored.name:<19}{age:>14}{database:>11}{attachments:>13}  {state}"
 
@@ -94,12 +94,35 @@ def set_details(store: Path, stored: StoredSet) -> Iterator[str]:
     yield from (f"problem: {problem}" for problem in stored.problems)
     accepted = " (accepted)" if stored.accepted else ""
     yield from (f"strange: {suspicion}{accepted}" for suspicion in stored.suspicions)
+    if stored.proof:
+        yield from _proof_lines(stored.proof)
     for artefact in stored.artefacts:
         yield f"{artefact.kind}: {store / artefact.path} ({artefact.size_bytes} bytes)"
         if artefact.sha256:
             yield f"  sha256: {artefact.sha256}"
     for stream, part in (stored.manifest or {"streams": {}})["streams"].items():
         yield from _part_lines(stream, part)
+
+
+def _proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
+    yield f"drill: {proof['result']} at {proof['drilled_at']}"
+    yield from (f"  {name}: {result}" for name, result in proof["proofs"].items())
+    yield from (f"  {problem}" for problem in proof.get("problems", ()))
+    if "restore_s" in proof:
+        yield f"  the database was restored in {duration(proof['restore_s'])}"
+    if "data_age_s" in proof:
+        yield f"  its data was {duration(proof['data_age_s'])} old"
+
+
+def drilled_lines(drilled: Drilled) -> Iterator[str]:
+    """Yield what a drill found, as key=value lines, without the last."""
+    yield f"drill_set={drilled.stored.name}"
+    if drilled.where:
+        yield f"drill_where={drilled.where}"
+    for name, result in drilled.results.items():
+        yield f"proof_{name.replace(' ', '_')}={result}"
+    for name, figure in drilled.figures.items():
+        yield f"{name}={figure}"
 
 
 def _part_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
@@ -155,6 +178,10 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         f"newest set: {newest['set']}, {duration(newest['age_s'])} old, {newest['state']}"
         if newest
         else ("newest set: none")
+    )
+    proven = facts["newest_proven"]
+    yield (
+        f"newest proven set: {proven['set']}, {duration(proven['age_s'])} old" if proven else "newest proven set: none"
     )
     last = facts["last_run"]
     if last:

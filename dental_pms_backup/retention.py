@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.artefacts import StoredSet, Stream
     from dental_pms_backup.config import Retention
 
+NEWEST_PROVEN = "the newest set that a drill has proven"
 # The newest set of each of the last N periods stays; a period is what the local date of a set says of it.
 PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
     "daily": lambda taken: (taken.year, taken.month, taken.day),
@@ -38,8 +39,9 @@ def choices(
 
     The set ``made`` by the run that asks always stays and counts first, whatever the clock says; ``coming`` sets
     that do not exist yet are counted as newest; those that a wrong clock dated into the future count last. Pinned
-    sets stay. A damaged or suspect set takes no place: it never pushes a good one out; and while a suspect set
-    waits for the admin's word, nothing is removed.
+    sets stay, and so does the newest that a drill has proven. A damaged or suspect set, or one that failed its drill,
+    takes no place: it never pushes a good one out; and while a suspect set waits for the admin's word, nothing is
+    removed.
     """
     if policy.keep < 1:
         raise ValueError(f"keep is {policy.keep}, expected at least 1")
@@ -48,21 +50,19 @@ def choices(
         having, key=lambda stored: (stored.name == made, stored.taken_at <= now, stored.taken_at), reverse=True
     )
     suspect = next((stored.name for stored in newest_first if stored.state == "suspect"), "")
-    periods = _newest_of_periods([stored for stored in newest_first if _is_good(stored)], policy)
+    periods = _newest_of_periods([stored for stored in newest_first if stored.is_good], policy)
+    proven = next((stored.name for stored in newest_first if stored.state == "proven"), "")
     chosen, places = [], coming
     for stored in newest_first:
         place = places + 1
-        places += _is_good(stored)
+        places += stored.is_good
         reason = f"nothing is removed while set {suspect} is suspect" if suspect else ""
         reason = reason or _reason_to_stay(stored, place, policy, now=now) or periods.get(stored.name, "")
-        counted = f"number {place} from the newest" if _is_good(stored) else stored.state
+        reason = reason or (NEWEST_PROVEN if stored.name == proven else "")
+        counted = f"number {place} from the newest" if stored.is_good else stored.state
         gone = f"{counted}, {policy.keep} stay"
         chosen.append(Choice(stored=stored, stream=stream, keep=bool(reason), reason=reason or gone))
     return chosen
-
-
-def _is_good(stored: StoredSet) -> bool:
-    return stored.state not in {"damaged", "suspect"}
 
 
 def _reason_to_stay(stored: StoredSet, place: int, policy: Retention, *, now: datetime) -> str:

@@ -13,45 +13,67 @@ from dental_pms_backup.errors import BackupError, DatabaseError, ToolMissingErro
 from dental_pms_backup.postgres import INSTALLED, OnHost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 PORT = 5432
 STARTS_WITHIN_S = 60
-# durability and network are of no use to a cluster that is thrown away
-SETTINGS = ("listen_addresses=", "fsync=off", "full_page_writes=off", "autovacuum=off", "max_connections=10")
+# durability and network are of no use to a cluster that is thrown away; its log quotes no row; and where no page may
+# be written and executed, as in our units, there is no JIT
+SETTINGS = (
+    "listen_addresses=",
+    "fsync=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+    "max_connections=10",
+    "log_min_messages=fatal",
+    "jit=off",
+)
 
 
 @contextlib.contextmanager
 def cluster(directory: Path, *, database: str, user: str = "postgres") -> Iterator[OnHost]:
-    """Make a cluster in a new directory, run it, and yield its server with one empty database.
+    """Make and run a cluster of the newest version installed, as ``server``, with one empty database."""
+    with server(directory, _newest(), user=user) as made:
+        postgres.ask(made, f'create database "{database}"')
+        yield postgres.in_database(made, database)
+
+
+@contextlib.contextmanager
+def server(
+    directory: Path, bin_dir: Path, *, user: str = "postgres", superuser: str = "postgres", settings: Sequence[str] = ()
+) -> Iterator[OnHost]:
+    """Make a cluster in a new directory, run it as a system user, and yield its server as its superuser.
 
     Only its socket, in that directory of mode 0700, leads to it. The server ends with the block, also when this
-    process is killed; the directory stays for the caller to remove. ToolMissingError, DatabaseError.
+    process is killed; the directory stays for the caller to remove. DatabaseError.
     """
-    bin_dir = _newest()
     directory.mkdir(mode=0o700)
     run_as = None
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         run_as = user
         shutil.chown(directory, user, user)
     data = directory / "data"
-    _made(bin_dir, data, user, run_as)
+    _made(bin_dir, data, superuser, run_as)
     argv = [str(bin_dir / "postgres"), "-D", str(data), "-k", str(directory), "-p", str(PORT)]
-    argv += [word for setting in SETTINGS for word in ("-c", setting)]
-    server = OnHost(
+    argv += [word for setting in (*SETTINGS, *settings) for word in ("-c", setting)]
+    made = OnHost(
         host=str(directory),
         port=PORT,
-        user=user,
+        user=superuser,
         database="postgres",
         run_as=run_as,
         pgpass_file=None,
         bin_dir=bin_dir,
     )
     with tools.background(tools.as_user(argv, run_as) if run_as else argv, log=directory.with_suffix(".log")):
-        _wait_for(server)
-        postgres.ask(server, f'create database "{database}"')
-        yield postgres.in_database(server, database)
+        _wait_for(made)
+        yield made
+
+
+def programs(major: int) -> Path | None:
+    """Return the directory of a major version's programs, None where no server of that version is installed."""
+    return next((path.parent for path in INSTALLED.glob(f"{major}/bin/initdb")), None)
 
 
 def _newest() -> Path:
@@ -61,13 +83,13 @@ def _newest() -> Path:
     return max(found, key=lambda path: int(path.parts[-2]))
 
 
-def _made(bin_dir: Path, data: Path, user: str, run_as: str | None) -> None:
+def _made(bin_dir: Path, data: Path, superuser: str, run_as: str | None) -> None:
     argv = [
         str(bin_dir / "initdb"),
         "-D",
         str(data),
         "-U",
-        user,
+        superuser,
         "--auth=trust",
         "--encoding=UTF8",
         "--no-locale",

@@ -24,6 +24,12 @@ class DatabaseSource:
     server: postgres.Server
     facts: postgres.Facts
 
+    @property
+    def told(self) -> str:
+        """Return what a person is told of it: its version, and the road to one in a container."""
+        road = f", road {self.server.road}" if isinstance(self.server, postgres.InContainer) else ""
+        return f"PostgreSQL {self.facts.major}{road}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachmentsSource:

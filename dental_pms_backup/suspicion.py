@@ -64,7 +64,7 @@ def _emptied(rows: Mapping[str, int], last: Mapping[str, int], percent: int) -> 
 
 
 def _last_rows(earlier: Sequence[StoredSet]) -> Mapping[str, int]:
-    parts = [_part(stored, Stream.DB) for stored in reversed(earlier) if stored.state == "verified"]
+    parts = [_part(stored, Stream.DB) for stored in reversed(earlier) if stored.is_good]
     found: list[dict[str, int]] = [part["rows"] for part in parts if "rows" in part]
     return found[0] if found else {}
 
@@ -76,12 +76,12 @@ def _part(stored: StoredSet, stream: Stream) -> Mapping[str, Any]:
 
 
 def _last_good(kind: Kind, earlier: Sequence[StoredSet]) -> int | None:
-    good = [stored for stored in earlier if stored.state not in {"damaged", "suspect"}]
+    good = [stored for stored in earlier if stored.is_good]
     found = [artefact.size_bytes for stored in reversed(good) if (artefact := stored.artefact(kind))]
     return found[0] if found else None
 
 
 def _last_entry_count(earlier: Sequence[StoredSet]) -> int:
-    parts = [_part(stored, Stream.ATTACHMENTS) for stored in reversed(earlier) if stored.state == "verified"]
+    parts = [_part(stored, Stream.ATTACHMENTS) for stored in reversed(earlier) if stored.is_good]
     found: list[int] = [part["entries"] for part in parts if "entries" in part]
     return found[0] if found else 0

@@ -68,7 +68,7 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
         with _written(order, draft, "globals") as beat:
             streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
         roles, _ = _prove(order, draft, reading)
-    _tell_taken(Stream.DB, dump["size_bytes"], postgres.told(server, facts))
+    _tell_taken(Stream.DB, dump["size_bytes"], source.told)
     return Proven(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dump, roles]},

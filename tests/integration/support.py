@@ -27,6 +27,7 @@ SET_FILES = re.compile(r"(db/[^.].*|sets/[^.].*|attachments_.*)")
 ENDS_WITHIN_S = 60
 HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
+Setting = str | int | bool | Mapping[str, str]
 Disk = dict[str, tuple[int, int, int, str]]
 Ran = subprocess.CompletedProcess[str]
 
@@ -50,7 +51,7 @@ class Site:
 
     place: Path
     server: OnHost
-    settings: dict[str, str | int | bool] = field(default_factory=dict)
+    settings: dict[str, Setting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings = {
@@ -64,6 +65,7 @@ class Site:
             "native.run_as": self.server.run_as or "postgres",
             "native.database": self.server.database,
             "attachments.path": str(self.attachments),
+            "drill.directory": str(self.place),
         }
         self.configure()
 
@@ -79,7 +81,7 @@ class Site:
     def config(self) -> Path:
         return self.place / "backup.yaml"
 
-    def configure(self, changes: Mapping[str, str | int | bool | None] | None = None) -> None:
+    def configure(self, changes: Mapping[str, Setting | None] | None = None) -> None:
         """Change keys, None takes one away, and write the configuration file."""
         for name, value in (changes or {}).items():
             self.settings.pop(name, None)
@@ -138,7 +140,7 @@ class Site:
         return name
 
     def sets(self) -> list[str]:
-        return sorted(path.stem for path in self.store.glob("sets/*.json"))
+        return sorted(path.stem for path in self.store.glob("sets/*[0-9].json"))
 
     def set_files(self) -> Disk:
         """Return what is on disk under names of artefacts, manifests and checksum files."""

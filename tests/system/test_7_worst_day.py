@@ -65,6 +65,7 @@ def test_the_commands_of_the_man_page_bring_an_empty_server_back(host: Machine) 
 def remove_all(host: Machine) -> None:
     """Remove containers and volumes, as a new server has none; the store stays."""
     host.run(f"docker rm --force --volumes {practice.PROJECT}-db-1 {practice.PROJECT}-backend-1")
+    host.run(f"docker network rm {practice.PROJECT}_default", check=False)
     volumes = "dental_pms_db dental_pms_attachments"
     host.run("docker volume rm " + " ".join(f"{practice.PROJECT}_{volume}" for volume in volumes.split()))
 
@@ -83,9 +84,9 @@ def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> 
     host.run(f"docker exec -i {container} sh -s </root/backend.sh >/root/seen 2>&1 & echo $! >/root/backend.pid")
     held = practice.in_db(f"psql -U {practice.USER} -d {practice.DATABASE} -qAt")
     host.run(f'echo "begin; select count(*) from notes; select pg_sleep(600)" | {held} >/dev/null 2>&1 &')  # noqa: S608 - no SQL of anybody else
-    practice.sql(host, "delete from notes where id > 10")
+    left = practice.sql(host, "delete from notes where id > 10; select count(*) from notes")
     try:
-        admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == "13\n")
+        admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == f"{left}\n")
         done = admin.dental(host, f"restore db {name} --in-place --yes")
         assert (done.returncode, done.stderr) == (0, "")
         admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == "15003\n")

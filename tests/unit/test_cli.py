@@ -220,11 +220,12 @@ def test_failed_run_leaves_earlier_sets_and_no_draft(practice: Practice) -> None
 def test_failed_run_is_what_status_tells(practice: Practice) -> None:
     practice.run("run")
     status, out, _ = practice.run("status")
-    assert (status, out.splitlines()[:4]) == (
+    assert (status, out.splitlines()[:5]) == (
         0,
         [
             f"store: {practice.store} (0 sets)",
             "newest set: none",
+            "newest proven set: none",
             "last run: failed (docker: docker: Cannot connect to the Docker daemon, expected an answer)",
             "running now: no",
         ],

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dental_pms_backup import arguments, cli, config, keys
+from dental_pms_backup import arguments, cli, config, keys, reference
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.keys import KEY_OF, KEYS, Road, Source
+from dental_pms_backup.keys import KEY_OF, KEYS, Road, Source, Where
 from tests.unit.builders import TREE, as_nobody, python
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
     "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, "
-    "suspect, offsite"
+    "suspect, drill, offsite"
 )
 IN_COMPOSE = "compose.project_dir, compose.project, compose.db_service, compose.backend_service"
 KEEP = "expected a whole number from 1 to 1000000"
@@ -233,6 +233,31 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "newline in a path": (
         'backup_dir: "/srv\\n/x"\n',
         [f'1: backup_dir: a control character in "/srv\\n/x", {PATH}'],
+    ),
+    "checks that are a list": (
+        "drill:\n  checks: [select true]\n",
+        ["2: drill.checks: a list, expected names, each with an SQL query that returns true or false"],
+    ),
+    "checks that are text": (
+        "drill:\n  checks: select true\n",
+        ['2: drill.checks: "select true", expected names, each with an SQL query that returns true or false'],
+    ),
+    "check that is a list": ("drill:\n  checks:\n    a: [x]\n", ['3: "drill.checks.a": a list, expected text']),
+    "check given twice": (
+        "drill:\n  checks:\n    a: select true\n    a: select false\n",
+        ["4: drill.checks.a: given twice, expected once (first on line 3)"],
+    ),
+    "check with an odd name": (
+        "drill:\n  checks:\n    a/b: select true\n",
+        ['2: drill.checks: "a/b" as a name, expected letters, digits, spaces and . _ - (60 at most)'],
+    ),
+    "check that is no query": (
+        "drill:\n  checks:\n    a: true\n",
+        ['2: drill.checks: a: "true" is no query, expected SQL that returns true or false'],
+    ),
+    "check with a control character": (
+        'drill:\n  checks:\n    a: "select \\a"\n',
+        ['2: drill.checks: a: a control character in "select \\x07", expected SQL'],
     ),
     # contradictions
     "native without a database": (
@@ -487,6 +512,15 @@ compose: {project_dir: /opt/pms, project: pms, db_service: postgres, backend_ser
 database: {source: native, lock_wait_s: 11, role_passwords: yes}
 native: {host: db.example, port: 5433, user: u, run_as: r, database: d, pgpass_file: /p, bin_dir: /b}
 attachments: {path: /mnt/attachments, mount: /files}
+drill:
+  where: cluster
+  directory: /mnt/drills
+  memory_mb: 512
+  timeout_s: 60
+  files_query: select name, size from files
+  files_below: .
+  checks: {patients: "select true", "no. 2": "select\\n false;"}
+  after_run: yes
 offsite: {remote: "crypt:there", rclone_config: /r.conf}
 """
     found = load(tmp_path, content)
@@ -517,6 +551,16 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
             bin_dir=Path("/b"),
         ),
         attachments=config.Attachments(path=Path("/mnt/attachments"), mount=Path("/files")),
+        drill=config.Drill(
+            where=Where.CLUSTER,
+            directory=Path("/mnt/drills"),
+            memory_mb=512,
+            timeout_s=60,
+            files_query="select name, size from files",
+            files_below=".",
+            checks=(("patients", "select true"), ("no. 2", "select\n false;")),
+            after_run=True,
+        ),
         offsite=config.Offsite(remote="crypt:there", rclone_config=Path("/r.conf")),
         values=found.values,
         origins=found.origins,
@@ -608,13 +652,13 @@ def test_usual_store_is_the_seeds() -> None:
 
 
 def test_schema_has_every_key_with_its_default() -> None:
-    schema = keys.schema()
+    schema = reference.schema()
     found: dict[str, dict[str, Any]] = {}
     for name, entry in schema["properties"].items():
-        inner = entry.get("properties")
+        inner = entry.get("properties", {})
         found |= {f"{name}.{leaf}": each for leaf, each in inner.items()} if inner else {name: entry}
-        assert inner is None or entry["additionalProperties"] is False
-    defaults = {key.name: str(key.default) if isinstance(key.default, Path) else key.default for key in KEYS}
+        assert not inner or entry["additionalProperties"] is False
+    defaults = {key.name: keys.plain(key.default) for key in KEYS}
     assert {name: entry["default"] for name, entry in found.items()} == defaults
     assert {name: entry["description"] for name, entry in found.items()} == {key.name: key.says for key in KEYS}
     assert schema["additionalProperties"] is False
@@ -622,7 +666,7 @@ def test_schema_has_every_key_with_its_default() -> None:
 
 
 def test_schema_of_each_kind_of_key_is_whole() -> None:
-    properties = keys.schema()["properties"]
+    properties = reference.schema()["properties"]
     assert properties["keep"] == {
         "type": "integer",
         "minimum": 1,
@@ -634,12 +678,13 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
     assert properties["database"]["properties"]["role_passwords"]["type"] == "boolean"
     assert properties["database"]["properties"]["source"]["enum"] == ["compose", "native"]
     assert properties["compose"]["properties"]["db_service"]["minLength"] == 1
+    assert properties["drill"]["properties"]["checks"]["propertyNames"] == {"pattern": f"^{keys.CHECK_NAME}$"}
 
 
 KINDS = {"object": dict, "integer": int, "string": str, "boolean": bool, "null": type(None)}
 WORDS = {
     "$schema", "title", "description", "default", "type", "enum", "pattern", "properties", "additionalProperties",
-    "minProperties", "minLength", "minimum", "maximum",
+    "minProperties", "minLength", "minimum", "maximum", "propertyNames",
 }  # fmt: skip
 
 
@@ -652,9 +697,12 @@ def conforms(value: Any, schema: dict[str, Any]) -> bool:  # noqa: ANN401 - any 
         return False
     match value:
         case dict():
-            inner = schema["properties"]
+            inner, others = schema.get("properties", {}), schema["additionalProperties"] or {"enum": []}
+            named = schema.get("propertyNames", {})
             enough = len(value) >= schema.get("minProperties", 0)
-            return enough and all(name in inner and conforms(each, inner[name]) for name, each in value.items())
+            return enough and all(
+                conforms(name, named) and conforms(each, inner.get(name, others)) for name, each in value.items()
+            )
         case str():
             return len(value) >= schema.get("minLength", 0) and bool(re.search(schema.get("pattern", ""), value))
         case int():
@@ -664,7 +712,7 @@ def conforms(value: Any, schema: dict[str, Any]) -> bool:  # noqa: ANN401 - any 
 
 @pytest.mark.parametrize("file", ["etc/backup.yaml", "etc/examples/backup.yaml"])
 def test_shipped_file_conforms_to_the_schema(file: str) -> None:
-    assert conforms(yaml.safe_load((TREE / file).read_text()), keys.schema())
+    assert conforms(yaml.safe_load((TREE / file).read_text()), reference.schema())
 
 
 @pytest.mark.parametrize(
@@ -681,21 +729,23 @@ def test_shipped_file_conforms_to_the_schema(file: str) -> None:
         "database: {source: podman}",
         "database: {role_passwords: 1}",
         "offsite: {rclone_config: '%e/x'}",
+        "drill: {checks: {a: 1}}",
+        "drill: {checks: {a/b: select true}}",
     ],
 )
 def test_schema_refuses_what_the_program_refuses(content: str, tmp_path: Path) -> None:
-    assert not conforms(yaml.safe_load(content), keys.schema())
+    assert not conforms(yaml.safe_load(content), reference.schema())
     assert problems_of(tmp_path, content)
 
 
 def test_schema_takes_a_credential_where_the_program_does(tmp_path: Path) -> None:
     content = "native: {pgpass_file: '%d/pgpass'}\n"
-    assert conforms(yaml.safe_load(content), keys.schema())
+    assert conforms(yaml.safe_load(content), reference.schema())
     assert problems_of(tmp_path, content) == ()
 
 
 def test_example_is_what_the_code_says() -> None:
-    assert (TREE / "etc/examples/backup.yaml").read_text() == keys.example()
+    assert (TREE / "etc/examples/backup.yaml").read_text() == reference.example()
 
 
 def test_example_gives_the_defaults_with_every_key_in_the_file() -> None:

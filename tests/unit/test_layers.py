@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
-    ("stop", "keys", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
-    ("artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
+    ("stop", "keys", "reference", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
+    ("proofs", "artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
     (
         "streams",
         "roads",
@@ -32,6 +32,7 @@ LAYERS = (
         "offsite",
         "scratch",
     ),
+    ("throwaway", "rehearsal", "roundtrip", "inventory", "stage", "proving"),
     (
         "taking",
         "attempts",
@@ -39,6 +40,7 @@ LAYERS = (
         "safety",
         "beside",
         "restore",
+        "drill",
         "worst_day",
         "extract",
         "copies",

@@ -107,6 +107,7 @@ def test_set_is_summed_up_for_programs() -> None:
         "problems": ["db: missing"],
         "suspicions": [],
         "pinned": False,
+        "drill": None,
     }
 
 
@@ -202,6 +203,7 @@ def test_status_of_a_store_without_any_run() -> None:
         "store": "/b",
         "sets": 0,
         "newest_set": None,
+        "newest_proven": None,
         "last_run": None,
         "running": False,
         "timer": "unknown",
@@ -209,6 +211,7 @@ def test_status_of_a_store_without_any_run() -> None:
     assert list(report.status_lines(facts)) == [
         "store: /b (0 sets)",
         "newest set: none",
+        "newest proven set: none",
         "last run: none recorded",
         "running now: no",
         "timer: unknown",
@@ -220,6 +223,7 @@ def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> N
         "store": "/b",
         "sets": 14,
         "newest_set": {"set": NAME, "age_s": 3600, "state": "verified"},
+        "newest_proven": {"set": "2026-11-22_023000", "age_s": 90_000},
         "last_run": {
             "result": "failed",
             "cause": "archive",
@@ -232,6 +236,7 @@ def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> N
     assert list(report.status_lines(facts)) == [
         "store: /b (14 sets)",
         f"newest set: {NAME}, 1 h old, verified",
+        "newest proven set: 2026-11-22_023000, 1 d 1 h old",
         "last run: failed (archive: attachments: x)",
         "  unreadable: ./a: Cannot",
         "running now: yes",

@@ -1,10 +1,10 @@
-"""Restores of the same data: this product beside the live one, the seed's strict replay, others into an empty place."""
+"""Restores of the same data: this product beside live and in place, gzip -dc | psql, other ones into an empty place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tests.system.rig import bench_data, bench_report
-from tests.system.rig.bench_measure import Contender, Options, Role, in_turn, run, tell
-from tests.system.rig.bench_report import Report
+from tests.system.rig.bench_measure import Contender, Options, Result, Role, in_turn, run, tell
+from tests.system.rig.bench_report import Goal, Report, of_role, ratio
 
 NATIVE, COMPOSE, ATTACHMENTS = "restore of db, native", "restore of db, compose", "restore of attachments"
 # Every contender's own backup, made once.
@@ -27,11 +27,16 @@ borg init --encryption=none $KEPT/borg
 borg create --stdin-name db.sql --content-from-command $KEPT/borg::db -- pg_dump dental_pms
 cd $TREE; borg create $KEPT/borg::tree .
 """
-DROP = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;"
-GONE = "-c 'drop database if exists fresh' -c checkpoint"
-FRESH = "-c 'drop database if exists fresh' -c 'create database fresh' -c checkpoint"
-FRESH_NATIVE = f"psql -Xq -d template1 {FRESH}"
-FRESH_IN_CONTAINER = f"docker exec $DB psql -Xq -U dental -d template1 {FRESH}"
+NATIVE_ADMIN = "psql -Xq -d template1"
+CONTAINER_ADMIN = "docker exec -i $DB psql -Xq -U dental -d template1"
+# what restores before it have made or kept
+ONLY_LIVE = """\
+{admin} <<'END'
+select format('drop database %I', datname) from pg_database where datname ~ '^(fresh$|dental_pms_)' \\gexec
+checkpoint;
+END
+"""
+NEW = f"{ONLY_LIVE}\n{{admin}} -c 'create database fresh'"
 PSQL = "psql -Xq -v ON_ERROR_STOP=1"
 LIVE = "restic dump --path /db.sql latest db.sql"
 REMOVE_KEPT = "rm -rf $TREE.before-restore-*"
@@ -45,56 +50,58 @@ def measure(options: Options, environment: Mapping[str, str]) -> Report:
     tell("making every contender's backup")
     run(f"set -e; {MAKE}", given)
     results = in_turn([*_native(), *_compose(), *_attachments()], options.repetitions, options.home / "store", given)
-    run(f"{REMOVE_KEPT}; {FRESH_IN_CONTAINER}; docker exec $DB rm /tmp/compose.sql", given)
+    for admin in (NATIVE_ADMIN, CONTAINER_ADMIN):
+        run(ONLY_LIVE.format(admin=admin), given)
+    run(f"{REMOVE_KEPT}; docker exec $DB rm /tmp/compose.sql", given)
     bench_report.bars(results, "Restore", options.results / "restore")
-    return Report(part="restore", facts=facts, results=results, goals=(), tables=bench_report.tables(results))
+    goals = [_goal(stream, results) for stream in (NATIVE, COMPOSE)]
+    return Report(part="restore", facts=facts, results=results, goals=goals, tables=bench_report.tables(results))
+
+
+def _goal(stream: str, results: Sequence[Result]) -> Goal:
+    figure = ratio(of_role(results, stream, Role.OURS), of_role(results, stream, Role.SEED))
+    return Goal(text=f"{stream}: time at most 1.1 x gzip -dc | psql", figure=figure, most=1.1)
 
 
 def _native() -> list[Contender]:
-    ours = "BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml restore db latest --to fresh"
-    seed = f"{PSQL} -d dental_pms -c '{DROP}' && gzip -dc $KEPT/db.sql.gz | {PSQL} -d dental_pms"
+    ours = "BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml restore db latest"
+    new = NEW.format(admin=NATIVE_ADMIN)
     fresh = {
         "pg_restore of -Fc": "pg_restore -d fresh $KEPT/db.dump",
         "pg_restore -j2 of -Fd": "pg_restore -j2 -d fresh $KEPT/db.dir",
         "restic dump | psql": f"{LIVE} | {PSQL} -d fresh",
         "borg extract | psql": f"borg extract --stdout $KEPT/borg::db | {PSQL} -d fresh",
     }
+    floor, seed = f"{PSQL} -1 -d fresh <$KEPT/db.sql", f"gzip -dc $KEPT/db.sql.gz | {PSQL} -d fresh"
     return [
-        Contender(
-            stream=NATIVE,
-            name="psql -1 < plain SQL",
-            line=f"{PSQL} -1 -d fresh <$KEPT/db.sql",
-            before=FRESH_NATIVE,
-            role=Role.FLOOR,
-        ),
-        _ours(NATIVE, "db", ours, before=f"psql -Xq -d template1 {GONE}"),
-        Contender(
-            stream=NATIVE,
-            name="gzip -dc | psql",
-            line=seed,
-            before="psql -Xq -d template1 -c checkpoint",
-            role=Role.SEED,
-        ),
-        *(Contender(stream=NATIVE, name=name, line=line, before=FRESH_NATIVE) for name, line in fresh.items()),
+        Contender(stream=NATIVE, name="psql -1 < plain SQL", line=floor, before=new, role=Role.FLOOR),
+        *_ours_of_database(NATIVE, ours, NATIVE_ADMIN),
+        Contender(stream=NATIVE, name="gzip -dc | psql", line=seed, before=new, role=Role.SEED),
+        *(Contender(stream=NATIVE, name=name, line=line, before=new) for name, line in fresh.items()),
     ]
 
 
 def _compose() -> list[Contender]:
-    compose = f"docker compose exec -T db {PSQL} -U dental -d dental_pms"
-    seed = f"cd /srv/dental-pms; {compose} -c '{DROP}' </dev/null && gzip -dc $KEPT/compose.sql.gz | {compose}"
-    ours = "BACKUP_DIR=$KEPT/compose dental-pms-backup restore db latest --to fresh"
-    checkpoint = "docker exec $DB psql -Xq -U dental -d template1 -c checkpoint"
+    ours = "BACKUP_DIR=$KEPT/compose dental-pms-backup restore db latest"
+    new = NEW.format(admin=CONTAINER_ADMIN)
+    floor = f"docker exec $DB {PSQL} -U dental -1 -d fresh -f /tmp/compose.sql"
+    seed = f"cd /srv/dental-pms; gzip -dc $KEPT/compose.sql.gz | docker compose exec -T db {PSQL} -U dental -d fresh"
     return [
         Contender(
-            stream=COMPOSE,
-            name="psql -1 -f plain SQL in the container",
-            line=f"docker exec $DB {PSQL} -U dental -1 -d fresh -f /tmp/compose.sql",
-            before=FRESH_IN_CONTAINER,
-            role=Role.FLOOR,
+            stream=COMPOSE, name="psql -1 -f plain SQL in the container", line=floor, before=new, role=Role.FLOOR
         ),
-        _ours(COMPOSE, "db", ours, before=f"docker exec $DB psql -Xq -U dental -d template1 {GONE}"),
+        *_ours_of_database(COMPOSE, ours, CONTAINER_ADMIN),
+        Contender(stream=COMPOSE, name="gzip -dc | docker compose exec psql", line=seed, before=new, role=Role.SEED),
+    ]
+
+
+def _ours_of_database(stream: str, line: str, admin: str) -> list[Contender]:
+    """Return the default, which is what has a goal, and the switch in place, which takes a safety set first."""
+    before = ONLY_LIVE.format(admin=admin)
+    return [
+        _ours(stream, "db", f"{line} --to fresh", before=before),
         Contender(
-            stream=COMPOSE, name="gzip -dc | docker compose exec psql", line=seed, before=checkpoint, role=Role.SEED
+            stream=stream, name="dental-pms-backup restore db --in-place", line=f"{line} --in-place", before=before
         ),
     ]
 

@@ -1,0 +1,140 @@
+"""The files of an archive beside the rows that name them: sort and join work on lists, in files of mode 0600."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import rehearsal, tools
+from dental_pms_backup.errors import BackupError, DrillError, RoomError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from dental_pms_backup.postgres import Server
+
+    Beat = Callable[[], None] | None
+
+UNDEFINED_TABLE = "42P01"
+FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
+# Turns a line of tar --list --verbose into "name TAB size" of a regular file in a directory, both as COPY writes them:
+# the name below the directory. Of a hard link, whose size stands with its other name, the size is "*".
+FILES = r"""
+BEGIN { our $below = shift @ARGV; our %said = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
+        our %copied = ("\\", "\\\\", "\b", "\\b", "\t", "\\t", "\n", "\\n", "\x0b", "\\v", "\f", "\\f", "\r", "\\r") }
+my ($type, $size, $name) = /^(.)\S+ +\S+ +([\d,]+) \S+(?: \d\d:\d\d(?::\d\d)?)? +(\.\/.*)$/ or die "not a line of tar";
+next if $type !~ /[-h]/;
+$name =~ s/ link to .*// if $type eq "h";
+$name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $said{$1} ? chr $said{$1} : $1/ges;
+$name =~ s/^\.\///;
+next if length $below && substr($name, 0, length($below) + 1, "") ne "$below/";
+$name =~ s/([\\\x08-\x0d])/$copied{$1}/g;
+print "$name\t", $type eq "h" ? "*" : $size, "\n";
+"""
+# Counts "size in the row TAB size of the file" lines: equal, linked, and of another size.
+COMPARED = (
+    r"chomp; my ($row, $file) = split /\t/; $file eq '*' ? $linked++ : $row eq $file ? $equal++ : $wrong++;"
+    r" END { printf '%d %d %d', $equal, $linked, $wrong }"
+)
+BY_NAME = ("-t\t", "--key=1,1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """Rows and files beside each other. ``unsized`` files are hard links, whose size was not compared."""
+
+    rows: int
+    missing: int
+    wrong_size: int
+    unsized: int
+    orphans: int
+
+
+def listing(source: int, place: Path, *, beat: Beat = None) -> int:
+    """Read an open archive to its last byte, put its list into a directory, and return how many entries it has.
+
+    DrillError when a program fails.
+    """
+    os.lseek(source, 0, os.SEEK_SET)
+    verbose = ["--verbose", "--numeric-owner", "--quoting-style=escape"]
+    tar = ["tar", "--list", "--file=-", *verbose]
+    _into(place / "entries", [rehearsal.UNPACKED, tar], source=source, beat=beat)
+    return _count(place / "entries", beat)
+
+
+def match(server: Server, query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:
+    """Compare what a query returns, key and size of each file, with the list made before; None without its table.
+
+    DrillError when the query fails.
+    """
+    directory = "" if below == "." else below.strip("/")
+    with (place / "entries").open("rb") as entries:
+        perl = ["perl", "-ne", FILES, directory]
+        _into(place / "files", [perl, _sorted(place)], source=entries.fileno(), beat=beat)
+    script = f"copy ({query.strip().rstrip(';')}) to stdout;\n"
+    with tools.memory("query") as source:
+        os.write(source, script.encode())
+        os.lseek(source, 0, os.SEEK_SET)
+        try:
+            _into(place / "rows", [rehearsal.rows_argv(server), _sorted(place)], source=source, beat=beat)
+        except DrillError as error:
+            if UNDEFINED_TABLE in error.message:
+                return None
+            raise
+    both = ["join", "-t\t", "-o", "1.2,2.2", str(place / "rows"), str(place / "files")]
+    equal, linked, wrong = (int(word) for word in _small([both, ["perl", "-ne", COMPARED]], beat).split())
+    rows = _count(place / "rows", beat)
+    return Matched(
+        rows=rows,
+        missing=rows - equal - linked - wrong,
+        wrong_size=wrong,
+        unsized=linked,
+        orphans=int(_small([_only_in(2, place), ["wc", "--lines"]], beat)),
+    )
+
+
+def _sorted(place: Path) -> list[str]:
+    return ["sort", *BY_NAME, "--buffer-size=64M", f"--temporary-directory={place}"]
+
+
+def _only_in(number: int, place: Path) -> list[str]:
+    return ["join", "-t\t", "-v", str(number), "-o", "0", str(place / "rows"), str(place / "files")]
+
+
+def _count(path: Path, beat: Beat) -> int:
+    return int(_small([["wc", "--lines", str(path)]], beat).split()[0])
+
+
+def _into(path: Path, argvs: Sequence[Sequence[str]], *, source: int | None, beat: Beat) -> None:
+    """Run a pipeline into a file of mode 0600, in place of an earlier one."""
+    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _demand(tools.pipeline(*argvs, source=source, out=out, beat=beat))
+    finally:
+        os.close(out)
+
+
+def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
+    with tools.memory("counted") as out:
+        _demand(tools.pipeline(*argvs, out=out, beat=beat))
+        return os.pread(out, 4096, 0).decode("ascii", "replace")
+
+
+def _demand(ended: Sequence[tools.Ended]) -> None:
+    failed = next((program for program in reversed(ended) if not program.ok and not program.broken_pipe), None)
+    failed = failed or next((program for program in ended if not program.ok), None)
+    if failed:
+        raise _failure(failed)
+
+
+def _failure(failed: tools.Ended) -> BackupError:
+    if any(FULL.search(line) for line in failed.said):
+        return RoomError("drill: no space left for the list of the attachments, expected room for it", hint="df -h")
+    state = next((found[1] for line in failed.said if (found := re.search(r"ERROR:\s+(\w{5})$", line))), "")
+    return DrillError(
+        f"attachments: {failed}{f' (SQLSTATE {state})' if state else ''}, expected to read all of them",
+        hint="dental-pms-backup verify",
+    )

@@ -1,0 +1,244 @@
+"""The proofs of a drill: what is tried on a set and its copy in a throwaway server, each passed or failed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup import inventory, notify, rehearsal, roundtrip, stage, verify
+from dental_pms_backup.artefacts import Kind, Stream
+from dental_pms_backup.errors import DrillError, StalledError, VerificationError
+from dental_pms_backup.proofs import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from dental_pms_backup.artefacts import StoredSet
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.postgres import Server
+    from dental_pms_backup.progress import Watch
+    from dental_pms_backup.roundtrip import Tally
+
+TOLD_AT_MOST = 5
+CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
+
+
+@dataclass(slots=True)
+class Findings:
+    """The proofs of a drill as they come in."""
+
+    where: str = ""
+    results: dict[str, Result] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def proof(self, name: str) -> Iterator[None]:
+        """Keep what speaks against the set, so that the other proofs are tried as well; any other failure goes on."""
+        self.results[name] = Result.FAILED
+        try:
+            yield
+        except (DrillError, VerificationError) as error:
+            self.problems.append(error.message)
+        else:
+            self.results[name] = Result.PASSED
+
+    @contextlib.contextmanager
+    def timed(self, figure: str) -> Iterator[None]:
+        """Measure the seconds of the block."""
+        began = time.monotonic()
+        yield
+        self.figures[figure] = round(time.monotonic() - began, 1)
+
+
+class Limit:
+    """The time that a drill may take; while it lasts, systemd is told that the drill lives."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._ends = time.monotonic() + timeout_s
+        self._told = 0.0
+
+    def beat(self) -> None:
+        """Raise StalledError when the time is over."""
+        now = time.monotonic()
+        if now > self._ends:
+            raise StalledError(
+                "drill: not at its end in the time it has, expected it to be done",
+                hint="raise drill.timeout_s in /etc/dental-pms/backup.yaml",
+            )
+        if now - self._told >= 1:
+            self._told = now
+            notify.alive()
+
+    @property
+    def left_s(self) -> float:
+        """Return how many seconds are left."""
+        return max(0.0, self._ends - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What every step of one drill works with; ``files`` are the set's, open."""
+
+    config: Config
+    stored: StoredSet
+    manifest: Mapping[str, Any]
+    files: Mapping[Kind, int]
+    place: Path
+    findings: Findings
+    watch: Watch
+    limit: Limit
+
+    @contextlib.contextmanager
+    def reading(self, label: str, kind: Kind) -> Iterator[Callable[[], None]]:
+        """Show how far a file of the set is read while the block lasts."""
+        source = self.files[kind]
+        with self.watch.over(f"drill: {label}", source, os.fstat(source).st_size) as shown:
+
+            def beat() -> None:
+                shown()
+                self.limit.beat()
+
+            yield beat
+
+    def part(self, stream: Stream) -> Mapping[str, Any]:
+        """Return what the manifest says of a stream."""
+        part: Mapping[str, Any] = self.manifest["streams"][stream]
+        return part
+
+
+def prove(job: Job) -> None:
+    """Try every proof that the set's files allow; each is in the findings afterwards."""
+    with job.findings.proof(CHECKSUMS):
+        _check_files(job)
+    if job.findings.problems:
+        return  # nothing else can be told of other files than the manifest's
+    if Kind.ATTACHMENTS in job.files:
+        with job.findings.proof(ATTACHMENTS), job.findings.timed("attachments_s"):
+            _count_entries(job)
+    if Kind.DB in job.files:
+        _prove_database(job)
+
+
+def _check_files(job: Job) -> None:
+    if job.stored.problems:
+        raise DrillError(job.stored.problems[0])
+    for artefact in job.stored.artefacts:
+        with job.reading(f"{artefact.kind}: checksum", artefact.kind) as beat:
+            path = job.config.store / artefact.path
+            if verify.sha256(path, job.files[artefact.kind], beat=beat) != artefact.sha256:
+                raise DrillError(f"{artefact.path}: the checksum differs, expected that of the manifest")
+
+
+def _count_entries(job: Job) -> None:
+    with job.reading("attachments: reading", Kind.ATTACHMENTS) as beat:
+        found = inventory.listing(job.files[Kind.ATTACHMENTS], job.place, beat=beat)
+    expected = job.part(Stream.ATTACHMENTS).get("entries", found)
+    job.findings.figures["entries"] = found
+    if found != expected:
+        raise DrillError(f"attachments: {found} entries, expected {expected}")
+
+
+def _prove_database(job: Job) -> None:
+    findings, source = job.findings, job.part(Stream.DB)["source"]
+    head = None
+    with findings.proof(LOAD):
+        head = rehearsal.head(job.files[Kind.DB])
+        if head.major != source["server_version"] // 10_000:
+            raise DrillError(
+                f"db: a dump of PostgreSQL {head.major}, expected one of {source['server_version'] // 10_000} "
+                "as the manifest says"
+            )
+    if head is None or findings.results[LOAD] is Result.FAILED:
+        return
+    where = stage.choose(job.config.drill.where, source)
+    findings.where = where.kind
+    notify.status(f"drill: starting a throwaway {where.kind}")
+    superuser = rehearsal.superuser(job.files[Kind.GLOBALS]) if Kind.GLOBALS in job.files else "postgres"
+    packed_bytes = os.fstat(job.files[Kind.DB]).st_size
+    with stage.server(job.config, where, source, job.place, superuser=superuser, packed_bytes=packed_bytes) as server:
+        with findings.proof(LOAD), findings.timed("restore_s"):
+            _load(job, server, head.encoding)
+        if findings.results[LOAD] is Result.FAILED:
+            return
+        came_back = _compare(job, server, head.encoding)
+        if came_back:
+            _compare_rows(job, came_back)
+        _match_files(job, server)
+        _check_content(job, server)
+
+
+def _load(job: Job, server: Server, encoding: str) -> None:
+    rehearsal.make_database(server, encoding)
+    for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
+        if kind in job.files:
+            with job.reading(f"{what}: restoring", kind) as beat:
+                rehearsal.load(server, what, job.files[kind], beat=beat)
+
+
+def _compare(job: Job, server: Server, encoding: str) -> Tally | None:
+    """Dump what was loaded, compare that with the set's own dump, and return what it holds."""
+    came_back = None
+    with job.findings.proof(IDENTITY):
+        notify.status("drill: db: dumping what came back")
+        came_back = roundtrip.of_dump(rehearsal.dump_argv(server, encoding), beat=job.limit.beat)
+        with job.reading("db: comparing", Kind.DB) as beat:
+            went_in = roundtrip.packed(job.files[Kind.DB], beat=beat)
+        _refuse(roundtrip.differences(went_in, came_back), "what came back is not what went in")
+    return came_back
+
+
+def _compare_rows(job: Job, came_back: Tally) -> None:
+    rows = job.part(Stream.DB).get("rows")
+    if rows is None:
+        job.findings.results[ROWS] = Result.NOT_CHECKED
+        return
+    job.findings.figures["rows"] = sum(came_back.rows.values())
+    with job.findings.proof(ROWS):
+        _refuse(roundtrip.row_differences(rows, came_back.rows), "not the rows that the manifest counts")
+
+
+def _match_files(job: Job, server: Server) -> None:
+    """Look for the file of every row that has one."""
+    findings, settings = job.findings, job.config.drill
+    if Kind.ATTACHMENTS not in job.files or findings.results[ATTACHMENTS] is Result.FAILED:
+        findings.results[FILES] = Result.NOT_CHECKED
+        return
+    found = None
+    with findings.proof(FILES):
+        notify.status("drill: attachments: looking for the file of every row")
+        found = inventory.match(server, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
+        _refuse_lack(found, by_default=job.config.origins["drill.files_query"] == "default")
+    if found:
+        findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
+    elif findings.results[FILES] is Result.PASSED:
+        findings.results[FILES] = Result.NOT_CHECKED
+
+
+def _refuse_lack(found: inventory.Matched | None, *, by_default: bool) -> None:
+    """Raise DrillError when rows lack their file, or when there is no table where the admin says that there is one."""
+    if found is None and not by_default:
+        raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
+    if found and (found.missing or found.wrong_size):
+        raise DrillError(
+            f"attachments: of {found.rows} rows {found.missing} have no file in the archive and {found.wrong_size} "
+            "one of another size, expected the file of every row"
+        )
+
+
+def _check_content(job: Job, server: Server) -> None:
+    for name, sql in job.config.drill.checks:
+        with job.findings.proof(f"check {name}"):
+            rehearsal.check(server, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat)
+
+
+def _refuse(differences: Iterator[str], what: str) -> None:
+    """Raise DrillError when there are differences, of which the first are told."""
+    found = list(differences)
+    if found:
+        more = f"; and {len(found) - TOLD_AT_MOST} more" if len(found) > TOLD_AT_MOST else ""
+        raise DrillError(f"db: {what}: {'; '.join(found[:TOLD_AT_MOST])}{more}")

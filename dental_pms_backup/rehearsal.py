@@ -1,0 +1,162 @@
+"""Loading a set's roles and dump into a throwaway server, strictly, and dumping that again."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import postgres, tools
+from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
+from dental_pms_backup.postgres import OnHost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dental_pms_backup.postgres import Server
+
+    Beat = Callable[[], None] | None
+
+DATABASE = "dental_pms_drill"
+SESSION = "dental-pms-backup-drill"
+UNPACKED = ("gzip", "--decompress", "--stdout")
+HEAD_LINES = 60
+HEAD = (
+    rf"1,{HEAD_LINES}{{s/^-- Dumped from database version \([0-9]*\).*/\1/p;"
+    rf"s/^SET client_encoding = '\(.*\)';$/\1/p;}};{HEAD_LINES}q"
+)
+# as pg_dumpall writes the role that initdb made: objects of the system are its own, and dumps tell what differs
+SUPERUSER = (
+    r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
+    r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
+)
+STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", f"--dbname={DATABASE}")
+FULL = {"53100"}
+ROLE_OR_SETTING_MISSING = "42704"
+LACKING = {"58P01", "0A000"}
+EXTENSION = re.compile(r'CREATE EXTENSION IF NOT EXISTS ("[\w -]+"|\w+) WITH SCHEMA ')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a dump says of itself in its first lines: the server's major version, and the encoding."""
+
+    major: int
+    encoding: str
+
+
+def head(source: int) -> Head:
+    """Return what an open, compressed dump says of itself; DrillError when it says nothing."""
+    said = _first_lines(source, ["sed", "--quiet", "--expression", HEAD])
+    if len(said) < 2 or not said[0].isdigit() or not re.fullmatch(r"\w+", said[1]):  # noqa: PLR2004 - those of HEAD
+        raise DrillError("db: the dump does not begin with its version and encoding, expected a dump of pg_dump")
+    return Head(major=int(said[0]), encoding=said[1])
+
+
+def superuser(globals_source: int) -> str:
+    """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
+    return next(iter(_first_lines(globals_source, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres")
+
+
+def make_database(server: Server, encoding: str) -> None:
+    """Make the empty database that is loaded: as the image or package has it, but for encoding and locale."""
+    locale = "C.UTF-8" if encoding == "UTF8" else "C"
+    postgres.ask(
+        server, f"create database {DATABASE} template template0 encoding '{encoding}' locale '{locale}'", timeout_s=600
+    )
+
+
+def load(server: Server, what: str, source: int, *, beat: Beat = None) -> None:
+    """Replay an open, compressed SQL file, every statement of which has to succeed.
+
+    DrillError says what does not load; RoomError, ToolMissingError and TemporaryError are not the set's fault.
+    """
+    os.lseek(source, 0, os.SEEK_SET)
+    psql = _client(server, "psql", *STRICT, "--output=/dev/null", "--file=-", stdin=True)
+    with open(os.devnull, "wb") as nowhere:
+        unpacked, loaded = tools.pipeline(UNPACKED, psql, source=source, out=nowhere.fileno(), beat=beat)
+    if not loaded.ok:
+        raise _load_error(what, source, loaded)
+    if not unpacked.ok:
+        raise DrillError(f"{what}: {unpacked}, expected to read it to its end", hint="dental-pms-backup verify")
+
+
+def dump_argv(server: Server, encoding: str) -> list[str]:
+    """Return the argv that dumps what was loaded, as the set's own dump was made."""
+    options = ("--format=plain", "--no-password", f"--encoding={encoding}", f"--dbname={DATABASE}")
+    return _client(server, "pg_dump", *options)
+
+
+def rows_argv(server: Server) -> list[str]:
+    """Return the argv that runs the SQL on its stdin and prints what it returns."""
+    return _client(server, "psql", *STRICT, "-At", "--file=-", stdin=True)
+
+
+def check(server: Server, name: str, sql: str, *, timeout_s: float, beat: Beat = None) -> None:
+    """Raise DrillError, which names a query but nothing that it returned, unless that is one true."""
+    ended, out = tools.capture(
+        rows_argv(server), text_in=f"{sql.rstrip().rstrip(';')};\n", timeout_s=timeout_s, beat=beat
+    )
+    if not ended.ok:
+        raise DrillError(f"check {name}: the query failed ({_why(ended)}), expected one that returns true or false")
+    if out != "t\n":
+        what = "returned false" if out == "f\n" else "returned neither true nor false"
+        raise DrillError(f"check {name}: {what}, expected true")
+
+
+def _client(server: Server, program: str, *arguments: str, stdin: bool = False) -> list[str]:
+    found = str(server.bin_dir / program) if isinstance(server, OnHost) and server.bin_dir else program
+    return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin)
+
+
+def _first_lines(source: int, argv: Sequence[str]) -> list[str]:
+    """Return what a program prints that needs only the first lines of an open, compressed file."""
+    os.lseek(source, 0, os.SEEK_SET)
+    with tools.memory("head") as out:
+        unpacked, ended = tools.pipeline(UNPACKED, argv, source=source, out=out)
+        if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
+            raise DrillError("db: the dump cannot be read, expected gzip", hint="dental-pms-backup verify")
+        return os.pread(out, 4096, 0).decode("utf-8", "replace").split("\n")[:-1]
+
+
+def _load_error(what: str, source: int, psql: tools.Ended) -> BackupError:
+    state, line = _sqlstate(psql)
+    if state in FULL:
+        return RoomError("drill: no space left for a copy of the database, expected room for all of it", hint="df -h")
+    if not state and not line:
+        return TemporaryError(
+            f"drill: the throwaway server went away ({psql}), expected it to stay", hint="journalctl -k; df -h"
+        )
+    statement = _statement(source, line)
+    extension = EXTENSION.match(statement)
+    if state in LACKING and extension:
+        return ToolMissingError(
+            f"drill: the throwaway server lacks the extension {extension[1]}, expected that of the live one",
+            hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
+        )
+    why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"
+    if state == ROLE_OR_SETTING_MISSING and re.match("SET ", statement):
+        why += ": a setting that this version does not know, the dump is of a newer one"
+    elif state == ROLE_OR_SETTING_MISSING and re.match("ALTER |GRANT |REVOKE |SET SESSION|CREATE POLICY", statement):
+        why += ": a role that is missing"
+    return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
+
+
+def _sqlstate(psql: tools.Ended) -> tuple[str, int]:
+    """Return SQLSTATE and line of the error at which psql stopped, empty and 0 where it says none."""
+    for said in reversed(psql.said):
+        found = re.search(r"psql:<stdin>:(\d+): (?:(?:ERROR|FATAL|PANIC):\s+(\w{5})$|error: (?!connection))", said)
+        if found:
+            return found[2] or "", int(found[1])
+    return "", 0
+
+
+def _why(ended: tools.Ended) -> str:
+    state, _ = _sqlstate(ended)
+    return f"SQLSTATE {state}" if state else str(ended)
+
+
+def _statement(source: int, line: int) -> str:
+    """Return a line of a dump, to be looked at and never told: it may hold what must not be."""
+    return next(iter(_first_lines(source, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")

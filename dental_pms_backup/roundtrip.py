@@ -1,0 +1,152 @@
+"""Is what came back what went in? Two dumps compared as streams, table by table, without a row in this process."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import tools
+from dental_pms_backup.errors import DrillError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    Beat = Callable[[], None] | None
+
+HEAD_BYTES = 4096
+LARGEST_ANSWER_BYTES = 16 << 20
+# Cuts a dump on stdin into the data of each COPY and all the rest, and prints for each its SHA-256, as sha256sum does,
+# and then "rows TAB table", for the rest "- TAB". In memory that stays flat however long a row is. Only the comments
+# that name versions and the \restrict lines are left out, each only where pg_dump writes it: a row may look like one.
+TALLY = r"""
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my ($text, $pending, $begun, $table, $rows, $at_line_start, $block) = ("", "", 0);
+$| = 1;
+open my $rest, "|-", "sha256sum" or die;
+sub into {
+    my ($to, $from, $length) = ($_[0], 0, length $_[1]);
+    $from += syswrite($to, $_[1], $length - $from, $from) // die while $from < $length;
+}
+sub ended {
+    close $block or die "sha256sum";
+    print "$rows\t$table\n";
+    $table = undef;
+}
+sub take {
+    $text .= $_[0];
+    while (1) {
+        if (!defined $table) {
+            if ($text =~ /^COPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/mg) {
+                ($table, $rows, $at_line_start) = ($1, 0, 1);
+                into($rest, substr($text, 0, pos $text));
+                $text = substr($text, pos $text);
+                open $block, "|-", "sha256sum" or die;
+            } else {
+                my $whole = rindex($text, "\n") + 1;
+                into($rest, substr($text, 0, $whole));
+                $text = substr($text, $whole);
+                last;
+            }
+        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
+            ended();
+            $text = substr($text, 3);
+        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
+            my $data = substr($text, 0, $end + 1);
+            $rows += $data =~ tr/\n//;
+            into($block, $data);
+            ended();
+            $text = substr($text, $end + 4);
+        } else {
+            last if length($text) <= 3;
+            my $data = substr($text, 0, -3);
+            $rows += $data =~ tr/\n//;
+            into($block, $data);
+            ($at_line_start, $text) = (substr($data, -1) eq "\n", substr($text, -3));
+            last;
+        }
+    }
+}
+sub begin {
+    my ($head, $body) = $pending =~ /\A((?:--.*\n|\\restrict .*\n|\n)*)(.*)\z/s;
+    $head =~ s/^(?:-- Dumped (?:from|by) .*|\\restrict \w+)\n//mg;
+    ($pending, $begun) = ($head . $body, 1);
+}
+while (sysread(STDIN, my $chunk, 1 << 20)) {
+    $pending .= $chunk;
+    next if length $pending < 4096;
+    begin() if !$begun;
+    take(substr($pending, 0, -512));
+    $pending = substr($pending, -512);
+}
+begin() if !$begun;
+my $cut = $pending =~ s/\\unrestrict \w+\n\n\z//;
+take($pending);
+into(defined $table ? $block : $rest, $text);
+$rows += 2 if $cut;  # of what only looks like a COPY, in a comment: as verify counts its rows
+ended() if defined $table;
+close $rest or die "sha256sum";
+print "-\t\n";
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a dump holds: rows and SHA-256 of each table's data by its name, and the SHA-256 of all the rest."""
+
+    tables: Mapping[str, tuple[int, str]]
+    rest: str
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Return the rows by table."""
+        return {table: rows for table, (rows, _) in self.tables.items()}
+
+
+def of_dump(*argvs: Sequence[str], source: int | None = None, beat: Beat = None) -> Tally:
+    """Return the tally of the dump that a pipeline writes; DrillError unless every program exited 0."""
+    with tools.memory("tally") as out:
+        ended = tools.pipeline(*argvs, ["perl", "-e", TALLY], source=source, out=out, beat=beat)
+        failed = next((program for program in reversed(ended) if not program.ok), None)
+        if failed:
+            raise DrillError(f"db: {failed}, expected to read the dump to its end")
+        return _tally(os.pread(out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
+
+
+def packed(source: int, *, beat: Beat = None) -> Tally:
+    """Return the tally of an open, compressed dump; DrillError when it cannot be read to its end."""
+    os.lseek(source, 0, os.SEEK_SET)
+    return of_dump(["gzip", "--decompress", "--stdout"], source=source, beat=beat)
+
+
+def differences(stored: Tally, restored: Tally) -> Iterator[str]:
+    """Yield in which tables, and by how many rows, what came back differs from what the set holds."""
+    yield from row_differences(stored.rows, restored.rows)
+    for table, (rows, digest) in stored.tables.items():
+        if restored.tables.get(table, (rows, digest)) != (rows, digest) and restored.rows[table] == rows:
+            yield f"{table}: as many rows came back, {rows}, but not all with what they held"
+    if stored.rest != restored.rest:
+        yield "the definitions that came back (tables, indexes, constraints, functions, rights) are not the set's"
+
+
+def row_differences(expected: Mapping[str, int], found: Mapping[str, int]) -> Iterator[str]:
+    """Yield each table that has another number of rows than expected, or is missing, or should not be there."""
+    for table, rows in expected.items():
+        if table not in found:
+            yield f"{table}: missing, expected {rows} rows"
+        elif found[table] != rows:
+            yield f"{table}: {found[table]} rows, expected {rows}"
+    yield from (
+        f"{table}: {rows} rows, expected no such table"
+        for table, rows in found.items() - expected.items()
+        if table not in expected
+    )
+
+
+def _tally(printed: str) -> Tally:
+    """Return what TALLY printed; DrillError when that is not whole."""
+    parts = re.findall(r"([0-9a-f]{64})  -\n(\d+|-)\t(.*)\n", printed)
+    if not parts or parts[-1][1:] != ("-", "") or "".join(f"{d}  -\n{n}\t{t}\n" for d, n, t in parts) != printed:
+        raise DrillError("db: the dump could not be counted, expected rows and checksum of every table")
+    return Tally(tables={table: (int(rows), digest) for digest, rows, table in parts[:-1]}, rest=parts[-1][0])

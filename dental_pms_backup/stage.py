@@ -1,0 +1,127 @@
+"""Setting up a drill's server: where it can be, with room for the database, and provably not the live one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup import sources, throwaway
+from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError
+from dental_pms_backup.keys import Where
+from dental_pms_backup.progress import size
+from dental_pms_backup.throwaway import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from dental_pms_backup.config import Config
+    from dental_pms_backup.postgres import Server
+
+MB = 1_000_000
+EMPTY_BYTES = 350 * MB  # an empty cluster and its log
+UNPACKED_TIMES = 6  # a database is so many times larger than its compressed dump, mostly less
+ALMOST_FULL_BYTES = 64 * MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where a set's database is restored: in a container of an image, or without one in a private cluster."""
+
+    image: str
+    major: int
+
+    @property
+    def kind(self) -> str:
+        """Return the word for it."""
+        return "container" if self.image else "cluster"
+
+
+def choose(where: Where, source: Mapping[str, Any]) -> Stage:
+    """Return where to restore a set of whose database the manifest says ``source``; BackupError when nothing is here.
+
+    Left to choose, what ran in a container is restored into one, or else into a cluster of its version.
+    """
+    major = source["server_version"] // 10_000
+    cluster = Stage(image="", major=major)
+    if where is Where.CLUSTER or (where is Where.AUTO and source["source"] != "compose"):
+        return cluster
+    if "image" not in source:
+        raise ToolMissingError(
+            "drill: the set's database ran in no container, expected drill.where to be auto or cluster",
+            hint="dental-pms-backup config show",
+        )
+    try:
+        return Stage(image=throwaway.image_of(source), major=major)
+    except BackupError:
+        if where is Where.AUTO and throwaway.has_cluster(major):
+            return cluster
+        raise
+
+
+@contextlib.contextmanager
+def server(
+    config: Config, stage: Stage, source: Mapping[str, Any], place: Path, *, superuser: str, packed_bytes: int
+) -> Iterator[Server]:
+    """Run a server for a dump of ``packed_bytes`` that has room for it and is provably not the live one.
+
+    RoomError, RefusedError; other BackupError when it does not come up.
+    """
+    live, live_bytes = _live(config)
+    room = throwaway.room_of(stage.kind, config.drill.directory)
+    _check_room(room, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
+    with _full_disk_named(room), _started(config, stage, place, superuser) as made:
+        target = throwaway.identity(made)
+        for other in (Identity(system=source["system_identifier"]), *live):
+            throwaway.check_apart(target, other)
+        yield made
+
+
+def _started(config: Config, stage: Stage, place: Path, superuser: str) -> contextlib.AbstractContextManager[Server]:
+    if not stage.image:
+        return throwaway.cluster(place, stage.major, superuser=superuser)
+    mark = throwaway.mark_of(config.store)
+    return throwaway.container(mark, stage.image, superuser=superuser, memory_mb=config.drill.memory_mb)
+
+
+def _live(config: Config) -> tuple[tuple[Identity, ...], int]:
+    """Return who the live server is and how many bytes its database has, nothing when it does not answer."""
+    try:
+        found = sources.database(config)
+        return (throwaway.identity(found.server),), found.facts.size
+    except BackupError:  # a drill is for the day on which it is down
+        return (), 0
+
+
+def _check_room(directory: Path, needed: int, reserve_mb: int) -> None:
+    free = _free_bytes(directory)
+    wanted = needed + reserve_mb * MB
+    if free < wanted:
+        raise RoomError(
+            f"drill: {directory}: {size(free)} free, expected {size(wanted)} for a copy of the database",
+            hint=f"df -h {directory}",
+        )
+
+
+def _free_bytes(directory: Path) -> int:
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        raise RoomError(f"drill: {directory}: {error.strerror}, expected a directory for the drill") from None
+    return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def _full_disk_named(directory: Path) -> Iterator[None]:
+    """Call it a full disk when a server went away that had no room left: it writes its log there, too."""
+    try:
+        yield
+    except TemporaryError:
+        if _free_bytes(directory) < ALMOST_FULL_BYTES:
+            raise RoomError(
+                f"drill: {directory}: no space left, expected room for a copy of the database",
+                hint=f"df -h {directory}",
+            ) from None
+        raise

@@ -1,0 +1,274 @@
+"""Where a drill restores to: a container of the live server's own image, or a private cluster of its version.
+
+What a killed drill leaves is known by the mark of its store, and removed by the next: no two drill one store at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup import journal, postgres, scratch, stop, tools
+from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
+from dental_pms_backup.journal import Event
+from dental_pms_backup.postgres import InContainer, OnHost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dental_pms_backup.postgres import Server
+
+LABEL = "dental-pms-backup.drill"
+PREFIX = "dental-pms-drill-"
+DATA = "/var/lib/postgresql/data"
+DOCKER_ANSWERS_S = 120
+STARTS_WITHIN_S = 180
+GOES_WITHIN_S = 10.0
+LONGEST_PLACE_BYTES = 107 - len("/.s.PGSQL.5432")  # unix(7): sun_path, with its NUL
+# for speed; and a replay of definitions and rows needs no other server to follow it
+SETTINGS = ("wal_level=minimal", "max_wal_senders=0", "maintenance_work_mem=128MB", "max_wal_size=256MB")
+IN_CONTAINER = ("listen_addresses=127.0.0.1", *(each for each in scratch.SETTINGS if not each.startswith("listen")))
+IMAGE = "{{.Image}} {{.Config.Image}}"
+# Data in the container's own layer is slow, and stays in it: an image that declares no volume gets one.
+PLACE_OF_DATA = "{{len .Config.Volumes}}{{range .Config.Env}} {{.}}{{end}}"
+SYSTEM = "select system_identifier from pg_control_system()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What tells one server from another; ``container`` and ``mounts``, places of the host, are a container's only."""
+
+    system: str
+    container: str = ""
+    mounts: frozenset[str] = frozenset()
+
+
+def mark_of(store: Path) -> str:
+    """Return the word by which what drills of a store leave is known."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(store))).hexdigest()[:10]
+
+
+def clear(mark: str, directory: Path) -> int:
+    """Remove what killed drills of a store left, containers and directories, and return how many those were."""
+    containers: list[str] = []
+    if tools.installed("docker"):
+        with contextlib.suppress(DockerError):  # without a daemon none runs; the drill itself says that it is needed
+            containers = docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL}={mark}").split()
+    for container in containers:
+        _remove_container(container)
+    left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
+    for path in left:
+        _remove_tree(path)
+    return len(containers) + len(left)
+
+
+@contextlib.contextmanager
+def private_directory(mark: str, directory: Path) -> Iterator[Path]:
+    """Make a directory that goes with the block; the cluster's user may pass through it, others cannot list it."""
+    try:
+        place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{mark}-", dir=directory))
+    except OSError as error:
+        raise RoomError(
+            f"{directory}: {error.strerror}, expected to make a directory for the drill there",
+            hint=f"df -h {directory}",
+        ) from None
+    try:
+        place.chmod(0o711)
+        yield place
+    finally:
+        _remove_tree(place)
+
+
+def image_of(source: Mapping[str, Any]) -> str:
+    """Return the id of the image that a set's database ran from; BackupError when this host has it no more.
+
+    That is the image of its container, if that is still there, else what bears the image's name now.
+    """
+    name = str(source["image"])
+    with contextlib.suppress(DockerError):
+        image, _, called = docker(
+            "inspect", "--type=container", f"--format={IMAGE}", str(source["container"])
+        ).partition(" ")
+        if called.strip() == name:
+            return image
+    docker("version", "--format={{.Server.Version}}")  # that the daemon is down is another thing
+    try:
+        return docker("image", "inspect", "--format={{.Id}}", name).strip()
+    except DockerError:
+        raise ToolMissingError(
+            f'drill: the image "{name}" of the set\'s database is not here, expected it: none is ever pulled',
+            hint=f"docker pull {name}   # or set drill.where to cluster",
+        ) from None
+
+
+@contextlib.contextmanager
+def container(mark: str, image: str, *, superuser: str, memory_mb: int) -> Iterator[InContainer]:
+    """Run a server in a new container without a network, which goes with its volume when the block ends.
+
+    BackupError when it does not come up.
+    """
+    name = f"{PREFIX}{mark}-{secrets.token_hex(4)}"
+    # the password is nobody's: over the socket none is asked for, and there is no network
+    settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
+    try:
+        docker(*_run_arguments(mark, name, image, memory_mb), text_in=settings)
+        ready = InContainer(container_id=_id_of(name), name=name, image=image)
+        _wait_for(ready)
+        yield ready
+    finally:
+        with stop.deferred():
+            _remove_container(name)
+
+
+@contextlib.contextmanager
+def cluster(place: Path, major: int, *, superuser: str) -> Iterator[OnHost]:
+    """Run a private cluster of a major version below a directory; ToolMissingError when none is installed."""
+    bin_dir = scratch.programs(major)
+    if bin_dir is None:
+        raise ToolMissingError(
+            f"drill: no server of PostgreSQL {major} is installed, expected the version of the set's",
+            hint=f"apt install postgresql-{major}   # its cluster may stay stopped",
+        )
+    directory = place / "pg"
+    if len(os.fsencode(directory)) > LONGEST_PLACE_BYTES:
+        raise RefusedError(
+            f"drill: {directory}: too long a name for a socket in it, expected a shorter drill.directory",
+            hint="dental-pms-backup config show",
+        )
+    with scratch.server(directory, bin_dir, superuser=superuser, settings=SETTINGS) as server:
+        yield server
+
+
+def has_cluster(major: int) -> bool:
+    """Tell whether a private cluster of a major version can be made here."""
+    return scratch.programs(major) is not None
+
+
+def identity(server: Server) -> Identity:
+    """Ask a server, and Docker of its container, who it is; BackupError when it does not answer."""
+    system = postgres.ask(server, SYSTEM)
+    match server:
+        case InContainer(container_id=container_id):
+            mounts = docker(
+                "inspect", "--type=container", "--format={{range .Mounts}}{{println .Source}}{{end}}", container_id
+            )
+            return Identity(system=system, container=container_id, mounts=frozenset(mounts.split("\n")) - {""})
+        case OnHost():
+            return Identity(system=system)
+
+
+def check_apart(target: Identity, live: Identity) -> None:
+    """Raise RefusedError when the throwaway server is in anything the live one."""
+    same = []
+    if target.system == live.system:
+        same.append("system identifier")
+    if target.container and target.container == live.container:
+        same.append("container")
+    if target.mounts & live.mounts:
+        same.append("volume")
+    if same or not target.system:
+        raise RefusedError(
+            f"drill: the throwaway server has the {' and the '.join(same) or 'nameless system identifier'} of the live "
+            "one, expected another server; nothing was written to it",
+            hint="docker ps; dental-pms-backup config show",
+        )
+
+
+def room_of(server_kind: str, directory: Path) -> Path:
+    """Return the directory in whose filesystem a server of a kind keeps its data."""
+    if server_kind == "cluster":
+        return directory
+    root = Path(docker("info", "--format={{.DockerRootDir}}").strip())
+    return root if root.is_dir() else directory
+
+
+def docker(*arguments: str, text_in: str = "") -> str:
+    """Return what a docker command prints; DockerError unless it exits 0, RoomError when the disk is full."""
+    ended, out = tools.capture(["docker", *arguments], text_in=text_in, timeout_s=DOCKER_ANSWERS_S)
+    if not ended.ok:
+        said = [str(ended), *ended.said][-1]
+        if any("no space left" in line.lower() for line in ended.said):
+            raise RoomError("drill: docker found no space left, expected room for a copy of the database", hint="df -h")
+        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
+    return out
+
+
+def _run_arguments(mark: str, name: str, image: str, memory_mb: int) -> Sequence[str]:
+    volumes, *environment = docker("image", "inspect", f"--format={PLACE_OF_DATA}", image).split()
+    data = next((each.partition("=")[2] for each in environment if each.startswith("PGDATA=")), DATA)
+    return [
+        "run",
+        "--detach",
+        "--pull=never",
+        "--network=none",
+        f"--name={name}",
+        f"--label={LABEL}={mark}",
+        f"--memory={memory_mb}m",
+        "--pids-limit=500",
+        "--cpu-shares=128",
+        "--shm-size=512m",
+        "--security-opt=no-new-privileges",
+        "--env-file=/proc/self/fd/0",
+        *([f"--volume={data}"] if volumes == "0" else []),
+        image,
+        "postgres",
+        *(word for setting in (*IN_CONTAINER, *SETTINGS) for word in ("-c", setting)),
+    ]
+
+
+def _id_of(name: str) -> str:
+    return docker("inspect", "--type=container", "--format={{.Id}}", name).strip()
+
+
+def _wait_for(server: InContainer) -> None:
+    """Wait until the server takes connections over TCP: while its entry point makes the cluster, one takes others."""
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    argv = ["docker", "exec", server.container_id, "pg_isready", "--quiet", "--host=127.0.0.1"]
+    while not tools.capture(argv)[0].ok:
+        state = docker("inspect", "--type=container", "--format={{.State.Status}}", server.container_id).strip()
+        if state != "running" or time.monotonic() > deadline:
+            raise DockerError(
+                f"drill: the throwaway container is {state} and takes no connections, expected a server in it",
+                hint="docker info; df -h   # or set drill.where to cluster",
+            )
+        stop.rest(0.2)
+
+
+def _remove_container(name: str) -> None:
+    ended, _ = tools.capture(["docker", "rm", "--force", "--volumes", name], timeout_s=DOCKER_ANSWERS_S)
+    if not ended.ok and not any(re.search("no such container", line, re.IGNORECASE) for line in ended.said):
+        _warn(
+            f"the throwaway container {name} stays until the next drill ({ended})",
+            f"docker rm --force --volumes {name}",
+        )
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a directory in which the processes of a server that was just killed may write for a moment more."""
+    deadline = time.monotonic() + GOES_WITHIN_S
+    while True:
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not path.exists():
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {path}")
+                return
+        else:
+            return
+        time.sleep(0.1)
+
+
+def _warn(text: str, hint: str) -> None:
+    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields={"set": "", "hint": hint})

@@ -1,0 +1,250 @@
+"""A drill calls a set proven only when what came back from a throwaway server is what went in."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import postgres
+from tests.integration import drills
+from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind
+from tests.integration.support import Site, dump, on_disk, sql, wait_until
+
+PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
+
+
+def test_a_set_is_proven_in_a_private_cluster_and_all_of_it_goes_again(site: Site) -> None:
+    (name,) = site.sets()
+    before = (dump(site.server), on_disk(site.attachments), site.set_files(), sql(site.server, "table pg_roles"))
+    said = drills_well(site)
+    rows = json.loads((site.store / f"sets/{name}.json").read_text())["streams"]["db"]["rows"]
+    assert {key: value for key, value in said.items() if key not in SECONDS} == {
+        "drill_set": name,
+        "drill_where": "cluster",
+        **dict.fromkeys(PASSED, "passed"),
+        "proof_files": "not checked",  # this practice has no such table
+        "entries": "23",
+        "rows": str(sum(rows.values())),
+        "drill_status": "proven",
+    }
+    record = f"sets/{name}.drill.json"
+    assert site.set_files().keys() - before[2].keys() == {record}
+    assert site.set_files()[record][0] & 0o777 == 0o600
+    assert left_behind(site) == []
+    after = {path: facts for path, facts in site.set_files().items() if path != record}
+    assert (dump(site.server), on_disk(site.attachments), after, sql(site.server, "table pg_roles")) == before
+
+
+def test_a_proven_set_is_called_so_with_what_was_proven(site: Site) -> None:
+    (name,) = site.sets()
+    assert site.run("list").stdout.splitlines()[1].endswith("  verified")
+    drills_well(site, name)
+    assert site.run("list").stdout.splitlines()[1].endswith("  proven")
+    assert f"newest proven set: {name}, " in site.run("status").stdout
+    shown = site.run("show", name).stdout
+    assert "state: proven\n" in shown
+    assert "  identity: passed\n" in shown
+    assert re.search(r"  the database was restored in \d+ s\n", shown)
+    (summary,) = json.loads(site.run("list", "--json").stdout)
+    assert (summary["state"], summary["drill"]["result"], summary["drill"]["where"]) == ("proven", "passed", "cluster")
+    entry = json.loads((site.store / "ledger.jsonl").read_text().splitlines()[-1])
+    assert (entry["what"], entry["set"], entry["result"]) == ("drill", name, "passed")
+    assert entry["proofs"]["identity"] == "passed"
+
+
+def test_the_newest_set_that_was_not_drilled_is_drilled_until_none_is_left(site: Site) -> None:
+    (older,) = site.sets()
+    newer = site.takes()
+    assert [drills_well(site)["drill_set"] for _ in range(2)] == [newer, older]
+    done = site.run("drill")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "drill_status=nothing\n", "")
+
+
+def test_a_set_of_which_anything_changed_since_its_drill_is_proven_no_more(site: Site) -> None:
+    (name,) = site.sets()
+    drills_well(site)
+    change_manifest(site, name, lambda manifest: manifest["streams"]["db"]["rows"].update({"public.lines": 8}))
+    assert site.run("list").stdout.splitlines()[1].endswith("  verified")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\0" * 10, "9" * 9000])
+def test_a_record_that_is_none_neither_proves_nor_damages_a_set(site: Site, content: str) -> None:
+    (name,) = site.sets()
+    (site.store / f"sets/{name}.drill.json").write_text(content)
+    assert site.run("list").stdout.splitlines()[1].endswith("  verified")
+    assert drills_well(site)["drill_set"] == name
+
+
+def test_a_set_is_proven_when_the_live_server_and_the_live_files_are_gone(site: Site) -> None:
+    site.configure({"native.host": "/nowhere"})
+    shutil.rmtree(site.attachments)
+    assert drills_well(site)["proof_identity"] == "passed"
+
+
+@pytest.mark.parametrize("stream", ["db", "attachments"])
+def test_a_set_of_one_stream_is_proven_as_far_as_it_goes(new_site: Site, stream: str) -> None:
+    new_site.takes(stream)
+    said = drills_well(new_site)
+    assert ("proof_load" in said, "proof_attachments" in said) == (stream == "db", stream == "attachments")
+
+
+def test_files_that_an_older_script_made_have_nothing_to_be_compared_with(site: Site) -> None:
+    (name,) = site.sets()
+    for suffix in ("json", "sha256"):
+        (site.store / f"sets/{name}.{suffix}").unlink()
+    done = site.run("drill", name)
+    assert (done.returncode, done.stdout) == (2, "failure=usage\ndrill_status=failed\n")
+    assert site.run("drill").stdout == "drill_status=nothing\n"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: str) -> None:
+    name = f"encoded_{encoding.lower()}"
+    create = f"create database {name} template template0 encoding '{encoding}' locale 'C'"
+    sql(own_database.server, create)
+    try:
+        own_database.configure({"native.database": name})
+        sql_in(own_database, name, "create table teeth (name text); insert into teeth values (E'\\xe9')")
+        assert own_database.run("run", "db").returncode in {0, 1}  # it may be suspect
+        assert drills_well(own_database)["proof_identity"] == "passed"
+    finally:
+        sql(own_database.server, f"drop database {name} with (force)")
+
+
+def sql_in(site: Site, database: str, statement: str) -> None:
+    sql(postgres.in_database(site.server, database), statement)
+
+
+# --- the practice's own queries
+
+
+def test_checks_are_asked_of_what_came_back_and_told_by_name(site: Site) -> None:
+    queries = {"patients are there": "select count(*) > 3000 from patients", "a true one": "select true;"}
+    site.configure({"drill.checks": queries})
+    said = drills_well(site)
+    assert (said["proof_check_patients_are_there"], said["proof_check_a_true_one"]) == ("passed", "passed")
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("select false", "returned false, expected true"),
+        ("select null::bool", "returned neither true nor false"),
+        ("select true from generate_series(1, 2)", "returned neither true nor false"),
+        ("select family from patients where family like 'canary%'", "returned neither true nor false"),
+        ("select family::int > 0 from patients where family like 'canary%'", "the query failed (SQLSTATE 22P02)"),
+        ("select nonsense", "the query failed (SQLSTATE 42703)"),
+    ],
+)
+def test_a_check_that_does_not_hold_fails_the_set_and_tells_no_row(site: Site, query: str, why: str) -> None:
+    site.configure({"drill.checks": {"odd one": query, "good one": "select true"}})
+    met = drills.fails(site, cause="drill")
+    assert f"check odd one: {why}" in met.stderr
+    assert "proof_check_odd_one=failed\n" in met.stdout
+    assert "proof_check_good_one=passed\n" in met.stdout
+
+
+# --- files and the rows that name them
+
+
+def test_every_row_finds_its_file_whatever_its_name(own_database: Site) -> None:
+    names = ["2026/0001.jpg", "tab\tand\nline", "back\\slash", "zähne 🦷", " ", "x link to y", "-rf", "*"]
+    knows_its_files(own_database, names)
+    (own_database.attachments / "attachments/known to no row").write_text("x")
+    (own_database.attachments / "attachments/hard").hardlink_to(own_database.attachments / "attachments/-rf")
+    sql(own_database.server, "insert into attachments values ('hard', 5)")
+    own_database.takes()
+    said = drills_well(own_database)
+    assert (said["proof_files"], said["rows_with_files"], said["orphans"]) == ("passed", str(len(names) + 1), "1")
+
+
+def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> None:
+    query = "select '2026/' || to_char(n, 'FM0000') || '.jpg', 3000 + n * 700 from generate_series(0, 19) n"
+    site.configure({"drill.files_query": query, "drill.files_below": "."})
+    said = drills_well(site)
+    assert (said["proof_files"], said["rows_with_files"], said["orphans"]) == ("passed", "20", "1")
+
+
+@pytest.mark.parametrize("query", ["select a, b from nowhere", "select nonsense, 1", "select 'x'; select"])
+def test_a_query_for_the_files_that_fails_is_no_proof(site: Site, query: str) -> None:
+    site.configure({"drill.files_query": query})
+    assert "proof_files=failed\n" in drills.fails(site, cause="drill").stdout
+
+
+# --- beside runs
+
+
+def waiting(site: Site) -> tuple[dict[str, str], Path, Path]:
+    """Make a tar that says that it was called, and waits until it is told to go on."""
+    called, go_on = site.place / "called", site.place / "go_on"
+    path = site.fake_on_path("tar", f'touch {called}; while [ ! -e {go_on} ]; do sleep 0.05; done; exec "$real" "$@"')
+    return {"PATH": path}, called, go_on
+
+
+def test_a_run_goes_on_beside_a_drill_and_a_second_drill_does_not(site: Site) -> None:
+    (name,) = site.sets()
+    variables, called, go_on = waiting(site)
+    with site.running("drill", **variables) as drill:
+        wait_until(called.exists)
+        newer = site.takes()
+        second = site.run("drill")
+        assert (second.returncode, second.stdout) == (75, "failure=locked\ndrill_status=failed\n")
+        assert "another drill holds the lock" in second.stderr
+        go_on.touch()
+        out, err = drill.communicate()
+    assert (drill.returncode, err) == (0, "")
+    assert "drill_status=proven\n" in out
+    assert {each["set"]: each["state"] for each in json.loads(site.run("list", "--json").stdout)} == {
+        name: "proven",
+        newer: "verified",
+    }
+
+
+def test_a_set_that_is_removed_under_its_drill_is_neither_proven_nor_failed(site: Site) -> None:
+    site.configure({"keep": 1})
+    (name,) = site.sets()
+    variables, called, go_on = waiting(site)
+    with site.running("drill", **variables) as drill:
+        wait_until(called.exists)
+        newer = site.takes()
+        assert site.sets() == [newer]
+        go_on.touch()
+        out, err = drill.communicate()
+    assert (drill.returncode, out) == (75, "failure=temporary\ndrill_status=failed\n")
+    assert f"set {name} was removed or changed under the drill" in err
+    assert not list(site.store.glob("sets/*.drill.json"))
+    assert left_behind(site) == []
+
+
+def test_a_record_goes_with_its_set(site: Site) -> None:
+    (name,) = site.sets()
+    drills_well(site)
+    newer = site.takes()
+    drills_well(site)
+    site.configure({"keep": 1})
+    newest = site.takes()
+    assert site.sets() == [newer, newest]  # the newest proven one stays
+    assert f"keep db of set {newer}: the newest set that a drill has proven" in site.run("prune", "--dry-run").stdout
+    assert [path for path in site.set_files() if name in path] == []
+
+
+def test_a_drill_that_is_asked_to_stop_stops_and_leaves_nothing(site: Site) -> None:
+    variables, called, _ = waiting(site)
+    with site.running("drill", **variables) as drill:
+        wait_until(called.exists)
+        drill.terminate()
+        out, _ = drill.communicate()
+    assert (drill.returncode, out) == (1, "failure=interrupted\ndrill_status=failed\n")
+    assert left_behind(site) == []
+    assert not list(site.store.glob("sets/*.drill.json"))
+
+
+def test_a_drill_that_takes_too_long_gives_up(site: Site) -> None:
+    site.configure({"drill.timeout_s": 10})
+    variables, _, _ = waiting(site)
+    done = site.run("drill", **variables)
+    assert (done.returncode, done.stdout) == (1, "failure=stalled\ndrill_status=failed\n")
+    assert "hint: raise drill.timeout_s" in done.stderr
+    assert left_behind(site) == []
