@@ -11,7 +11,7 @@ from tests.system.test_3_fidelity import IN_CONTAINER, ON_HOST, assert_same_tree
 PSQL = IN_CONTAINER.format(program="psql", database=practice.DATABASE)
 PG_DUMP = IN_CONTAINER.format(program="pg_dump", database=practice.DATABASE)
 BACKEND = """\
-while :; do
+for turn in $(seq 300); do
     psql "host=/var/run/postgresql user=dental dbname=dental_pms" -XAtqc "select count(*) from notes" 2>&1 | tail -n 1
     sleep 0.1
 done"""
