@@ -112,7 +112,7 @@ def _make_roles(config: Config, proven: Proven, *, watch: Watch) -> None:
         return
     with dumps.opened(roles) as descriptor:
         dumps.prove(roles, descriptor, watch=watch)
-        with watch.over("db: roles", descriptor, roles.file.stat().st_size) as beat:
+        with watch.reading("db: roles", descriptor) as beat:
             replay.load_roles(proven.live, descriptor, beat=beat)
 
 
@@ -122,7 +122,7 @@ def refill(config: Config, proven: Proven, into: Into, *, watch: Watch) -> None:
     into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
-    with patient.over("db: restoring", proven.descriptor, proven.source.file.stat().st_size) as beat:
+    with patient.reading("db: restoring", proven.descriptor) as beat:
         replay.replay(
             proven.live,
             proven.descriptor,

@@ -118,7 +118,7 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
-    with watch.over(f"{source.kind}: verifying", descriptor, os.fstat(descriptor).st_size) as beat:
+    with watch.reading(f"{source.kind}: verifying", descriptor) as beat:
         if source.packed:
             rows = verify.proof(source.file, source.kind, descriptor, expected=source.checksum, beat=beat).rows
         else:

@@ -92,7 +92,7 @@ def files(config: Config, wanted: str, paths: Sequence[str], directory: Path, *,
     targets = _targets(paths, directory)
     with dumps.opened(archive) as descriptor, _draft_directory(directory) as place:
         dumps.prove(archive, descriptor, watch=watch)
-        with watch.over("attachments: extracting", descriptor, archive.file.stat().st_size) as beat:
+        with watch.reading("attachments: extracting", descriptor) as beat:
             _untar(archive, descriptor, paths, place, beat=beat)
         found = [_found(place / "content", path) for path in paths]
         for source, target in zip(found, targets, strict=True):
@@ -110,7 +110,7 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
     with dumps.opened(dump) as descriptor:
         expected = dumps.prove(dump, descriptor, watch=watch)
         chosen = _table(dump, descriptor, name)
-        with _output(target) as out, watch.over(f"db: {chosen}", descriptor, dump.file.stat().st_size) as beat:
+        with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
             ended = _through(dump, descriptor, [CSV if csv else SQL, chosen], out, beat)
         count = _count(ended, to_stdout=target is None)
         if count != expected.get(chosen, count):

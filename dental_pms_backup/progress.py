@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 EVERY_S = 1.0
+LAST_RUNS = "the last run's "
 UNIT_STEP = 1000
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -26,8 +27,9 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 class Progress:
     """The position of a file being written or read, shown against an expected size in bytes (0: unknown)."""
 
-    def __init__(self, label: str, descriptor: int, expected_bytes: int, *, watch: Watch) -> None:
+    def __init__(self, label: str, descriptor: int, expected_bytes: int, *, whose: str, watch: Watch) -> None:
         self._label = label
+        self._whose = whose
         self._descriptor = descriptor
         self._expected_bytes = expected_bytes
         self._stall_timeout_s = watch.stall_timeout_s
@@ -60,7 +62,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(position - self._position)
         self._position = position
-        self._tell(line(self._label, position, self._expected_bytes, now - self._began))
+        self._tell(line(self._label, position, self._expected_bytes, now - self._began, self._whose))
 
     def _tell(self, text: str) -> None:
         self._lines[self._label] = text
@@ -85,13 +87,19 @@ class Watch:
     lines: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def over(self, label: str, descriptor: int, expected_bytes: int) -> Iterator[Callable[[], None]]:
+    def over(
+        self, label: str, descriptor: int, expected_bytes: int, *, whose: str = LAST_RUNS
+    ) -> Iterator[Callable[[], None]]:
         """Show how far a file is while the block lasts; what it yields is the ``beat`` of the programs that work."""
-        progress = Progress(label, descriptor, expected_bytes, watch=self)
+        progress = Progress(label, descriptor, expected_bytes, whose=whose, watch=self)
         try:
             yield progress.beat
         finally:
             progress.close()
+
+    def reading(self, label: str, descriptor: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Show how far an open file is read, of its own size; else as ``over``."""
+        return self.over(label, descriptor, os.fstat(descriptor).st_size, whose="")
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:
@@ -109,12 +117,12 @@ def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:
     )
 
 
-def line(label: str, done_bytes: int, expected_bytes: int, elapsed_s: float) -> str:
-    """Return the status line: bytes so far, share of the expected size, estimated time left."""
+def line(label: str, done_bytes: int, expected_bytes: int, elapsed_s: float, whose: str = LAST_RUNS) -> str:
+    """Return the status line: bytes so far, share of the expected size and whose that is, estimated time left."""
     text = f"{label}: {size(done_bytes)}"
     if expected_bytes <= 0:
         return text
-    text += f", {min(99, done_bytes * 100 // expected_bytes)} % of the last run's {size(expected_bytes)}"
+    text += f", {min(99, done_bytes * 100 // expected_bytes)} % of {whose}{size(expected_bytes)}"
     if 0 < done_bytes < expected_bytes and elapsed_s > 0:
         left_s = elapsed_s * (expected_bytes - done_bytes) / done_bytes
         text += f", about {duration(left_s)} left"

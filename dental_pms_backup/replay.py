@@ -181,7 +181,7 @@ def _error(failed: tools.Ended, left: str) -> RestoreError:
     hint = "dental-pms-backup list   # another set"
     if state == ROLE_MISSING:
         why += ", the server lacks a role"
-        hint = "gzip -dc STORE/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1   # the set's roles; then try again"
+        hint = "zgrep -oE '(OWNER|GRANT .*) TO [^;]+' FILE | sort -u   # make the roles that it names; then try again"
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
         hint = "docker compose stop backend   # or whatever uses the database; then try again"

@@ -26,7 +26,7 @@ from dental_pms_backup import (
     unpack,
 )
 from dental_pms_backup.artefacts import NAME_FORMAT, Kind, Stream
-from dental_pms_backup.errors import BackupError, RefusedError, UsageError
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.replay import Into
 
@@ -189,8 +189,13 @@ def check_swappable(target: Path, archive: Path) -> None:
 
 
 def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
-    with watch.over("attachments: unpacking", descriptor, archive.file.stat().st_size) as beat:
-        unpack.unpack(archive.file, descriptor, fresh, beat=beat)
+    """Unpack a proven archive into an empty directory: what is in it first, and every entry compared afterwards."""
+    with watch.reading("attachments: listing", descriptor) as beat:
+        unpack.check_listing(archive.file, descriptor, beat=beat)
+    with watch.reading("attachments: unpacking", descriptor) as beat:
+        unpack.unpack(descriptor, fresh, beat=beat)
+    with watch.reading("attachments: comparing", descriptor) as beat:
+        unpack.compare(descriptor, fresh, beat=beat)
 
 
 def _free_stamp(target: Path, now: datetime) -> str:
@@ -248,9 +253,12 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
     with stop.deferred():
         try:
             databases.switch(live.server, live.facts.database, made, kept)
-        except BackupError:
+        except BackupError as error:
             if not {kept, live.facts.database} <= databases.names(live.server):
-                raise
+                raise RestoreError(
+                    f"db: the switch failed: {error.message}; {beside.NEW_IS_GONE}",
+                    hint="a role that may rename databases is needed; or --in-place --replace, which needs less",
+                ) from None
 
 
 @contextlib.contextmanager

@@ -80,16 +80,16 @@ def check_room(file: Path, directory: Path) -> None:
         )
 
 
-def unpack(file: Path, source: int, fresh: Path, *, beat: Beat) -> None:
-    """Unpack an open archive into an empty directory, durably, and compare every entry with it.
-
-    RestoreError unless all are there as they are in the archive.
-    """
-    check_listing(file, source, beat=beat)
+def unpack(source: int, fresh: Path, *, beat: Beat) -> None:
+    """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
     extract = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *AS_STORED]
-    compare = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={fresh}"]
     _through(source, [*extract, f"--directory={fresh}"], fresh, "unpacking failed", beat)
-    _through(source, compare, fresh, "what was unpacked is not what is in the archive", beat)
+
+
+def compare(source: int, fresh: Path, *, beat: Beat) -> None:
+    """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise."""
+    argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={fresh}"]
+    _through(source, argv, fresh, "what was unpacked is not what is in the archive", beat)
     with open(os.devnull, "wb") as nowhere:
         (synced,) = tools.pipeline(["sync", "--file-system", str(fresh)], out=nowhere.fileno(), beat=beat)
     if not synced.ok:

@@ -61,7 +61,7 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
     dumps.find(config.store, wanted, Kind.DB)
     with dumps.opened(archive) as descriptor:
         dumps.prove(archive, descriptor, watch=watch)
-        with watch.over("attachments: listing", descriptor, archive.file.stat().st_size) as beat:
+        with watch.reading("attachments: listing", descriptor) as beat:
             unpack.check_listing(archive.file, descriptor, beat=beat)
     target = sources.attachments(config).path.resolve()
     restore.check_swappable(target, archive.file)

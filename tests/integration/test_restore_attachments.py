@@ -11,7 +11,16 @@ import pytest
 from dental_pms_backup import unpack
 from tests import faults
 from tests.integration.faults import events, listening
-from tests.integration.support import TREE, Disk, Site, environment, mounted_tmpfs, on_disk
+from tests.integration.support import (
+    TREE,
+    Disk,
+    Site,
+    environment,
+    mounted_tmpfs,
+    on_disk,
+    signalled,
+    wait_until,
+)
 
 # Kills itself at the Nth call of what the swap is made of.
 DIES = """\
@@ -172,3 +181,20 @@ def test_a_disk_without_room_is_told_before_anything_is_unpacked(site: Site) -> 
     site.configure({"attachments.path": str(site.attachments)})
     assert in_place(site).returncode == 0
     faults.recovered()
+
+
+def test_what_a_restore_left_that_was_killed_while_it_unpacked_is_removed_by_the_next(site: Site) -> None:
+    restored = on_disk(site.attachments)
+    spoil(site)
+    tar = site.fake_on_path("tar", 'case "$*" in *--extract*) "$real" "$@"; sleep 60 ;; esac; exec "$real" "$@"')
+    with site.running("restore", "attachments", "latest", "--in-place", "--yes", PATH=tar) as process:
+        wait_until(lambda: any(path.is_dir() and list(path.iterdir()) for path in site.place.glob("attachments.*")))
+        signalled(process, signal.SIGKILL, within_s=10)
+    (left,) = beside(site)
+    assert ".restoring-" in left
+    assert "cut off" not in site.run("run", "attachments").stderr, "what is live is whole"
+    done = site.run("restore", "attachments", site.sets()[-2], "--in-place", "--yes")
+    assert done.returncode == 0
+    assert "what a restore that was cut off had unpacked is removed" in done.stderr
+    assert on_disk(site.attachments) == restored
+    assert [".before-restore-" in name for name in beside(site)] == [True]

@@ -229,3 +229,27 @@ def test_attachments_are_not_touched_by_a_restore_of_the_database(own_database: 
     before = on_disk(own_database.attachments)
     in_place(own_database, "latest")
     assert on_disk(own_database.attachments) == before
+
+
+def test_a_switch_that_the_server_refuses_leaves_the_live_database_and_nothing_of_the_new_one(
+    own_database: Site,
+) -> None:
+    site = own_database
+    sql(site.server, *CHANGES)
+    site.fake(
+        "psql",
+        """case "$*" in *--file=-*) sed 's/^lock table pg_database/lock table nothing/' | "$real" "$@"; exit ;; esac
+exec "$real" "$@\"""",
+    )
+    said = refused(site, "latest", "--no-safety-set", status=1)
+    assert "db: the switch failed: db: the server refuses (SQLSTATE 42P01), expected every statement" in said
+    assert "; the live database is as it was, and nothing is left of the new one" in said
+
+
+def test_latest_is_never_the_safety_set_of_the_restore_before(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    for _ in range(2):
+        in_place(site, "latest")
+        assert dump(site.server) == before

@@ -14,6 +14,7 @@ from tests.integration.support import (
     CANARIES,
     Ran,
     Site,
+    as_cluster_user,
     bin_dir,
     dump,
     environment,
@@ -264,3 +265,16 @@ def test_a_path_with_no_database_in_it_makes_none(own_database: Site) -> None:
     empty.write_text("")
     fails(site, str(empty))
     fails(site, str(Path("missing.sql")), status=2)
+
+
+def test_a_file_without_its_roles_says_how_to_find_those_that_the_server_lacks(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, "create role gone_owner", "create table odd (n int)", "alter table odd owner to gone_owner")
+    file = site.place / "seed.sql.gz"
+    file.write_bytes(gzip.compress(as_cluster_user(site.server, "pg_dump").stdout.encode()))
+    sql(site.server, "drop table odd", "drop role gone_owner")
+    said = fails(site, str(file))
+    assert "the replay failed (SQLSTATE 42704, the server lacks a role), expected every statement to succeed" in said
+    command = said.partition("hint: ")[2].partition("   #")[0].replace("FILE", str(file))
+    found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert "OWNER TO gone_owner\n" in found

@@ -6,12 +6,12 @@ import pytest
 
 from tests.system import admin, compare, practice
 from tests.system.machine import Machine
-from tests.system.test_3_fidelity import IN_CONTAINER, assert_same_tree
+from tests.system.test_3_fidelity import IN_CONTAINER, ON_HOST, assert_same_tree
 
 PSQL = IN_CONTAINER.format(program="psql", database=practice.DATABASE)
 PG_DUMP = IN_CONTAINER.format(program="pg_dump", database=practice.DATABASE)
 BACKEND = """\
-while :; do
+for turn in $(seq 300); do
     psql "host=/var/run/postgresql user=dental dbname=dental_pms" -XAtqc "select count(*) from notes" 2>&1 | tail -n 1
     sleep 0.1
 done"""
@@ -65,14 +65,15 @@ def test_the_commands_of_the_man_page_bring_an_empty_server_back(host: Machine) 
 def remove_all(host: Machine) -> None:
     """Remove containers and volumes, as a new server has none; the store stays."""
     host.run(f"docker rm --force --volumes {practice.PROJECT}-db-1 {practice.PROJECT}-backend-1")
+    host.run(f"docker network rm {practice.PROJECT}_default", check=False)
     volumes = "dental_pms_db dental_pms_attachments"
     host.run("docker volume rm " + " ".join(f"{practice.PROJECT}_{volume}" for volume in volumes.split()))
 
 
 def drop_kept(host: Machine) -> None:
     """Drop the databases that restores have kept or made beside the live one."""
-    drop = "select format('drop database %I with (force)', datname) from pg_database where datname like 'dental_pms_%'"
-    practice.sql(host, f"{drop} \\gexec\n")
+    drop = "select format('drop database %I with (force)', datname) from pg_database"
+    practice.sql(host, f"{drop} where datname like 'dental_pms_%' \\gexec\n")
 
 
 def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> None:
@@ -83,9 +84,9 @@ def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> 
     host.run(f"docker exec -i {container} sh -s </root/backend.sh >/root/seen 2>&1 & echo $! >/root/backend.pid")
     held = practice.in_db(f"psql -U {practice.USER} -d {practice.DATABASE} -qAt")
     host.run(f'echo "begin; select count(*) from notes; select pg_sleep(600)" | {held} >/dev/null 2>&1 &')  # noqa: S608 - no SQL of anybody else
-    practice.sql(host, "delete from notes where id > 10")
+    left = practice.sql(host, "delete from notes where id > 10; select count(*) from notes")
     try:
-        admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == "13\n")
+        admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == f"{left}\n")
         done = admin.dental(host, f"restore db {name} --in-place --yes")
         assert (done.returncode, done.stderr) == (0, "")
         admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == "15003\n")
@@ -115,3 +116,23 @@ def test_the_switch_that_a_restore_beside_prints_is_what_an_admin_can_type(host:
         assert compare.rows(host, PSQL) == rows
     finally:
         drop_kept(host)
+
+
+def test_a_dump_of_an_older_server_is_restored_and_one_of_a_newer_refused(host: Machine) -> None:
+    file = dict(admin.took(host, "run db"))["db_file"]
+    rows = compare.rows(host, PSQL)
+    admin.make_native_ready(host)
+    host.write(admin.CONFIG, admin.NATIVE)
+    names = "runuser -u postgres -- psql -XAtc 'select datname from pg_database order by 1'"
+    before = host.run(names).stdout
+    done = admin.dental(host, f"restore db {file} --to other_major")
+    if host.suite == "bookworm":  # its server is 15, the containers' 17
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"{file}: a dump of PostgreSQL 17, expected of 15, the server's, or older\n" in done.stderr
+        assert "hint: a server of PostgreSQL 17 takes it" in done.stderr
+        assert host.run(names).stdout == before
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    assert compare.rows(host, ON_HOST.format(program="psql", database="other_major")) == rows
+    host.run(dict(admin.values(done.stdout))["restore_drop"])
+    assert host.run(names).stdout == before

@@ -1,0 +1,188 @@
+"""Whatever strikes a restore of the database: live is as it was, or what was restored is whole; never between."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from dental_pms_backup import postgres, scratch
+from dental_pms_backup.postgres import OnHost
+from tests import faults
+from tests.integration.conftest import databases_like
+from tests.integration.faults import events, listening
+from tests.integration.support import (
+    HEEDS_SIGNALS,
+    TREE,
+    Site,
+    dump,
+    environment,
+    mounted_tmpfs,
+    on_disk,
+    sql,
+    wait_until,
+)
+from tests.integration.test_kill_sweep import A_PROGRAM, EVERYTHING, kill
+
+KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 20)  # each takes seconds
+HOW: dict[signal.Signals | str, int] = {signal.SIGKILL: 4, A_PROGRAM: 3, EVERYTHING: 2, signal.SIGTERM: 1}
+CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
+SLOW = '{ head -c 20000; sleep 4; cat; } | "$real" "$@"; exit'
+IN_THE_MIDDLE = f'case "$*" in *--command=commit*) {SLOW} ;; esac\nexec "$real" "$@"'
+AS_IT_WAS = "the live database as it was"
+
+
+def beside(site: Site) -> list[str]:
+    return databases_like(site.server, f"{site.server.database}_")
+
+
+def drop_beside(site: Site) -> None:
+    for name in beside(site):
+        sql(postgres.in_database(site.server, "postgres"), f'drop database if exists "{name}" with (force)')
+
+
+@pytest.mark.fault("Ourselves", f"at {KILLS} random moments a restore is killed, or all or one of its programs are")
+def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_new(own_database: Site) -> None:
+    site = own_database
+    wanted = site.sets()[0]
+    restored = dump(site.server)
+    began = time.monotonic()
+    assert restores(site, wanted, None, 0, random.Random(0)) == 0  # noqa: S311 - moments
+    takes_s = time.monotonic() - began
+    sql(site.server, *CHANGES)
+    spoilt = dump(site.server)
+    chance = random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
+    for _ in range(KILLS):
+        (how,) = chance.choices(list(HOW), list(HOW.values()))
+        status = restores(site, wanted, how, chance.uniform(0, takes_s), chance)
+        found = dump(site.server)
+        assert found in (spoilt, restored)
+        assert status != 0 or found == restored
+        if found == restored:
+            sql(site.server, *CHANGES)
+        drop_beside(site)
+    assert restores(site, wanted, None, 0, chance) == 0
+    assert dump(site.server) == restored
+    faults.saw(status="killed, 1 or 0", store="the old content or the new, whole", events=[])
+    faults.recovered()
+
+
+def restores(site: Site, wanted: str, how: signal.Signals | str | None, moment_s: float, chance: random.Random) -> int:
+    """Restore in place, killed after some seconds, and return the exit status; it says ok only with 0."""
+    with subprocess.Popen(
+        [*HEEDS_SIGNALS, *site.command("restore", "db", wanted, "--in-place", "--yes", "--no-safety-set")],
+        cwd=TREE,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        if how is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=moment_s)
+            kill(process, how, chance)
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err or "KeyboardInterrupt" in err
+    assert ("restore_status=ok" in out) <= (process.returncode <= 0)
+    return process.returncode
+
+
+def fails(site: Site, *words: str, **variables: str) -> tuple[int, str, list[str]]:
+    """Restore in place, expecting that it fails and the live database is as it was; the status, stderr and events."""
+    before = dump(site.server)
+    with listening(site) as journal:
+        done = site.run("restore", "db", *words, "--in-place", "--yes", wrapper=journal.wrapper, **variables)
+        told = events(journal.close())
+    assert done.returncode != 0
+    assert "restore_status" not in done.stdout
+    assert "Traceback" not in done.stderr
+    wait_until(lambda: answers(site.server))
+    assert dump(site.server) == before
+    return done.returncode, done.stderr, told
+
+
+def answers(server: OnHost) -> bool:
+    with contextlib.suppress(AssertionError):
+        return sql(server, "select 1") == "1"
+    return False
+
+
+def recovers(site: Site) -> None:
+    done = site.run("restore", "db", site.sets()[0], "--in-place", "--yes")
+    assert done.returncode == 0, done.stderr
+    faults.recovered()
+
+
+@pytest.mark.fault("Database", "in the middle of a restore, the server crashes")
+def test_a_server_that_crashes_in_a_restore_comes_back_with_the_live_database_as_it_was(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, *CHANGES)
+    before = dump(site.server)
+    site.fake("psql", IN_THE_MIDDLE)
+    words = ("restore", "db", "latest", "--in-place", "--yes", "--no-safety-set")
+    backend = f"select pid from pg_stat_activity where datname like '{site.server.database}_restoring_%'"  # noqa: S608 - ours
+    with listening(site) as journal:
+        with site.running(*words, wrapper=journal.wrapper) as process:
+            wait_until(lambda: sql(site.server, f"{backend} and state like 'idle%'") != "")
+            os.kill(int(sql(site.server, backend).split()[0]), signal.SIGKILL)
+            out, err = process.communicate(timeout=60)
+        told = events(journal.close())
+    assert process.returncode in {1, 75}, err
+    assert "restore_status" not in out
+    site.mend()
+    wait_until(lambda: answers(site.server))
+    assert dump(site.server) == before
+    assert beside(site) == [] or "is left of the restore that failed; nothing needs it" in err
+    faults.saw(status="1 or 75", store=AS_IT_WAS, events=[each for each in told if each != "restore-unfinished"])
+    recovers(site)
+
+
+@pytest.mark.fault("Content", "a set to be restored is damaged")
+@pytest.mark.parametrize("how", ["cut", "flipped", "of another set"])
+def test_a_damaged_set_is_refused_before_anything_is_touched(own_database: Site, how: str) -> None:
+    site = own_database
+    first = site.sets()[0]
+    sql(site.server, *CHANGES)
+    second = site.takes("db")
+    file, other = (site.store / f"db/db_{name}.sql.gz" for name in (first, second))
+    content = file.read_bytes()
+    match how:
+        case "cut":
+            file.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            file.write_bytes(content[:9999] + bytes([content[9999] ^ 1]) + content[10000:])
+        case _:
+            file.write_bytes(other.read_bytes())
+    status, said, told = fails(site, first)
+    assert "the checksum differs, expected that of the manifest" in said
+    assert beside(site) == []
+    assert site.sets() == [first, second]
+    faults.saw(status=status, cause="verification", store=AS_IT_WAS, events=told)
+    file.write_bytes(content)
+    recovers(site)
+
+
+@pytest.mark.fault("Database", "the server's disk has no room for a second database")
+def test_a_full_disk_of_the_server_is_measured_and_nothing_is_made(site: Site) -> None:
+    attachments = on_disk(site.attachments)
+    with mounted_tmpfs(site.place / "disk", 160 << 20):
+        (site.place / "disk").chmod(0o755)
+        with scratch.cluster(site.place / "disk/pg", database="small") as server:
+            sql(server, "create table mine as select 1 as n")
+            site.server = server
+            site.configure({"native.host": server.host, "native.database": "small"})
+            status = os.statvfs(site.place / "disk")
+            (site.place / "disk/fill").write_bytes(bytes(status.f_bavail * status.f_frsize - (3 << 20)))
+            code, said, told = fails(site, "latest")
+            assert code == 4
+            assert "free on the server's disk, as df says of its data directory, expected" in said
+            assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
+            assert beside(site) == []
+            faults.saw(status=code, cause="refused", store=AS_IT_WAS, events=told)
+            (site.place / "disk/fill").unlink()
+            recovers(site)
+    assert on_disk(site.attachments) == attachments
