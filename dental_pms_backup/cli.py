@@ -75,6 +75,7 @@ def _arguments(argv: list[str]) -> Arguments:
 
 def _run(arguments: Arguments) -> int:
     from dental_pms_backup import report, run
+    from dental_pms_backup.after_run import follow
 
     try:
         settings = _settings(arguments)
@@ -92,6 +93,7 @@ def _run(arguments: Arguments) -> int:
             _print(["failure=bug", "backup_run_status=failed"])
         raise
     _print([*report.run_lines(taken), "backup_run_status=ok"])
+    follow(settings)
     return DONE
 
 

@@ -109,7 +109,6 @@ class Drill:
 
     where: Where
     directory: Path
-    memory_mb: int
     timeout_s: int
     files_query: str
     files_below: str

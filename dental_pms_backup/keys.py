@@ -271,13 +271,6 @@ KEYS = (
         says="where the private cluster of a drill and its lists lie; it needs about the room of the database",
     ),
     Key(
-        name="drill.memory_mb",
-        kind="number",
-        default=2048,
-        least=256,
-        says="megabytes of memory that the container of a drill may use",
-    ),
-    Key(
         name="drill.timeout_s",
         kind="number",
         default=21_600,
@@ -304,10 +297,7 @@ KEYS = (
         says="queries on the restored database by a name each; a drill fails unless every one returns true",
     ),
     Key(
-        name="drill.after_run",
-        kind="switch",
-        default=False,
-        says="start the drill's service after each successful run",
+        name="drill.after_run", kind="switch", default=False, says="start the drill's service after each successful run"
     ),
     Key(
         name="offsite.remote",

@@ -111,7 +111,7 @@ def image_of(source: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def container(mark: str, image: str, *, superuser: str, memory_mb: int) -> Iterator[InContainer]:
+def container(mark: str, image: str, *, superuser: str) -> Iterator[InContainer]:
     """Run a server in a new container without a network, which goes with its volume when the block ends.
 
     BackupError when it does not come up.
@@ -120,7 +120,7 @@ def container(mark: str, image: str, *, superuser: str, memory_mb: int) -> Itera
     # the password is nobody's: over the socket none is asked for, and there is no network
     settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
     try:
-        docker(*_run_arguments(mark, name, image, memory_mb), text_in=settings)
+        docker(*_run_arguments(mark, name, image), text_in=settings)
         ready = InContainer(container_id=_id_of(name), name=name, image=image)
         _wait_for(ready)
         yield ready
@@ -202,7 +202,7 @@ def docker(*arguments: str, text_in: str = "") -> str:
     return out
 
 
-def _run_arguments(mark: str, name: str, image: str, memory_mb: int) -> Sequence[str]:
+def _run_arguments(mark: str, name: str, image: str) -> Sequence[str]:
     volumes, *environment = docker("image", "inspect", f"--format={PLACE_OF_DATA}", image).split()
     data = next((each.partition("=")[2] for each in environment if each.startswith("PGDATA=")), DATA)
     return [
@@ -212,7 +212,7 @@ def _run_arguments(mark: str, name: str, image: str, memory_mb: int) -> Sequence
         "--network=none",
         f"--name={name}",
         f"--label={LABEL}={mark}",
-        f"--memory={memory_mb}m",
+        "--memory=2g",  # what it reads and writes is cached beyond that
         "--pids-limit=500",
         "--cpu-shares=128",
         "--shm-size=512m",

@@ -57,6 +57,13 @@ def recovers(site: Site) -> None:
     faults.recovered("ok, and proven")
 
 
+def problems(site: Site) -> list[str]:
+    """Return what the record of the only drilled set says against it."""
+    (record,) = site.store.glob("sets/*.drill.json")
+    found: list[str] = json.loads(record.read_text())["problems"]
+    return found
+
+
 def without_records(site: Site) -> Disk:
     return {path: facts for path, facts in site.set_files().items() if not path.endswith(".drill.json")}
 

@@ -15,6 +15,8 @@ from tests.system.machine import Machine
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = "dental-pms-backup"
 SERVICE = f"{PACKAGE}.service"
+DRILL = f"{PACKAGE}-drill.service"
+DRILL_TIMER = f"{PACKAGE}-drill.timer"
 TIMER = f"{PACKAGE}.timer"
 CONFIG = "/etc/dental-pms/backup.yaml"
 STORE = "/srv/dental-pms/backups"
@@ -66,7 +68,8 @@ def make_ready(machine: Machine) -> None:
     machine.write(CONFIG, (REPOSITORY / "etc/backup.yaml").read_text())
     drop_ins = " ".join(f"/etc/systemd/system/{unit}.d" for unit in (SERVICE, TIMER))
     machine.run(
-        f"systemctl disable --quiet --now {TIMER}; systemctl stop {SERVICE}; systemctl reset-failed;"
+        f"systemctl disable --quiet --now {TIMER} {DRILL_TIMER};"
+        f"systemctl stop {SERVICE} {DRILL}; systemctl reset-failed;"
         f"rm -rf {STORE} /srv/dental-pms/.run /srv/store {practice.ATTACHMENTS}.* /srv/native/attachments.*;"
         f"! rm -r {drop_ins} 2>/dev/null || systemctl daemon-reload"
     )
@@ -138,9 +141,12 @@ def properties(machine: Machine, unit: str, *wanted: str) -> dict[str, str]:
 
 
 def unit_states(machine: Machine) -> dict[str, list[str]]:
-    """Return for both units whether they are enabled and whether they are active, in systemctl's words."""
+    """Return for all units whether they are enabled and whether they are active, in systemctl's words."""
     asked = "systemctl is-enabled {0}; systemctl is-active {0}"
-    return {unit: machine.run(asked.format(unit), check=False).stdout.split() for unit in (TIMER, SERVICE)}
+    return {
+        unit: machine.run(asked.format(unit), check=False).stdout.split()
+        for unit in (TIMER, SERVICE, DRILL_TIMER, DRILL)
+    }
 
 
 def moment(machine: Machine) -> str:

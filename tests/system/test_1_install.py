@@ -7,13 +7,20 @@ import pytest
 from tests.system import admin
 from tests.system.machine import Machine
 
-AT_REST = {admin.TIMER: ["disabled", "inactive"], admin.SERVICE: ["static", "inactive"]}
-ENABLED = {admin.TIMER: ["enabled", "active"], admin.SERVICE: ["static", "inactive"]}
+AT_REST = {
+    admin.TIMER: ["disabled", "inactive"],
+    admin.SERVICE: ["static", "inactive"],
+    admin.DRILL_TIMER: ["disabled", "inactive"],
+    admin.DRILL: ["static", "inactive"],
+}
+ENABLED = AT_REST | {admin.TIMER: ["enabled", "active"]}
 SHIPPED = {
     "/etc/dental-pms/backup.yaml",
     "/usr/bin/dental-pms-backup",
     "/usr/lib/systemd/catalog/dental-pms-backup.catalog",
     "/usr/lib/systemd/system-preset/50-dental-pms-backup.preset",
+    "/usr/lib/systemd/system/dental-pms-backup-drill.service",
+    "/usr/lib/systemd/system/dental-pms-backup-drill.timer",
     "/usr/lib/systemd/system/dental-pms-backup.service",
     "/usr/lib/systemd/system/dental-pms-backup.timer",
     "/usr/share/bash-completion/completions/dental-pms-backup",
@@ -85,12 +92,14 @@ def test_only_conffile_is_the_configuration_and_everybody_may_read_it(installed:
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(installed: Machine) -> None:
-    done = installed.run(f"systemd-analyze verify --man=no {admin.SERVICE} {admin.TIMER}")
+    done = installed.run(
+        f"systemd-analyze verify --man=no {admin.SERVICE} {admin.TIMER} {admin.DRILL} {admin.DRILL_TIMER}"
+    )
     assert done.stdout + done.stderr == ""
 
 
 def test_preset_keeps_the_timer_disabled(installed: Machine) -> None:
-    installed.run(f"systemctl preset {admin.TIMER}")
+    installed.run(f"systemctl preset {admin.TIMER} {admin.DRILL_TIMER}")
     assert admin.unit_states(installed) == AT_REST
 
 

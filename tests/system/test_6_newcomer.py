@@ -89,6 +89,8 @@ def test_demo_works_from_a_clean_clone_on_a_fresh_debian_13(fresh_trixie: Machin
     assert admin.unit_states(fresh_trixie) == {
         admin.TIMER: ["disabled", "inactive"],
         admin.SERVICE: ["static", "inactive"],
+        admin.DRILL_TIMER: ["disabled", "inactive"],
+        admin.DRILL: ["static", "inactive"],
     }
     assert fresh_trixie.run("journalctl --quiet -t dental-pms-backup", check=False).stdout == ""
 

@@ -6,7 +6,7 @@ from tests.system import admin
 from tests.system.machine import Machine
 
 STAMP = "/var/lib/systemd/timers/stamp-dental-pms-backup.timer"
-GONE = {admin.TIMER: ["not-found", "inactive"], admin.SERVICE: ["not-found", "inactive"]}
+GONE = {unit: ["not-found", "inactive"] for unit in (admin.TIMER, admin.SERVICE, admin.DRILL_TIMER, admin.DRILL)}
 
 
 @pytest.fixture

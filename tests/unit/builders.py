@@ -108,6 +108,7 @@ def stored(  # noqa: PLR0913 - each has its default
     pinned: bool = False,
     accepted: bool = False,
     size_bytes: int = 1000,
+    proof: Mapping[str, Any] | None = None,
 ) -> StoredSet:
     """Return a set that is on no disk; each file has ``size_bytes`` bytes."""
     files = tuple(Artefact(kind=kind, path=kind.path(name), size_bytes=size_bytes) for kind in kinds)
@@ -119,6 +120,7 @@ def stored(  # noqa: PLR0913 - each has its default
         problems=problems,
         pinned=pinned,
         accepted=accepted,
+        proof=proof,
     )
 
 

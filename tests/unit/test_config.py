@@ -515,7 +515,6 @@ attachments: {path: /mnt/attachments, mount: /files}
 drill:
   where: cluster
   directory: /mnt/drills
-  memory_mb: 512
   timeout_s: 60
   files_query: select name, size from files
   files_below: .
@@ -554,7 +553,6 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
         drill=config.Drill(
             where=Where.CLUSTER,
             directory=Path("/mnt/drills"),
-            memory_mb=512,
             timeout_s=60,
             files_query="select name, size from files",
             files_below=".",

@@ -41,6 +41,7 @@ LAYERS = (
         "beside",
         "restore",
         "drill",
+        "after_run",
         "worst_day",
         "extract",
         "copies",

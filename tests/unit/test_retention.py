@@ -18,7 +18,7 @@ from dental_pms_backup.config import Retention
 from tests.unit.builders import NOW, name_of, night, stored
 
 LATER = night(1000)
-STATES = ["good", "damaged", "without db", "pinned", "accepted"]
+STATES = ["good", "damaged", "without db", "pinned", "accepted", "proven", "failed"]
 SETS = st.lists(
     st.tuples(st.integers(0, 400), st.sampled_from(STATES)),
     max_size=30,
@@ -48,6 +48,7 @@ def of_moment(moment: datetime, what: str = "good") -> StoredSet:
         manifest={"suspicions": ["db: small"] if what in {"suspect", "accepted"} else []},
         accepted=what == "accepted",
         pinned=what == "pinned",
+        proof={"result": {"proven": "passed"}.get(what, what)} if what in {"proven", "failed"} else None,
     )
 
 
@@ -215,6 +216,20 @@ def test_pinned_set_stays_for_ever() -> None:
     assert [(choice.keep, choice.reason) for choice in found][-1] == (True, "pinned")
 
 
+def test_newest_proven_set_stays_however_old_and_older_ones_do_not() -> None:
+    sets = [of_kind(1, "proven"), of_kind(2, "proven"), *nights(3, 4, 5)]
+    found = {choice.stored.name: choice for choice in retention.choices(sets, Stream.DB, Retention(keep=2), now=LATER)}
+    kept = [name for name, choice in found.items() if choice.keep]
+    assert kept == [name_of(night(number)) for number in (5, 4, 2)]
+    assert found[name_of(night(2))].reason == "the newest set that a drill has proven"
+
+
+def test_set_that_failed_its_drill_pushes_no_good_one_out() -> None:
+    sets = [*nights(1, 2, 3), of_kind(4, "failed"), of_kind(5, "failed")]
+    found = retention.choices(sets, Stream.DB, Retention(keep=2), now=LATER)
+    assert [choice.keep for choice in found] == [True, True, True, True, False]
+
+
 def test_nothing_goes_while_a_set_is_suspect_and_the_reason_names_it() -> None:
     sets = [*nights(*range(20)), of_kind(20, "suspect"), of_kind(21)]
     found = chosen(sets, 1)
@@ -230,15 +245,15 @@ def test_accepted_set_freezes_nothing_and_takes_a_place() -> None:
 
 @given(SETS, POLICIES)
 def test_as_many_good_sets_stay_as_asked_for(sets: list[StoredSet], policy: Retention) -> None:
-    good = {each.name for each in sets if not each.problems and each.artefact(Kind.DB)}
+    good = {each.name for each in sets if each.is_good and each.artefact(Kind.DB)}
     assert len(good & set(staying(sets, policy))) >= min(policy.keep, len(good))
 
 
 @given(SETS, st.integers(1, 20))
 def test_no_good_set_goes_while_an_older_one_stays_by_number(sets: list[StoredSet], keep: int) -> None:
     plain = [each for each in sets if not each.pinned]
-    good = [choice for choice in chosen(plain, keep) if not choice.stored.problems]
-    stay = [choice.stored.taken_at for choice in good if choice.keep]
+    good = [choice for choice in chosen(plain, keep) if choice.stored.is_good]
+    stay = [choice.stored.taken_at for choice in good if choice.keep and choice.reason != retention.NEWEST_PROVEN]
     go = [choice.stored.taken_at for choice in good if not choice.keep]
     assert not stay or not go or min(stay) > max(go)
 
@@ -247,7 +262,7 @@ def test_no_good_set_goes_while_an_older_one_stays_by_number(sets: list[StoredSe
 def test_newest_good_set_that_is_not_of_the_future_always_stays(
     sets: list[StoredSet], policy: Retention, now: int
 ) -> None:
-    good = [each for each in sets if not each.problems and each.artefact(Kind.DB) and each.taken_at <= night(now)]
+    good = [each for each in sets if each.is_good and each.artefact(Kind.DB) and each.taken_at <= night(now)]
     assert not good or max(good, key=lambda each: each.taken_at).name in staying(sets, policy, now=night(now))
 
 
