@@ -35,6 +35,7 @@ logging.getLogger("sh").setLevel(logging.ERROR)  # it logs argv
 LINES_KEPT = 1000
 LINE_LENGTH = 1000
 END_GRACE_S = 3.0
+SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
@@ -305,7 +306,8 @@ def _nap_beside(pid: int) -> None:
     """Sleep until a child has ended, but no longer than until the next look at everything else."""
     try:
         ending = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError:  # it has ended; or there is no descriptor left, or none such to be had
+        time.sleep(SHORT_NAP_S)
         return
     try:
         look = select.poll()

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tests.system.rig import bench_backup, bench_command, bench_report, bench_restore, bench_scaling
+from tests.system.rig import bench_backup, bench_command, bench_drill, bench_report, bench_restore, bench_scaling
 from tests.system.rig.bench_measure import FailedError, Options, run
 
 HOME = Path("/srv/bench")
 PARTS = {
     "backup": bench_backup.measure,
     "restore": bench_restore.measure,
+    "drill": bench_drill.measure,
     "command": bench_command.measure,
     "scaling": bench_scaling.measure,
 }
