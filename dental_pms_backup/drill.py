@@ -137,7 +137,7 @@ def _clear(mark: str, directory: Path) -> None:
 def _opened(store: Path, stored: StoredSet) -> Iterator[dict[Kind, int]]:
     with contextlib.ExitStack() as stack:
         files = {}
-        for artefact in stored.artefacts:
+        for artefact in (each for each in stored.artefacts if each.sha256):  # what the manifest has forgotten is going
             try:
                 files[artefact.kind] = os.open(store / artefact.path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Beat = Callable[[], None] | None
 
 UNDEFINED_TABLE = "42P01"
+OF_THE_SET = {"gzip", "tar"}
 FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
 # Turns a line of tar --list --verbose into "name TAB size" of a regular file in a directory, both as COPY writes them:
 # the name below the directory. Of a hard link, whose size stands with its other name, the size is "*".
@@ -134,7 +135,9 @@ def _failure(failed: tools.Ended) -> BackupError:
     if any(FULL.search(line) for line in failed.said):
         return RoomError("drill: no space left for the list of the attachments, expected room for it", hint="df -h")
     state = next((found[1] for line in failed.said if (found := re.search(r"ERROR:\s+(\w{5})$", line))), "")
-    return DrillError(
-        f"attachments: {failed}{f' (SQLSTATE {state})' if state else ''}, expected to read all of them",
-        hint="dental-pms-backup verify",
+    if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
+        return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
+    return rehearsal.not_of_the_set(state, failed) or DrillError(
+        f"attachments: drill.files_query failed (SQLSTATE {state}), expected names and sizes",
+        hint="dental-pms-backup config show",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import inventory, notify, rehearsal, roundtrip, stage, verify
 from dental_pms_backup.artefacts import Kind, Stream
-from dental_pms_backup.errors import DrillError, StalledError, VerificationError
+from dental_pms_backup.errors import DrillError, StalledError, TemporaryError, UsageError, VerificationError
 from dental_pms_backup.proofs import Result
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.roundtrip import Tally
 
 TOLD_AT_MOST = 5
+NEEDED = {"source", "server_version", "system_identifier"}
 CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
 
 
@@ -127,10 +128,16 @@ def prove(job: Job) -> None:
 def _check_files(job: Job) -> None:
     if job.stored.problems:
         raise DrillError(job.stored.problems[0])
-    for artefact in job.stored.artefacts:
+    for artefact in (each for each in job.stored.artefacts if each.kind in job.files):
         with job.reading(f"{artefact.kind}: checksum", artefact.kind) as beat:
             path = job.config.store / artefact.path
-            if verify.sha256(path, job.files[artefact.kind], beat=beat) != artefact.sha256:
+            try:
+                checksum = verify.sha256(path, job.files[artefact.kind], beat=beat)
+            except VerificationError as error:
+                if "killed by signal" in error.message:  # by who wanted memory, say: that is not the set's fault
+                    raise TemporaryError(f"drill: {error.message}") from None
+                raise
+            if checksum != artefact.sha256:
                 raise DrillError(f"{artefact.path}: the checksum differs, expected that of the manifest")
 
 
@@ -144,7 +151,9 @@ def _count_entries(job: Job) -> None:
 
 
 def _prove_database(job: Job) -> None:
-    findings, source = job.findings, job.part(Stream.DB)["source"]
+    findings, source = job.findings, job.part(Stream.DB).get("source", {})
+    if not source.keys() >= NEEDED:
+        raise UsageError(f"set {job.stored.name}: its manifest does not say what server it is of, expected that")
     head = None
     with findings.proof(LOAD):
         head = rehearsal.head(job.files[Kind.DB])

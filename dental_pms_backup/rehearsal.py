@@ -32,7 +32,9 @@ SUPERUSER = (
     r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
 )
 STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", f"--dbname={DATABASE}")
-FULL = {"53100"}
+FULL = "53100"
+# SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
+BEFALLS = re.compile("57P|08|53|58030")
 ROLE_OR_SETTING_MISSING = "42704"
 LACKING = {"58P01", "0A000"}
 EXTENSION = re.compile(r'CREATE EXTENSION IF NOT EXISTS ("[\w -]+"|\w+) WITH SCHEMA ')
@@ -76,6 +78,7 @@ def load(server: Server, what: str, source: int, *, beat: Beat = None) -> None:
     psql = _client(server, "psql", *STRICT, "--output=/dev/null", "--file=-", stdin=True)
     with open(os.devnull, "wb") as nowhere:
         unpacked, loaded = tools.pipeline(UNPACKED, psql, source=source, out=nowhere.fileno(), beat=beat)
+    check_not_killed(unpacked)
     if not loaded.ok:
         raise _load_error(what, source, loaded)
     if not unpacked.ok:
@@ -99,10 +102,30 @@ def check(server: Server, name: str, sql: str, *, timeout_s: float, beat: Beat =
         rows_argv(server), text_in=f"{sql.rstrip().rstrip(';')};\n", timeout_s=timeout_s, beat=beat
     )
     if not ended.ok:
+        if excuse := not_of_the_set(_sqlstate(ended)[0], ended):
+            raise excuse
         raise DrillError(f"check {name}: the query failed ({_why(ended)}), expected one that returns true or false")
     if out != "t\n":
         what = "returned false" if out == "f\n" else "returned neither true nor false"
         raise DrillError(f"check {name}: {what}, expected true")
+
+
+def not_of_the_set(state: str, psql: tools.Ended) -> BackupError | None:
+    """Return the error for what befell the throwaway server or its client, None when it only said no."""
+    if state == FULL:
+        return RoomError("drill: no space left for a copy of the database, expected room for all of it", hint="df -h")
+    if not state or BEFALLS.match(state):
+        why = f"{psql}, SQLSTATE {state}" if state else str(psql)
+        return TemporaryError(
+            f"drill: {why}, expected the throwaway server and its programs to go on", hint="journalctl -k; df -h"
+        )
+    return None
+
+
+def check_not_killed(program: tools.Ended) -> None:
+    """Raise TemporaryError when a program that reads a set was killed: that says nothing about the set."""
+    if program.exit_code < 0 and not program.broken_pipe:
+        raise TemporaryError(f"drill: {program}, expected it to read to its end", hint="journalctl -k")
 
 
 def _client(server: Server, program: str, *arguments: str, stdin: bool = False) -> list[str]:
@@ -115,6 +138,7 @@ def _first_lines(source: int, argv: Sequence[str]) -> list[str]:
     os.lseek(source, 0, os.SEEK_SET)
     with tools.memory("head") as out:
         unpacked, ended = tools.pipeline(UNPACKED, argv, source=source, out=out)
+        check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise DrillError("db: the dump cannot be read, expected gzip", hint="dental-pms-backup verify")
         return os.pread(out, 4096, 0).decode("utf-8", "replace").split("\n")[:-1]
@@ -122,12 +146,9 @@ def _first_lines(source: int, argv: Sequence[str]) -> list[str]:
 
 def _load_error(what: str, source: int, psql: tools.Ended) -> BackupError:
     state, line = _sqlstate(psql)
-    if state in FULL:
-        return RoomError("drill: no space left for a copy of the database, expected room for all of it", hint="df -h")
-    if not state and not line:
-        return TemporaryError(
-            f"drill: the throwaway server went away ({psql}), expected it to stay", hint="journalctl -k; df -h"
-        )
+    excuse = not_of_the_set(state, psql)
+    if excuse and not (line and not state):
+        return excuse
     statement = _statement(source, line)
     extension = EXTENSION.match(statement)
     if state in LACKING and extension:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import tools
-from dental_pms_backup.errors import DrillError
+from dental_pms_backup.errors import DrillError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,12 +105,17 @@ class Tally:
 
 
 def of_dump(*argvs: Sequence[str], source: int | None = None, beat: Beat = None) -> Tally:
-    """Return the tally of the dump that a pipeline writes; DrillError unless every program exited 0."""
+    """Return the tally of the dump that a pipeline writes, each program of which has to exit 0.
+
+    DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
+    """
     with tools.memory("tally") as out:
         ended = tools.pipeline(*argvs, ["perl", "-e", TALLY], source=source, out=out, beat=beat)
         failed = next((program for program in reversed(ended) if not program.ok), None)
-        if failed:
+        if failed and failed.program == "gzip" and failed.exit_code > 0:
             raise DrillError(f"db: {failed}, expected to read the dump to its end")
+        if failed:
+            raise TemporaryError(f"drill: {failed}, expected to read the dump to its end", hint="journalctl -k; df -h")
         return _tally(os.pread(out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
 
 

@@ -139,6 +139,15 @@ def test_an_extension_that_the_throwaway_server_lacks_is_named_and_no_fault_of_t
     drills.recovers(site)
 
 
+@pytest.mark.fault("Ourselves", "a program of a drill is killed")
+@pytest.mark.parametrize("program", ["gzip", "tar", "perl"])
+def test_a_program_that_is_killed_under_a_drill_is_no_fault_of_the_set(site: Site, program: str) -> None:
+    path = site.fake_on_path(program, "kill -9 $$")
+    met = drills.fails(site, cause="temporary", status=75, PATH=path)
+    assert f"{program}: killed by signal 9" in met.stderr
+    drills.recovers(site)
+
+
 @pytest.mark.fault("Ourselves", "no server of a dump's newer version is installed")
 def test_a_dump_of_a_newer_version_is_named_and_no_fault_of_the_set(site: Site) -> None:
     (name,) = site.sets()
