@@ -14,8 +14,7 @@ rm -rf $KEPT/*
 BACKUP_DIR=$KEPT/native dental-pms-backup -c $CONFIG/native.yaml run db
 BACKUP_DIR=$KEPT/compose dental-pms-backup run db
 """
-# named, so that it is drilled again each time
-SET = "$(ls $KEPT/{}/sets/*.json)"
+SET = "latest"  # named, so that it is drilled again each time
 FILE = "gzip -dc $KEPT/{}/db/db_*.sql.gz"
 
 
@@ -50,9 +49,7 @@ def _contenders() -> list[Contender]:
             before=NEW.format(admin=NATIVE_ADMIN),
             role=Role.FLOOR,
         ),
-        Contender(
-            stream=NATIVE, name="dental-pms-backup drill", line=f"{native} {SET.format('native')}", role=Role.OURS
-        ),
+        Contender(stream=NATIVE, name="dental-pms-backup drill", line=f"{native} {SET}", role=Role.OURS),
         Contender(
             stream=COMPOSE,
             name="the same by docker compose exec",
@@ -63,7 +60,7 @@ def _contenders() -> list[Contender]:
         Contender(
             stream=COMPOSE,
             name="dental-pms-backup drill",
-            line=f"BACKUP_DIR=$KEPT/compose dental-pms-backup drill {SET.format('compose')}",
+            line=f"BACKUP_DIR=$KEPT/compose dental-pms-backup drill {SET}",
             role=Role.OURS,
         ),
     ]
