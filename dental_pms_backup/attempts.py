@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def take_all(order: taking.Order, found: Sources, config: Config) -> list[Proven
         each.result()
     _raise_failures(attempts)
     stop.check()
-    _compare_with_rows(attempts, order, found, config)
+    _compare_with_rows(attempts, order, config.suspect.attachments_table)
     return [attempts.proven[stream] for stream in takes]
 
 
@@ -67,17 +68,20 @@ def _side_by_side(found: Sources) -> bool:
     """Tell whether both streams are wanted, from different disks, on a machine that has cores for both."""
     if not found.database or not found.attachments or len(os.sched_getaffinity(0)) < CORES_FOR_BOTH:
         return False
-    data = postgres.data_directory(found.database.server)
+    data = None
+    with contextlib.suppress(BackupError):  # what is only quicker is worth no failure
+        data = postgres.data_directory(found.database.server)
     return data is not None and disks.differ(data, found.attachments.path)
 
 
-def _compare_with_rows(attempts: _Attempts, order: taking.Order, found: Sources, config: Config) -> None:
-    """Add what is strange about the attachments beside the rows that have files, where the database was taken, too."""
-    archived = attempts.proven.get(Stream.ATTACHMENTS)
-    if archived:
-        with_files = config.suspect.attachments_table
-        rows = postgres.row_count(found.database.server, with_files) if found.database else 0
-        attempts.proven[Stream.ATTACHMENTS] = taking.beside_rows(archived, rows, order)
+def _compare_with_rows(attempts: _Attempts, order: taking.Order, table: str) -> None:
+    """Add what is strange about the attachments beside the dump's rows that have files, where it was taken, too."""
+    if Stream.ATTACHMENTS not in attempts.proven:
+        return
+    database = attempts.proven.get(Stream.DB)
+    rows = database.manifest["rows"] if database else {}
+    count = rows.get(table, rows.get(f"public.{table}", 0))
+    attempts.proven[Stream.ATTACHMENTS] = taking.beside_rows(attempts.proven[Stream.ATTACHMENTS], count, order)
 
 
 def _raise_failures(attempts: _Attempts) -> None:

@@ -75,7 +75,9 @@ def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     path = store / artefact.path
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with watch.over(artefact.path, source, artefact.size_bytes) as beat:
-            verify.proof(path, artefact.kind, source, expected=artefact.sha256, beat=beat)
+        with verify.reading(path, artefact.kind, source) as both:
+            content, checksum = both.sources
+            with watch.over(artefact.path, content, artefact.size_bytes, beside=checksum) as beat:
+                both.proof(expected=artefact.sha256, beat=beat)
     finally:
         os.close(source)

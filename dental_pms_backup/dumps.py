@@ -118,12 +118,14 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
-    with watch.reading(f"{source.kind}: verifying", descriptor) as beat:
-        if source.packed:
-            rows = verify.proof(source.file, source.kind, descriptor, expected=source.checksum, beat=beat).rows
-        else:
-            verify.plain_dump(source.file, descriptor)
-            rows = _rows_of_plain(source, descriptor)
+    if source.packed:
+        with verify.reading(source.file, source.kind, descriptor) as both:
+            content, checksum = both.sources
+            with watch.reading(f"{source.kind}: verifying", content, beside=checksum) as beat:
+                rows = both.proof(expected=source.checksum, beat=beat).rows
+    else:
+        verify.plain_dump(source.file, descriptor)
+        rows = _rows_of_plain(source, descriptor)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return rows
 

@@ -271,13 +271,6 @@ def data_directory(server: Server) -> Path | None:
             return None
 
 
-def row_count(server: Server, table: str) -> int:
-    """Return how many rows a table has, 0 where there is no such table; DatabaseError."""
-    quoted = table.replace("'", "''")
-    found = ask(server, f"select to_regclass('{quoted}')::text")
-    return int(ask(server, f"select count(*) from {found}")) if found else 0  # noqa: S608 - quoted by regclass
-
-
 def matching(server: Server, facts: Facts, program: str) -> str:
     """Return the client program of the server's major version; ToolMissingError when it is not installed.
 

@@ -14,7 +14,7 @@ from dental_pms_backup import notify
 from dental_pms_backup.errors import StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tqdm import tqdm
 
@@ -25,16 +25,22 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class Progress:
-    """The position of a file being written or read, shown against an expected size in bytes (0: unknown)."""
+    """The position of a file being written or read, shown against an expected size in bytes (0: unknown).
 
-    def __init__(self, label: str, descriptor: int, expected_bytes: int, *, whose: str, watch: Watch) -> None:
+    Where two read it, the slower one's is shown, and it moves as long as one of them does.
+    """
+
+    def __init__(
+        self, label: str, descriptors: Sequence[int], expected_bytes: int, *, whose: str, watch: Watch
+    ) -> None:
         self._label = label
         self._whose = whose
-        self._descriptor = descriptor
+        self._descriptors = descriptors
         self._expected_bytes = expected_bytes
         self._stall_timeout_s = watch.stall_timeout_s
         self._began = self._told = self._moved = time.monotonic()
         self._position = 0
+        self._positions = [0 for _ in descriptors]
         self._bar = _bar(label, expected_bytes) if watch.bar else None
         self._lines = watch.lines
         self._tell(label)
@@ -50,8 +56,9 @@ class Progress:
             return
         self._told = now
         # the programs write and read through a duplicate of this descriptor: the offset is shared
-        position = os.lseek(self._descriptor, 0, os.SEEK_CUR)
-        if position != self._position:
+        positions = [os.lseek(descriptor, 0, os.SEEK_CUR) for descriptor in self._descriptors]
+        position = min(positions)
+        if positions != self._positions:
             self._moved = now
             notify.alive()
         elif now - self._moved > self._stall_timeout_s:
@@ -61,7 +68,7 @@ class Progress:
             )
         if self._bar is not None:
             self._bar.update(position - self._position)
-        self._position = position
+        self._position, self._positions = position, positions
         self._tell(line(self._label, position, self._expected_bytes, now - self._began, self._whose))
 
     def _tell(self, text: str) -> None:
@@ -88,18 +95,24 @@ class Watch:
 
     @contextlib.contextmanager
     def over(
-        self, label: str, descriptor: int, expected_bytes: int, *, whose: str = LAST_RUNS
+        self, label: str, descriptor: int, expected_bytes: int, *, beside: int | None = None, whose: str = LAST_RUNS
     ) -> Iterator[Callable[[], None]]:
-        """Show how far a file is while the block lasts; what it yields is the ``beat`` of the programs that work."""
-        progress = Progress(label, descriptor, expected_bytes, whose=whose, watch=self)
+        """Show how far a file is while the block lasts; what it yields is the ``beat`` of the programs that work.
+
+        ``beside`` is another descriptor of the same file, which is read as well.
+        """
+        descriptors = (descriptor,) if beside is None else (descriptor, beside)
+        progress = Progress(label, descriptors, expected_bytes, whose=whose, watch=self)
         try:
             yield progress.beat
         finally:
             progress.close()
 
-    def reading(self, label: str, descriptor: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    def reading(
+        self, label: str, descriptor: int, *, beside: int | None = None
+    ) -> contextlib.AbstractContextManager[Callable[[], None]]:
         """Show how far an open file is read, of its own size; else as ``over``."""
-        return self.over(label, descriptor, os.fstat(descriptor).st_size, whose="")
+        return self.over(label, descriptor, os.fstat(descriptor).st_size, beside=beside, whose="")
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:

@@ -17,7 +17,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import artefacts, durable, proofs
+from dental_pms_backup import artefacts, durable, proofs, tools
 from dental_pms_backup.artefacts import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 
@@ -35,12 +35,17 @@ OWN_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A file being written: hidden, in the directory of its artefact, open for writing and reading."""
+    """A file being written: hidden, in the directory of its artefact, open for writing and reading.
+
+    ``writer`` is a file in memory that is locked until ``settle``, by which those who read a draft beside its writer
+    know that it still grows.
+    """
 
     kind: Kind
     name: str
     path: Path
     descriptor: int
+    writer: int
 
 
 def prepare(store: Path) -> None:
@@ -72,27 +77,18 @@ def new_name(store: Path, now: datetime) -> str | None:
 
 @contextlib.contextmanager
 def draft(store: Path, kind: Kind, name: str) -> Iterator[Draft]:
-    """Open a new draft, mode 0600; it stays on disk as it is when the block ends.
-
-    It is locked until ``settle``, by which those who read it beside its writer know that it still grows.
-    """
+    """Open a new draft, mode 0600; it stays on disk as it is when the block ends."""
     path = durable.draft_path(store / kind.path(name))
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise durable.refusal(path, "cannot be written", error) from None
     try:
-        _lock(path, descriptor)
-        yield Draft(kind=kind, name=name, path=path, descriptor=descriptor)
+        with tools.memory("writer") as writer:
+            fcntl.flock(writer, fcntl.LOCK_EX)
+            yield Draft(kind=kind, name=name, path=path, descriptor=descriptor, writer=writer)
     finally:
         os.close(descriptor)
-
-
-def _lock(path: Path, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        raise durable.refusal(path, "cannot be locked", error) from None
 
 
 def empty(draft: Draft) -> None:
@@ -104,18 +100,16 @@ def empty(draft: Draft) -> None:
         raise durable.refusal(draft.path, "cannot be written anew", error) from None
 
 
-def write_back(draft: Draft) -> None:
-    """Have the disk write what a draft holds so far, so that ``settle`` has less to wait for; StoreError."""
-    try:
-        os.fdatasync(draft.descriptor)
-    except OSError as error:
-        raise durable.refusal(draft.path, "cannot be made durable", error) from None
+def write_back(draft: Draft, start: int, end: int) -> None:
+    """Have the disk begin to write a part of a draft, without waiting, so that ``settle`` has less to wait for."""
+    with contextlib.suppress(OSError):  # no more than a wish; what the disk refuses, fsync tells
+        os.posix_fadvise(draft.descriptor, start, end - start, os.POSIX_FADV_DONTNEED)  # pages not yet written stay
 
 
 def settle(draft: Draft) -> int:
     """Make a draft durable that nobody writes any more, and return its size in bytes; StoreError."""
     try:
-        fcntl.flock(draft.descriptor, fcntl.LOCK_UN)
+        fcntl.flock(draft.writer, fcntl.LOCK_UN)
         os.fsync(draft.descriptor)
         return os.fstat(draft.descriptor).st_size
     except OSError as error:

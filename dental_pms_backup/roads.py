@@ -89,7 +89,7 @@ def _children(pid: int) -> Iterator[int]:
 def _on_socket(by_exec: InContainer, root: Path) -> OnHost:
     """Return the server as programs of this host reach it, of which there are some of its major version."""
     facts = postgres.examine(by_exec)
-    directory, port = postgres.ask(by_exec, SOCKET).split()
+    directory, _, port = postgres.ask(by_exec, SOCKET).rpartition(" ")
     # an absolute link, as /var/run is one, would lead out of the container's root directory
     inside = re.sub("^/var/run(?=/|$)", "/run", directory)
     server = OnHost(

@@ -262,6 +262,13 @@ def _writing_failed(stream: str, ended: tools.Ended, out: int) -> BackupError:
     return error(f"{stream}: {ended}: {said}, expected exit status 0")
 
 
+def full_store(out: int) -> StoreError | None:
+    """Return the error for a draft that ends too early because its disk is full, which igzip may keep to itself."""
+    if _is_full(out):
+        return StoreError("the store: no space left, expected room for the set", hint="df -h; df -i")
+    return None
+
+
 def _is_full(descriptor: int) -> bool:
     status = os.fstatvfs(descriptor)
     return status.f_bavail * status.f_frsize < FULL_BELOW_BYTES or (status.f_files > 0 and status.f_favail == 0)

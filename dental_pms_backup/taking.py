@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import durable, journal, postgres, publishing, streams, suspicion, verify
 from dental_pms_backup.artefacts import Kind, Stream
+from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import size
 
@@ -62,12 +63,12 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
                 server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, level=order.level, beat=beat
             )
         dump, rows = _prove(order, draft, reading)
-    postgres.check_same(server, facts)
     postgres.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
         roles, _ = _prove(order, draft, reading)
+    postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dump["size_bytes"], source.told)
     return Proven(
         stream=Stream.DB,
@@ -134,14 +135,14 @@ def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Call
             watched()
             position = os.lseek(draft.descriptor, 0, os.SEEK_CUR)
             if position - written_back >= WRITE_BACK_BYTES:
-                publishing.write_back(draft)
+                publishing.write_back(draft, written_back, position)
                 written_back = position
 
         yield beat
 
 
 def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify.Readings]:
-    return verify.following(draft.path, draft.kind)
+    return verify.following(draft.path, draft.kind, draft.writer)
 
 
 def _prove(
@@ -149,8 +150,12 @@ def _prove(
 ) -> tuple[Entry, Mapping[str, int]]:
     """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
-    with order.watch.over(f"{draft.kind}: verifying", reading.source, size_bytes) as beat:
-        proof = reading.proof(index=index, beat=beat)
+    content, checksum = reading.sources
+    with order.watch.over(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
+        try:
+            proof = reading.proof(index=index, beat=beat)
+        except VerificationError as error:
+            raise streams.full_store(draft.descriptor) or error from None
     path = draft.kind.path(draft.name)
     return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": proof.sha256}, proof.rows
 

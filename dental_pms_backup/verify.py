@@ -2,8 +2,8 @@
 
 Two readings make a proof: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
 program that writes it, so that both are done a moment after it. igzip unpacks four times as fast as gzip, but takes
-garbage after the end for nothing; so its yes counts only where it unpacked as many bytes as the file's last field
-says, and everything else is for gzip to decide, which is what gets the data back.
+garbage after the end, and flags that nobody knows, for nothing; so its yes counts only where it unpacked as many bytes
+as the file's last field says, and everything else is for gzip to decide, which is what gets the data back.
 """
 
 from __future__ import annotations
@@ -29,25 +29,28 @@ LARGEST_ANSWER_BYTES = 4 << 20
 OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 GZIP = ("gzip", "--decompress", "--stdout")
 IGZIP = ("igzip", "--decompress", "--stdout")
+FLAGS_AT = 3
+UNKNOWN_FLAGS = 0xE0  # RFC 1952, FLG: reserved; gzip refuses them
 LENGTH_FIELD = 4  # RFC 1952, ISIZE: the last bytes of a gzip file are the length of its content modulo 2^32
 LIST = ("tar", "--list", "--totals", "--file=-", "--quoting-style=escape")
 TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
 # the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
 SUM = ("sha256sum", "--binary", "-", "/dev/null")
 SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
-# Writes a file that grows to stdout, until nothing more comes and its writer has given up the lock on it.
+# Writes a file that grows to stdout, until nothing more comes and its writer has given up the lock on another file. Not
+# on this one: where the lock is one of SMB, nobody else could read it.
 FOLLOW = r"""
+open my $lock, "<", $ARGV[0] or die "$!\n";
 my $grows = 1;
 while (1) {
     my $read = sysread(STDIN, my $chunk, 1 << 20) // die "$!\n";
     for (my $done = 0; $done < $read;) { $done += syswrite(STDOUT, $chunk, $read - $done, $done) // die "$!\n" }
     next if $read;
     last if !$grows;
-    $grows = !flock(STDIN, 1 | 4);
+    $grows = !flock($lock, 1 | 4);
     select(undef, undef, undef, 0.005) if $grows;
 }
 """
-FOLLOWING = ("perl", "-e", FOLLOW)
 # Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
 # "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
 # ends them.
@@ -119,20 +122,22 @@ def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, b
     return _read(path, kind, source, GZIP, index, beat).rows
 
 
-def proof(path: Path, kind: Kind, source: int, *, expected: str = "", beat: Beat = None) -> Proof:
-    """Prove an open file as ``content`` does, and take its checksum at the same time.
-
-    VerificationError also when that is not the ``expected`` one.
-    """
+@contextlib.contextmanager
+def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
+    """Read an open file beside what the block does, for ``Readings.proof``."""
     os.lseek(source, 0, os.SEEK_SET)
     with (
         _opened(Path(f"/proc/self/fd/{source}")) as again,
-        _running(*_checking(kind, _unpack()), source=source) as reading,
+        _running(*_checking(kind, _unpack()), source=source) as content_reading,
         _running(SUM, source=again) as summing,
     ):
-        return Readings(path=path, kind=kind, source=source, reading=reading, summing=summing).proof(
-            expected=expected, beat=beat
-        )
+        yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
+
+
+def proof(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Proof:
+    """Prove an open file as ``content`` does, and take its checksum at the same time."""
+    with reading(path, kind, source) as both:
+        return both.proof(beat=beat)
 
 
 def plain_dump(path: Path, source: int) -> None:
@@ -150,26 +155,31 @@ def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
 
 
 @contextlib.contextmanager
-def following(path: Path, kind: Kind) -> Iterator[Readings]:
-    """Read a draft beside what the block does, which is to write it; its writer holds an exclusive lock on it."""
+def following(path: Path, kind: Kind, writer: int) -> Iterator[Readings]:
+    """Read a draft beside what the block does, which is to write it and to hold a lock on ``writer`` meanwhile."""
+    follow = ("perl", "-e", FOLLOW, f"/proc/{os.getpid()}/fd/{writer}")
     with (
         _opened(path) as content_source,
         _opened(path) as checksum_source,
-        _running(FOLLOWING, *_checking(kind, _unpack()), source=content_source) as reading,
-        _running(FOLLOWING, SUM, source=checksum_source) as summing,
+        _running(follow, *_checking(kind, _unpack()), source=content_source) as content_reading,
+        _running(follow, SUM, source=checksum_source) as summing,
     ):
-        yield Readings(path=path, kind=kind, source=content_source, reading=reading, summing=summing)
+        yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """The two readings of a file, which may still grow. ``source`` is a descriptor that stands where they are."""
+    """The two readings of a file, which may still grow."""
 
     path: Path
     kind: Kind
-    source: int
     reading: _Reading
     summing: _Reading
+
+    @property
+    def sources(self) -> tuple[int, int]:
+        """Return descriptors that stand where the readings are."""
+        return self.reading.source, self.summing.source
 
     def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
         """Wait until all of a file has been read that nobody locks any more, and prove it as ``content`` does."""
@@ -182,11 +192,12 @@ class Readings:
         return Proof(rows=self._rows(index, beat), sha256=checksum)
 
     def _rows(self, index: Path | None, beat: Beat) -> dict[str, int]:
-        with contextlib.suppress(VerificationError):  # read once more, alone, it shows whether that is so
+        source = self.reading.source
+        with contextlib.suppress(VerificationError):  # gzip decides
             answer = self.reading.answer(self.path, self.kind, index, beat)
-            if _is_all(answer, self.source):
+            if _is_all(answer, source):
                 return answer.rows
-        return content(self.path, self.kind, self.source, index=index, beat=beat)
+        return _read(self.path, self.kind, source, GZIP, index, beat).rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,10 +259,12 @@ def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
 
 
 def _is_all(answer: _Answer, source: int) -> bool:
-    """Tell whether a gzip file's last field says that its content is as long as what was unpacked."""
+    """Tell whether gzip knows a file's flags, and its last field says that its content is as long as was unpacked."""
+    head = os.pread(source, FLAGS_AT + 1, 0)
     size_bytes = os.fstat(source).st_size
     told = os.pread(source, LENGTH_FIELD, max(0, size_bytes - LENGTH_FIELD))
-    return answer.length_bytes % (1 << 8 * LENGTH_FIELD) == int.from_bytes(told, "little")
+    whole = answer.length_bytes % (1 << 8 * LENGTH_FIELD) == int.from_bytes(told, "little")
+    return whole and len(head) > FLAGS_AT and not head[FLAGS_AT] & UNKNOWN_FLAGS
 
 
 def _dump_answer(path: Path, kind: Kind, out: bytes) -> _Answer:
@@ -299,7 +312,8 @@ def _no_checksum(path: Path) -> VerificationError:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with tools.room_for(f"{path}: cannot be read back"):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise durable.refusal(path, "cannot be read back", error) from None
     try:

@@ -396,18 +396,6 @@ def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_pat
         postgres.table_files(server_of(tmp_path))
 
 
-def test_rows_of_a_table_are_counted(tmp_path: Path) -> None:
-    psql(tmp_path, f'case "$*" in *to_regclass*) echo "\\"a b\\"" ;; *) echo 42; echo "$*" >{tmp_path}/asked ;; esac\n')
-    assert postgres.row_count(server_of(tmp_path), "a b") == 42
-    assert (tmp_path / "asked").read_text().endswith('-c select count(*) from "a b"\n')
-
-
-def test_table_that_does_not_exist_has_no_rows(tmp_path: Path) -> None:
-    psql(tmp_path, f'echo "$*" >>{tmp_path}/asked; exit 0\n')
-    assert postgres.row_count(server_of(tmp_path), "x'); drop table patients; --") == 0
-    assert (tmp_path / "asked").read_text().endswith("-c select to_regclass('x''); drop table patients; --')::text\n")
-
-
 def server_of(tmp_path: Path) -> OnHost:
     """Return a server whose psql is the test's."""
     return on_host(bin_dir=tmp_path / "bin")

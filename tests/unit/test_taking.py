@@ -10,7 +10,7 @@ import pytest
 
 from dental_pms_backup import publishing, taking
 from dental_pms_backup.config import Suspect
-from dental_pms_backup.errors import ArchiveError, StoreError
+from dental_pms_backup.errors import ArchiveError
 from dental_pms_backup.progress import Watch
 from dental_pms_backup.sources import AttachmentsSource
 from tests.unit.builders import NAME, program
@@ -64,15 +64,3 @@ def test_archive_of_a_file_that_shrinks_every_time_fails(tmp_path: Path, monkeyp
     with pytest.raises(ArchiveError, match="tar could not read everything"):
         taken(tmp_path)
     assert tries.read_text() == "try\n" * 3
-
-
-def test_disk_that_does_not_keep_up_fails_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_descriptor: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "fdatasync", refuse)
-    monkeypatch.setattr(taking, "WRITE_BACK_BYTES", 0)
-    program(tmp_path / "bin", "tar", 'sleep 0.5; exec /usr/bin/tar "$@"')
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    with pytest.raises(StoreError, match="cannot be made durable: Input/output error"):
-        taken(tmp_path)
