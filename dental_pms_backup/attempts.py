@@ -53,11 +53,14 @@ def take_all(order: taking.Order, found: Sources, config: Config) -> list[Proven
         takes[Stream.DB] = lambda: taking.database(order, database, config.database)
     if attachments := found.attachments:
         takes[Stream.ATTACHMENTS] = lambda: taking.attachments(order, attachments)
-    # with one worker the second stream waits for the first
-    with ThreadPoolExecutor(max_workers=len(takes) if _side_by_side(found) else 1) as pool:
-        ended = [pool.submit(attempts.make, stream, take) for stream, take in takes.items()]
-    for each in ended:
-        each.result()
+    if _side_by_side(found):
+        with ThreadPoolExecutor() as pool:
+            ended = [pool.submit(attempts.make, stream, take) for stream, take in takes.items()]
+        for each in ended:
+            each.result()
+    else:
+        for stream, take in takes.items():
+            attempts.make(stream, take)
     _raise_failures(attempts)
     stop.check()
     _compare_with_rows(attempts, order, config.suspect.attachments_table)

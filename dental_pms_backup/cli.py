@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from dental_pms_backup import __version__, journal, stop
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.progress import Watch
 
 DONE, FAILED = 0, 1
+THREAD_STACK_BYTES = 256 << 10
 STDERR = 2
 
 
@@ -49,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 def _prepare_process() -> None:
     """Make the process independent of what it inherited: umask, closed descriptors, signals, encodings."""
     os.umask(0o077)
+    threading.stack_size(
+        THREAD_STACK_BYTES
+    )  # sh starts one for each program, and where memory is short, many do not fit
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # a closed 0, 1 or 2 must not become a file of ours
         pass
     os.close(descriptor)
@@ -74,9 +79,11 @@ def _arguments(argv: list[str]) -> Arguments:
 
 
 def _run(arguments: Arguments) -> int:
-    from dental_pms_backup import report, run
+    from dental_pms_backup import notify, report, run
     from dental_pms_backup.after_run import follow
 
+    journal.prepare()
+    notify.prepare()
     try:
         settings = _settings(arguments)
         wanted = _streams(arguments.streams)

@@ -90,6 +90,11 @@ def silent() -> Iterator[None]:
         _silent = False
 
 
+def prepare() -> None:
+    """Load what entries are written with, so that it is there before anything begins."""
+    from systemd import journal  # noqa: F401, PLC0415 - commands that only look write nothing
+
+
 def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str, Field] | None = None) -> None:
     """Write an entry: a sentence, and fields, each stored as DENTAL_PMS_<NAME>.
 
@@ -99,7 +104,7 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         say(text)
     if _silent:
         return
-    from systemd import journal  # noqa: PLC0415 - commands that only look write nothing
+    from systemd import journal  # noqa: PLC0415 - see prepare
 
     named = {f"DENTAL_PMS_{name.upper()}": _encodable(str(value)) for name, value in (fields or {}).items()}
     try:

@@ -8,6 +8,11 @@ STALL_S = 15 * 60
 """Seconds without a byte moved after which systemd may end the run; TimeoutStartSec= of the unit is the same."""
 
 
+def prepare() -> None:
+    """Load what systemd is told with, so that it is there before anything begins."""
+    from systemd import daemon  # noqa: F401, PLC0415 - commands that only look tell nothing
+
+
 def status(text: str) -> None:
     """Show a line in ``systemctl status``; without systemd this does nothing."""
     _tell(f"STATUS={_one_line(text)}")
@@ -24,7 +29,7 @@ def stopping(text: str) -> None:
 
 
 def _tell(state: str) -> None:
-    from systemd import daemon  # noqa: PLC0415 - commands that only look tell nothing
+    from systemd import daemon  # noqa: PLC0415 - see prepare
 
     with contextlib.suppress(OSError):  # nobody listens: the run goes on all the same
         daemon.notify(state)

@@ -191,7 +191,7 @@ def check_swappable(target: Path, archive: Path) -> None:
 def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
     """Unpack a proven archive into an empty directory: what is in it first, and every entry compared afterwards."""
     with watch.reading("attachments: listing", descriptor) as beat:
-        unpack.check_listing(archive.file, descriptor, beat=beat)
+        unpack.check_listing(archive.file, descriptor, ours=bool(archive.checksum), beat=beat)
     with watch.reading("attachments: unpacking", descriptor) as beat:
         unpack.unpack(descriptor, fresh, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:

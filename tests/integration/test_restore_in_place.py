@@ -17,6 +17,7 @@ from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import events, listening
 from tests.integration.support import (
+    HEEDS_SIGNALS,
     TREE,
     Site,
     as_cluster_user,
@@ -159,14 +160,12 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert beside(site) == []
 
 
-@pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])
-def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str, status: int) -> None:
-    site = own_database
-    before = dump(site.server)
-    sql(site.server, *CHANGES)
+@contextlib.contextmanager
+def at_a_terminal(site: Site) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Restore in place at a terminal while the block lasts, and yield the process and the descriptor to type at."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        site.command("restore", "db", "latest", "--in-place", "--yes"),
+        [*HEEDS_SIGNALS, *site.command("restore", "db", "latest", "--in-place", "--yes")],
         cwd=TREE,
         env=environment(),
         stdin=theirs,
@@ -174,32 +173,33 @@ def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        os.write(ours, typed.format(site.server.database).encode() + b"\n")
-        _, err = process.communicate(timeout=30)
+        try:
+            yield process, ours
+        finally:
+            process.kill()
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])
+def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str, status: int) -> None:
+    site = own_database
+    before = dump(site.server)
+    sql(site.server, *CHANGES)
+    with at_a_terminal(site) as (process, keyboard):
+        os.write(keyboard, typed.format(site.server.database).encode() + b"\n")
+        _, err = process.communicate(timeout=30)
     assert process.returncode == status, err
     assert f"Type {site.server.database} to go on:" in err
     assert (dump(site.server) == before) == (status == 0)
 
 
 def test_an_interrupt_at_the_question_is_heeded(own_database: Site) -> None:
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        own_database.command("restore", "db", "latest", "--in-place", "--yes"),
-        cwd=TREE,
-        env=environment(),
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with at_a_terminal(own_database) as (process, _):
         assert process.stderr
         assert "to go on:" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=5) == 1
-    os.close(ours)
-    os.close(theirs)
 
 
 @pytest.mark.fault("Database", "while a restore replays, it is killed")
