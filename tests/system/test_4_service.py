@@ -100,7 +100,7 @@ def test_journal_tells_the_story_of_a_run_with_fields(host: Machine) -> None:
     size = r"\d+(\.\d)? [kM]?B"
     story = [
         ("run-started", f"run of db and attachments into {admin.FALLBACK_STORE} started"),
-        ("stream-taken", rf"db: {size} taken and verified \({version}\)"),
+        ("stream-taken", rf"db: {size} taken and verified \({version}, road namespace\)"),
         ("stream-taken", rf"attachments: {size} taken and verified \(2 entries\)"),
         ("set-published", f"set {name} is published: {size} in 3 files"),
         ("run-succeeded", f"run finished: set {name} in \\d+ s, 0 removed"),
@@ -356,6 +356,7 @@ def test_list_show_verify_and_status_say_the_same_for_people_and_programs(host: 
         "attachments_size_bytes": 0,
         "suspicions": [],
         "problems": [],
+        "drill": None,
     }
     head, line = admin.dental(host, "list").stdout.splitlines()
     assert head.split() == ["SET", "AGE", "DB", "ATTACHMENTS", "STATE"]
@@ -377,7 +378,7 @@ def test_list_show_verify_and_status_say_the_same_for_people_and_programs(host: 
     assert status["last_run"]["result"] == "ok"
     said = admin.dental(host, "status").stdout.splitlines()
     assert said[0] == f"store: {admin.FALLBACK_STORE} (1 sets)"
-    assert said[2:4] == ["last run: ok", "running now: no"]
+    assert said[2:5] == ["newest proven set: none", "last run: ok", "running now: no"]
 
 
 def test_set_that_does_not_exist_is_wrong_usage(host: Machine) -> None:
