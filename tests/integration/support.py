@@ -273,10 +273,16 @@ def session(server: OnHost, *statements: str) -> Iterator[None]:
 
 
 def wait_until(holds: Callable[[], bool], *, within_s: float = 15) -> None:
+    awaited(lambda: "yes" if holds() else "", within_s=within_s)
+
+
+def awaited(asked: Callable[[], str], *, within_s: float = 15) -> str:
+    """Return the first answer that is not empty."""
     deadline = time.monotonic() + within_s
-    while not holds():
+    while not (answer := asked()):
         assert time.monotonic() < deadline, f"not within {within_s} s"
         time.sleep(0.02)
+    return answer
 
 
 def dumps_running(server: OnHost) -> int:

@@ -18,6 +18,7 @@ from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
     Site,
+    awaited,
     dump,
     environment,
     mounted_tmpfs,
@@ -124,11 +125,12 @@ def test_a_server_that_crashes_in_a_restore_comes_back_with_the_live_database_as
     before = dump(site.server)
     site.fake("psql", IN_THE_MIDDLE)
     words = ("restore", "db", "latest", "--in-place", "--yes", "--no-safety-set")
-    backend = f"select pid from pg_stat_activity where datname like '{site.server.database}_restoring_%'"  # noqa: S608 - ours
+    # the replay's session, in its transaction, waits for what its psql has not been given yet
+    waiting = f"""select pid from pg_stat_activity where datname like '{site.server.database}_restoring_%'
+        and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
     with listening(site) as journal:
         with site.running(*words, wrapper=journal.wrapper) as process:
-            wait_until(lambda: sql(site.server, f"{backend} and state like 'idle%'") != "")
-            os.kill(int(sql(site.server, backend).split()[0]), signal.SIGKILL)
+            os.kill(int(awaited(lambda: sql(site.server, waiting)).split()[0]), signal.SIGKILL)
             out, err = process.communicate(timeout=60)
         told = events(journal.close())
     assert process.returncode in {1, 75}, err
