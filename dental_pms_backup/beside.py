@@ -17,7 +17,7 @@ from dental_pms_backup.progress import size
 from dental_pms_backup.replay import Into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config import Config
@@ -33,18 +33,22 @@ NEW_IS_GONE = "the live database is as it was, and nothing is left of the new on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proven:
-    """A dump that was read to its end: what it says of itself, how many rows its tables have, the server for it."""
+    """A dump that was read to its end: what it says of itself, how many rows its tables have, the server for it.
+
+    ``unpack`` is the argv that gets its SQL out.
+    """
 
     source: Source
     descriptor: int
     head: Head
     rows: Mapping[str, int]
+    unpack: Sequence[str]
     live: DatabaseSource
 
 
 def prove(dump: Source, descriptor: int, live: DatabaseSource, *, watch: Watch) -> Proven:
     """Read all of a dump, and make sure that the server can take it, before anything is touched."""
-    rows = dumps.prove(dump, descriptor, watch=watch)
+    proof = dumps.prove(dump, descriptor, watch=watch)
     head = dumps.head(dump, descriptor)
     dumps.check_version(dump, head, live.facts.major)
     for left in databases.unfinished(live.server):
@@ -54,7 +58,7 @@ def prove(dump: Source, descriptor: int, live: DatabaseSource, *, watch: Watch) 
             priority=journal.WARNING,
             fields={"target": left},
         )
-    return Proven(source=dump, descriptor=descriptor, head=head, rows=rows, live=live)
+    return Proven(source=dump, descriptor=descriptor, head=head, rows=proof.rows, unpack=proof.unpack, live=live)
 
 
 def check_room(proven: Proven, *, hint: str = "df -h   # on the server") -> None:
@@ -127,7 +131,7 @@ def refill(config: Config, proven: Proven, into: Into, *, watch: Watch) -> None:
             proven.live,
             proven.descriptor,
             into,
-            packed=proven.source.packed,
+            unpack=proven.unpack,
             token=proven.head.token,
             beat=beat,
         )

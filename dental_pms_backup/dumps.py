@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from dental_pms_backup import artefacts, tools, verify
 from dental_pms_backup.artefacts import NAME_PATTERN, Kind
 from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
+from dental_pms_backup.verify import Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from dental_pms_backup.artefacts import StoredSet
     from dental_pms_backup.progress import Watch
@@ -113,8 +114,8 @@ def opened(source: Source) -> Iterator[int]:
         os.close(descriptor)
 
 
-def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]:
-    """Prove that an open file is the one of the manifest, where there is one, and whole; return a dump's rows by table.
+def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
+    """Prove that an open file is the one of the manifest, where there is one, and whole.
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
@@ -122,12 +123,12 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Mapping[str, int]
         with verify.reading(source.file, source.kind, descriptor) as both:
             content, checksum = both.sources
             with watch.reading(f"{source.kind}: verifying", content, beside=checksum) as beat:
-                rows = both.proof(expected=source.checksum, beat=beat).rows
+                proof = both.proof(expected=source.checksum, beat=beat)
     else:
         verify.plain_dump(source.file, descriptor)
-        rows = _rows_of_plain(source, descriptor)
+        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return rows
+    return proof
 
 
 def head(source: Source, descriptor: int) -> Head:

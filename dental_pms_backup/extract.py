@@ -91,9 +91,9 @@ def files(config: Config, wanted: str, paths: Sequence[str], directory: Path, *,
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
     targets = _targets(paths, directory)
     with dumps.opened(archive) as descriptor, _draft_directory(directory) as place:
-        dumps.prove(archive, descriptor, watch=watch)
+        proof = dumps.prove(archive, descriptor, watch=watch)
         with watch.reading("attachments: extracting", descriptor) as beat:
-            _untar(archive, descriptor, paths, place, beat=beat)
+            _untar(archive, descriptor, proof.unpack, paths, place, beat=beat)
         found = [_found(place / "content", path) for path in paths]
         for source, target in zip(found, targets, strict=True):
             _move(source, target)
@@ -108,13 +108,13 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
     """
     dump = dumps.find(config.store, wanted, Kind.DB)
     with dumps.opened(dump) as descriptor:
-        expected = dumps.prove(dump, descriptor, watch=watch)
-        chosen = _table(dump, descriptor, name)
+        proof = dumps.prove(dump, descriptor, watch=watch)
+        chosen = _table(dump, descriptor, proof.unpack, name)
         with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
-            ended = _through(dump, descriptor, [CSV if csv else SQL, chosen], out, beat)
+            ended = _through(descriptor, proof.unpack, [CSV if csv else SQL, chosen], out, beat)
         count = _count(ended, to_stdout=target is None)
-        if count != expected.get(chosen, count):
-            raise RestoreError(f"db: {count} rows of {chosen} came out, expected {expected[chosen]}")
+        if count != proof.rows.get(chosen, count):
+            raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
     if target:
         _give_name(target)
     _tell(dump, Stream.DB, f"{count} rows of {chosen}")
@@ -145,7 +145,9 @@ def _draft_directory(directory: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _untar(archive: Source, descriptor: int, paths: Sequence[str], place: Path, *, beat: Beat) -> None:
+def _untar(
+    archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], place: Path, *, beat: Beat
+) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(path.removeprefix("./").strip("/")) for path in paths]
     names = place / "names"  # not in argv, which everyone can read
@@ -153,12 +155,12 @@ def _untar(archive: Source, descriptor: int, paths: Sequence[str], place: Path, 
     argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
     argv += ["--no-wildcards", "--anchored", f"--directory={place / 'content'}", "--null", f"--files-from={names}"]
     with open(os.devnull, "wb") as nowhere:
-        gzip, tar = tools.pipeline(unpack.UNPACKED, argv, source=descriptor, out=nowhere.fileno(), beat=beat)
+        unpacked, tar = tools.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=beat)
     # a path is in the archive with "./" or without, so that one of each pair is not found
     other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
-    if not gzip.ok or (not tar.ok and other):
+    if not unpacked.ok or (not tar.ok and other):
         raise RestoreError(
-            f"attachments: unpacking failed ({tar if gzip.ok else gzip}), expected every entry that was named",
+            f"attachments: unpacking failed ({tar if unpacked.ok else unpacked}), expected every entry that was named",
             hint=f"dental-pms-backup restore attachments {archive.file} --to DIR   # all of them",
         )
 
@@ -196,10 +198,10 @@ def _unrecorded(error: BackupError) -> BackupError:
     return error
 
 
-def _table(dump: Source, descriptor: int, name: str) -> str:
+def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
     """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
     with tools.memory("tables") as out:
-        ended = _through(dump, descriptor, [LIST, ""], out, lambda: None)
+        ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
         if not all(program.ok for program in ended):
             raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
         found = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
@@ -222,10 +224,11 @@ def _names(table: str) -> tuple[str, str]:
     return ".".join(parts), parts[-1]
 
 
-def _through(dump: Source, descriptor: int, words: Sequence[str], out: int, beat: Beat) -> tuple[tools.Ended, ...]:
+def _through(
+    descriptor: int, how: Sequence[str], words: Sequence[str], out: int, beat: Beat
+) -> tuple[tools.Ended, ...]:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    first = list(unpack.UNPACKED) if dump.packed else ["cat"]
-    return tools.pipeline(first, ["perl", "-e", TABLE_OF_DUMP, "--", *words], source=descriptor, out=out, beat=beat)
+    return tools.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], source=descriptor, out=out, beat=beat)
 
 
 def _count(ended: Sequence[tools.Ended], *, to_stdout: bool) -> int:

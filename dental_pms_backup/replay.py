@@ -37,8 +37,7 @@ insert into dental_pms_guard values (1)"""
 MARK = "set local dental_pms.whole = 'yes';"
 WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
 /^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
-PACKED_AND_MARKED = 'gzip --decompress --stdout && printf "\\n%s\\n" "$1"'
-PLAIN_AND_MARKED = 'cat && printf "\\n%s\\n" "$1"'
+UNPACKED_AND_MARKED = 'mark=$1; shift; "$@" && printf "\\n%s\\n" "$mark"'
 ROLE_MISSING = "42704"
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
 FULL_STATES = {"53100", "53200"}
@@ -77,11 +76,17 @@ class Into:
 
 
 def replay(
-    live: DatabaseSource, source: int, into: Into, *, packed: bool, token: str | None, beat: Callable[[], None]
+    live: DatabaseSource,
+    source: int,
+    into: Into,
+    *,
+    unpack: Sequence[str],
+    token: str | None,
+    beat: Callable[[], None],
 ) -> None:
     """Replay an open dump, from its offset on, into a database of the live server; RestoreError, and nothing changed.
 
-    ``token`` is what the dump's line restrict has, see ``dumps.Head``.
+    ``unpack`` is what proved it, see ``verify.Proof``; ``token`` what its line restrict has, see ``dumps.Head``.
     """
     session = streams.new_session()
     psql = postgres.client(
@@ -101,7 +106,7 @@ def replay(
     )
     filters = [WITHOUT_COMMIT, *_without_restrict(live, token)]
     argvs = [
-        ["sh", "-c", PACKED_AND_MARKED if packed else PLAIN_AND_MARKED, "sh", MARK],
+        ["sh", "-c", UNPACKED_AND_MARKED, "sh", MARK, *unpack],
         ["sed", *(f"--expression={script}" for script in filters)],
         psql,
     ]

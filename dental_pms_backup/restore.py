@@ -149,13 +149,13 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
         for done in unpack.recover(target):
             fields = {"target": str(target)}
             journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
-        dumps.prove(archive, descriptor, watch=watch)
+        proof = dumps.prove(archive, descriptor, watch=watch)
         unpack.check_room(archive.file, target.parent)
         terms.consent(Stream.ATTACHMENTS, ())
         stamp = _free_stamp(target, now)
         with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, stamp)) as fresh:
             unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
-            _unpack(archive, descriptor, fresh, watch=watch)
+            _unpack(archive, descriptor, proof.unpack, fresh, watch=watch)
             stop.check()
             kept = unpack.swap(target, stamp)
     return Restored(
@@ -169,10 +169,10 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
     target = Path(name).absolute()
     unpack.check_new(target)
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
-        dumps.prove(archive, descriptor, watch=watch)
+        proof = dumps.prove(archive, descriptor, watch=watch)
         unpack.check_room(archive.file, target.parent)
         with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, _free_stamp(target, now))) as fresh:
-            _unpack(archive, descriptor, fresh, watch=watch)
+            _unpack(archive, descriptor, proof.unpack, fresh, watch=watch)
             stop.check()
             unpack.into_new(fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
@@ -188,14 +188,14 @@ def check_swappable(target: Path, archive: Path) -> None:
         )
 
 
-def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
+def _unpack(archive: Source, descriptor: int, how: Sequence[str], fresh: Path, *, watch: Watch) -> None:
     """Unpack a proven archive into an empty directory: what is in it first, and every entry compared afterwards."""
     with watch.reading("attachments: listing", descriptor) as beat:
-        unpack.check_listing(archive.file, descriptor, ours=bool(archive.checksum), beat=beat)
+        unpack.check_listing(archive.file, descriptor, how, ours=bool(archive.checksum), beat=beat)
     with watch.reading("attachments: unpacking", descriptor) as beat:
-        unpack.unpack(descriptor, fresh, beat=beat)
+        unpack.extract(descriptor, how, fresh, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:
-        unpack.compare(descriptor, fresh, beat=beat)
+        unpack.compare(descriptor, how, fresh, beat=beat)
 
 
 def _free_stamp(target: Path, now: datetime) -> str:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Beat = Callable[[], None]
 
 RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
-UNPACKED = ("gzip", "--decompress", "--stdout")
 AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 # Counts, in the lines of tar --list --verbose, what must not be unpacked. What stands behind the name of a link is its
 # target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
@@ -41,7 +40,7 @@ print "$devices $outside $unknown\n";
 """
 
 
-def check_listing(file: Path, source: int, *, ours: bool, beat: Beat) -> None:
+def check_listing(file: Path, source: int, unpack: Sequence[str], *, ours: bool, beat: Beat) -> None:
     """Raise RefusedError when an open archive has an entry that lies or links outside of it.
 
     Or a device node, unless it is ``ours``: a proven file of a set has what was there.
@@ -57,7 +56,7 @@ def check_listing(file: Path, source: int, *, ours: bool, beat: Beat) -> None:
         "--quoting-style=escape",
     ]
     with tools.memory("listed") as out:
-        ended = tools.pipeline(UNPACKED, listing, ["perl", "-e", COUNT_HOSTILE], source=source, out=out, beat=beat)
+        ended = tools.pipeline(unpack, listing, ["perl", "-e", COUNT_HOSTILE], source=source, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+) (\d+) (\d+)\n", answer)
     if found is None or not all(program.ok for program in ended) or int(found[3]):
@@ -83,26 +82,26 @@ def check_room(file: Path, directory: Path) -> None:
         )
 
 
-def unpack(source: int, fresh: Path, *, beat: Beat) -> None:
+def extract(source: int, unpack: Sequence[str], fresh: Path, *, beat: Beat) -> None:
     """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
-    extract = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *AS_STORED]
-    _through(source, [*extract, f"--directory={fresh}"], fresh, "unpacking failed", beat)
+    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *AS_STORED]
+    _through(source, unpack, [*argv, f"--directory={fresh}"], fresh, "unpacking failed", beat)
 
 
-def compare(source: int, fresh: Path, *, beat: Beat) -> None:
+def compare(source: int, unpack: Sequence[str], fresh: Path, *, beat: Beat) -> None:
     """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise."""
     argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={fresh}"]
-    _through(source, argv, fresh, "what was unpacked is not what is in the archive", beat)
+    _through(source, unpack, argv, fresh, "what was unpacked is not what is in the archive", beat)
     with open(os.devnull, "wb") as nowhere:
         (synced,) = tools.pipeline(["sync", "--file-system", str(fresh)], out=nowhere.fileno(), beat=beat)
     if not synced.ok:
         raise RestoreError(f"attachments: {synced}, expected to make them durable; the live directory is as it was")
 
 
-def _through(source: int, argv: Sequence[str], fresh: Path, what: str, beat: Beat) -> None:
+def _through(source: int, unpack: Sequence[str], argv: Sequence[str], fresh: Path, what: str, beat: Beat) -> None:
     os.lseek(source, 0, os.SEEK_SET)
     with open(os.devnull, "wb") as nowhere:
-        ended = tools.pipeline(UNPACKED, argv, source=source, out=nowhere.fileno(), beat=beat)
+        ended = tools.pipeline(unpack, argv, source=source, out=nowhere.fileno(), beat=beat)
     failed = next((program for program in reversed(ended) if not program.ok), None)
     if failed:
         full = any("No space left" in line or "Disk quota" in line for line in failed.said)

@@ -94,10 +94,14 @@ TRAILERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What a proven file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits."""
+    """What a proven file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
+
+    ``unpack`` is the argv that gets the content out, from stdin: what proved it.
+    """
 
     rows: dict[str, int]
     sha256: str
+    unpack: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,20 +110,6 @@ class _Answer:
 
     rows: dict[str, int]
     length_bytes: int
-
-
-def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, beat: Beat = None) -> dict[str, int]:
-    """Prove that the open file ``source`` holds what its kind has to, and return a dump's rows by table.
-
-    It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
-    where ``index`` is given, holds exactly those names. ``path`` is only named in VerificationError.
-    """
-    if _unpack() is IGZIP:
-        with contextlib.suppress(VerificationError):  # gzip decides
-            answer = _read(path, kind, source, IGZIP, index, beat)
-            if _is_all(answer, source):
-                return answer.rows
-    return _read(path, kind, source, GZIP, index, beat).rows
 
 
 @contextlib.contextmanager
@@ -135,7 +125,7 @@ def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
 
 
 def proof(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Proof:
-    """Prove an open file as ``content`` does, and take its checksum at the same time."""
+    """Prove an open file as ``Readings.proof`` does."""
     with reading(path, kind, source) as both:
         return both.proof(beat=beat)
 
@@ -182,22 +172,27 @@ class Readings:
         return self.reading.source, self.summing.source
 
     def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
-        """Wait until all of a file has been read that nobody locks any more, and prove it as ``content`` does."""
+        """Wait until all of a file has been read that nobody locks any more, and prove that it holds what it has to.
+
+        It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
+        where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
+        """
         checksum = self.summing.checksum(self.path, beat)
         if expected not in {"", checksum}:
             raise VerificationError(
                 f"{self.path}: the checksum differs, expected that of the manifest",
                 hint="dental-pms-backup verify   # which sets are good",
             )
-        return Proof(rows=self._rows(index, beat), sha256=checksum)
+        rows, unpack = self._content(index, beat)
+        return Proof(rows=rows, sha256=checksum, unpack=unpack)
 
-    def _rows(self, index: Path | None, beat: Beat) -> dict[str, int]:
+    def _content(self, index: Path | None, beat: Beat) -> tuple[dict[str, int], Sequence[str]]:
         source = self.reading.source
         with contextlib.suppress(VerificationError):  # gzip decides
             answer = self.reading.answer(self.path, self.kind, index, beat)
             if _is_all(answer, source):
-                return answer.rows
-        return _read(self.path, self.kind, source, GZIP, index, beat).rows
+                return answer.rows, _unpack()
+        return _read(self.path, self.kind, source, GZIP, index, beat).rows, GZIP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

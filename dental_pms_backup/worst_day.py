@@ -60,9 +60,9 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
     dumps.find(config.store, wanted, Kind.DB)
     with dumps.opened(archive) as descriptor:
-        dumps.prove(archive, descriptor, watch=watch)
+        proof = dumps.prove(archive, descriptor, watch=watch)
         with watch.reading("attachments: listing", descriptor) as beat:
-            unpack.check_listing(archive.file, descriptor, ours=bool(archive.checksum), beat=beat)
+            unpack.check_listing(archive.file, descriptor, proof.unpack, ours=bool(archive.checksum), beat=beat)
     target = sources.attachments(config).path.resolve()
     restore.check_swappable(target, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)

@@ -35,7 +35,8 @@ def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None 
         file.write_bytes(content)
     with file.open("rb") as opened:
         os.lseek(opened.fileno(), 0, os.SEEK_END)  # as a draft stands after it was written
-        return verify.content(file, kind, opened.fileno(), index=index)
+        with verify.reading(file, kind, opened.fileno()) as both:
+            return both.proof(index=index).rows
 
 
 def refused(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> str:
@@ -424,7 +425,7 @@ def test_no_flipped_bit_that_changes_the_content_goes_unseen(kind: Kind, tmp_pat
         file.write_bytes(good[:position] + bytes([good[position] ^ 1 << position % 8]) + good[position + 1 :])
         try:
             with file.open("rb") as opened:
-                verify.content(file, kind, opened.fileno())
+                verify.proof(file, kind, opened.fileno())
         except VerificationError:
             seen += 1
         else:  # one zero is copied from another place than before
