@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import __version__, journal, stop
+from dental_pms_backup import journal, stop
 from dental_pms_backup.errors import BackupError, OutputError, UsageError
 from dental_pms_backup.journal import Echo, Event
 
@@ -35,9 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     _prepare_process()
     given = sys.argv[1:] if argv is None else argv
-    if given == ["--version"]:
-        _print([f"dental-pms-backup {__version__}"])
-        return DONE
     try:
         arguments = _arguments(given)
         journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
@@ -53,7 +50,7 @@ def _prepare_process() -> None:
     os.umask(0o077)
     threading.stack_size(
         THREAD_STACK_BYTES
-    )  # sh starts one for each program, and where memory is short, many do not fit
+    )  # sh starts one for each program: where memory is short, large ones do not fit
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # a closed 0, 1 or 2 must not become a file of ours
         pass
     os.close(descriptor)

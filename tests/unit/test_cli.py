@@ -72,6 +72,25 @@ def test_version_is_told(practice: Practice) -> None:
     assert practice.run("--version") == (0, f"dental-pms-backup {__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("to", "status", "said"),
+    [
+        ("", 0, f"dental-pms-backup {__version__}\n"),
+        (
+            ">/dev/full",
+            1,
+            "dental-pms-backup: standard output: No space left on device, expected to print everything\n",
+        ),
+        (">&-", 0, ""),
+    ],
+)
+def test_version_alone_is_told_as_soon_as_the_interpreter_runs(
+    practice: Practice, to: str, status: int, said: str
+) -> None:
+    done = practice.shell(f"{sys.executable} -W error -m dental_pms_backup --version {to}")
+    assert (done.returncode, done.stdout + done.stderr) == (status, said)
+
+
 def test_version_is_the_packages() -> None:
     assert (TREE / "debian/changelog").read_text().split()[1] == f"({__version__})"
 
