@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,10 @@ def take_all(order: taking.Order, found: Sources, config: Config) -> list[Proven
     if attachments := found.attachments:
         takes[Stream.ATTACHMENTS] = lambda: taking.attachments(order, attachments)
     if _side_by_side(found):
-        with ThreadPoolExecutor() as pool:
+        with futures.ThreadPoolExecutor() as pool:
             ended = [pool.submit(attempts.make, stream, take) for stream, take in takes.items()]
+            while futures.wait(ended, timeout=stop.LONGEST_NAP_S).not_done:
+                pass  # awake now and then: a signal that comes as this thread falls asleep is heard only then
         for each in ended:
             each.result()
     else:
