@@ -103,7 +103,7 @@ KEYS = (
         default=14,
         least=1,
         variable="BACKUP_KEEP",
-        says="how many artefacts of each stream stay",
+        says="how many artefacts of each stream stay; pinned sets stay beside them",
     ),
     Key(
         name="keep_within_days",
