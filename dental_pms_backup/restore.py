@@ -120,7 +120,8 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
             beside.refill(config, proven, Into(database=database, replacing=True), watch=watch)
-            return Restored(stream=Stream.DB, file=dump.file, target=database, safety_set=taken)
+            rows = sum(proven.rows.values())
+            return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
         with beside.restored(config, proven, now=now, watch=watch) as made:
             kept = beside.free_name(live, "_before_", now)
             stop.check()

@@ -159,6 +159,7 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
     lines = in_place(site, "latest", "--replace")
     assert "restore_kept" not in lines
+    assert int(lines["restore_rows"]) > 3001, "they were counted"
     assert dump(site.server) == before
     assert beside(site) == []
 
