@@ -151,12 +151,13 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             fields = {"target": str(target)}
             journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
         dumps.prove(archive, descriptor, watch=watch)
+        losses = look_through(archive, descriptor, live=target, watch=watch)
         unpack.check_room(archive.file, target.parent)
-        terms.consent(Stream.ATTACHMENTS, ())
+        terms.consent(Stream.ATTACHMENTS, losses)
         stamp = _free_stamp(target, now)
         with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, stamp)) as fresh:
             unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
-            _unpack(archive, descriptor, fresh, watch=watch)
+            _unpack(descriptor, fresh, watch=watch)
             stop.check()
             kept = unpack.swap(target, stamp)
     return Restored(
@@ -171,9 +172,10 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
     unpack.check_new(target)
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
         dumps.prove(archive, descriptor, watch=watch)
+        look_through(archive, descriptor, live=None, watch=watch)
         unpack.check_room(archive.file, target.parent)
         with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, _free_stamp(target, now))) as fresh:
-            _unpack(archive, descriptor, fresh, watch=watch)
+            _unpack(descriptor, fresh, watch=watch)
             stop.check()
             unpack.into_new(fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
@@ -189,10 +191,14 @@ def check_swappable(target: Path, archive: Path) -> None:
         )
 
 
-def _unpack(archive: Source, descriptor: int, fresh: Path, *, watch: Watch) -> None:
-    """Unpack a proven archive into an empty directory: what is in it first, and every entry compared afterwards."""
+def look_through(archive: Source, descriptor: int, *, live: Path | None, watch: Watch) -> Sequence[str]:
+    """Look through a proven archive before it is unpacked, as ``unpack.look_through`` does."""
     with watch.reading("attachments: listing", descriptor) as beat:
-        unpack.check_listing(archive.file, descriptor, ours=bool(archive.checksum), beat=beat)
+        return unpack.look_through(archive.file, descriptor, ours=bool(archive.checksum), live=live, beat=beat)
+
+
+def _unpack(descriptor: int, fresh: Path, *, watch: Watch) -> None:
+    """Unpack a proven archive into an empty directory, and compare every entry."""
     with watch.reading("attachments: unpacking", descriptor) as beat:
         unpack.unpack(descriptor, fresh, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:
