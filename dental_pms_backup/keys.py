@@ -300,6 +300,18 @@ KEYS = (
         name="drill.after_run", kind="switch", default=False, says="start the drill's service after each successful run"
     ),
     Key(
+        name="extract.key_column",
+        kind="text",
+        default="storage_key",
+        says="column of suspect.attachments_table with a file's path below drill.files_below",
+    ),
+    Key(
+        name="extract.name_column",
+        kind="text",
+        default="original_filename",
+        says="column of suspect.attachments_table with the name that extract gives a file",
+    ),
+    Key(
         name="offsite.remote",
         kind="text",
         default=None,
