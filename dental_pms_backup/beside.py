@@ -79,7 +79,6 @@ def restored(config: Config, proven: Proven, *, now: datetime, watch: Watch) -> 
     """Restore into a new database and yield its name; it is dropped when the block fails."""
     live = proven.live
     made = free_name(live, "_restoring_", now)
-    _make_roles(config, proven, watch=watch)
     try:
         databases.create_like(live.server, live.facts.database, made)
         refill(config, proven, Into(database=made, replacing=False, state=NEW_IS_GONE), watch=watch)
@@ -90,18 +89,12 @@ def restored(config: Config, proven: Proven, *, now: datetime, watch: Watch) -> 
         raise
 
 
-def _make_roles(config: Config, proven: Proven, *, watch: Watch) -> None:
-    roles = dumps.roles_of(config.store, proven.source)
-    if roles is None:
-        return
-    with dumps.opened(roles) as descriptor:
-        dumps.prove(roles, descriptor, watch=watch)
-        with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(proven.live, descriptor, beat=beat)
-
-
 def refill(config: Config, proven: Proven, into: Into, *, watch: Watch) -> None:
-    """Replay a proven dump into a database and count its rows; RestoreError, and nothing of it is there."""
+    """Replay a proven dump into a database and count its rows; RestoreError, and nothing of it is there.
+
+    The roles of its set that the server lacks are made first.
+    """
+    _make_roles(config, proven, watch=watch)
     os.lseek(proven.descriptor, 0, os.SEEK_SET)
     into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
     # an index is made while no byte moves, however long it takes
@@ -116,6 +109,16 @@ def refill(config: Config, proven: Proven, into: Into, *, watch: Watch) -> None:
             rows=proven.rows,
             beat=beat,
         )
+
+
+def _make_roles(config: Config, proven: Proven, *, watch: Watch) -> None:
+    roles = dumps.roles_of(config.store, proven.source)
+    if roles is None:
+        return
+    with dumps.opened(roles) as descriptor:
+        dumps.prove(roles, descriptor, watch=watch)
+        with watch.reading("db: roles", descriptor) as beat:
+            replay.load_roles(proven.live, descriptor, beat=beat)
 
 
 def _drop(live: DatabaseSource, made: str) -> None:

@@ -3,21 +3,27 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dental_pms_backup import postgres, scratch
 from dental_pms_backup.postgres import OnHost
 from tests import faults
+from tests.integration import filesystems
 from tests.integration.conftest import databases_like
 from tests.integration.faults import events, listening
 from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
+    Journal,
     Site,
+    as_cluster_user,
     awaited,
     dump,
     environment,
@@ -33,6 +39,7 @@ HOW: dict[signal.Signals | str, int] = {signal.SIGKILL: 4, A_PROGRAM: 3, EVERYTH
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
 SLOW = '{ head -c 20000; sleep 4; cat; } | "$real" "$@"; exit'
 IN_THE_MIDDLE = f'case "$*" in *--command=commit*) {SLOW} ;; esac\nexec "$real" "$@"'
+WITHOUT_A_ROW = 'sed "/canary-patient-4711/d" | "$real" "$@"; exit'
 AS_IT_WAS = "the live database as it was"
 
 
@@ -143,6 +150,108 @@ def test_a_server_that_crashes_in_a_restore_comes_back_with_the_live_database_as
     recovers(site)
 
 
+@pytest.mark.fault("Database", "a row is lost on its way into the server, in a restore")
+@pytest.mark.parametrize("how", ["beside", "--replace"])
+def test_a_row_that_did_not_arrive_is_noticed_before_anything_is_committed(own_database: Site, how: str) -> None:
+    site = own_database
+    sql(site.server, *CHANGES)
+    site.fake("psql", IN_THE_MIDDLE.replace(SLOW, WITHOUT_A_ROW))
+    words = ["latest", "--no-safety-set", *([how] if how == "--replace" else [])]
+    status, said, told = fails(site, *words)
+    assert "1 tables have not the rows of the dump, the first is public.patients), expected every statement" in said
+    assert "the live database is as it was" in said
+    assert beside(site) == []
+    faults.saw(status=status, cause="restore", store=AS_IT_WAS, events=told)
+    site.mend()
+    recovers(site)
+
+
+@contextlib.contextmanager
+def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator["subprocess.Popen[str]"]:
+    """Restore in place while the block lasts, which begins when the replay's session waits, in its transaction."""
+    site.fake("psql", IN_THE_MIDDLE)
+    database = site.server.database if road == "--replace" else f"{site.server.database}_restoring_%"
+    waiting = f"""select pid from pg_stat_activity where datname like '{database}' and pid <> pg_backend_pid()
+        and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
+    words = ["latest", "--in-place", "--yes", "--no-safety-set", *([road] if road == "--replace" else [])]
+    with site.running("restore", "db", *words, wrapper=journal.wrapper) as process:
+        awaited(lambda: sql(postgres.in_database(site.server, "postgres"), waiting))
+        yield process
+    site.mend()
+
+
+@contextlib.contextmanager
+def small_site(site: Site, directory: Path) -> Iterator[Site]:
+    """The site with a server of its own and a small database there, which the site's set is to replace."""
+    with scratch.cluster(directory, database="small") as server:
+        sql(server, "create table mine as select 1 as n")
+        site.server = server
+        site.configure({"native.host": server.host, "native.database": "small"})
+        yield site
+
+
+def pg_ctl(server: OnHost, *words: str) -> None:
+    done = as_cluster_user(server, "pg_ctl", "--wait", f"--pgdata={server.host}/data", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.fault("Database", "in the middle of a restore, the server is stopped cleanly")
+@pytest.mark.parametrize("road", ["beside", "--replace"])
+def test_a_server_that_is_stopped_in_a_restore_comes_back_with_the_live_database_as_it_was(
+    site: Site, road: str
+) -> None:
+    with small_site(site, site.place / "pg"), listening(site) as journal:
+        before = dump(site.server)
+        with in_the_middle(site, road, journal) as process:
+            pg_ctl(site.server, "stop", "--mode=fast")
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, "live_has_more=1 rows of public.mine\n"), err
+        assert "the live database is as it was" in err
+        options = f"-k {site.server.host} -c listen_addresses="
+        pg_ctl(site.server, "start", f"--options={options}", f"--log={site.server.host}/log")
+        try:
+            assert dump(site.server) == before
+            left = beside(site)
+            assert bool(left) == (road == "beside")
+            faults.saw(status=process.returncode, store=AS_IT_WAS, events=events(journal.close()))
+            recovers(site)
+        finally:
+            pg_ctl(site.server, "stop", "--mode=immediate")
+
+
+@pytest.mark.fault("Database", "in the middle of a restore, something else fills the server's disk")
+@pytest.mark.parametrize("road", ["beside", "--replace"])
+def test_a_disk_of_the_server_that_fills_up_in_a_restore_leaves_the_live_database_as_it_was(
+    site: Site, road: str
+) -> None:
+    image = filesystems.made("ext4", site.place / "image", 200 << 20)
+    disk = site.place / "disk"
+    with filesystems.mounted("ext4", image, disk), small_site(site, site.place / "pg"), listening(site) as journal:
+        shutil.chown(disk, site.server.run_as or "postgres")
+        elsewhere = postgres.in_database(site.server, "postgres")
+        sql(elsewhere, f"create tablespace tight location '{disk}'", "alter database small set tablespace tight")
+        before = dump(site.server)
+        with in_the_middle(site, road, journal) as process:
+            fill(disk / "something else")
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, "live_has_more=1 rows of public.mine\n"), err
+        assert "(SQLSTATE 53100, the server's disk or memory is full), expected every statement to succeed" in err
+        assert "the live database is as it was" in err
+        assert "hint: df -h" in err
+        assert dump(site.server) == before
+        assert beside(site) == []
+        faults.saw(status=process.returncode, cause="restore", store=AS_IT_WAS, events=events(journal.close()))
+        (disk / "something else").unlink()
+        recovers(site)
+
+
+def fill(file: Path) -> None:
+    """Write a file that takes all the room there is."""
+    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while True:
+            out.write(bytes(4096))
+
+
 @pytest.mark.fault("Content", "a set to be restored is damaged")
 @pytest.mark.parametrize("how", ["cut", "flipped", "of another set"])
 def test_a_damaged_set_is_refused_before_anything_is_touched(own_database: Site, how: str) -> None:
@@ -173,10 +282,7 @@ def test_a_full_disk_of_the_server_is_measured_and_nothing_is_made(site: Site) -
     attachments = on_disk(site.attachments)
     with mounted_tmpfs(site.place / "disk", 160 << 20):
         (site.place / "disk").chmod(0o755)
-        with scratch.cluster(site.place / "disk/pg", database="small") as server:
-            sql(server, "create table mine as select 1 as n")
-            site.server = server
-            site.configure({"native.host": server.host, "native.database": "small"})
+        with small_site(site, site.place / "disk/pg"):
             status = os.statvfs(site.place / "disk")
             (site.place / "disk/fill").write_bytes(bytes(status.f_bavail * status.f_frsize - (3 << 20)))
             code, said, told = fails(site, "latest")
