@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, scratch
+from dental_pms_backup import postgres, scratch, unpack
 from dental_pms_backup.postgres import OnHost
 from tests import faults
 from tests.integration import filesystems
@@ -21,6 +22,7 @@ from tests.integration.faults import events, listening
 from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
+    Disk,
     Journal,
     Site,
     as_cluster_user,
@@ -34,7 +36,7 @@ from tests.integration.support import (
 )
 from tests.integration.test_kill_sweep import A_PROGRAM, EVERYTHING, kill
 
-KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 20)  # each takes seconds
+KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 2)  # each takes longer than one of a backup
 HOW: dict[signal.Signals | str, int] = {signal.SIGKILL: 4, A_PROGRAM: 3, EVERYTHING: 2, signal.SIGTERM: 1}
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
 SLOW = '{ head -c 20000; sleep 4; cat; } | "$real" "$@"; exit'
@@ -52,36 +54,95 @@ def drop_beside(site: Site) -> None:
         sql(postgres.in_database(site.server, "postgres"), f'drop database if exists "{name}" with (force)')
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What is live: the lines of a dump, and what is on the disk."""
+
+    database: list[str]
+    attachments: Disk
+
+
+@pytest.fixture
+def tiny(new_site: Site, live: OnHost) -> Iterator[Site]:
+    """A site with a database that is dumped and restored in a moment, each row of which has its file; and a set."""
+    site, name = new_site, f"tiny_{new_site.place.name}"
+    sql(live, f'create database "{name}"')
+    site.server = postgres.in_database(live, name)
+    site.configure({"native.database": name})
+    (site.attachments / "attachments").mkdir()
+    (site.attachments / "attachments/scan").write_text("scan")
+    sql(
+        site.server,
+        "create table lines as select n::text as content from generate_series(1, 500) n",
+        "create index on lines (content)",
+        "create table attachments as select 'scan' as storage_key, 4 as byte_size",
+    )
+    site.takes()
+    try:
+        yield site
+    finally:
+        for made in databases_like(live, name):
+            sql(live, f'drop database "{made}" with (force)')
+
+
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a restore is killed, or all or one of its programs are")
-def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_new(own_database: Site) -> None:
-    site = own_database
-    wanted = site.sets()[0]
-    restored = dump(site.server)
-    began = time.monotonic()
-    assert restores(site, wanted, None, 0, random.Random(0)) == 0  # noqa: S311 - moments
-    takes_s = time.monotonic() - began
-    sql(site.server, *CHANGES)
-    spoilt = dump(site.server)
-    chance = random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
+def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_new(tiny: Site) -> None:
+    site, chance = tiny, random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
+    wanted, in_store, restored = site.sets()[0], site.set_files(), found_live(site)
+    roads = [("all", wanted), ("all", wanted, "--no-safety-set"), ("db", wanted, "--no-safety-set", "--replace")]
+    takes_s = {}
+    for road in roads:
+        began = time.monotonic()
+        assert restores(site, road, None, 0, chance) == 0
+        takes_s[road] = time.monotonic() - began
+    spoilt, killed = spoil(site), 0
     for _ in range(KILLS):
-        (how,) = chance.choices(list(HOW), list(HOW.values()))
-        status = restores(site, wanted, how, chance.uniform(0, takes_s), chance)
-        found = dump(site.server)
-        assert found in (spoilt, restored)
-        assert status != 0 or found == restored
-        if found == restored:
-            sql(site.server, *CHANGES)
-        drop_beside(site)
-    assert restores(site, wanted, None, 0, chance) == 0
-    assert dump(site.server) == restored
-    faults.saw(status="killed, 1 or 0", store="the old content or the new, whole", events=[])
+        road, (how,) = chance.choice(roads), chance.choices(list(HOW), list(HOW.values()))
+        status = restores(site, road, how, chance.uniform(0, takes_s[road]), chance)
+        found = found_live(site)
+        assert found.database in (spoilt.database, restored.database)
+        assert found.attachments in (spoilt.attachments, restored.attachments)
+        assert status != 0 or found == (restored if road[0] == "all" else replace(found, database=restored.database))
+        assert {path: facts for path, facts in site.set_files().items() if path in in_store} == in_store
+        killed += status != 0
+        clear_up(site)
+        if found != spoilt:
+            spoilt = spoil(site)
+    assert killed > KILLS / 2, "the moments are spread over a restore"
+    assert restores(site, roads[0], None, 0, chance) == 0
+    assert found_live(site) == restored
+    faults.saw(status="killed, 1 or 0", store="of each stream the old content or the new, whole", events=[])
     faults.recovered()
 
 
-def restores(site: Site, wanted: str, how: signal.Signals | str | None, moment_s: float, chance: random.Random) -> int:
+def found_live(site: Site) -> Live:
+    """Return what is live; a swap of the attachments that was cut off is ended first, as any restore does."""
+    unpack.recover(site.attachments)
+    return Live(database=dump(site.server), attachments=on_disk(site.attachments))
+
+
+def spoil(site: Site) -> Live:
+    """Make the database and the attachments other than the set has them, and return what they are."""
+    sql(site.server, "drop table if exists later", "create table later as select 1 as id", "delete from lines")
+    for path in site.attachments.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (site.attachments / "later").mkdir()
+    (site.attachments / "later/one").write_text("later")
+    return found_live(site)
+
+
+def clear_up(site: Site) -> None:
+    drop_beside(site)
+    for kept in site.place.glob("attachments.*"):
+        shutil.rmtree(kept)
+
+
+def restores(
+    site: Site, road: Sequence[str], how: signal.Signals | str | None, moment_s: float, chance: random.Random
+) -> int:
     """Restore in place, killed after some seconds, and return the exit status; it says ok only with 0."""
     with subprocess.Popen(
-        [*HEEDS_SIGNALS, *site.command("restore", "db", wanted, "--in-place", "--yes", "--no-safety-set")],
+        [*HEEDS_SIGNALS, *site.command("restore", *road, "--in-place", "--yes")],
         cwd=TREE,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -95,7 +156,9 @@ def restores(site: Site, wanted: str, how: signal.Signals | str | None, moment_s
             kill(process, how, chance)
         out, err = process.communicate(timeout=60)
     assert "Traceback" not in err or "KeyboardInterrupt" in err
-    assert ("restore_status=ok" in out) <= (process.returncode <= 0)
+    told = "restore_all_status=ok" if road[0] == "all" else "restore_status=ok"
+    assert (told in out) <= (process.returncode <= 0)
+    assert process.returncode != 0 or told in out
     return process.returncode
 
 
