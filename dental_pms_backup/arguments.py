@@ -102,9 +102,13 @@ def _add_restore(commands: Commands) -> None:
 
 
 def _add_extract(commands: Commands) -> None:
-    command = _command(commands, "extract", "extract", "get some files, or the rows of one table, out of a set")
+    says = "get some files, or the rows of one table, out of a set"
+    command = _command(commands, "extract", "extract", says, reads=True)
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
     command.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory of the attachments")
+    command.add_argument(
+        "--stored-names", action="store_true", help="files keep the names of the archive, not the original ones"
+    )
     command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
     command.add_argument("--csv", action="store_true", help="the rows as CSV")
     command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")

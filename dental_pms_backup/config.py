@@ -117,6 +117,14 @@ class Drill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """The columns of the table of attachments by which an extracted file gets its original name."""
+
+    key_column: str
+    name_column: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Offsite:
     """The second place."""
 
@@ -141,6 +149,7 @@ class Config:
     native: Native
     attachments: Attachments
     drill: Drill
+    extract: Extract
     offsite: Offsite
     values: Mapping[str, Value] = field(repr=False)
     origins: Mapping[str, str] = field(repr=False)
@@ -297,6 +306,7 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
         native=Native(**native | {"pgpass_file": credential(native["pgpass_file"])}),
         attachments=Attachments(**section("attachments")),
         drill=Drill(**drill | {"where": Where(drill["where"])}),
+        extract=Extract(**section("extract")),
         offsite=Offsite(**offsite | {"rclone_config": credential(offsite["rclone_config"])}),
         values=values,
         origins=origins,

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import dumps, durable, journal, tools, unpack
+from dental_pms_backup import dumps, durable, journal, originals, tools, unpack
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError
 from dental_pms_backup.journal import Event
@@ -29,34 +29,17 @@ LARGEST_LIST_BYTES = 4 << 20
 SQL, CSV, LIST = "sql", "csv", "list"
 TABLES_SHOWN = 12
 # Goes through a dump on stdin line by line: prints the names of its tables, or the rows of one, as they are or as CSV,
-# and on stderr how many. A COPY of pg_dump stands behind a comment and an empty line; what else looks like one is text.
-# As PostgreSQL's own CSV, an empty text is quoted and NULL is not.
-TABLE_OF_DUMP = r"""
+# and on stderr how many. As PostgreSQL's own CSV, an empty text is quoted and NULL is not.
+TABLE_OF_DUMP = (
+    dumps.COPY_TEXT
+    + r"""
 my ($as, $wanted) = @ARGV; @ARGV = ();
-my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
-my %plain = (b => "\b", f => "\f", n => "\n", r => "\r", t => "\t", v => "\x0b");
-sub decoded {
-    my ($code) = @_;
-    return chr(oct($code) & 255) if $code =~ /^[0-7]/;
-    return chr(hex(substr($code, 1))) if $code =~ /^x./;
-    return $plain{$code} // $code;
-}
 sub quoted {
     my ($text) = @_;
+    return "" if !defined $text;
     return $text if $text ne "" && $text ne "\\." && $text !~ /[",\r\n]/;
     $text =~ s/"/""/g;
     return "\"$text\"";
-}
-sub field {
-    my ($text) = @_;
-    return "" if $text eq "\\N";
-    $text =~ s/\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)/decoded($1)/ges;
-    return quoted($text);
-}
-sub heading {
-    my @names = ($_[0] // "") =~ /("(?:[^"]|"")*"|[^\s",]+)/g;
-    for (@names) { s/""/"/g if s/^"(.*)"$/$1/s }
-    return join(",", map(quoted($_), @names)) . "\n";
 }
 my ($before, $last, $inside, $rows) = ("", "", 0, 0);
 while (<STDIN>) {
@@ -65,31 +48,39 @@ while (<STDIN>) {
         if ($inside == 2) {
             ++$rows if !$ends;
             if ($as eq "sql") { print }
-            elsif (!$ends) { chomp; print join(",", map(field($_), length ? split(/\t/, $_, -1) : "")), "\n" }
+            elsif (!$ends) { chomp; print join(",", map(quoted(text($_)), length ? split(/\t/, $_, -1) : "")), "\n" }
         }
         $inside = 0 if $ends;
         next;
     }
-    if ($before eq "--\n" && $last eq "\n" && /^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/) {
+    if ($before eq "--\n" && $last eq "\n" && /$heading/) {
         $inside = $as ne "list" && $1 eq $wanted ? 2 : 1;
         print "$1\n" if $as eq "list";
         print if $inside == 2 && $as eq "sql";
-        print heading($2) if $inside == 2 && $as eq "csv";
+        print join(",", map(quoted($_), columns($2))), "\n" if $inside == 2 && $as eq "csv";
     }
     ($before, $last) = ($last, $_);
 }
 close(STDOUT) or die "cannot write\n";
 print STDERR "rows $rows\n";
 """
+)
 
 
-def files(config: Config, wanted: str, paths: Sequence[str], directory: Path, *, watch: Watch) -> list[Path]:
-    """Get files or directories of a set's attachments out into a directory, under their last names; return them.
+def files(
+    config: Config, wanted: str, paths: Sequence[str], directory: Path, *, stored_names: bool, watch: Watch
+) -> list[Path]:
+    """Get files or directories of a set's attachments out into a directory, and return where each of them is.
 
-    Nothing is ever written over: RefusedError. UsageError names what the archive does not have.
+    A file has the name that the set's own dump knows it by, where it has one and ``stored_names`` are not wanted; else
+    the last name of its path. Nothing is ever written over: RefusedError. UsageError names what the archive does not
+    have.
     """
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
-    targets = _targets(paths, directory)
+    _check_paths(paths)
+    known = {} if stored_names else originals.names(config, archive.stored, paths, watch=watch)
+    targets = [directory / name for name in originals.file_names(paths, known)]
+    _check_free(targets)
     with dumps.opened(archive) as descriptor, _draft_directory(directory) as place:
         proof = dumps.prove(archive, descriptor, watch=watch)
         with watch.reading("attachments: extracting", descriptor) as beat:
@@ -121,16 +112,18 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
     return count
 
 
-def _targets(paths: Sequence[str], directory: Path) -> list[Path]:
-    targets = [directory / Path(path).name for path in paths]
-    for path, target in zip(paths, targets, strict=True):
+def _check_paths(paths: Sequence[str]) -> None:
+    for path in paths:
         if not Path(path).name or ".." in Path(path).parts or "\0" in path:
             raise UsageError(f'"{path}": no path in an archive, expected one of "tar -tzf", below the attachments')
+
+
+def _check_free(targets: Sequence[Path]) -> None:
+    for target in targets:
         if targets.count(target) > 1:
             raise UsageError(f"{target}: two of the paths end so, expected each to have a name of its own")
         if durable.exists(target):
             raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint="ls; or give --to"))
-    return targets
 
 
 @contextlib.contextmanager
@@ -149,7 +142,7 @@ def _untar(
     archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], place: Path, *, beat: Beat
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
-    plain = [os.fsencode(path.removeprefix("./").strip("/")) for path in paths]
+    plain = [os.fsencode(originals.member(path)) for path in paths]
     names = place / "names"  # not in argv, which everyone can read
     names.write_bytes(b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
     argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
@@ -167,7 +160,7 @@ def _untar(
 
 def _found(content: Path, path: str) -> Path:
     """Return where an entry was unpacked; UsageError without it, RefusedError for a device or its like."""
-    found = content / path.removeprefix("./").strip("/")
+    found = content / originals.member(path)
     if not durable.exists(found):
         raise UsageError(f'"{path}": not in the archive, expected a path as "tar -tzf" lists it')
     for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):

@@ -54,15 +54,21 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
 
 def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:
     """Extract what the command line asks for and say where it is; UsageError where that is not clear."""
-    if bool(arguments.paths) == (arguments.table is not None) or (arguments.csv and arguments.table is None):
-        raise UsageError("extract: expected paths of the attachments, or --table with a name (--csv goes with it)")
-    if arguments.table is None:
+    source, paths, table = arguments.source, arguments.paths, arguments.table
+    if bool(paths) == (table is not None) or (arguments.csv if table is None else arguments.stored_names):
+        raise UsageError(
+            "extract: expected paths of the attachments (--stored-names goes with them), "
+            "or --table with a name (--csv goes with it)"
+        )
+    if table is None:
         directory = (arguments.to or Path()).absolute()
-        found = extract.files(config, arguments.source, arguments.paths, directory, watch=watch)
-        say([f"extracted={path}" for path in found])
+        found = extract.files(config, source, paths, directory, stored_names=arguments.stored_names, watch=watch)
+        say(report.extracted_lines(paths, found, as_json=arguments.json))
         return
+    if arguments.json:
+        raise UsageError("extract: the rows of a table are SQL or CSV, expected --json with paths only")
     target = arguments.to.absolute() if arguments.to else None
-    count = extract.table(config, arguments.source, arguments.table, target, csv=arguments.csv, watch=watch)
+    count = extract.table(config, source, table, target, csv=arguments.csv, watch=watch)
     if target:
         say([f"extracted={target}", f"extracted_rows={count}"])
 

@@ -16,7 +16,7 @@ How to get the data of this store back, with gzip, psql, tar and sha256sum alone
 ================================================================================
 
 A set is what one run made. SET stands below for its name, such as 2026-11-23_023000; the newest is the last of
-    ls {store}/sets/*.json
+    ls {store}/sets/*.sha256
 
 1. Is the set whole?
     cd {store} && sha256sum -c sets/SET.sha256

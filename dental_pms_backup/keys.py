@@ -103,7 +103,7 @@ KEYS = (
         default=14,
         least=1,
         variable="BACKUP_KEEP",
-        says="how many artefacts of each stream stay",
+        says="how many artefacts of each stream stay; pinned sets stay beside them",
     ),
     Key(
         name="keep_within_days",
@@ -298,6 +298,18 @@ KEYS = (
     ),
     Key(
         name="drill.after_run", kind="switch", default=False, says="start the drill's service after each successful run"
+    ),
+    Key(
+        name="extract.key_column",
+        kind="text",
+        default="storage_key",
+        says="column of suspect.attachments_table with a file's path below drill.files_below",
+    ),
+    Key(
+        name="extract.name_column",
+        kind="text",
+        default="original_filename",
+        says="column of suspect.attachments_table with the name that extract gives a file",
     ),
     Key(
         name="offsite.remote",

@@ -1,8 +1,10 @@
-"""The strict replay: all of a dump into a database, in one transaction, or nothing of it."""
+"""The strict replay: all of a dump into a database, every row counted, in one transaction, or nothing of it."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from dental_pms_backup import databases, postgres, streams, tools
 from dental_pms_backup.errors import RestoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dental_pms_backup.postgres import Server
     from dental_pms_backup.sources import DatabaseSource
@@ -37,7 +39,26 @@ insert into dental_pms_guard values (1)"""
 MARK = "set local dental_pms.whole = 'yes';"
 WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
 /^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
-UNPACKED_AND_MARKED = 'mark=$1; shift; "$@" && printf "\\n%s\\n" "$mark"'
+UNPACKED_AND_AFTER = 'after=$1; shift; "$@" && echo && cat -- "$after"'
+# Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
+# its COPY stood in a comment or a function. No message of it can quote a row, so that it may say which table.
+COUNT = """\
+reset session authorization;
+reset search_path;
+set local standard_conforming_strings = on;
+select set_config('dental_pms.rows', {rows}, true);
+\\set VERBOSITY terse
+do $$ declare name text; rows bigint; counted bigint; wrong int := 0; first text; begin
+ for name, rows in select * from jsonb_each_text(current_setting('dental_pms.rows')::jsonb) loop
+  if to_regclass(name) is not null then
+   execute format('select count(*) from only %s', to_regclass(name)) into counted;
+   if counted <> rows then wrong := wrong + 1; first := coalesce(first, name); end if;
+  end if;
+ end loop;
+ if wrong > 0 then raise 'DP002 % %', wrong, first; end if; end $$;
+\\set VERBOSITY sqlstate
+"""
+COUNTED_OTHERS = re.compile(r"DP002 (\d+) (.+)")
 ROLE_MISSING = "42704"
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
 FULL_STATES = {"53100", "53200"}
@@ -82,11 +103,13 @@ def replay(
     *,
     unpack: Sequence[str],
     token: str | None,
+    rows: Mapping[str, int],
     beat: Callable[[], None],
 ) -> None:
     """Replay an open dump, from its offset on, into a database of the live server; RestoreError, and nothing changed.
 
-    ``unpack`` is what proved it, see ``verify.Proof``; ``token`` what its line restrict has, see ``dumps.Head``.
+    ``unpack`` is what proved it, see ``verify.Proof``; ``token`` what its line restrict has, see ``dumps.Head``;
+    ``rows`` are those that its tables have.
     """
     session = streams.new_session()
     psql = postgres.client(
@@ -105,12 +128,15 @@ def replay(
         stdin=True,
     )
     filters = [WITHOUT_COMMIT, *_without_restrict(live, token)]
-    argvs = [
-        ["sh", "-c", UNPACKED_AND_MARKED, "sh", MARK, *unpack],
-        ["sed", *(f"--expression={script}" for script in filters)],
-        psql,
-    ]
-    failed = _run(live.server, session, argvs, source, beat)
+    after = COUNT.format(rows=postgres.literal(json.dumps(rows, ensure_ascii=False))) + MARK
+    with tools.memory("after") as behind:
+        os.write(behind, f"{after}\n".encode())
+        argvs = [
+            ["sh", "-c", UNPACKED_AND_AFTER, "sh", f"/proc/{os.getpid()}/fd/{behind}", *unpack],
+            ["sed", *(f"--expression={script}" for script in filters)],
+            psql,
+        ]
+        failed = _run(live.server, session, argvs, source, beat)
     if failed:
         raise _error(failed, into.state)
 
@@ -184,6 +210,9 @@ def _error(failed: tools.Ended, left: str) -> RestoreError:
     state = databases.sqlstate(failed)
     why = f"SQLSTATE {state}" if state else str(failed)
     hint = "dental-pms-backup list   # another set"
+    others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
+    if others:
+        why = f"{others[1]} tables have not the rows of the dump, the first is {others[2]}"
     if state == ROLE_MISSING:
         why += ", the server lacks a role"
         hint = "zgrep -oE '(OWNER|GRANT .*) TO [^;]+' FILE | sort -u   # make the roles that it names; then try again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,17 @@ def restored_lines(restored: Restored) -> Iterator[str]:
     if restored.drop:
         yield f"restore_drop={shlex.join(restored.drop)}"
     yield "restore_status=ok"
+
+
+def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: bool) -> Iterator[str]:
+    """Yield where each path of an archive is now."""
+    pairs = list(zip(paths, found, strict=True))
+    if as_json:
+        yield json.dumps([{"path": path, "extracted": str(file)} for path, file in pairs], indent=2)
+        return
+    for path, file in pairs:
+        yield f"extracted_path={path}"
+        yield f"extracted={file}"
 
 
 def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:

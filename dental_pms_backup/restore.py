@@ -120,7 +120,8 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
             beside.refill(config, proven, Into(database=database, replacing=True), watch=watch)
-            return Restored(stream=Stream.DB, file=dump.file, target=database, safety_set=taken)
+            rows = sum(proven.rows.values())
+            return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
         with beside.restored(config, proven, now=now, watch=watch) as made:
             kept = beside.free_name(live, "_before_", now)
             stop.check()
@@ -150,12 +151,13 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             fields = {"target": str(target)}
             journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
         proof = dumps.prove(archive, descriptor, watch=watch)
+        losses = look_through(archive, descriptor, proof.unpack, live=target, watch=watch)
         unpack.check_room(archive.file, target.parent)
-        terms.consent(Stream.ATTACHMENTS, ())
+        terms.consent(Stream.ATTACHMENTS, losses)
         stamp = _free_stamp(target, now)
         with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, stamp)) as fresh:
             unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
-            _unpack(archive, descriptor, proof.unpack, fresh, watch=watch)
+            _unpack(descriptor, proof.unpack, fresh, watch=watch)
             stop.check()
             kept = unpack.swap(target, stamp)
     return Restored(
@@ -170,9 +172,10 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
     unpack.check_new(target)
     with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
         proof = dumps.prove(archive, descriptor, watch=watch)
+        look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
         unpack.check_room(archive.file, target.parent)
         with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, _free_stamp(target, now))) as fresh:
-            _unpack(archive, descriptor, proof.unpack, fresh, watch=watch)
+            _unpack(descriptor, proof.unpack, fresh, watch=watch)
             stop.check()
             unpack.into_new(fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
@@ -188,10 +191,17 @@ def check_swappable(target: Path, archive: Path) -> None:
         )
 
 
-def _unpack(archive: Source, descriptor: int, how: Sequence[str], fresh: Path, *, watch: Watch) -> None:
-    """Unpack a proven archive into an empty directory: what is in it first, and every entry compared afterwards."""
+def look_through(
+    archive: Source, descriptor: int, how: Sequence[str], *, live: Path | None, watch: Watch
+) -> Sequence[str]:
+    """Look through a proven archive before it is unpacked, as ``unpack.look_through`` does."""
+    ours = bool(archive.checksum)
     with watch.reading("attachments: listing", descriptor) as beat:
-        unpack.check_listing(archive.file, descriptor, how, ours=bool(archive.checksum), beat=beat)
+        return unpack.look_through(archive.file, descriptor, how, ours=ours, live=live, beat=beat)
+
+
+def _unpack(descriptor: int, how: Sequence[str], fresh: Path, *, watch: Watch) -> None:
+    """Unpack a proven archive into an empty directory, and compare every entry."""
     with watch.reading("attachments: unpacking", descriptor) as beat:
         unpack.extract(descriptor, how, fresh, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:

@@ -39,9 +39,9 @@ def choices(
 
     The set ``made`` by the run that asks always stays and counts first, whatever the clock says; ``coming`` sets
     that do not exist yet are counted as newest; those that a wrong clock dated into the future count last. Pinned
-    sets stay, and so does the newest that a drill has proven. A damaged or suspect set, or one that failed its drill,
-    takes no place: it never pushes a good one out; and while a suspect set waits for the admin's word, nothing is
-    removed.
+    sets stay, beside the others, and so does the newest that a drill has proven. A pinned set takes no place, nor does
+    a damaged or suspect one, or one that failed its drill: it never pushes a good one out; and while a suspect set
+    waits for the admin's word, nothing is removed.
     """
     if policy.keep < 1:
         raise ValueError(f"keep is {policy.keep}, expected at least 1")
@@ -50,12 +50,12 @@ def choices(
         having, key=lambda stored: (stored.name == made, stored.taken_at <= now, stored.taken_at), reverse=True
     )
     suspect = next((stored.name for stored in newest_first if stored.state == "suspect"), "")
-    periods = _newest_of_periods([stored for stored in newest_first if stored.is_good], policy)
+    periods = _newest_of_periods([stored for stored in newest_first if _takes_place(stored)], policy)
     proven = next((stored.name for stored in newest_first if stored.state == "proven"), "")
     chosen, places = [], coming
     for stored in newest_first:
         place = places + 1
-        places += stored.is_good
+        places += _takes_place(stored)
         reason = f"nothing is removed while set {suspect} is suspect" if suspect else ""
         reason = reason or _reason_to_stay(stored, place, policy, now=now) or periods.get(stored.name, "")
         reason = reason or (NEWEST_PROVEN if stored.name == proven else "")
@@ -63,6 +63,10 @@ def choices(
         gone = f"{counted}, {policy.keep} stay"
         chosen.append(Choice(stored=stored, stream=stream, keep=bool(reason), reason=reason or gone))
     return chosen
+
+
+def _takes_place(stored: StoredSet) -> bool:
+    return stored.is_good and not stored.pinned
 
 
 def _reason_to_stay(stored: StoredSet, place: int, policy: Retention, *, now: datetime) -> str:

@@ -80,15 +80,8 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
             _check_apart(store, found)
             earlier = artefacts.listing(store)
             _check_room(config, found, earlier)
-            name = free_name(store, now)
-            order = taking.Order(
-                store=store,
-                name=name,
-                earlier=earlier,
-                limits=config.suspect,
-                level=config.compression_level,
-                watch=watch,
-            )
+            order = order_of(config, earlier, now=now, watch=watch)
+            name = order.name
             with drafts_discarded(store, name):
                 proven = attempts.take_all(order, found, config)
                 stored = publish(order, proven, now)
@@ -134,6 +127,18 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
+def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, watch: Watch) -> taking.Order:
+    """Return how a set is to be taken, after those that the store has."""
+    return taking.Order(
+        store=config.store,
+        name=_free_name(config.store, now),
+        earlier=earlier,
+        limits=config.suspect,
+        level=config.compression_level,
+        watch=watch,
+    )
+
+
 def publish(order: taking.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
     """Publish proven streams as a set and tell of it; durable on return."""
     store, name = order.store, order.name
@@ -159,7 +164,7 @@ def publish(order: taking.Order, proven: Sequence[Proven], now: datetime, *, saf
     return stored
 
 
-def free_name(store: Path, now: datetime) -> str:
+def _free_name(store: Path, now: datetime) -> str:
     """Return the run's timestamp; a later second when the clock went back and that name is taken."""
     while True:
         name = publishing.new_name(store, now)

@@ -42,17 +42,9 @@ def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch)
     earlier = artefacts.listing(store)
     needed = preflight.needed_bytes([Stream.DB], earlier, live.facts.size)
     preflight.check_room(store, needed, config.room)
-    name = run.free_name(store, now)
-    order = taking.Order(
-        store=store,
-        name=name,
-        earlier=earlier,
-        limits=config.suspect,
-        level=config.compression_level,
-        watch=watch,
-    )
-    with run.drafts_discarded(store, name):
+    order = run.order_of(config, earlier, now=now, watch=watch)
+    with run.drafts_discarded(store, order.name):
         proven = taking.database(order, live, config.database)
         run.publish(order, [proven], now, safety=True)
-    marks.put(store, name, Mark.PINNED, now=now)
-    return name
+    marks.put(store, order.name, Mark.PINNED, now=now)
+    return order.name

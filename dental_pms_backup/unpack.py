@@ -25,40 +25,74 @@ if TYPE_CHECKING:
 
 RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
 AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
-# Counts, in the lines of tar --list --verbose, what must not be unpacked. What stands behind the name of a link is its
-# target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
-COUNT_HOSTILE = r"""
-my ($devices, $outside, $unknown) = (0, 0, 0);
+# Counts, in the lines of tar --list --verbose --full-time, what must not be unpacked; then, in a live directory where
+# one is given, what these lines lack, what is newer or of another size, and what cannot be read. What stands behind the
+# name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
+LOOK_THROUGH = r"""
+my ($live) = @ARGV; @ARGV = ();
+my ($devices, $outside, $unknown, $more, $other, $unread, %listed) = (0) x 6;
+my %plain = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
 while (<STDIN>) {
-    my ($type, $name) = /^(.)\S*\s+\S+\s+\S+(?:\s*,\s*\d+)?\s+\S+\s+\S+ (.*)$/s or ++$unknown, next;
+    my ($type, $size, $time, $name) = /^(.)\S*\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
+        or ++$unknown, next;
     $name =~ s/ -> .*//s if $type eq "l";
     ++$devices if $type =~ /[bc]/;
     ++$unknown if $type !~ /[-dlhpbcsC]/;
     ++$outside if $name =~ m{^/|(?:^|/)\.\.(?:/|$)} || ($type eq "h" && $name =~ m{ link to (?:/|(?:.*/)?\.\.(?:/|$))});
+    next if !defined $live || $type eq "d";
+    chomp $name;
+    $name =~ s/ link to .*//s if $type eq "h";
+    $name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $plain{$1} ? chr $plain{$1} : $1/ges;
+    $name =~ s{^(?:\./+)+}{};
+    $listed{$name} = $type eq "-" ? "$time $size" : $time;
 }
-print "$devices $outside $unknown\n";
+my @directories = defined $live ? ("") : ();
+while (defined(my $directory = pop @directories)) {
+    opendir(my $entries, "$live/$directory") or ++$unread, next;
+    for my $name (map { "$directory$_" } grep { !/^\.\.?$/ } readdir $entries) {
+        my @found = lstat "$live/$name" or next;
+        push(@directories, "$name/"), next if -d _;
+        ++$more, next if !exists $listed{$name};
+        my ($day, $clock, $size) = split / /, $listed{$name};
+        my @now = gmtime $found[9];
+        my $time = sprintf "%04d-%02d-%02d %02d:%02d:%02d", $now[5] + 1900, $now[4] + 1, @now[3, 2, 1, 0];
+        ++$other if $time gt "$day $clock" || (-f _ && defined $size && $size != $found[7]);
+    }
+}
+print "$devices $outside $unknown $more $other $unread\n";
 """
+LOSSES = (
+    "files that the set has not",
+    "files that are newer than the set's, or of another size",
+    "directories that cannot be read",
+)
 
 
-def check_listing(file: Path, source: int, unpack: Sequence[str], *, ours: bool, beat: Beat) -> None:
-    """Raise RefusedError when an open archive has an entry that lies or links outside of it.
+def look_through(
+    file: Path, source: int, unpack: Sequence[str], *, ours: bool, live: Path | None = None, beat: Beat
+) -> list[str]:
+    """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
 
-    Or a device node, unless it is ``ours``: a proven file of a set has what was there.
+    RefusedError when it has an entry that lies or links outside of it. Or a device node, unless it is ``ours``: a
+    proven file of a set has what was there.
     """
     os.lseek(source, 0, os.SEEK_SET)
     listing = [
         "tar",
         "--list",
         "--verbose",
+        "--full-time",
+        "--utc",
         "--file=-",
         "--absolute-names",
         "--numeric-owner",
         "--quoting-style=escape",
     ]
+    counting = ["perl", "-e", LOOK_THROUGH, "--", *([str(live)] if live else [])]
     with tools.memory("listed") as out:
-        ended = tools.pipeline(unpack, listing, ["perl", "-e", COUNT_HOSTILE], source=source, out=out, beat=beat)
+        ended = tools.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
-    found = re.fullmatch(r"(\d+) (\d+) (\d+)\n", answer)
+    found = re.fullmatch(r"(\d+) (\d+) (\d+) (\d+) (\d+) (\d+)\n", answer)
     if found is None or not all(program.ok for program in ended) or int(found[3]):
         raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
     wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
@@ -68,6 +102,8 @@ def check_listing(file: Path, source: int, unpack: Sequence[str], *, ours: bool,
             f"{file}: has {counted}, expected files, directories and links of the attachments; nothing was touched",
             hint="dental-pms-backup list   # choose another set: this archive was not made from attachments",
         )
+    losses = zip(found.groups()[3:], LOSSES, strict=True)
+    return [f"{count} {what}" for count, what in losses if count != "0"]
 
 
 def check_room(file: Path, directory: Path) -> None:

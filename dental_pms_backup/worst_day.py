@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import dumps, journal, postgres, restore, sources, streams, tools, unpack
+from dental_pms_backup import dumps, journal, postgres, restore, sources, streams, tools
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.journal import Event
@@ -61,8 +61,7 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
     dumps.find(config.store, wanted, Kind.DB)
     with dumps.opened(archive) as descriptor:
         proof = dumps.prove(archive, descriptor, watch=watch)
-        with watch.reading("attachments: listing", descriptor) as beat:
-            unpack.check_listing(archive.file, descriptor, proof.unpack, ours=bool(archive.checksum), beat=beat)
+        restore.look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
     target = sources.attachments(config).path.resolve()
     restore.check_swappable(target, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
@@ -85,7 +84,7 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
             "size, expected none; both streams are restored as the set has them",
-            hint="an older or a newer set may have the files: dental-pms-backup extract SET PATH",
+            hint="an older or a newer set may have the files: dental-pms-backup extract SET PATH --stored-names",
         )
     journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
     return found

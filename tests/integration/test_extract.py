@@ -3,12 +3,14 @@
 import csv
 import gzip
 import io
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from dental_pms_backup import postgres
 from tests.integration.faults import listening
 from tests.integration.support import Ran, Site, on_disk, sql
 from tests.integration.test_restore import hostile
@@ -37,7 +39,7 @@ def test_a_patients_file_comes_out(site: Site, path: str) -> None:
     target = site.place / "out"
     target.mkdir()
     done = extracts(site, "latest", path, "--to", target)
-    assert done.stdout == f"extracted={target / Path(LETTER).name}\n"
+    assert done.stdout == f"extracted_path={path}\nextracted={target / Path(LETTER).name}\n"
     assert on_disk(target) == {Path(LETTER).name: before[LETTER]}
     assert on_disk(site.attachments) == before
 
@@ -61,6 +63,118 @@ def test_files_of_odd_names_and_a_directory_come_out(site: Site) -> None:
     assert {name for name in on_disk(target) if name.startswith("odd")} == {
         name for name in expected if name.startswith("odd")
     }
+
+
+PNG = "attachments/ab/0001.png"
+HOSTILE = {
+    "../../outside/x": "_._.._outside_x",
+    "/etc/passwd": "_etc_passwd",
+    ".bashrc": "_bashrc",
+    "..": "_.",
+    "-rf": "_rf",
+    "a\nb\r\x1b[31m\x7f": "a_b__[31m_",
+    "\u202egnp.exe": "_gnp.exe",
+    " scan.png ": "scan.png",
+    "": "{}",
+    " ": "{}",
+    "é" * 200 + ".png": "é" * 125 + ".png",
+    "x." + "y" * 300: "x." + "y" * 253,
+    "C:\\scan\t'\".png": "C:\\scan_'\".png",
+}
+
+
+@pytest.fixture
+def practice(own_database: Site) -> Site:
+    """A site with files that the application has a name for, as hostile as a patient can make them."""
+    site = own_database
+    sql(site.server, "create table attachments (id int, patient_id int, original_filename text, storage_key text)")
+    directory = site.attachments / "attachments/ab"
+    directory.mkdir(parents=True)
+    for number, name in enumerate(["Röntgen 4711.png", None, *HOSTILE, "scan.png"]):
+        (directory / f"{number:04d}.png").write_text(f"content {number}")
+        literal = "null" if name is None else postgres.literal(name)
+        row = f"insert into attachments values ({number}, 4711, {literal}, 'ab/{number:04d}.png')"  # noqa: S608 - ours
+        sql(site.server, "set standard_conforming_strings = on", row)
+    (directory / "unknown.png").write_text("content")
+    site.takes()
+    return site
+
+
+def test_a_file_gets_the_name_that_the_database_knows_it_by(practice: Site) -> None:
+    target = practice.place / "out"
+    target.mkdir()
+    before = on_disk(practice.attachments)
+    known, nameless, unknown = PNG.replace("1", "0"), PNG, "attachments/ab/unknown.png"
+    with listening(practice) as journal:
+        words = ("extract", "latest", known, nameless, f"./{unknown}", "2026", "--to", str(target))
+        done = practice.run(*words, wrapper=journal.wrapper)
+        told = journal.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"extracted_path={known}",
+        f"extracted={target}/Röntgen 4711.png",
+        f"extracted_path={nameless}",
+        f"extracted={target}/0001.png",
+        f"extracted_path=./{unknown}",
+        f"extracted={target}/unknown.png",
+        "extracted_path=2026",
+        f"extracted={target}/2026",
+    ]
+    assert on_disk(target)["Röntgen 4711.png"] == before[known]
+    assert "4711" not in told
+    extracts(practice, "latest", known, "--stored-names", "--to", target)
+    assert on_disk(target)["0000.png"] == before[known]
+    refuses(practice, "latest", known, "--to", target, status=4)
+
+
+def test_a_hostile_name_writes_nothing_outside_and_nothing_over(practice: Site) -> None:
+    target = practice.place / "out"
+    target.mkdir()
+    (practice.place / "outside").mkdir()
+    elsewhere = {name: facts for name, facts in on_disk(practice.place).items() if not name.startswith("out/")}
+    paths = [f"attachments/ab/{number:04d}.png" for number in range(2, len(HOSTILE) + 3)]
+    found = json.loads(extracts(practice, "latest", *paths, "--to", target, "--json").stdout)
+    expected = [name.format(Path(path).name) for path, name in zip(paths, HOSTILE.values(), strict=False)]
+    assert found == [
+        {"path": path, "extracted": f"{target}/{name}"}
+        for path, name in zip(paths, [*expected, "scan (2).png"], strict=True)
+    ]
+    assert sorted(on_disk(target)) == sorted([*expected, "scan (2).png"])
+    assert (target / "scan (2).png").read_text() == f"content {len(HOSTILE) + 2}"
+    assert {name: facts for name, facts in on_disk(practice.place).items() if not name.startswith("out/")} == elsewhere
+
+
+def test_the_columns_of_another_application_are_configured(practice: Site) -> None:
+    sql(practice.server, 'create schema "x"; create table x."Files" ("the key" text, "a ""name""" text)')
+    sql(practice.server, """insert into x."Files" values ('attachments/ab/0001.png', 'other.png')""")
+    practice.configure(
+        {
+            "suspect.attachments_table": 'x."Files"',
+            "extract.key_column": "the key",
+            "extract.name_column": 'a "name"',
+            "drill.files_below": ".",
+        }
+    )
+    name = practice.takes()
+    target = practice.place / "out"
+    target.mkdir()
+    assert f"extracted={target}/other.png\n" in extracts(practice, name, PNG, "--to", target).stdout
+    practice.configure({"extract.name_column": "missing"})
+    assert f"extracted={target}/0001.png\n" in extracts(practice, name, PNG, "--to", target).stdout
+
+
+def test_a_dump_that_cannot_be_read_costs_the_names_only(practice: Site) -> None:
+    known, name = PNG.replace("1", "0"), practice.sets()[-1]
+    file = practice.store / f"db/db_{name}.sql.gz"
+    file.write_bytes(file.read_bytes()[:200])
+    done = practice.run("extract", name, known, "--to", str(practice.place))
+    assert (done.returncode, done.stdout) == (0, f"extracted_path={known}\nextracted={practice.place}/0000.png\n")
+    assert done.stderr.startswith("dental-pms-backup: the original names cannot be read (db: gzip: exit status 1, exp")
+
+
+def test_the_files_of_a_patient_are_found_by_the_rows_of_the_table(practice: Site) -> None:
+    rows = extracts(practice, "latest", "--table", "attachments", "--csv").stdout
+    assert "\n0,4711,Röntgen 4711.png,ab/0000.png\n" in rows
 
 
 def test_nothing_is_written_over_and_what_is_not_there_is_named(site: Site) -> None:

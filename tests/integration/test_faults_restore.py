@@ -3,21 +3,29 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, scratch
+from dental_pms_backup import postgres, scratch, unpack
 from dental_pms_backup.postgres import OnHost
 from tests import faults
+from tests.integration import filesystems
 from tests.integration.conftest import databases_like
 from tests.integration.faults import events, listening
 from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
+    Disk,
+    Journal,
     Site,
+    as_cluster_user,
     awaited,
     dump,
     environment,
@@ -28,11 +36,12 @@ from tests.integration.support import (
 )
 from tests.integration.test_kill_sweep import A_PROGRAM, EVERYTHING, kill
 
-KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 20)  # each takes seconds
+KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 2)  # each takes longer than one of a backup
 HOW: dict[signal.Signals | str, int] = {signal.SIGKILL: 4, A_PROGRAM: 3, EVERYTHING: 2, signal.SIGTERM: 1}
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
 SLOW = '{ head -c 20000; sleep 4; cat; } | "$real" "$@"; exit'
 IN_THE_MIDDLE = f'case "$*" in *--command=commit*) {SLOW} ;; esac\nexec "$real" "$@"'
+WITHOUT_A_ROW = 'sed "/canary-patient-4711/d" | "$real" "$@"; exit'
 AS_IT_WAS = "the live database as it was"
 
 
@@ -45,36 +54,95 @@ def drop_beside(site: Site) -> None:
         sql(postgres.in_database(site.server, "postgres"), f'drop database if exists "{name}" with (force)')
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What is live: the lines of a dump, and what is on the disk."""
+
+    database: list[str]
+    attachments: Disk
+
+
+@pytest.fixture
+def tiny(new_site: Site, live: OnHost) -> Iterator[Site]:
+    """A site with a database that is dumped and restored in a moment, each row of which has its file; and a set."""
+    site, name = new_site, f"tiny_{new_site.place.name}"
+    sql(live, f'create database "{name}"')
+    site.server = postgres.in_database(live, name)
+    site.configure({"native.database": name})
+    (site.attachments / "attachments").mkdir()
+    (site.attachments / "attachments/scan").write_text("scan")
+    sql(
+        site.server,
+        "create table lines as select n::text as content from generate_series(1, 500) n",
+        "create index on lines (content)",
+        "create table attachments as select 'scan' as storage_key, 4 as byte_size",
+    )
+    site.takes()
+    try:
+        yield site
+    finally:
+        for made in databases_like(live, name):
+            sql(live, f'drop database "{made}" with (force)')
+
+
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a restore is killed, or all or one of its programs are")
-def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_new(own_database: Site) -> None:
-    site = own_database
-    wanted = site.sets()[0]
-    restored = dump(site.server)
-    began = time.monotonic()
-    assert restores(site, wanted, None, 0, random.Random(0)) == 0  # noqa: S311 - moments
-    takes_s = time.monotonic() - began
-    sql(site.server, *CHANGES)
-    spoilt = dump(site.server)
-    chance = random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
+def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_new(tiny: Site) -> None:
+    site, chance = tiny, random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
+    wanted, in_store, restored = site.sets()[0], site.set_files(), found_live(site)
+    roads = [("all", wanted), ("all", wanted, "--no-safety-set"), ("db", wanted, "--no-safety-set", "--replace")]
+    takes_s = {}
+    for road in roads:
+        began = time.monotonic()
+        assert restores(site, road, None, 0, chance) == 0
+        takes_s[road] = time.monotonic() - began
+    spoilt, killed = spoil(site), 0
     for _ in range(KILLS):
-        (how,) = chance.choices(list(HOW), list(HOW.values()))
-        status = restores(site, wanted, how, chance.uniform(0, takes_s), chance)
-        found = dump(site.server)
-        assert found in (spoilt, restored)
-        assert status != 0 or found == restored
-        if found == restored:
-            sql(site.server, *CHANGES)
-        drop_beside(site)
-    assert restores(site, wanted, None, 0, chance) == 0
-    assert dump(site.server) == restored
-    faults.saw(status="killed, 1 or 0", store="the old content or the new, whole", events=[])
+        road, (how,) = chance.choice(roads), chance.choices(list(HOW), list(HOW.values()))
+        status = restores(site, road, how, chance.uniform(0, takes_s[road]), chance)
+        found = found_live(site)
+        assert found.database in (spoilt.database, restored.database)
+        assert found.attachments in (spoilt.attachments, restored.attachments)
+        assert status != 0 or found == (restored if road[0] == "all" else replace(found, database=restored.database))
+        assert {path: facts for path, facts in site.set_files().items() if path in in_store} == in_store
+        killed += status != 0
+        clear_up(site)
+        if found != spoilt:
+            spoilt = spoil(site)
+    assert killed > KILLS / 2, "the moments are spread over a restore"
+    assert restores(site, roads[0], None, 0, chance) == 0
+    assert found_live(site) == restored
+    faults.saw(status="killed, 1 or 0", store="of each stream the old content or the new, whole", events=[])
     faults.recovered()
 
 
-def restores(site: Site, wanted: str, how: signal.Signals | str | None, moment_s: float, chance: random.Random) -> int:
+def found_live(site: Site) -> Live:
+    """Return what is live; a swap of the attachments that was cut off is ended first, as any restore does."""
+    unpack.recover(site.attachments)
+    return Live(database=dump(site.server), attachments=on_disk(site.attachments))
+
+
+def spoil(site: Site) -> Live:
+    """Make the database and the attachments other than the set has them, and return what they are."""
+    sql(site.server, "drop table if exists later", "create table later as select 1 as id", "delete from lines")
+    for path in site.attachments.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (site.attachments / "later").mkdir()
+    (site.attachments / "later/one").write_text("later")
+    return found_live(site)
+
+
+def clear_up(site: Site) -> None:
+    drop_beside(site)
+    for kept in site.place.glob("attachments.*"):
+        shutil.rmtree(kept)
+
+
+def restores(
+    site: Site, road: Sequence[str], how: signal.Signals | str | None, moment_s: float, chance: random.Random
+) -> int:
     """Restore in place, killed after some seconds, and return the exit status; it says ok only with 0."""
     with subprocess.Popen(
-        [*HEEDS_SIGNALS, *site.command("restore", "db", wanted, "--in-place", "--yes", "--no-safety-set")],
+        [*HEEDS_SIGNALS, *site.command("restore", *road, "--in-place", "--yes")],
         cwd=TREE,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -88,7 +156,9 @@ def restores(site: Site, wanted: str, how: signal.Signals | str | None, moment_s
             kill(process, how, chance)
         out, err = process.communicate(timeout=60)
     assert "Traceback" not in err or "KeyboardInterrupt" in err
-    assert ("restore_status=ok" in out) <= (process.returncode <= 0)
+    told = "restore_all_status=ok" if road[0] == "all" else "restore_status=ok"
+    assert (told in out) <= (process.returncode <= 0)
+    assert process.returncode != 0 or told in out
     return process.returncode
 
 
@@ -143,6 +213,108 @@ def test_a_server_that_crashes_in_a_restore_comes_back_with_the_live_database_as
     recovers(site)
 
 
+@pytest.mark.fault("Database", "a row is lost on its way into the server, in a restore")
+@pytest.mark.parametrize("how", ["beside", "--replace"])
+def test_a_row_that_did_not_arrive_is_noticed_before_anything_is_committed(own_database: Site, how: str) -> None:
+    site = own_database
+    sql(site.server, *CHANGES)
+    site.fake("psql", IN_THE_MIDDLE.replace(SLOW, WITHOUT_A_ROW))
+    words = ["latest", "--no-safety-set", *([how] if how == "--replace" else [])]
+    status, said, told = fails(site, *words)
+    assert "1 tables have not the rows of the dump, the first is public.patients), expected every statement" in said
+    assert "the live database is as it was" in said
+    assert beside(site) == []
+    faults.saw(status=status, cause="restore", store=AS_IT_WAS, events=told)
+    site.mend()
+    recovers(site)
+
+
+@contextlib.contextmanager
+def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator["subprocess.Popen[str]"]:
+    """Restore in place while the block lasts, which begins when the replay's session waits, in its transaction."""
+    site.fake("psql", IN_THE_MIDDLE)
+    database = site.server.database if road == "--replace" else f"{site.server.database}_restoring_%"
+    waiting = f"""select pid from pg_stat_activity where datname like '{database}' and pid <> pg_backend_pid()
+        and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
+    words = ["latest", "--in-place", "--yes", "--no-safety-set", *([road] if road == "--replace" else [])]
+    with site.running("restore", "db", *words, wrapper=journal.wrapper) as process:
+        awaited(lambda: sql(postgres.in_database(site.server, "postgres"), waiting))
+        yield process
+    site.mend()
+
+
+@contextlib.contextmanager
+def small_site(site: Site, directory: Path) -> Iterator[Site]:
+    """The site with a server of its own and a small database there, which the site's set is to replace."""
+    with scratch.cluster(directory, database="small") as server:
+        sql(server, "create table mine as select 1 as n")
+        site.server = server
+        site.configure({"native.host": server.host, "native.database": "small"})
+        yield site
+
+
+def pg_ctl(server: OnHost, *words: str) -> None:
+    done = as_cluster_user(server, "pg_ctl", "--wait", f"--pgdata={server.host}/data", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.fault("Database", "in the middle of a restore, the server is stopped cleanly")
+@pytest.mark.parametrize("road", ["beside", "--replace"])
+def test_a_server_that_is_stopped_in_a_restore_comes_back_with_the_live_database_as_it_was(
+    site: Site, road: str
+) -> None:
+    with small_site(site, site.place / "pg"), listening(site) as journal:
+        before = dump(site.server)
+        with in_the_middle(site, road, journal) as process:
+            pg_ctl(site.server, "stop", "--mode=fast")
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, "live_has_more=1 rows of public.mine\n"), err
+        assert "the live database is as it was" in err
+        options = f"-k {site.server.host} -c listen_addresses="
+        pg_ctl(site.server, "start", f"--options={options}", f"--log={site.server.host}/log")
+        try:
+            assert dump(site.server) == before
+            left = beside(site)
+            assert bool(left) == (road == "beside")
+            faults.saw(status=process.returncode, store=AS_IT_WAS, events=events(journal.close()))
+            recovers(site)
+        finally:
+            pg_ctl(site.server, "stop", "--mode=immediate")
+
+
+@pytest.mark.fault("Database", "in the middle of a restore, something else fills the server's disk")
+@pytest.mark.parametrize("road", ["beside", "--replace"])
+def test_a_disk_of_the_server_that_fills_up_in_a_restore_leaves_the_live_database_as_it_was(
+    site: Site, road: str
+) -> None:
+    image = filesystems.made("ext4", site.place / "image", 200 << 20)
+    disk = site.place / "disk"
+    with filesystems.mounted("ext4", image, disk), small_site(site, site.place / "pg"), listening(site) as journal:
+        shutil.chown(disk, site.server.run_as or "postgres")
+        elsewhere = postgres.in_database(site.server, "postgres")
+        sql(elsewhere, f"create tablespace tight location '{disk}'", "alter database small set tablespace tight")
+        before = dump(site.server)
+        with in_the_middle(site, road, journal) as process:
+            fill(disk / "something else")
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, "live_has_more=1 rows of public.mine\n"), err
+        assert "(SQLSTATE 53100, the server's disk or memory is full), expected every statement to succeed" in err
+        assert "the live database is as it was" in err
+        assert "hint: df -h" in err
+        assert dump(site.server) == before
+        assert beside(site) == []
+        faults.saw(status=process.returncode, cause="restore", store=AS_IT_WAS, events=events(journal.close()))
+        (disk / "something else").unlink()
+        recovers(site)
+
+
+def fill(file: Path) -> None:
+    """Write a file that takes all the room there is."""
+    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while True:
+            out.write(bytes(4096))
+
+
 @pytest.mark.fault("Content", "a set to be restored is damaged")
 @pytest.mark.parametrize("how", ["cut", "flipped", "of another set"])
 def test_a_damaged_set_is_refused_before_anything_is_touched(own_database: Site, how: str) -> None:
@@ -173,10 +345,7 @@ def test_a_full_disk_of_the_server_is_measured_and_nothing_is_made(site: Site) -
     attachments = on_disk(site.attachments)
     with mounted_tmpfs(site.place / "disk", 160 << 20):
         (site.place / "disk").chmod(0o755)
-        with scratch.cluster(site.place / "disk/pg", database="small") as server:
-            sql(server, "create table mine as select 1 as n")
-            site.server = server
-            site.configure({"native.host": server.host, "native.database": "small"})
+        with small_site(site, site.place / "disk/pg"):
             status = os.statvfs(site.place / "disk")
             (site.place / "disk/fill").write_bytes(bytes(status.f_bavail * status.f_frsize - (3 << 20)))
             code, said, told = fails(site, "latest")

@@ -79,6 +79,31 @@ def test_attachments_come_into_a_new_directory(site: Site) -> None:
     assert beside(site) == []
 
 
+def test_what_would_be_lost_is_told_by_counts_before_it_is_replaced(site: Site) -> None:
+    for number in (1, 2, 3):
+        (site.attachments / f"canary-name\n{number} \\ zähne").write_text("so")
+    (site.attachments / "link").symlink_to("2026")
+    os.link(site.attachments / "2026/0005.jpg", site.attachments / "hard")
+    wanted = site.takes("attachments")
+    assert "live_has_more" not in in_place(site).stdout
+    for number in (1, 2):
+        (site.attachments / f"2026/more {number}\n").write_text("more")
+    (site.attachments / "dangling").symlink_to("nowhere")
+    size = site.attachments / "canary-name\n1 \\ zähne"
+    moment = size.stat().st_mtime_ns
+    size.write_text("of another size")
+    os.utime(size, ns=(moment, moment))
+    os.utime(site.attachments / "canary-name\n2 \\ zähne")
+    os.utime(site.attachments / "canary-name\n3 \\ zähne", (1, 1))
+    done = site.run("restore", "attachments", wanted, "--in-place", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("live_has_more=")] == [
+        "live_has_more=3 files that the set has not",
+        "live_has_more=2 files that are newer than the set's, or of another size",
+    ]
+    assert "canary-name" not in done.stdout
+
+
 @pytest.mark.parametrize("kind", ["used", "file", "no-parent"])
 def test_a_directory_that_is_used_is_refused(site: Site, kind: str) -> None:
     target = site.place / "target"

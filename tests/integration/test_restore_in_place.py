@@ -103,6 +103,9 @@ def test_what_would_be_lost_is_told_by_counts_and_kept_in_a_pinned_set(own_datab
     assert site.run("verify", safety).returncode == 0
     in_place(site, safety)
     assert dump(site.server) == spoilt
+    pinned = {path.stem for path in site.store.glob("sets/*.pinned")}
+    taken = site.takes("db")
+    assert {path.name[3:-7] for path in site.store.glob("db/db_*")} == {*pinned, taken}, "beside the one that stays"
 
 
 def test_settings_and_privileges_are_those_of_the_database_that_was_live(own_database: Site) -> None:
@@ -156,6 +159,7 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
     lines = in_place(site, "latest", "--replace")
     assert "restore_kept" not in lines
+    assert int(lines["restore_rows"]) > 3001, "they were counted"
     assert dump(site.server) == before
     assert beside(site) == []
 

@@ -44,11 +44,16 @@ def ensure(machine: Machine) -> None:
 
 def up(machine: Machine) -> None:
     """Put the practice's containers up at /srv/dental-pms: by compose; without it, with compose's labels."""
+    bring_project(machine)
+    make_containers(machine)
+
+
+def bring_project(machine: Machine) -> None:
+    """Put the practice's image and its compose project there, and make no container yet."""
     import_image(machine, IMAGE_ROOTS[machine.suite])
     machine.write(f"{PROJECT_DIR}/.env", f"POSTGRES_PASSWORD={PASSWORD}\n", mode=0o600)
     machine.write(f"{PROJECT_DIR}/compose.yml", (RIG / "compose.yml").read_text())
     machine.copy_in(RIG / "up-without-compose", f"{PROJECT_DIR}/up")
-    make_containers(machine)
 
 
 def make_containers(machine: Machine) -> None:

@@ -1,6 +1,10 @@
 """The server is gone: what the man page says then, typed as it stands, brings the whole practice back."""
 
 import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,29 +37,64 @@ def commands() -> list[str]:
     return block[1].splitlines()
 
 
+def type_all(host: Machine) -> None:
+    """Type the commands of the man page, each of which has to succeed."""
+    for command in commands():
+        if "docker compose" in command and host.suite != "trixie":
+            practice.make_containers(host)
+            continue
+        if "timer" in command:
+            admin.wait_for(lambda: admin.state(host) == "inactive")
+        done = host.run(command, check=False, timeout_s=180)
+        assert (done.returncode, done.stderr if command.startswith("dental") else "") == (0, ""), (command, done)
+        if "restore all" in command:
+            printed = dict(admin.values(done.stdout))
+            assert printed["restore_all_status"] == "ok"
+            assert int(printed["attachment_rows_with_files"]) > 500
+            assert "restore_safety_set=none, the live database was empty\n" in done.stdout
+            assert "live_has_more" not in done.stdout
+    assert [each["state"] for each in admin.sets(host)] == ["verified", "verified"]
+
+
+@pytest.fixture
+def new_server(host: Machine) -> Iterator[Machine]:
+    """A machine just booted, with docker, this package and the practice's compose project; nothing else."""
+    package = Path(admin.package_file(host))
+    machine = Machine(host.work, f"new-{host.suite}")
+    machine.boot(host.suite)
+    try:
+        machine.copy_in(host.path(str(package)), f"/root/{package.name}")
+        machine.install(f"/root/{package.name}")
+        practice.bring_project(machine)
+        yield machine
+    finally:
+        machine.kill()
+        shutil.rmtree(machine.directory)
+
+
+def test_a_new_machine_gets_the_whole_practice_back_from_the_store_alone(host: Machine, new_server: Machine) -> None:
+    admin.took(host)
+    new_server.run(f"mkdir --parents {Path(admin.FALLBACK_STORE).parent}")
+    both = [machine.path(admin.FALLBACK_STORE) for machine in (host, new_server)]
+    subprocess.run(["cp", "--archive", *both], check=True)
+    type_all(new_server)
+    assert compare.rows(new_server, PSQL) == compare.rows(host, PSQL)
+    assert compare.schema(new_server, PG_DUMP) == compare.schema(host, PG_DUMP)
+    before, after = (compare.tree(machine.path(practice.ATTACHMENTS)) for machine in (host, new_server))
+    assert after == before
+    assert len(after) > 800
+
+
 def test_the_commands_of_the_man_page_bring_an_empty_server_back(host: Machine) -> None:
     admin.took(host)
     rows, dump = compare.rows(host, PSQL), compare.schema(host, PG_DUMP)
     host.run(f"rm -rf /srv/before && cp -a {practice.ATTACHMENTS} /srv/before")
     remove_all(host)
     try:
-        for command in commands():
-            if "docker compose" in command and host.suite != "trixie":
-                practice.make_containers(host)
-                continue
-            if "timer" in command:
-                admin.wait_for(lambda: admin.state(host) == "inactive")
-            done = host.run(command, check=False, timeout_s=180)
-            assert (done.returncode, done.stderr if command.startswith("dental") else "") == (0, ""), (command, done)
-            if "restore all" in command:
-                printed = dict(admin.values(done.stdout))
-                assert printed["restore_all_status"] == "ok"
-                assert int(printed["attachment_rows_with_files"]) > 500
-                assert "restore_safety_set=none, the live database was empty\n" in done.stdout
+        type_all(host)
         assert compare.rows(host, PSQL) == rows
         assert compare.schema(host, PG_DUMP) == dump
         assert_same_tree(host, "/srv/before", practice.ATTACHMENTS)
-        assert [each["state"] for each in admin.sets(host)] == ["verified", "verified"]
     finally:
         host.run(f"systemctl disable --quiet --now {admin.TIMER}")
         host.run(f"cp -a /srv/before/odd/socket {practice.ATTACHMENTS}/odd/; rm -r /srv/before", check=False)
@@ -116,6 +155,17 @@ def test_the_switch_that_a_restore_beside_prints_is_what_an_admin_can_type(host:
         assert compare.rows(host, PSQL) == rows
     finally:
         drop_kept(host)
+
+
+def test_a_patients_file_comes_out_of_a_set_under_its_original_name(host: Machine) -> None:
+    admin.took(host)
+    asked = "select storage_key, original_filename from attachments where byte_size > 0 order by 1 limit 1"
+    key, name = practice.sql(host, asked).split("|")
+    host.run("rm -rf /root/out && mkdir /root/out")
+    done = admin.dental(host, f"extract latest attachments/{key} --to /root/out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"extracted_path=attachments/{key}\nextracted=/root/out/{name}\n"
+    host.run(f"cmp '/root/out/{name}' {practice.ATTACHMENTS}/attachments/{key} && rm -r /root/out")
 
 
 def test_a_dump_of_an_older_server_is_restored_and_one_of_a_newer_refused(host: Machine) -> None:

@@ -204,9 +204,14 @@ def test_restore_with_a_clear_word_goes_on_to_look_for_the_set(
     assert (status, err.splitlines()[0]) == (2, f"dental-pms-backup: {practice.store}: {NO_SETS}")
 
 
-@pytest.mark.parametrize("words", [[], ["a", "--table", "b"], ["a", "--csv"], ["--csv"]])
+@pytest.mark.parametrize(
+    "words", [[], ["a", "--table", "b"], ["a", "--csv"], ["--csv"], ["--table", "b", "--stored-names"]]
+)
 def test_extract_takes_paths_or_a_table(words: list[str], practice: Practice) -> None:
-    said = "extract: expected paths of the attachments, or --table with a name (--csv goes with it)"
+    said = (
+        "extract: expected paths of the attachments (--stored-names goes with them), "
+        "or --table with a name (--csv goes with it)"
+    )
     assert practice.run("extract", "latest", *words) == (2, "", f"dental-pms-backup: {said}\n")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
     "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, "
-    "suspect, drill, offsite"
+    "suspect, drill, extract, offsite"
 )
 IN_COMPOSE = "compose.project_dir, compose.project, compose.db_service, compose.backend_service"
 KEEP = "expected a whole number from 1 to 1000000"
@@ -520,6 +520,7 @@ drill:
   files_below: .
   checks: {patients: "select true", "no. 2": "select\\n false;"}
   after_run: yes
+extract: {key_column: key, name_column: name}
 offsite: {remote: "crypt:there", rclone_config: /r.conf}
 """
     found = load(tmp_path, content)
@@ -559,6 +560,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
             checks=(("patients", "select true"), ("no. 2", "select\n false;")),
             after_run=True,
         ),
+        extract=config.Extract(key_column="key", name_column="name"),
         offsite=config.Offsite(remote="crypt:there", rclone_config=Path("/r.conf")),
         values=found.values,
         origins=found.origins,
@@ -669,7 +671,7 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
         "type": "integer",
         "minimum": 1,
         "maximum": 1_000_000,
-        "description": "how many artefacts of each stream stay",
+        "description": "how many artefacts of each stream stay; pinned sets stay beside them",
         "default": 14,
     }
     assert properties["backup_dir"]["type"] == ["string", "null"]

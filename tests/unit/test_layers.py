@@ -23,6 +23,7 @@ LAYERS = (
         "sources",
         "verify",
         "dumps",
+        "originals",
         "databases",
         "replay",
         "unpack",

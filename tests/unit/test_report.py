@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -257,6 +258,16 @@ def test_store_says_itself_how_to_get_its_data_out(tmp_path: Path) -> None:
     ):
         assert command in text
     assert "{store}" not in text
+
+
+def test_what_the_store_lists_as_its_sets_are_sets(tmp_path: Path) -> None:
+    instructions.leave(tmp_path)
+    (tmp_path / "sets").mkdir()
+    for name in (f"{NAME}.json", f"{NAME}.sha256", f"{NAME}.drill.json", f"{NAME}.pinned"):
+        (tmp_path / "sets" / name).touch()
+    (listing,) = re.findall("^    ls (.*)$", (tmp_path / "RESTORE.txt").read_text(), re.MULTILINE)
+    found = [path.name for path in tmp_path.glob(listing.removeprefix(f"{tmp_path}/"))]
+    assert found == [f"{NAME}.sha256"]
 
 
 def test_instructions_are_written_again_only_when_they_changed(tmp_path: Path) -> None:

@@ -216,6 +216,22 @@ def test_pinned_set_stays_for_ever() -> None:
     assert [(choice.keep, choice.reason) for choice in found][-1] == (True, "pinned")
 
 
+def test_pinned_set_stays_beside_those_that_are_counted() -> None:
+    sets = [*nights(1, 2, 3), of_kind(4, "pinned"), of_kind(5, "pinned")]
+    assert [(choice.keep, choice.reason) for choice in chosen(sets, 2)] == [
+        (True, "pinned"),
+        (True, "pinned"),
+        (True, "number 1 from the newest, 2 stay"),
+        (True, "number 2 from the newest, 2 stay"),
+        (False, "number 3 from the newest, 2 stay"),
+    ]
+
+
+def test_pinned_set_is_never_the_one_of_its_period() -> None:
+    sets = [of_kind(0), *(of_moment(night(60) + timedelta(hours=hours), "pinned") for hours in (1, 2)), of_kind(60)]
+    assert len(staying(sets, Retention(keep=1, keep_monthly=2))) == 4
+
+
 def test_newest_proven_set_stays_however_old_and_older_ones_do_not() -> None:
     sets = [of_kind(1, "proven"), of_kind(2, "proven"), *nights(3, 4, 5)]
     found = {choice.stored.name: choice for choice in retention.choices(sets, Stream.DB, Retention(keep=2), now=LATER)}
@@ -275,6 +291,13 @@ def test_set_just_made_always_stays(sets: list[StoredSet], policy: Retention, ch
 @given(SETS, POLICIES)
 def test_pinned_sets_always_stay(sets: list[StoredSet], policy: Retention) -> None:
     assert {each.name for each in sets if each.pinned} <= set(staying(sets, policy))
+
+
+@given(SETS, POLICIES)
+def test_no_pin_changes_what_is_chosen_of_the_others(sets: list[StoredSet], policy: Retention) -> None:
+    pinned = {each.name for each in sets if each.pinned}
+    others = [each for each in sets if not each.pinned]
+    assert [name for name in staying(sets, policy) if name not in pinned] == staying(others, policy)
 
 
 @given(SETS, POLICIES, st.integers(0, 400))

@@ -105,7 +105,7 @@ CREATE TABLE attachments (
     id integer PRIMARY KEY,
     patient_id integer NOT NULL REFERENCES patients,
     storage_key text NOT NULL UNIQUE,
-    original_name text NOT NULL,
+    original_filename text NOT NULL,
     byte_size bigint NOT NULL CHECK (byte_size >= 0),
     content_type text NOT NULL
 );
