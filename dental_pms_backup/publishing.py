@@ -9,15 +9,15 @@ content had been proven before.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import artefacts, durable, proofs, tools
+from dental_pms_backup import artefacts, durable, proofs
 from dental_pms_backup.artefacts import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 
@@ -37,15 +37,14 @@ OWN_NAME = re.compile(
 class Draft:
     """A file being written: hidden, in the directory of its artefact, open for writing and reading.
 
-    ``writer`` is a file in memory that is locked until ``settle``, by which those who read a draft beside its writer
-    know that it still grows.
+    ``settled`` is set once nobody writes it any more, by which those who read it meanwhile know its end.
     """
 
     kind: Kind
     name: str
     path: Path
     descriptor: int
-    writer: int
+    settled: threading.Event
 
 
 def prepare(store: Path) -> None:
@@ -84,9 +83,7 @@ def draft(store: Path, kind: Kind, name: str) -> Iterator[Draft]:
     except OSError as error:
         raise durable.refusal(path, "cannot be written", error) from None
     try:
-        with tools.memory("writer") as writer:
-            fcntl.flock(writer, fcntl.LOCK_EX)
-            yield Draft(kind=kind, name=name, path=path, descriptor=descriptor, writer=writer)
+        yield Draft(kind=kind, name=name, path=path, descriptor=descriptor, settled=threading.Event())
     finally:
         os.close(descriptor)
 
@@ -109,7 +106,7 @@ def write_back(draft: Draft, start: int, end: int) -> None:
 def settle(draft: Draft) -> int:
     """Make a draft durable that nobody writes any more, and return its size in bytes; StoreError."""
     try:
-        fcntl.flock(draft.writer, fcntl.LOCK_UN)
+        draft.settled.set()
         os.fsync(draft.descriptor)
         return os.fstat(draft.descriptor).st_size
     except OSError as error:

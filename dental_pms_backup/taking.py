@@ -142,7 +142,7 @@ def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Call
 
 
 def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify.Readings]:
-    return verify.following(draft.path, draft.kind, draft.writer)
+    return verify.following(draft.path, draft.kind, lambda: not draft.settled.is_set())
 
 
 def _prove(

@@ -1,6 +1,6 @@
 """Running other programs: the only importer of ``sh``.
 
-Bulk data goes from kernel pipe to file descriptor and never through this process. What a program says on
+Bulk data goes from kernel pipe to file descriptor and never into this process. What a program says on
 stderr is kept, at most its last lines; argv and output of a failed program are never quoted by themselves,
 since they may hold what must not be told.
 """
@@ -17,6 +17,7 @@ import os
 import select
 import shutil
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ LINES_KEPT = 1000
 LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 SHORT_NAP_S = 0.01
+GROWS_NAP_S = 0.005
 CAPTURE_LIMIT_BYTES = 4 << 20
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
@@ -75,10 +77,26 @@ class Running:
         self._argvs = argvs
         self._started: list[Any] = []
         self._said: list[collections.deque[str]] = []
+        self._feeder: _Feeder | None = None
 
     def start(self, source: int | None, out: int) -> None:
         """Start all of them; those that had been started when an exception comes are known to ``end``."""
         _start_all(self._argvs, source, out, self._started, self._said)
+
+    def start_following(self, source: int, out: int, grows: Callable[[], bool]) -> None:
+        """Start all of them as ``start`` does, the first one reading also what ``source`` gets while it ``grows``."""
+        reading, writing = _wide_pipe()
+        self._feeder = _Feeder(source, writing, grows)
+        try:
+            self.start(reading, out)
+        finally:
+            os.close(reading)
+        self._feeder.start()
+
+    @property
+    def unfed(self) -> bool:
+        """Tell whether a ``source`` that grew could not be passed on to its end: the programs have not read all."""
+        return self._feeder is not None and self._feeder.failed
 
     def wait(self, beat: Callable[[], None] | None = None) -> tuple[Ended, ...]:
         """Wait until every program has ended, and return how; ``beat`` is called about ten times a second."""
@@ -92,6 +110,45 @@ class Running:
     def end(self) -> None:
         """End what still runs."""
         _end(self._started)
+        if self._feeder:
+            self._feeder.end()
+
+
+class _Feeder(threading.Thread):
+    """Moves what a file has, and what it gets while it grows, into a pipe, which is closed then: splice(2), no copy."""
+
+    def __init__(self, source: int, pipe: int, grows: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self.failed = False
+        self._source = source
+        self._pipe = os.fdopen(pipe, "wb", buffering=0)
+        self._grows = grows
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Move until the file's end, or until nobody reads the pipe any more."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's to hear
+        with self._pipe:
+            try:
+                self._feed()
+            except OSError:  # the disk; a filesystem that has no splice; or nobody reads any more
+                self.failed = True
+
+    def _feed(self) -> None:
+        while not self._over.is_set():
+            grows = self._grows()  # asked first: what had come before the answer is moved after it
+            if os.splice(self._source, self._pipe.fileno(), PIPE_BYTES) > 0:
+                continue
+            if not grows:
+                return
+            self._over.wait(GROWS_NAP_S)
+
+    def end(self) -> None:
+        """End, once nobody reads the pipe any more."""
+        self._over.set()
+        if self.is_alive():
+            self.join()
+        self._pipe.close()
 
 
 @contextlib.contextmanager
@@ -138,12 +195,21 @@ def pipeline(
 
 
 @contextlib.contextmanager
-def running(*argvs: Sequence[str], source: int | None = None, out: int) -> Iterator[Running]:
-    """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended."""
+def running(
+    *argvs: Sequence[str], source: int | None = None, out: int, grows: Callable[[], bool] | None = None
+) -> Iterator[Running]:
+    """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended.
+
+    With ``grows``, ``source`` is a file that somebody writes to; its end is the end once that says no. It is asked by
+    another thread.
+    """
     programs = Running(argvs)
     with room_for(f"{' | '.join(programs.names)}: cannot be started"):
         try:
-            programs.start(source, out)
+            if grows is None or source is None:
+                programs.start(source, out)
+            else:
+                programs.start_following(source, out, grows)
             yield programs
         finally:
             programs.end()

@@ -37,20 +37,6 @@ TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
 # the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
 SUM = ("sha256sum", "--binary", "-", "/dev/null")
 SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
-# Writes a file that grows to stdout, until nothing more comes and its writer has given up the lock on another file. Not
-# on this one: where the lock is one of SMB, nobody else could read it.
-FOLLOW = r"""
-open my $lock, "<", $ARGV[0] or die "$!\n";
-my $grows = 1;
-while (1) {
-    my $read = sysread(STDIN, my $chunk, 1 << 20) // die "$!\n";
-    for (my $done = 0; $done < $read;) { $done += syswrite(STDOUT, $chunk, $read - $done, $done) // die "$!\n" }
-    next if $read;
-    last if !$grows;
-    $grows = !flock($lock, 1 | 4);
-    select(undef, undef, undef, 0.005) if $grows;
-}
-"""
 # Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
 # "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
 # ends them.
@@ -145,14 +131,13 @@ def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
 
 
 @contextlib.contextmanager
-def following(path: Path, kind: Kind, writer: int) -> Iterator[Readings]:
-    """Read a draft beside what the block does, which is to write it and to hold a lock on ``writer`` meanwhile."""
-    follow = ("perl", "-e", FOLLOW, f"/proc/{os.getpid()}/fd/{writer}")
+def following(path: Path, kind: Kind, grows: Callable[[], bool]) -> Iterator[Readings]:
+    """Read a draft beside what the block does, which is to write it as long as it ``grows``."""
     with (
         _opened(path) as content_source,
         _opened(path) as checksum_source,
-        _running(follow, *_checking(kind, _unpack()), source=content_source) as content_reading,
-        _running(follow, SUM, source=checksum_source) as summing,
+        _running(*_checking(kind, _unpack()), source=content_source, grows=grows) as content_reading,
+        _running(SUM, source=checksum_source, grows=grows) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
@@ -172,7 +157,7 @@ class Readings:
         return self.reading.source, self.summing.source
 
     def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
-        """Wait until all of a file has been read that nobody locks any more, and prove that it holds what it has to.
+        """Wait until all of a file has been read that does not grow any more, and prove that it holds what it has to.
 
         It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
         where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
@@ -213,6 +198,8 @@ class _Reading:
     def checksum(self, path: Path, beat: Beat) -> str:
         """Return the checksum of the file; VerificationError unless all of it was read."""
         _, out = self._printed(path, beat)
+        if self.programs.unfed:
+            return sha256(path, self.source, beat=beat)
         summed = _sum_in(path, out)
         size_bytes = os.fstat(self.source).st_size
         if os.lseek(self.source, 0, os.SEEK_CUR) != size_bytes or (summed == OF_NOTHING) != (size_bytes == 0):
@@ -232,8 +219,8 @@ class _Reading:
 
 
 @contextlib.contextmanager
-def _running(*argvs: Sequence[str], source: int) -> Iterator[_Reading]:
-    with tools.memory("checked") as out, tools.running(*argvs, source=source, out=out) as programs:
+def _running(*argvs: Sequence[str], source: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
+    with tools.memory("checked") as out, tools.running(*argvs, source=source, out=out, grows=grows) as programs:
         yield _Reading(programs=programs, source=source, out=out)
 
 

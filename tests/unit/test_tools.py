@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dental_pms_backup import stop, tools
-from dental_pms_backup.errors import InterruptedRunError, ToolMissingError
+from dental_pms_backup.errors import InterruptedRunError, TemporaryError, ToolMissingError
 from dental_pms_backup.tools import Ended
 from tests.unit.builders import gone, program, python
 
@@ -261,6 +261,45 @@ def test_no_thread_is_left_running(tmp_path: Path) -> None:
     while len(os.listdir("/proc/self/task")) > 2 and time.monotonic() < deadline:  # noqa: PTH208
         time.sleep(0.02)
     assert len(os.listdir("/proc/self/task")) <= 2  # noqa: PTH208
+
+
+def followed(tmp_path: Path, argv: list[str]) -> tuple[bool, bool, int]:
+    """Let a program read 3 MiB that might have grown; return if it succeeded, got all, and how much it passed on."""
+    with file(tmp_path / "source", os.urandom(3 << 20)) as source, file(tmp_path / "out") as out:
+        with tools.running(argv, source=source, out=out, grows=lambda: False) as programs:
+            (ended,) = programs.wait()
+        return ended.ok, not programs.unfed, os.fstat(out).st_size
+
+
+def test_nothing_is_left_of_what_followed_a_file(tmp_path: Path) -> None:
+    before = descriptors()
+    assert followed(tmp_path, ["cat"]) == (True, True, 3 << 20)
+    assert followed(tmp_path, ["head", "--bytes=1"]) == (True, False, 1)
+    assert descriptors() == before
+
+
+def test_what_follows_a_file_ends_with_its_block_however_long_that_would_grow(tmp_path: Path) -> None:
+    before, began = descriptors(), time.monotonic()
+    with file(tmp_path / "source", b"a" * (5 << 20)) as source, file(tmp_path / "out") as out:
+        for argv in (["cat"], ["sleep", "300"]):
+            with tools.running(argv, source=source, out=out, grows=lambda: True):
+                time.sleep(0.1)
+    assert (descriptors(), time.monotonic() - began < 5) == (before, True)
+
+
+@pytest.mark.parametrize(("argv", "error"), [(["igzipp"], ToolMissingError), (["cat"], TemporaryError)])
+def test_nothing_is_left_of_what_could_not_follow(
+    argv: list[str], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools._Feeder, "start", no_thread)  # noqa: SLF001 - while sh's own threads are to start
+    before = descriptors()
+    with pytest.raises(error):
+        followed(tmp_path, argv)
+    assert descriptors() == before
+
+
+def no_thread(_thread: object) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_memory_stays_flat_while_200_mb_pass() -> None:
