@@ -62,8 +62,6 @@ select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_fileno
 HAS_ROWS = "set lock_timeout = '30s'; select exists (select from only {})"
 # not every role may see the setting itself
 DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
-# pg_dump writes times as the session's time zone has them: with one zone the dumps of equal data are equal
-PGTZ = "PGTZ=UTC"
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
 
 
@@ -149,13 +147,13 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
         case InContainer(entry=OnHost() as on_socket):
             return client(on_socket, program, *arguments, session=session)
         case InContainer(entry=Inside() as inside):
-            words = ["env", "-i", *inside.settings, "LC_ALL=C", PGTZ, f"PGAPPNAME={session}", tools.path_of("chroot")]
+            words = ["env", "-i", *inside.settings, "LC_ALL=C", f"PGAPPNAME={session}", tools.path_of("chroot")]
             root = [f"--userspec=+{inside.uid}:+{inside.gid}", "--groups=", str(inside.root)]
             in_root = ["sh", "-c", IN_CONTAINER, "sh", program, *arguments]
             return ["setpriv", "--no-new-privs", "--", *words, *root, *in_root]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
-            argv = ["docker", "exec", *asked, f"--env={PGTZ}", f"--env=PGAPPNAME={session}", container_id]
+            argv = ["docker", "exec", *asked, f"--env=PGAPPNAME={session}", container_id]
             return [*argv, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case OnHost():
             settings = {
@@ -168,7 +166,7 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
             }
             if server.pgpass_file:
                 settings["PGPASSFILE"] = str(server.pgpass_file)
-            words = [PGTZ, *(f"{name}={value}" for name, value in settings.items())]
+            words = [f"{name}={value}" for name, value in settings.items()]
             argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
             return tools.as_user(argv, server.run_as) if server.run_as else argv
 

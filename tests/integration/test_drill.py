@@ -1,6 +1,5 @@
 """A drill calls a set proven only when what came back from a throwaway server is what went in."""
 
-import gzip
 import json
 import re
 import shutil
@@ -36,16 +35,6 @@ def test_a_set_is_proven_in_a_private_cluster_and_all_of_it_goes_again(site: Sit
     assert left_behind(site) == []
     after = {path: facts for path, facts in site.set_files().items() if path != record}
     assert (dump(site.server), on_disk(site.attachments), after, sql(site.server, "table pg_roles")) == before
-
-
-def test_a_set_of_a_server_in_another_time_zone_is_proven(own_database: Site) -> None:
-    site = own_database
-    zone = f"alter database \"{site.server.database}\" set timezone = 'Europe/London'"
-    visits = "create table visits (at timestamptz default '2026-06-01 10:00+01' check (at > '2026-06-01 00:00+01'))"
-    sql(site.server, zone, visits, "insert into visits values ('2026-06-02 10:00+01'), ('2026-12-02 10:00+00')")
-    name = site.takes("db")
-    drills_well(site, name)
-    assert "2026-06-02 09:00:00+00" in gzip.decompress((site.store / f"db/db_{name}.sql.gz").read_bytes()).decode()
 
 
 def test_a_proven_set_is_called_so_with_what_was_proven(site: Site) -> None:

@@ -56,7 +56,6 @@ def test_client_in_a_container_is_called_without_a_password() -> None:
     assert postgres.client(CONTAINER, "pg_dump", "--format=plain", session="s1") == [
         "docker",
         "exec",
-        "--env=PGTZ=UTC",
         "--env=PGAPPNAME=s1",
         "c0ffee",
         "sh",
@@ -70,7 +69,7 @@ def test_client_in_a_container_is_called_without_a_password() -> None:
 
 def test_client_in_a_container_reads_our_input_only_when_asked() -> None:
     argv = postgres.client(CONTAINER, "psql", session="s1", stdin=True)
-    assert argv[:5] == ["docker", "exec", "--interactive", "--env=PGTZ=UTC", "--env=PGAPPNAME=s1"]
+    assert argv[:4] == ["docker", "exec", "--interactive", "--env=PGAPPNAME=s1"]
 
 
 def test_client_in_the_root_of_a_container_runs_as_its_user_without_new_rights_and_with_its_environment_only() -> None:
@@ -86,7 +85,6 @@ def test_client_in_the_root_of_a_container_runs_as_its_user_without_new_rights_a
         "PATH=/opt/bin",
         "POSTGRES_USER=dental",
         "LC_ALL=C",
-        "PGTZ=UTC",
         "PGAPPNAME=s1",
         shutil.which("chroot"),
         "--userspec=+999:+998",
@@ -140,7 +138,6 @@ def test_client_on_the_host_is_called_as_the_system_user() -> None:
         "KILL",
         "--",
         "env",
-        "PGTZ=UTC",
         "PGHOST=/run/pg",
         "PGPORT=5433",
         "PGUSER=backup",
@@ -156,7 +153,6 @@ def test_client_over_tcp_reads_the_password_from_its_file() -> None:
     server = on_host(host="db.example", pgpass_file=Path("/etc/dental-pms/pgpass"))
     assert postgres.client(server, "/usr/bin/psql", session="s1") == [
         "env",
-        "PGTZ=UTC",
         "PGHOST=db.example",
         "PGPORT=5433",
         "PGUSER=backup",
@@ -186,7 +182,7 @@ def test_container_script_does_what_the_official_image_does(
 ) -> None:
     (tmp_path / "file").write_text("from-file\n")
     script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}${PGOPTIONS-}" >"$1"; echo >>"$1"\n'
-    program(tmp_path / "bin", "docker", f'shift 4; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
+    program(tmp_path / "bin", "docker", f'shift 3; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
     program(tmp_path / "bin", "pg_dump", script)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)

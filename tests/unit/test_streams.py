@@ -29,7 +29,7 @@ from tests.unit.builders import DUMP, gone, program
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 ANSWER = json.dumps(dataclasses.asdict(FACTS))
-EXEC = ["docker", "exec", "--env=PGTZ=UTC", "--env=PGAPPNAME=s1", "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
+EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(d
     dump, stopped, *_ = calls.read_text().split("\n========\n")
     session = re.search("--env=PGAPPNAME=(.*)", dump)
     assert session
-    assert stopped.splitlines()[2] == "--env=PGAPPNAME=dental-pms-backup-stop"
+    assert stopped.splitlines()[1] == "--env=PGAPPNAME=dental-pms-backup-stop"
     assert stopped.splitlines()[-1] == postgres.END_SESSIONS.format(session[1])
 
 
