@@ -93,6 +93,11 @@ def database_container(project: Project, service: str) -> Container:
     return running[0]
 
 
+def container(name: str) -> Container:
+    """Return the container of a name or id, whoever made it; DockerError without it."""
+    return _inspected([name], "", None)[0]
+
+
 def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path, Container]:
     """Return the host's directory that a service has mounted at ``mount``, and its container, running or stopped.
 
@@ -135,12 +140,15 @@ def _containers(project: Project, service: str) -> list[Container]:
     if project.name:
         filters.append(f"label={LABEL}.project={project.name}")
     ids = _docker("ps", "--all", "--no-trunc", "--quiet", *(f"--filter={text}" for text in filters)).split()
-    if not ids:
-        return []
+    return _inspected(ids, service, None if project.name else project.directory) if ids else []
+
+
+def _inspected(ids: Sequence[str], service: str, directory: Path | None) -> list[Container]:
+    """Return containers, of a project in a directory if one is given."""
     lines = _docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
     try:
         found = [json.loads(line) for line in lines]
-        return [_container(entry, service) for entry in found if project.name or _stands_in(entry, project.directory)]
+        return [_container(entry, service) for entry in found if directory is None or _stands_in(entry, directory)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DockerError("docker: the answer of inspect is not what was asked for", hint="docker version") from None
 

@@ -58,7 +58,7 @@ sub heading {
     for (@names) { s/""/"/g if s/^"(.*)"$/$1/s }
     return join(",", map(quoted($_), @names)) . "\n";
 }
-my ($before, $last, $inside, $rows) = ("", "", 0, 0);
+my ($before, $last, $inside, $rows, $begun) = ("", "", 0, 0, 0);
 while (<STDIN>) {
     if ($inside) {
         my $ends = $_ eq "\\.\n";
@@ -70,11 +70,12 @@ while (<STDIN>) {
         $inside = 0 if $ends;
         next;
     }
-    if ($before eq "--\n" && $last eq "\n" && /^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/) {
+    my $headed = $last eq "\n" && $before =~ /^--(?: load via partition root .*)?\n/;
+    if ($headed && /^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/) {
         $inside = $as ne "list" && $1 eq $wanted ? 2 : 1;
         print "$1\n" if $as eq "list";
         print if $inside == 2 && $as eq "sql";
-        print heading($2) if $inside == 2 && $as eq "csv";
+        print heading($2) if $inside == 2 && $as eq "csv" && !$begun++;
     }
     ($before, $last) = ($last, $_);
 }
@@ -202,7 +203,8 @@ def _table(dump: Source, descriptor: int, name: str) -> str:
         ended = _through(dump, descriptor, [LIST, ""], out, lambda: None)
         if not all(program.ok for program in ended):
             raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
-        found = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+        listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+    found = list(dict.fromkeys(listed))  # one that has partitions may come in several parts
     chosen = [table for table in found if name in {table, *_names(table)}]
     if len(chosen) == 1:
         return chosen[0]

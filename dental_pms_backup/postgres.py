@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,9 @@ exec "$@"
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
- 'system', (select system_identifier::text from pg_control_system()))
+ 'system', (select system_identifier::text from pg_control_system()),
+ 'settings',
+ json_build_object('timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output')))
 """
 # named as pg_dump names them
 TABLE_FILES = """\
@@ -122,7 +124,8 @@ Server = InContainer | OnHost
 class Facts:
     """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes.
 
-    ``started`` is when it was started, as it writes it: only ever compared.
+    ``started`` is when it was started, as it writes it: only ever compared. ``settings`` are those that decide how
+    pg_dump writes a value.
     """
 
     version: int
@@ -131,6 +134,7 @@ class Facts:
     size: int
     started: str
     system: str
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def major(self) -> int:
@@ -317,6 +321,7 @@ def described(server: Server, facts: Facts) -> dict[str, str | int]:
         "database_bytes": facts.size,
         "server_version": facts.version,
         "system_identifier": facts.system,
+        **facts.settings,
     }
 
 

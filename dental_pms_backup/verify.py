@@ -51,22 +51,32 @@ while (1) {
     select(undef, undef, undef, 0.005) if $grows;
 }
 """
+# Where the rows of a table begin, in perl: a COPY of pg_dump stands behind a comment and an empty line, what else looks
+# like one is text of a function or a comment. Rows that are loaded through the root of their partition have one comment
+# more.
+COPY = r"""
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my $copy = qr/\n--(?: load via partition root .*)?\n\nCOPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/;
+my $before = 1000;  # bytes that hold what stands before a COPY
+"""
 # Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
 # "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
 # ends them.
-COUNT_ROWS = r"""
-my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+COUNT_ROWS = (
+    COPY
+    + r"""
 my ($text, $tail, $length, $table, $at_line_start, %rows) = ("", "", 0);
 while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
     $length += $read;
     $tail = substr($tail . substr($text, $read < 512 ? -$read : -512), -512);
     while (1) {
         if (!defined $table) {
-            if ($text =~ /^COPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/mg) {
+            if ($text =~ /$copy/g) {
                 ($table, $at_line_start, $text) = ($1, 1, substr($text, pos $text));
                 $rows{$table} += 0;
             } else {
-                $text = substr($text, rindex($text, "\n") + 1);
+                my $done = rindex($text, "\n") - $before;
+                $text = substr($text, $done) if $done > 0;
                 last;
             }
         } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
@@ -85,6 +95,7 @@ while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
 }
 print map("$_\t$rows{$_}\n", sort keys %rows), "\0$length\0", $tail;
 """
+)
 # pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
@@ -114,7 +125,7 @@ def content(path: Path, kind: Kind, source: int, *, index: Path | None = None, b
     It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
     where ``index`` is given, holds exactly those names. ``path`` is only named in VerificationError.
     """
-    if _unpack() is IGZIP:
+    if unpacker() is IGZIP:
         with contextlib.suppress(VerificationError):  # gzip decides
             answer = _read(path, kind, source, IGZIP, index, beat)
             if _is_all(answer, source):
@@ -127,9 +138,9 @@ def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
     """Read an open file beside what the block does, for ``Readings.proof``."""
     os.lseek(source, 0, os.SEEK_SET)
     with (
-        _opened(Path(f"/proc/self/fd/{source}")) as again,
-        _running(*_checking(kind, _unpack()), source=source) as content_reading,
-        _running(SUM, source=again) as summing,
+        reopened(source) as second,
+        _running(*_checking(kind, unpacker()), source=source) as content_reading,
+        _running(SUM, source=second) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
@@ -159,9 +170,9 @@ def following(path: Path, kind: Kind, writer: int) -> Iterator[Readings]:
     """Read a draft beside what the block does, which is to write it and to hold a lock on ``writer`` meanwhile."""
     follow = ("perl", "-e", FOLLOW, f"/proc/{os.getpid()}/fd/{writer}")
     with (
-        _opened(path) as content_source,
-        _opened(path) as checksum_source,
-        _running(follow, *_checking(kind, _unpack()), source=content_source) as content_reading,
+        opened(path) as content_source,
+        opened(path) as checksum_source,
+        _running(follow, *_checking(kind, unpacker()), source=content_source) as content_reading,
         _running(follow, SUM, source=checksum_source) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
@@ -198,6 +209,30 @@ class Readings:
             if _is_all(answer, source):
                 return answer.rows
         return _read(self.path, self.kind, source, GZIP, index, beat).rows
+
+
+def unpacker() -> Sequence[str]:
+    """Return the argv of the fastest program installed that unpacks."""
+    return IGZIP if tools.installed(IGZIP[0]) else GZIP
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file to be read, while the block lasts; BackupError when that cannot be."""
+    try:
+        with tools.room_for(f"{path}: cannot be read back"):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise durable.refusal(path, "cannot be read back", error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def reopened(source: int) -> contextlib.AbstractContextManager[int]:
+    """Open an open file once more while the block lasts: two who read it then are not at one place."""
+    return opened(Path(f"/proc/self/fd/{source}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,11 +283,6 @@ def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Pat
         return reading.answer(path, kind, index, beat)
 
 
-def _unpack() -> Sequence[str]:
-    """Return the argv of the fastest program installed that unpacks."""
-    return IGZIP if tools.installed(IGZIP[0]) else GZIP
-
-
 def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
     """Return the pipeline that looks at the content of a file."""
     return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, ("perl", "-e", COUNT_ROWS))
@@ -288,7 +318,7 @@ def _archive_answer(path: Path, tar: tools.Ended, out: bytes, index: Path | None
     if listed == OF_NOTHING:
         raise VerificationError(f"{path}: the archive holds no entry, expected at least the directory itself")
     if index is not None:
-        with _opened(index) as names:
+        with opened(index) as names:
             if sha256(index, names, beat=beat) != listed:
                 raise VerificationError(
                     f"{path}: the archive's entries are not those that tar wrote, expected the same"
@@ -307,16 +337,3 @@ def _sum_in(path: Path, out: bytes) -> str:
 
 def _no_checksum(path: Path) -> VerificationError:
     return VerificationError(f"{path}: sha256sum printed no checksum, expected 64 hexadecimal digits that are right")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        with tools.room_for(f"{path}: cannot be read back"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise durable.refusal(path, "cannot be read back", error) from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
