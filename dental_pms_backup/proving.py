@@ -8,9 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import inventory, notify, rehearsal, roundtrip, stage, verify
+from dental_pms_backup import inventory, likeness, notify, rehearsal, roundtrip, sources, stage, stop, verify
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.errors import (
+    BackupError,
+    ConfigError,
+    DatabaseError,
     DrillError,
     StalledError,
     TemporaryError,
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
     from dental_pms_backup.postgres import Server
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.roundtrip import Counting, Tally
+    from dental_pms_backup.sources import DatabaseSource
 
 TOLD_AT_MOST = 5
+ONLY_THE_DIRECTORY = 1
 WRITTEN_BY = ("timezone", "bytea_output")  # settings, in the manifest, by which the dump's values are written
 NEEDED = {"source", "server_version", "system_identifier"}
 CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
@@ -200,8 +205,9 @@ def _prove_database(job: Job, went_in: Counting) -> None:
         came_back = _compare(job, server, head.encoding, went_in)
         if came_back:
             _compare_rows(job, came_back)
-        _match_files(job, server)
         _check_content(job, server)
+        _compare_with_live(job, server)
+        _match_files(job, server)
 
 
 def _load(job: Job, server: Server, encoding: str) -> None:
@@ -239,27 +245,46 @@ def _match_files(job: Job, server: Server) -> None:
     """Look for the file of every row that has one."""
     findings, settings = job.findings, job.config.drill
     if Kind.ATTACHMENTS not in job.files or findings.results[ATTACHMENTS] is Result.FAILED:
-        findings.results[FILES] = Result.NOT_CHECKED
+        findings.leave(FILES, "the set has no archive that can be compared")
+        return
+    if settings.files_query is None:
+        findings.leave(FILES, "drill.files_query is null")
         return
     found = None
     with findings.proof(FILES):
         notify.status("drill: attachments: looking for the file of every row")
         found = inventory.match(server, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
-        _refuse_lack(found, by_default=job.config.origins["drill.files_query"] == "default")
-    if found:
-        findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
-    elif findings.results[FILES] is Result.PASSED:
-        findings.results[FILES] = Result.NOT_CHECKED
+        if found:
+            findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
+            _refuse_lack(found)
+        elif job.config.origins["drill.files_query"] != "default":
+            raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
+    if findings.results[FILES] is Result.PASSED and not found:
+        _demand_word(job)
 
 
-def _refuse_lack(found: inventory.Matched | None, *, by_default: bool) -> None:
-    """Raise DrillError when rows lack their file, or when there is no table where the admin says that there is one."""
-    if found is None and not by_default:
-        raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
-    if found and (found.missing or found.wrong_size):
+def _refuse_lack(found: inventory.Matched) -> None:
+    """Raise DrillError when rows lack their file."""
+    if found.missing or found.wrong_size:
         raise DrillError(
             f"attachments: of {found.rows} rows {found.missing} have no file in the archive and {found.wrong_size} "
             "one of another size, expected the file of every row"
+        )
+
+
+def _demand_word(job: Job) -> None:
+    """Raise ConfigError when an archive has files that cannot be compared, and nobody said that it is so.
+
+    That is no fault of the set, whose manifest knows of no such table; but proven it is not.
+    """
+    job.findings.leave(FILES, "no table attachments came back")
+    if job.findings.figures["entries"] > ONLY_THE_DIRECTORY and not job.findings.problems:
+        raise ConfigError(
+            (
+                f"drill.files_query: set {job.stored.name} has attachments, but no table attachments that names them, "
+                "expected a query that does",
+            ),
+            hint="set drill.files_query in /etc/dental-pms/backup.yaml, to null where no table names the files",
         )
 
 
@@ -267,6 +292,34 @@ def _check_content(job: Job, server: Server) -> None:
     for name, sql in job.config.drill.checks:
         with job.findings.proof(f"check {name}"):
             rehearsal.check(server, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat)
+
+
+def _compare_with_live(job: Job, server: Server) -> None:
+    """Ask both databases the same; while live does not answer, that is not checked, for a drill is for that day."""
+    queries = job.config.drill.same_as_live
+    live, unreachable = _live(job.config) if queries else (None, "")
+    for name, sql in queries:
+        proof = f"same as live {name}"
+        with job.findings.proof(proof):
+            here = rehearsal.answer(
+                server, name, likeness.READ_ONLY + sql, timeout_s=job.limit.left_s, beat=job.limit.beat
+            )
+            if live:
+                try:
+                    likeness.compare(here, live, name, sql, beat=job.limit.beat)
+                except DatabaseError as error:
+                    live, unreachable = None, error.message
+        if live is None and job.findings.results[proof] is Result.PASSED:
+            job.findings.leave(proof, unreachable)
+
+
+def _live(config: Config) -> tuple[DatabaseSource | None, str]:
+    """Return the live database, or why it does not answer."""
+    try:
+        return sources.database(config), ""
+    except BackupError as error:
+        stop.check()
+        return None, error.message
 
 
 def _refuse(differences: Iterator[str], what: str) -> None:
