@@ -27,8 +27,8 @@ SETTINGS = (
     "POSTGRES_PASSWORD_FILE",
 )
 INSPECTED = (
-    '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},"state":{{json .State.Status}},'
-    '"pid":{{json .State.Pid}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'
+    '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
     '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
     + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
     + "{{end}}null]}"
@@ -64,6 +64,7 @@ class Container:
     mounts: Mapping[str, str]
     pid: int
     settings: tuple[str, ...]
+    image_id: str = ""
 
 
 def database_container(project: Project, service: str) -> Container:
@@ -165,6 +166,7 @@ def _container(entry: Mapping[str, Any], service: str) -> Container:
         mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
         pid=int(entry["pid"]),
         settings=tuple(setting for setting in entry["settings"] if setting),
+        image_id=entry.get("image_id", ""),
     )
 
 

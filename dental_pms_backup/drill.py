@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class Drilled:
     """What a drill that came to its end found. ``figures`` are seconds, and counts of rows and files.
 
-    ``reasons`` say of a proof why it was not checked.
+    ``reasons`` say of a proof why it was not checked, or how.
     """
 
     stored: StoredSet

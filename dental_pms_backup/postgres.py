@@ -52,8 +52,11 @@ ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
  'system', (select system_identifier::text from pg_control_system()),
- 'settings',
- json_build_object('timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output')))
+ 'settings', (select jsonb_strip_nulls(jsonb_build_object(
+  'timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output'),
+  'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
+  'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
+  from pg_database d, to_jsonb(d) j where d.datname = current_database()))
 """
 # named as pg_dump names them
 TABLE_FILES = """\
@@ -104,6 +107,7 @@ class InContainer:
     name: str
     image: str
     entry: Inside | OnHost | None = None
+    image_id: str = ""
 
     @property
     def road(self) -> Road:
@@ -124,8 +128,8 @@ Server = InContainer | OnHost
 class Facts:
     """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes.
 
-    ``started`` is when it was started, as it writes it: only ever compared. ``settings`` are those that decide how
-    pg_dump writes a value.
+    ``started`` is when it was started, as it writes it: only ever compared. ``settings`` decide how
+    pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
     """
 
     version: int
@@ -313,6 +317,7 @@ def described(server: Server, facts: Facts) -> dict[str, str | int]:
     match server:
         case InContainer(name=name, image=image):
             place = {"source": "compose", "container": name, "image": image, "road": str(server.road)}
+            place |= {"image_id": server.image_id} if server.image_id else {}
         case OnHost():
             place = {"source": "native"}
     return {

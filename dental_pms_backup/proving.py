@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 
 TOLD_AT_MOST = 5
 ONLY_THE_DIRECTORY = 1
-WRITTEN_BY = ("timezone", "bytea_output")  # settings, in the manifest, by which the dump's values are written
 NEEDED = {"source", "server_version", "system_identifier"}
 CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
 
 
 @dataclass(slots=True)
 class Findings:
-    """The proofs of a drill as they come in; ``reasons`` say why one was not checked."""
+    """The proofs of a drill as they come in; ``reasons`` say why one was not checked, or how."""
 
     where: str = ""
     results: dict[str, Result] = field(default_factory=dict)
@@ -211,9 +210,9 @@ def _prove_database(job: Job, went_in: Counting) -> None:
 
 
 def _load(job: Job, server: Server, encoding: str) -> None:
-    source = job.part(Stream.DB)["source"]
-    settings = {name: source[name] for name in WRITTEN_BY if name in source}
-    rehearsal.make_database(server, encoding, settings)
+    why = rehearsal.make_database(server, encoding, job.part(Stream.DB)["source"])
+    if why:
+        job.findings.reasons[LOAD] = why
     for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
         if kind in job.files:
             with job.reading(f"{what}: restoring", job.files[kind]) as beat:

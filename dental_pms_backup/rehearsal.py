@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import postgres, tools
+from dental_pms_backup import postgres, stop, tools
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.postgres import OnHost
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DATABASE = "dental_pms_drill"
 IN_COPY = f"--dbname={DATABASE}"
+WRITTEN_BY = ("timezone", "bytea_output")  # settings, in the manifest, by which the dump's values are written
+LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 UNPACKED = ("gzip", "--decompress", "--stdout")
 HEAD_LINES = 60
@@ -65,15 +67,47 @@ def superuser(globals_source: int) -> str:
     )
 
 
-def make_database(server: Server, encoding: str, settings: Mapping[str, str]) -> None:
-    """Make the empty database that is loaded: as the image or package has it, but for encoding, locale and settings."""
-    locale = "C.UTF-8" if encoding == "UTF8" else "C"
-    postgres.ask(
-        server, f"create database {DATABASE} template template0 encoding '{encoding}' locale '{locale}'", timeout_s=600
-    )
-    changes = [f"alter database {DATABASE} set {name} to {postgres.literal(value)}" for name, value in settings.items()]
+def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> str:
+    """Make the empty database that is loaded, with locale and settings of that of which the manifest says ``source``.
+
+    Where the server lacks the locale, or the manifest has none, the database gets a plain one; then why is returned.
+    """
+    create = f"create database {DATABASE} template template0 encoding '{encoding}'"
+    plain = "C.UTF-8" if encoding == "UTF8" else "C"
+    wanted, why = _locale(source), ""
+    try:
+        postgres.ask(server, f"{create} {wanted or f'locale {postgres.literal(plain)}'}", timeout_s=600)
+    except BackupError:
+        stop.check()
+        if not wanted:
+            raise
+        postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
+        why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
+    changes = [
+        f"alter database {DATABASE} set {name} to {postgres.literal(str(source[name]))}"
+        for name in WRITTEN_BY
+        if name in source
+    ]
     if changes:
         postgres.ask(server, "; ".join(changes))
+    return why
+
+
+def _locale(source: Mapping[str, Any]) -> str:
+    """Return the options that make a database order text as another, nothing where the manifest does not say how."""
+    if not source.keys() >= {"collate", "ctype"}:
+        return ""
+    named = {key: postgres.literal(str(source.get(key, ""))) for key in ("collate", "ctype", "locale")}
+    both = f"lc_collate {named['collate']} lc_ctype {named['ctype']}"
+    match source.get("locale_provider"):
+        case "c":
+            return f"{both} {LIBC}"
+        case "i":
+            return f"{both} locale_provider icu icu_locale {named['locale']}"
+        case "b":
+            return f"{both} locale_provider builtin builtin_locale {named['locale']}"
+        case _:
+            return both
 
 
 def load(server: Server, what: str, source: int, *, whole: bool = False, beat: Beat = None) -> None:

@@ -33,7 +33,9 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
     ``auto`` takes the first in ``order`` that works, or docker exec. ConfigError when the one that is wanted does not,
     although docker exec does; DatabaseError or DockerError when nothing answers.
     """
-    by_exec = InContainer(container_id=container.id, name=container.name, image=container.image)
+    by_exec = InContainer(
+        container_id=container.id, name=container.name, image=container.image, image_id=container.image_id
+    )
     reasons = []
     for road in order:
         if wanted not in {road, Road.AUTO}:

@@ -102,9 +102,13 @@ def private_directory(mark: str, directory: Path) -> Iterator[Path]:
 def image_of(source: Mapping[str, Any]) -> str:
     """Return the id of the image that a set's database ran from; BackupError when this host has it no more.
 
-    That is the image of its container, if that is still there, else what bears the image's name now.
+    That is the one that the manifest has, or that of its container, if it is still there, else what bears the image's
+    name now.
     """
     name = str(source["image"])
+    with contextlib.suppress(DockerError):
+        if known := source.get("image_id"):
+            return docker("image", "inspect", "--format={{.Id}}", str(known)).strip()
     with contextlib.suppress(DockerError):
         image, _, called = docker(
             "inspect", "--type=container", f"--format={IMAGE}", str(source["container"])

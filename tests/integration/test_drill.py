@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,49 @@ def test_a_database_that_writes_its_values_in_its_own_way_is_proven(own_database
     sql(own_database.server, "create table written as select now() as at, '\\x00ff41'::bytea as bytes")
     own_database.takes("db")
     assert drills_well(own_database, "latest")["proof_identity"] == "passed"
+
+
+ORDERED = """\
+create table names (family text) partition by range (family);
+create table names_a_to_m partition of names for values from ('a') to ('m');
+insert into names values ('Byron');
+"""
+
+
+def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site) -> None:
+    name = f"icu_{own_database.place.name}"
+    create = f"create database \"{name}\" template template0 encoding 'UTF8' locale_provider icu icu_locale 'en'"
+    sql(own_database.server, create)
+    try:
+        lenient = {"suspect.db_shrink_percent": 100, "suspect.rows_shrink_percent": 100}
+        own_database.configure({"native.database": name, **lenient})
+        sql_in(own_database, name, ORDERED)  # in locale C a B comes before every a: the row would be refused
+        taken = own_database.takes("db")
+        assert drills_well(own_database, taken)["proof_load"] == "passed"
+        assert "db locale: en\n" in own_database.run("show", taken).stdout
+    finally:
+        sql(own_database.server, f'drop database "{name}" with (force)')
+
+
+def test_a_locale_that_the_throwaway_server_lacks_is_told(site: Site) -> None:
+    (name,) = site.sets()
+    lacking = {"collate": "xx_XX.UTF-8", "ctype": "xx_XX.UTF-8"}
+    change_manifest(site, name, lambda manifest: manifest["streams"]["db"]["source"].update(lacking))
+    assert drills_well(site)["proof_load"] == "passed"
+    why = "with locale C.UTF-8, for the throwaway server lacks xx_XX.UTF-8"
+    assert f"  load: passed ({why})\n" in site.run("show", name).stdout
+
+
+def test_a_set_from_before_locale_and_settings_were_recorded_is_proven(site: Site) -> None:
+    (name,) = site.sets()
+
+    def forget(manifest: dict[str, Any]) -> None:
+        source = manifest["streams"]["db"]["source"]
+        for key in ("timezone", "bytea_output", "collate", "ctype", "locale_provider", "locale"):
+            source.pop(key, None)
+
+    change_manifest(site, name, forget)
+    assert drills_well(site)["proof_identity"] == "passed"
 
 
 def sql_in(site: Site, database: str, statement: str) -> None:

@@ -15,7 +15,8 @@ DB = "dental-pms-db-1"
 DRILL = "dental-pms-backup-drill.service"
 OURS = "docker ps --all --quiet --filter label=dental-pms-backup.drill"
 IDENTITY = "select system_identifier, pg_postmaster_start_time() from pg_control_system()"
-KILLS = 12
+KILLS = 50
+BETWEEN_WHOLE_ONES = 10
 CLEARED = r"\d+ things that a killed drill left were removed\n"
 
 
@@ -45,7 +46,8 @@ def drills_well(host: Machine, *, where: str, words: str = "drill") -> dict[str,
 def left_behind(host: Machine) -> str:
     """Return the containers, directories and processes that drills left."""
     directories = "ls -d /var/tmp/dental-pms-drill-* /tmp/systemd-private-*drill*/tmp/dental-pms-drill-* 2>/dev/null"
-    return host.run(f"{OURS}; {directories}; pgrep -fa '[d]ental-pms-drill-[0-9a-f]{{10}}'; true").stdout
+    programs = "pgrep -fa '[d]ental-pms-drill-[0-9a-f]{10}|[d]ental_pms_drill'"
+    return host.run(f"{OURS}; {directories}; {programs}; true").stdout
 
 
 def test_a_set_of_a_compose_project_is_proven_in_a_container_of_its_image(host: Machine) -> None:
@@ -77,6 +79,7 @@ def test_the_container_of_a_drill_has_the_live_image_no_network_and_no_word_of_t
     shown = host.run(f"docker inspect --format '{asked}' $({OURS})").stdout
     image = host.run(f"docker inspect --format '{{{{.Image}}}}' {DB}").stdout.strip()
     assert shown.startswith(f"{image} none ")
+    assert f"db image id: {image}\n" in admin.dental(host, "show latest").stdout
     assert practice.PASSWORD not in shown
     admin.wait_for(lambda: admin.properties(host, DRILL, "ActiveState")["ActiveState"] != "activating", timeout_s=60)
 
@@ -107,11 +110,15 @@ def test_a_drill_in_a_container_that_is_killed_at_any_moment_leaves_nothing_afte
     drills_well(host, where="container", words="drill latest")
     takes_s = time.monotonic() - began
     chance = random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
-    for moment in range(KILLS):
-        after_s = chance.uniform(0.1, takes_s)
-        host.run(f"timeout --signal=KILL {after_s:.2f} dental-pms-backup drill latest", check=False)
-        if moment % 4 == 3:
-            drills_well(host, where="container", words="drill latest")
+    moments = [f"{takes_s * (number + chance.random()) / KILLS:.2f}" for number in range(KILLS)]  # all over a drill
+    chance.shuffle(moments)
+    killed = 0
+    for first in range(0, KILLS, BETWEEN_WHOLE_ONES):
+        killing = "timeout --signal=KILL $after dental-pms-backup drill latest >/dev/null 2>&1; echo $?"
+        batch = " ".join(moments[first : first + BETWEEN_WHOLE_ONES])
+        killed += host.run(f"for after in {batch}; do {killing}; done", timeout_s=300).stdout.split().count("137")
+        drills_well(host, where="container", words="drill latest")
+    assert killed > KILLS * 3 / 4
     assert host.run("docker volume ls --quiet").stdout == volumes
     now = {path: digest for path, digest in admin.files(host, admin.FALLBACK_STORE).items() if "drill" not in path}
     assert (practice.sql(host, IDENTITY), now) == before
