@@ -28,7 +28,8 @@ SETTINGS = (
 )
 INSPECTED = (
     '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'
-    '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},'
+    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
     '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
     + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
     + "{{end}}null]}"
