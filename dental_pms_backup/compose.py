@@ -27,8 +27,9 @@ SETTINGS = (
     "POSTGRES_PASSWORD_FILE",
 )
 INSPECTED = (
-    '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},"state":{{json .State.Status}},'
-    '"pid":{{json .State.Pid}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'
+    '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},'
+    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
     '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
     + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
     + "{{end}}null]}"
@@ -64,6 +65,7 @@ class Container:
     mounts: Mapping[str, str]
     pid: int
     settings: tuple[str, ...]
+    image_id: str = ""
 
 
 def database_container(project: Project, service: str) -> Container:
@@ -91,6 +93,11 @@ def database_container(project: Project, service: str) -> Container:
             hint=_wake(project, containers[0]),
         )
     return running[0]
+
+
+def container(name: str) -> Container:
+    """Return the container of a name or id, whoever made it; DockerError without it."""
+    return _inspected([name], "", None)[0]
 
 
 def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path, Container]:
@@ -135,12 +142,15 @@ def _containers(project: Project, service: str) -> list[Container]:
     if project.name:
         filters.append(f"label={LABEL}.project={project.name}")
     ids = _docker("ps", "--all", "--no-trunc", "--quiet", *(f"--filter={text}" for text in filters)).split()
-    if not ids:
-        return []
+    return _inspected(ids, service, None if project.name else project.directory) if ids else []
+
+
+def _inspected(ids: Sequence[str], service: str, directory: Path | None) -> list[Container]:
+    """Return containers, of a project in a directory if one is given."""
     lines = _docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
     try:
         found = [json.loads(line) for line in lines]
-        return [_container(entry, service) for entry in found if project.name or _stands_in(entry, project.directory)]
+        return [_container(entry, service) for entry in found if directory is None or _stands_in(entry, directory)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DockerError("docker: the answer of inspect is not what was asked for", hint="docker version") from None
 
@@ -157,6 +167,7 @@ def _container(entry: Mapping[str, Any], service: str) -> Container:
         mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
         pid=int(entry["pid"]),
         settings=tuple(setting for setting in entry["settings"] if setting),
+        image_id=entry.get("image_id", ""),
     )
 
 

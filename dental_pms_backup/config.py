@@ -105,14 +105,18 @@ class Attachments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
-    """How a drill restores and what it asks; ``checks`` are names with a query each, ``timeout_s`` is for all of it."""
+    """How a drill restores and what it asks; ``timeout_s`` is for all of it.
+
+    ``checks`` and ``same_as_live`` are names with a query each; no ``files_query``: the database knows of no files.
+    """
 
     where: Where
     directory: Path
     timeout_s: int
-    files_query: str
+    files_query: str | None
     files_below: str
     checks: Checks
+    same_as_live: Checks
     after_run: bool
 
 
@@ -187,7 +191,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
 def _convert(key: Key, scalar: Line) -> Value:
     """Turn a scalar into the key's value; ValueError says what is wrong and what was expected."""
     if scalar.tag == "null" and scalar.text.lower() in {"", "~", "null"}:
-        if key.default is None:
+        if key.optional:
             return None
         raise ValueError(f"no value, expected {key.expected}")
     if scalar.tag not in {"str", "int", "bool", "float", "timestamp"}:
@@ -217,7 +221,7 @@ def _query(name: str, scalar: Line) -> str:
     if not re.fullmatch(CHECK_NAME, name):
         raise ValueError(f"{quoted(name)} as a name, expected letters, digits, spaces and . _ - (60 at most)")
     if scalar.tag != "str" or not scalar.text.strip():
-        raise ValueError(f"{name}: {quoted(scalar.text)} is no query, expected SQL that returns true or false")
+        raise ValueError(f"{name}: {quoted(scalar.text)} is no query, expected SQL")
     if CONTROL.search(re.sub(r"[\n\t]", " ", scalar.text)) or SURROGATE.search(scalar.text):
         raise ValueError(f"{name}: a control character in {quoted(scalar.text)}, expected SQL")
     return scalar.text.strip()

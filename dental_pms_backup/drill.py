@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import (
     artefacts,
@@ -46,13 +46,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drilled:
-    """What a drill that came to its end found. ``figures`` are seconds, and counts of rows and files."""
+    """What a drill that came to its end found. ``figures`` are seconds, and counts of rows and files.
+
+    ``reasons`` say of a proof why it was not checked, or how.
+    """
 
     stored: StoredSet
     where: str
     results: Mapping[str, Result]
     figures: Mapping[str, float]
     problems: tuple[str, ...]
+    reasons: Mapping[str, str]
 
     @property
     def failure(self) -> DrillError | None:
@@ -109,6 +113,7 @@ def perform(config: Config, wanted: str | None, *, now: datetime, watch: Watch) 
             results=findings.results,
             figures=findings.figures,
             problems=tuple(findings.problems),
+            reasons=findings.reasons,
         )
         _record(store, drilled, ended_at, limit)
     return drilled
@@ -164,7 +169,8 @@ def _record(store: Path, drilled: Drilled, ended_at: datetime, limit: Limit) -> 
         now = next((each for each in artefacts.listing(store) if each.name == stored.name), None)
         if now is None or now.manifest != stored.manifest or stored.manifest is None:
             raise _gone(stored)
-        details = {"drilled_at": ended_at.astimezone(UTC).isoformat(), "problems": list(drilled.problems)}
+        details: dict[str, Any] = {"drilled_at": ended_at.astimezone(UTC).isoformat()}
+        details |= {"problems": list(drilled.problems), "reasons": dict(drilled.reasons)}
         proofs.write(store, stored.name, stored.manifest, {**facts, **details})
         ledger.record(store, "drill", now=ended_at, facts={"set": stored.name, **facts})
     if drilled.failure:
@@ -172,7 +178,8 @@ def _record(store: Path, drilled: Drilled, ended_at: datetime, limit: Limit) -> 
     else:
         text = f"set {stored.name} is proven: what came back is what went in"
         took = f", the database in {duration(drilled.figures['restore_s'])}" if "restore_s" in drilled.figures else ""
-        _tell(Event.DRILL_PASSED, stored, text + took)
+        left = [name for name, result in drilled.results.items() if result is Result.NOT_CHECKED]
+        _tell(Event.DRILL_PASSED, stored, text + took + (f"; not checked: {', '.join(left)}" if left else ""))
 
 
 @contextlib.contextmanager

@@ -28,10 +28,10 @@ MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", 
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 COUNTS_LIMIT_BYTES = 4 << 20
 # What reads the rows of a COPY, in Perl: the name of a table, the names of the columns of a heading, and the bytes of a
-# field, undefined for NULL. A COPY of pg_dump stands behind a comment and an empty line; what else looks like one is
-# text.
+# field, undefined for NULL. A COPY of pg_dump stands behind a comment and an empty line, see ``verify.COPY``.
 COPY_TEXT = r"""
 my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my $comment = qr/^--(?: load via partition root .*)?\n/;
 my $heading = qr/^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/;
 my %plain = (b => "\b", f => "\f", n => "\n", r => "\r", t => "\t", v => "\x0b");
 sub decoded {

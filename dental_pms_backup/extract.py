@@ -41,7 +41,7 @@ sub quoted {
     $text =~ s/"/""/g;
     return "\"$text\"";
 }
-my ($before, $last, $inside, $rows) = ("", "", 0, 0);
+my ($before, $last, $inside, $rows, $begun) = ("", "", 0, 0, 0);
 while (<STDIN>) {
     if ($inside) {
         my $ends = $_ eq "\\.\n";
@@ -53,11 +53,11 @@ while (<STDIN>) {
         $inside = 0 if $ends;
         next;
     }
-    if ($before eq "--\n" && $last eq "\n" && /$heading/) {
+    if ($last eq "\n" && $before =~ $comment && /$heading/) {
         $inside = $as ne "list" && $1 eq $wanted ? 2 : 1;
         print "$1\n" if $as eq "list";
         print if $inside == 2 && $as eq "sql";
-        print join(",", map(quoted($_), columns($2))), "\n" if $inside == 2 && $as eq "csv";
+        print join(",", map(quoted($_), columns($2))), "\n" if $inside == 2 && $as eq "csv" && !$begun++;
     }
     ($before, $last) = ($last, $_);
 }
@@ -197,7 +197,8 @@ def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
         ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
         if not all(program.ok for program in ended):
             raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
-        found = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+        listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+    found = list(dict.fromkeys(listed))  # one that has partitions may come in several parts
     chosen = [table for table in found if name in {table, *_names(table)}]
     if len(chosen) == 1:
         return chosen[0]

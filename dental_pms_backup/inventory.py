@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import rehearsal, tools
+from dental_pms_backup import rehearsal, tools, verify
 from dental_pms_backup.errors import BackupError, DrillError, RoomError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from dental_pms_backup.postgres import Server
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     Beat = Callable[[], None] | None
 
 UNDEFINED_TABLE = "42P01"
-OF_THE_SET = {"gzip", "tar"}
+OF_THE_SET = {"gzip", "igzip", "tar"}
 FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
 # Turns a line of tar --list --verbose into "name TAB size" of a regular file in a directory, both as COPY writes them:
 # the name below the directory. Of a hard link, whose size stands with its other name, the size is "*".
@@ -54,16 +55,29 @@ class Matched:
     orphans: int
 
 
-def listing(source: int, place: Path, *, beat: Beat = None) -> int:
-    """Read an open archive to its last byte, put its list into a directory, and return how many entries it has.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """An archive while it is read to its last byte; its list comes into a directory."""
 
-    DrillError when a program fails.
-    """
+    programs: tools.Running
+    place: Path
+
+    def count(self, beat: Beat = None) -> int:
+        """Wait for the archive's end and return how many entries it has; DrillError when a program fails."""
+        _demand(self.programs.wait(beat))
+        return _count(self.place / "entries", beat)
+
+
+@contextlib.contextmanager
+def listing(source: int, place: Path) -> Iterator[Listing]:
+    """Read an open archive, from its beginning, beside what the block does."""
     os.lseek(source, 0, os.SEEK_SET)
-    verbose = ["--verbose", "--numeric-owner", "--quoting-style=escape"]
-    tar = ["tar", "--list", "--file=-", *verbose]
-    _into(place / "entries", [rehearsal.UNPACKED, tar], source=source, beat=beat)
-    return _count(place / "entries", beat)
+    tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
+    with (
+        _new(place / "entries") as out,
+        tools.running(verify.unpacker(), tar, source=source, out=out) as programs,
+    ):
+        yield Listing(programs=programs, place=place)
 
 
 def match(server: Server, query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:
@@ -110,10 +124,16 @@ def _count(path: Path, beat: Beat) -> int:
 
 
 def _into(path: Path, argvs: Sequence[Sequence[str]], *, source: int | None, beat: Beat) -> None:
-    """Run a pipeline into a file of mode 0600, in place of an earlier one."""
+    with _new(path) as out:
+        _demand(tools.pipeline(*argvs, source=source, out=out, beat=beat))
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[int]:
+    """Open a file of mode 0600 to be written, in place of an earlier one, while the block lasts."""
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _demand(tools.pipeline(*argvs, source=source, out=out, beat=beat))
+        yield out
     finally:
         os.close(out)
 

@@ -40,7 +40,10 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key of the configuration. ``least`` and ``most`` bound a number; a ``credential`` path may begin with %d."""
+    """One key of the configuration. ``least`` and ``most`` bound a number; a ``credential`` path may begin with %d.
+
+    ``null_too``: null is a value, and not the default.
+    """
 
     name: str
     kind: Kind
@@ -51,6 +54,12 @@ class Key:
     choices: tuple[str, ...] = ()
     variable: str = ""
     credential: bool = False
+    null_too: bool = False
+
+    @property
+    def optional(self) -> bool:
+        """Tell whether null is a value of this key."""
+        return self.null_too or self.default is None
 
     @property
     def expected(self) -> str:
@@ -67,7 +76,7 @@ class Key:
             case "choice":
                 return "one of " + ", ".join(self.choices)
             case "checks":
-                return "names, each with an SQL query that returns true or false"
+                return "names, each with an SQL query"
 
 
 KEYS = (
@@ -282,7 +291,9 @@ KEYS = (
         name="drill.files_query",
         kind="text",
         default="select storage_key, byte_size from attachments",
-        says="SQL that returns name and size of every file that the database knows; each has to be in the archive",
+        null_too=True,
+        says="SQL that returns name and size of every file that the database knows; each has to be in the archive; "
+        "null: no table names the files",
     ),
     Key(
         name="drill.files_below",
@@ -295,6 +306,13 @@ KEYS = (
         kind="checks",
         default=(),
         says="queries on the restored database by a name each; a drill fails unless every one returns true",
+    ),
+    Key(
+        name="drill.same_as_live",
+        kind="checks",
+        default=(),
+        says="queries by a name each; a drill fails unless every one returns one value, the same on the restored and "
+        "on the live database, if that answers",
     ),
     Key(
         name="drill.after_run", kind="switch", default=False, says="start the drill's service after each successful run"

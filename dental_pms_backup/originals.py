@@ -42,7 +42,7 @@ while (<STDIN>) {
         $inside = 0 if $ends;
         next;
     }
-    if ($before eq "--\n" && $last eq "\n" && /$heading/) {
+    if ($last eq "\n" && $before =~ $comment && /$heading/) {
         $inside = $1 eq $table || $1 eq "public.$table" ? 2 : 1;
         my ($number, %at) = (0);
         $at{$_} = $number++ for columns($2);

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,12 @@ exec "$@"
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
- 'system', (select system_identifier::text from pg_control_system()))
+ 'system', (select system_identifier::text from pg_control_system()),
+ 'settings', (select jsonb_strip_nulls(jsonb_build_object(
+  'timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output'),
+  'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
+  'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
+  from pg_database d, to_jsonb(d) j where d.datname = current_database()))
 """
 # named as pg_dump names them
 TABLE_FILES = """\
@@ -102,6 +107,7 @@ class InContainer:
     name: str
     image: str
     entry: Inside | OnHost | None = None
+    image_id: str = ""
 
     @property
     def road(self) -> Road:
@@ -122,7 +128,8 @@ Server = InContainer | OnHost
 class Facts:
     """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes.
 
-    ``started`` is when it was started, as it writes it: only ever compared.
+    ``started`` is when it was started, as it writes it: only ever compared. ``settings`` decide how
+    pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
     """
 
     version: int
@@ -131,6 +138,7 @@ class Facts:
     size: int
     started: str
     system: str
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def major(self) -> int:
@@ -309,6 +317,7 @@ def described(server: Server, facts: Facts) -> dict[str, str | int]:
     match server:
         case InContainer(name=name, image=image):
             place = {"source": "compose", "container": name, "image": image, "road": str(server.road)}
+            place |= {"image_id": server.image_id} if server.image_id else {}
         case OnHost():
             place = {"source": "native"}
     return {
@@ -317,6 +326,7 @@ def described(server: Server, facts: Facts) -> dict[str, str | int]:
         "database_bytes": facts.size,
         "server_version": facts.version,
         "system_identifier": facts.system,
+        **facts.settings,
     }
 
 

@@ -8,9 +8,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import inventory, notify, rehearsal, roundtrip, stage, verify
+from dental_pms_backup import inventory, likeness, notify, rehearsal, roundtrip, sources, stage, stop, verify
 from dental_pms_backup.artefacts import Kind, Stream
-from dental_pms_backup.errors import DrillError, StalledError, TemporaryError, UsageError, VerificationError
+from dental_pms_backup.errors import (
+    BackupError,
+    ConfigError,
+    DatabaseError,
+    DrillError,
+    StalledError,
+    TemporaryError,
+    UsageError,
+    VerificationError,
+)
 from dental_pms_backup.proofs import Result
 
 if TYPE_CHECKING:
@@ -21,21 +30,24 @@ if TYPE_CHECKING:
     from dental_pms_backup.config import Config
     from dental_pms_backup.postgres import Server
     from dental_pms_backup.progress import Watch
-    from dental_pms_backup.roundtrip import Tally
+    from dental_pms_backup.roundtrip import Counting, Tally
+    from dental_pms_backup.sources import DatabaseSource
 
 TOLD_AT_MOST = 5
+ONLY_THE_DIRECTORY = 1
 NEEDED = {"source", "server_version", "system_identifier"}
 CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
 
 
 @dataclass(slots=True)
 class Findings:
-    """The proofs of a drill as they come in."""
+    """The proofs of a drill as they come in; ``reasons`` say why one was not checked, or how."""
 
     where: str = ""
     results: dict[str, Result] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def proof(self, name: str) -> Iterator[None]:
@@ -47,6 +59,11 @@ class Findings:
             self.problems.append(error.message)
         else:
             self.results[name] = Result.PASSED
+
+    def leave(self, name: str, reason: str) -> None:
+        """Note that a proof cannot be tried, which speaks neither for nor against the set."""
+        self.results[name] = Result.NOT_CHECKED
+        self.reasons[name] = reason
 
     @contextlib.contextmanager
     def timed(self, figure: str) -> Iterator[None]:
@@ -95,9 +112,8 @@ class Job:
     limit: Limit
 
     @contextlib.contextmanager
-    def reading(self, label: str, kind: Kind) -> Iterator[Callable[[], None]]:
-        """Show how far a file of the set is read while the block lasts."""
-        source = self.files[kind]
+    def reading(self, label: str, source: int) -> Iterator[Callable[[], None]]:
+        """Show how far an open file of the set is read while the block lasts."""
         with self.watch.over(f"drill: {label}", source, os.fstat(source).st_size) as shown:
 
             def beat() -> None:
@@ -113,23 +129,35 @@ class Job:
 
 
 def prove(job: Job) -> None:
-    """Try every proof that the set's files allow; each is in the findings afterwards."""
-    with job.findings.proof(CHECKSUMS):
-        _check_files(job)
-    if job.findings.problems:
-        return  # nothing else can be told of other files than the manifest's
-    if Kind.ATTACHMENTS in job.files:
-        with job.findings.proof(ATTACHMENTS), job.findings.timed("attachments_s"):
-            _count_entries(job)
-    if Kind.DB in job.files:
-        _prove_database(job)
+    """Try every proof that the set's files allow; each is in the findings afterwards.
+
+    Beside the checksums archive and dump are read already, and the dump while the throwaway server is made.
+    """
+    began = time.monotonic()
+    with contextlib.ExitStack() as beside:
+        again = {kind: beside.enter_context(verify.reopened(source)) for kind, source in job.files.items()}
+        listing = went_in = None
+        if Kind.ATTACHMENTS in again:
+            listing = beside.enter_context(inventory.listing(again[Kind.ATTACHMENTS], job.place))
+        if Kind.DB in again:
+            went_in = beside.enter_context(roundtrip.counting_packed(again[Kind.DB]))
+        with job.findings.proof(CHECKSUMS):
+            _check_files(job)
+        if job.findings.problems:
+            return  # nothing else can be told of other files than the manifest's
+        if listing:
+            with job.findings.proof(ATTACHMENTS), job.reading("attachments: reading", again[Kind.ATTACHMENTS]) as beat:
+                _count_entries(job, listing.count(beat))
+            job.findings.figures["attachments_s"] = round(time.monotonic() - began, 1)
+        if went_in:
+            _prove_database(job, went_in)
 
 
 def _check_files(job: Job) -> None:
     if job.stored.problems:
         raise DrillError(job.stored.problems[0])
     for artefact in (each for each in job.stored.artefacts if each.kind in job.files):
-        with job.reading(f"{artefact.kind}: checksum", artefact.kind) as beat:
+        with job.reading(f"{artefact.kind}: checksum", job.files[artefact.kind]) as beat:
             path = job.config.store / artefact.path
             try:
                 checksum = verify.sha256(path, job.files[artefact.kind], beat=beat)
@@ -141,22 +169,22 @@ def _check_files(job: Job) -> None:
                 raise DrillError(f"{artefact.path}: the checksum differs, expected that of the manifest")
 
 
-def _count_entries(job: Job) -> None:
-    with job.reading("attachments: reading", Kind.ATTACHMENTS) as beat:
-        found = inventory.listing(job.files[Kind.ATTACHMENTS], job.place, beat=beat)
+def _count_entries(job: Job, found: int) -> None:
     expected = job.part(Stream.ATTACHMENTS).get("entries", found)
     job.findings.figures["entries"] = found
     if found != expected:
         raise DrillError(f"attachments: {found} entries, expected {expected}")
 
 
-def _prove_database(job: Job) -> None:
+def _prove_database(job: Job, went_in: Counting) -> None:
     findings, source = job.findings, job.part(Stream.DB).get("source", {})
     if not source.keys() >= NEEDED:
         raise UsageError(f"set {job.stored.name}: its manifest does not say what server it is of, expected that")
-    head = None
+    head, superuser = None, "postgres"
     with findings.proof(LOAD):
         head = rehearsal.head(job.files[Kind.DB])
+        if Kind.GLOBALS in job.files:
+            superuser = rehearsal.superuser(job.files[Kind.GLOBALS])
         if head.major != source["server_version"] // 10_000:
             raise DrillError(
                 f"db: a dump of PostgreSQL {head.major}, expected one of {source['server_version'] // 10_000} "
@@ -167,44 +195,45 @@ def _prove_database(job: Job) -> None:
     where = stage.choose(job.config.drill.where, source)
     findings.where = where.kind
     notify.status(f"drill: starting a throwaway {where.kind}")
-    superuser = rehearsal.superuser(job.files[Kind.GLOBALS]) if Kind.GLOBALS in job.files else "postgres"
     packed_bytes = os.fstat(job.files[Kind.DB]).st_size
     with stage.server(job.config, where, source, job.place, superuser=superuser, packed_bytes=packed_bytes) as server:
         with findings.proof(LOAD), findings.timed("restore_s"):
             _load(job, server, head.encoding)
         if findings.results[LOAD] is Result.FAILED:
             return
-        came_back = _compare(job, server, head.encoding)
+        came_back = _compare(job, server, head.encoding, went_in)
         if came_back:
             _compare_rows(job, came_back)
-        _match_files(job, server)
         _check_content(job, server)
+        _compare_with_live(job, server)
+        _match_files(job, server)
 
 
 def _load(job: Job, server: Server, encoding: str) -> None:
-    rehearsal.make_database(server, encoding)
+    why = rehearsal.make_database(server, encoding, job.part(Stream.DB)["source"])
+    if why:
+        job.findings.reasons[LOAD] = why
     for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
         if kind in job.files:
-            with job.reading(f"{what}: restoring", kind) as beat:
-                rehearsal.load(server, what, job.files[kind], beat=beat)
+            with job.reading(f"{what}: restoring", job.files[kind]) as beat:
+                rehearsal.load(server, what, job.files[kind], whole=kind is Kind.DB, beat=beat)
 
 
-def _compare(job: Job, server: Server, encoding: str) -> Tally | None:
+def _compare(job: Job, server: Server, encoding: str, went_in: Counting) -> Tally | None:
     """Dump what was loaded, compare that with the set's own dump, and return what it holds."""
     came_back = None
     with job.findings.proof(IDENTITY):
         notify.status("drill: db: dumping what came back")
-        came_back = roundtrip.of_dump(rehearsal.dump_argv(server, encoding), beat=job.limit.beat)
-        with job.reading("db: comparing", Kind.DB) as beat:
-            went_in = roundtrip.packed(job.files[Kind.DB], beat=beat)
-        _refuse(roundtrip.differences(went_in, came_back), "what came back is not what went in")
+        with roundtrip.counting(rehearsal.dump_argv(server, encoding)) as counting:
+            came_back = counting.tally(job.limit.beat)
+        _refuse(roundtrip.differences(went_in.tally(job.limit.beat), came_back), "what came back is not what went in")
     return came_back
 
 
 def _compare_rows(job: Job, came_back: Tally) -> None:
     rows = job.part(Stream.DB).get("rows")
     if rows is None:
-        job.findings.results[ROWS] = Result.NOT_CHECKED
+        job.findings.leave(ROWS, "the manifest counts none")
         return
     job.findings.figures["rows"] = sum(came_back.rows.values())
     with job.findings.proof(ROWS):
@@ -215,27 +244,46 @@ def _match_files(job: Job, server: Server) -> None:
     """Look for the file of every row that has one."""
     findings, settings = job.findings, job.config.drill
     if Kind.ATTACHMENTS not in job.files or findings.results[ATTACHMENTS] is Result.FAILED:
-        findings.results[FILES] = Result.NOT_CHECKED
+        findings.leave(FILES, "the set has no archive that can be compared")
+        return
+    if settings.files_query is None:
+        findings.leave(FILES, "drill.files_query is null")
         return
     found = None
     with findings.proof(FILES):
         notify.status("drill: attachments: looking for the file of every row")
         found = inventory.match(server, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
-        _refuse_lack(found, by_default=job.config.origins["drill.files_query"] == "default")
-    if found:
-        findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
-    elif findings.results[FILES] is Result.PASSED:
-        findings.results[FILES] = Result.NOT_CHECKED
+        if found:
+            findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
+            _refuse_lack(found)
+        elif job.config.origins["drill.files_query"] != "default":
+            raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
+    if findings.results[FILES] is Result.PASSED and not found:
+        _demand_word(job)
 
 
-def _refuse_lack(found: inventory.Matched | None, *, by_default: bool) -> None:
-    """Raise DrillError when rows lack their file, or when there is no table where the admin says that there is one."""
-    if found is None and not by_default:
-        raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
-    if found and (found.missing or found.wrong_size):
+def _refuse_lack(found: inventory.Matched) -> None:
+    """Raise DrillError when rows lack their file."""
+    if found.missing or found.wrong_size:
         raise DrillError(
             f"attachments: of {found.rows} rows {found.missing} have no file in the archive and {found.wrong_size} "
             "one of another size, expected the file of every row"
+        )
+
+
+def _demand_word(job: Job) -> None:
+    """Raise ConfigError when an archive has files that cannot be compared, and nobody said that it is so.
+
+    That is no fault of the set, whose manifest knows of no such table; but proven it is not.
+    """
+    job.findings.leave(FILES, "no table attachments came back")
+    if job.findings.figures["entries"] > ONLY_THE_DIRECTORY and not job.findings.problems:
+        raise ConfigError(
+            (
+                f"drill.files_query: set {job.stored.name} has attachments, but no table attachments that names them, "
+                "expected a query that does",
+            ),
+            hint="set drill.files_query in /etc/dental-pms/backup.yaml, to null where no table names the files",
         )
 
 
@@ -243,6 +291,34 @@ def _check_content(job: Job, server: Server) -> None:
     for name, sql in job.config.drill.checks:
         with job.findings.proof(f"check {name}"):
             rehearsal.check(server, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat)
+
+
+def _compare_with_live(job: Job, server: Server) -> None:
+    """Ask both databases the same; while live does not answer, that is not checked, for a drill is for that day."""
+    queries = job.config.drill.same_as_live
+    live, unreachable = _live(job.config) if queries else (None, "")
+    for name, sql in queries:
+        proof = f"same as live {name}"
+        with job.findings.proof(proof):
+            here = rehearsal.answer(
+                server, name, likeness.READ_ONLY + sql, timeout_s=job.limit.left_s, beat=job.limit.beat
+            )
+            if live:
+                try:
+                    likeness.compare(here, live, name, sql, beat=job.limit.beat)
+                except DatabaseError as error:
+                    live, unreachable = None, error.message
+        if live is None and job.findings.results[proof] is Result.PASSED:
+            job.findings.leave(proof, unreachable)
+
+
+def _live(config: Config) -> tuple[DatabaseSource | None, str]:
+    """Return the live database, or why it does not answer."""
+    try:
+        return sources.database(config), ""
+    except BackupError as error:
+        stop.check()
+        return None, error.message
 
 
 def _refuse(differences: Iterator[str], what: str) -> None:

@@ -61,7 +61,7 @@ def _key_schema(key: Key) -> dict[str, Any]:
             query = {"type": "string", "minLength": 1}
             names = {"pattern": f"^{CHECK_NAME}$"}
             kind = {"type": "object", "propertyNames": names, "additionalProperties": query}
-    if key.default is None:
+    if key.optional:
         kind["type"] = [kind["type"], "null"]
     default = plain(key.default)
     return kind | {"description": key.says, "default": default}

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import postgres, tools
+from dental_pms_backup import postgres, stop, tools
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.postgres import OnHost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dental_pms_backup.postgres import Server
 
     Beat = Callable[[], None] | None
 
 DATABASE = "dental_pms_drill"
+IN_COPY = f"--dbname={DATABASE}"
+WRITTEN_BY = ("timezone", "bytea_output")  # settings, in the manifest, by which the dump's values are written
+LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 UNPACKED = ("gzip", "--decompress", "--stdout")
 HEAD_LINES = 60
@@ -31,7 +34,8 @@ SUPERUSER = (
     r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
     r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
 )
-STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", f"--dbname={DATABASE}")
+STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
+ROWS = (*STRICT, "-At", "--file=-")
 FULL = "53100"
 # SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
 BEFALLS = re.compile("57P|08|53|58030")
@@ -50,7 +54,7 @@ class Head:
 
 def head(source: int) -> Head:
     """Return what an open, compressed dump says of itself; DrillError when it says nothing."""
-    said = _first_lines(source, ["sed", "--quiet", "--expression", HEAD])
+    said = _first_lines("db", source, ["sed", "--quiet", "--expression", HEAD])
     if len(said) < 2 or not said[0].isdigit() or not re.fullmatch(r"\w+", said[1]):  # noqa: PLR2004 - those of HEAD
         raise DrillError("db: the dump does not begin with its version and encoding, expected a dump of pg_dump")
     return Head(major=int(said[0]), encoding=said[1])
@@ -58,24 +62,65 @@ def head(source: int) -> Head:
 
 def superuser(globals_source: int) -> str:
     """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
-    return next(iter(_first_lines(globals_source, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres")
-
-
-def make_database(server: Server, encoding: str) -> None:
-    """Make the empty database that is loaded: as the image or package has it, but for encoding and locale."""
-    locale = "C.UTF-8" if encoding == "UTF8" else "C"
-    postgres.ask(
-        server, f"create database {DATABASE} template template0 encoding '{encoding}' locale '{locale}'", timeout_s=600
+    return next(
+        iter(_first_lines("globals", globals_source, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
     )
 
 
-def load(server: Server, what: str, source: int, *, beat: Beat = None) -> None:
+def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> str:
+    """Make the empty database that is loaded, with locale and settings of that of which the manifest says ``source``.
+
+    Where the server lacks the locale, or the manifest has none, the database gets a plain one; then why is returned.
+    """
+    create = f"create database {DATABASE} template template0 encoding '{encoding}'"
+    plain = "C.UTF-8" if encoding == "UTF8" else "C"
+    wanted, why = _locale(source), ""
+    try:
+        postgres.ask(server, f"{create} {wanted or f'locale {postgres.literal(plain)}'}", timeout_s=600)
+    except BackupError:
+        stop.check()
+        if not wanted:
+            raise
+        postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
+        why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
+    changes = [
+        f"alter database {DATABASE} set {name} to {postgres.literal(str(source[name]))}"
+        for name in WRITTEN_BY
+        if name in source
+    ]
+    if changes:
+        postgres.ask(server, "; ".join(changes))
+    return why
+
+
+def _locale(source: Mapping[str, Any]) -> str:
+    """Return the options that make a database order text as another, nothing where the manifest does not say how."""
+    if not source.keys() >= {"collate", "ctype"}:
+        return ""
+    named = {key: postgres.literal(str(source.get(key, ""))) for key in ("collate", "ctype", "locale")}
+    both = f"lc_collate {named['collate']} lc_ctype {named['ctype']}"
+    match source.get("locale_provider"):
+        case "c":
+            return f"{both} {LIBC}"
+        case "i":
+            return f"{both} locale_provider icu icu_locale {named['locale']}"
+        case "b":
+            return f"{both} locale_provider builtin builtin_locale {named['locale']}"
+        case _:
+            return both
+
+
+def load(server: Server, what: str, source: int, *, whole: bool = False, beat: Beat = None) -> None:
     """Replay an open, compressed SQL file, every statement of which has to succeed.
 
-    DrillError says what does not load; RoomError, ToolMissingError and TemporaryError are not the set's fault.
+    As a ``whole`` in one transaction, which a file of roles need not bear: faster, and only so do the rows stand in the
+    order in which they came, so that a dump of them is the same. Where the table is not new in its transaction, COPY
+    puts a short row where an earlier page has room. DrillError says what does not load; RoomError, ToolMissingError and
+    TemporaryError are not the set's fault.
     """
     os.lseek(source, 0, os.SEEK_SET)
-    psql = _client(server, "psql", *STRICT, "--output=/dev/null", "--file=-", stdin=True)
+    at_once = ["--single-transaction"] if whole else []
+    psql = _client(server, "psql", *STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-", stdin=True)
     with open(os.devnull, "wb") as nowhere:
         unpacked, loaded = tools.pipeline(UNPACKED, psql, source=source, out=nowhere.fileno(), beat=beat)
     check_not_killed(unpacked)
@@ -87,24 +132,32 @@ def load(server: Server, what: str, source: int, *, beat: Beat = None) -> None:
 
 def dump_argv(server: Server, encoding: str) -> list[str]:
     """Return the argv that dumps what was loaded, as the set's own dump was made."""
-    options = ("--format=plain", "--no-password", f"--encoding={encoding}", f"--dbname={DATABASE}")
-    return _client(server, "pg_dump", *options)
+    return _client(server, "pg_dump", "--format=plain", "--no-password", f"--encoding={encoding}", IN_COPY)
 
 
 def rows_argv(server: Server) -> list[str]:
     """Return the argv that runs the SQL on its stdin and prints what it returns."""
-    return _client(server, "psql", *STRICT, "-At", "--file=-", stdin=True)
+    return _client(server, "psql", *ROWS, IN_COPY, stdin=True)
+
+
+def statement(sql: str) -> str:
+    """Return a query as a statement for psql, whether it ends in a semicolon or not."""
+    return f"{sql.rstrip().rstrip(';')};\n"
+
+
+def answer(server: Server, name: str, sql: str, *, timeout_s: float, beat: Beat = None) -> str:
+    """Return what a query prints; DrillError, which names it but nothing that it returned, when it fails."""
+    ended, out = tools.capture(rows_argv(server), text_in=statement(sql), timeout_s=timeout_s, beat=beat)
+    if not ended.ok:
+        if excuse := not_of_the_set(sqlstate(ended), ended):
+            raise excuse
+        raise DrillError(f"check {name}: the query failed ({_why(ended)}), expected an answer")
+    return out
 
 
 def check(server: Server, name: str, sql: str, *, timeout_s: float, beat: Beat = None) -> None:
     """Raise DrillError, which names a query but nothing that it returned, unless that is one true."""
-    ended, out = tools.capture(
-        rows_argv(server), text_in=f"{sql.rstrip().rstrip(';')};\n", timeout_s=timeout_s, beat=beat
-    )
-    if not ended.ok:
-        if excuse := not_of_the_set(_sqlstate(ended)[0], ended):
-            raise excuse
-        raise DrillError(f"check {name}: the query failed ({_why(ended)}), expected one that returns true or false")
+    out = answer(server, name, sql, timeout_s=timeout_s, beat=beat)
     if out != "t\n":
         what = "returned false" if out == "f\n" else "returned neither true nor false"
         raise DrillError(f"check {name}: {what}, expected true")
@@ -122,6 +175,11 @@ def not_of_the_set(state: str, psql: tools.Ended) -> BackupError | None:
     return None
 
 
+def sqlstate(psql: tools.Ended) -> str:
+    """Return the SQLSTATE of the error at which psql stopped, empty where it says none."""
+    return _stopped_at(psql)[0]
+
+
 def check_not_killed(program: tools.Ended) -> None:
     """Raise TemporaryError when a program that reads a set was killed: that says nothing about the set."""
     if program.exit_code < 0 and not program.broken_pipe:
@@ -133,38 +191,38 @@ def _client(server: Server, program: str, *arguments: str, stdin: bool = False) 
     return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin)
 
 
-def _first_lines(source: int, argv: Sequence[str]) -> list[str]:
+def _first_lines(what: str, source: int, argv: Sequence[str]) -> list[str]:
     """Return what a program prints that needs only the first lines of an open, compressed file."""
     os.lseek(source, 0, os.SEEK_SET)
     with tools.memory("head") as out:
         unpacked, ended = tools.pipeline(UNPACKED, argv, source=source, out=out)
         check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
-            raise DrillError("db: the dump cannot be read, expected gzip", hint="dental-pms-backup verify")
+            raise DrillError(f"{what}: cannot be read, expected gzip", hint="dental-pms-backup verify")
         return os.pread(out, 4096, 0).decode("utf-8", "replace").split("\n")[:-1]
 
 
 def _load_error(what: str, source: int, psql: tools.Ended) -> BackupError:
-    state, line = _sqlstate(psql)
+    state, line = _stopped_at(psql)
     excuse = not_of_the_set(state, psql)
     if excuse and not (line and not state):
         return excuse
-    statement = _statement(source, line)
-    extension = EXTENSION.match(statement)
+    failed = _statement(what, source, line)
+    extension = EXTENSION.match(failed)
     if state in LACKING and extension:
         return ToolMissingError(
             f"drill: the throwaway server lacks the extension {extension[1]}, expected that of the live one",
             hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
         )
     why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"
-    if state == ROLE_OR_SETTING_MISSING and re.match("SET ", statement):
+    if state == ROLE_OR_SETTING_MISSING and re.match("SET ", failed):
         why += ": a setting that this version does not know, the dump is of a newer one"
-    elif state == ROLE_OR_SETTING_MISSING and re.match("ALTER |GRANT |REVOKE |SET SESSION|CREATE POLICY", statement):
+    elif state == ROLE_OR_SETTING_MISSING and re.match("ALTER |GRANT |REVOKE |SET SESSION|CREATE POLICY", failed):
         why += ": a role that is missing"
     return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
 
 
-def _sqlstate(psql: tools.Ended) -> tuple[str, int]:
+def _stopped_at(psql: tools.Ended) -> tuple[str, int]:
     """Return SQLSTATE and line of the error at which psql stopped, empty and 0 where it says none."""
     for said in reversed(psql.said):
         found = re.search(r"psql:<stdin>:(\d+): (?:(?:ERROR|FATAL|PANIC):\s+(\w{5})$|error: (?!connection))", said)
@@ -174,10 +232,10 @@ def _sqlstate(psql: tools.Ended) -> tuple[str, int]:
 
 
 def _why(ended: tools.Ended) -> str:
-    state, _ = _sqlstate(ended)
+    state = sqlstate(ended)
     return f"SQLSTATE {state}" if state else str(ended)
 
 
-def _statement(source: int, line: int) -> str:
+def _statement(what: str, source: int, line: int) -> str:
     """Return a line of a dump, to be looked at and never told: it may hold what must not be."""
-    return next(iter(_first_lines(source, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")
+    return next(iter(_first_lines(what, source, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")

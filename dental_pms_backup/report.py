@@ -107,7 +107,9 @@ def set_details(store: Path, stored: StoredSet) -> Iterator[str]:
 
 def _proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
     yield f"drill: {proof['result']} at {proof['drilled_at']}"
-    yield from (f"  {name}: {result}" for name, result in proof["proofs"].items())
+    for name, result in proof["proofs"].items():
+        reason = proof.get("reasons", {}).get(name)
+        yield f"  {name}: {result}{f' ({reason})' if reason else ''}"
     yield from (f"  {problem}" for problem in proof.get("problems", ()))
     if "restore_s" in proof:
         yield f"  the database was restored in {duration(proof['restore_s'])}"

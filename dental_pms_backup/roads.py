@@ -16,7 +16,7 @@ from dental_pms_backup.keys import Road
 from dental_pms_backup.postgres import InContainer, Inside, OnHost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from dental_pms_backup.compose import Container
     from dental_pms_backup.postgres import Facts
@@ -27,15 +27,17 @@ SOCKET = "select split_part(current_setting('unix_socket_directories'), ',', 1) 
 CONFIGURED = "/etc/dental-pms/backup.yaml"
 
 
-def open_to(container: Container, wanted: Road) -> tuple[InContainer, Facts]:
+def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -> tuple[InContainer, Facts]:
     """Return the server in a container by the road that is wanted, and what it says of itself.
 
-    ``auto`` takes the first that works. ConfigError when the one that is wanted does not, although docker exec does;
-    DatabaseError or DockerError when nothing answers.
+    ``auto`` takes the first in ``order`` that works, or docker exec. ConfigError when the one that is wanted does not,
+    although docker exec does; DatabaseError or DockerError when nothing answers.
     """
-    by_exec = InContainer(container_id=container.id, name=container.name, image=container.image)
+    by_exec = InContainer(
+        container_id=container.id, name=container.name, image=container.image, image_id=container.image_id
+    )
     reasons = []
-    for road in ORDER:
+    for road in order:
         if wanted not in {road, Road.AUTO}:
             continue
         try:

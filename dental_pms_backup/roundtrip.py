@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import tools
+from dental_pms_backup import tools, verify
 from dental_pms_backup.errors import DrillError, TemporaryError
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 4096
 LARGEST_ANSWER_BYTES = 16 << 20
+UNPACKERS = {verify.GZIP[0], verify.IGZIP[0]}
 # Cuts a dump on stdin into the data of each COPY and all the rest, and prints for each its SHA-256, as sha256sum does,
 # and then "rows TAB table", for the rest "- TAB". In memory that stays flat however long a row is. Only the comments
 # that name versions and the \restrict lines are left out, each only where pg_dump writes it: a row may look like one.
-TALLY = r"""
-my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+TALLY = (
+    verify.COPY
+    + r"""
 my ($text, $pending, $begun, $table, $rows, $at_line_start, $block) = ("", "", 0);
 $| = 1;
 open my $rest, "|-", "sha256sum" or die;
@@ -38,15 +41,16 @@ sub take {
     $text .= $_[0];
     while (1) {
         if (!defined $table) {
-            if ($text =~ /^COPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/mg) {
+            if ($text =~ /$copy/g) {
                 ($table, $rows, $at_line_start) = ($1, 0, 1);
                 into($rest, substr($text, 0, pos $text));
                 $text = substr($text, pos $text);
                 open $block, "|-", "sha256sum" or die;
             } else {
-                my $whole = rindex($text, "\n") + 1;
-                into($rest, substr($text, 0, $whole));
-                $text = substr($text, $whole);
+                my $done = rindex($text, "\n") - $before;
+                last if $done <= 0;
+                into($rest, substr($text, 0, $done));
+                $text = substr($text, $done);
                 last;
             }
         } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
@@ -81,14 +85,14 @@ while (sysread(STDIN, my $chunk, 1 << 20)) {
     $pending = substr($pending, -512);
 }
 begin() if !$begun;
-my $cut = $pending =~ s/\\unrestrict \w+\n\n\z//;
+$pending =~ s/\\unrestrict \w+\n\n\z//;
 take($pending);
 into(defined $table ? $block : $rest, $text);
-$rows += 2 if $cut;  # of what only looks like a COPY, in a comment: as verify counts its rows
 ended() if defined $table;
 close $rest or die "sha256sum";
 print "-\t\n";
 """
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +108,41 @@ class Tally:
         return {table: rows for table, (rows, _) in self.tables.items()}
 
 
-def of_dump(*argvs: Sequence[str], source: int | None = None, beat: Beat = None) -> Tally:
-    """Return the tally of the dump that a pipeline writes, each program of which has to exit 0.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """A dump while it is counted; what is known of it then comes to ``out``."""
 
-    DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
-    """
-    with tools.memory("tally") as out:
-        ended = tools.pipeline(*argvs, ["perl", "-e", TALLY], source=source, out=out, beat=beat)
+    programs: tools.Running
+    out: int
+
+    def tally(self, beat: Beat = None) -> Tally:
+        """Wait for the dump's end and return its tally; every program has to exit 0.
+
+        DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
+        """
+        ended = self.programs.wait(beat)
         failed = next((program for program in reversed(ended) if not program.ok), None)
-        if failed and failed.program == "gzip" and failed.exit_code > 0:
+        if failed and failed.program in UNPACKERS and failed.exit_code > 0:
             raise DrillError(f"db: {failed}, expected to read the dump to its end")
         if failed:
             raise TemporaryError(f"drill: {failed}, expected to read the dump to its end", hint="journalctl -k; df -h")
-        return _tally(os.pread(out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
+        return _tally(os.pread(self.out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
 
 
-def packed(source: int, *, beat: Beat = None) -> Tally:
-    """Return the tally of an open, compressed dump; DrillError when it cannot be read to its end."""
+@contextlib.contextmanager
+def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Counting]:
+    """Count the dump that a pipeline writes beside what the block does."""
+    with (
+        tools.memory("tally") as out,
+        tools.running(*argvs, ["perl", "-e", TALLY], source=source, out=out) as programs,
+    ):
+        yield Counting(programs=programs, out=out)
+
+
+def counting_packed(source: int) -> contextlib.AbstractContextManager[Counting]:
+    """Count an open, compressed dump, from its beginning, beside what the block does."""
     os.lseek(source, 0, os.SEEK_SET)
-    return of_dump(["gzip", "--decompress", "--stdout"], source=source, beat=beat)
+    return counting(verify.unpacker(), source=source)
 
 
 def differences(stored: Tally, restored: Tally) -> Iterator[str]:
@@ -154,4 +174,8 @@ def _tally(printed: str) -> Tally:
     parts = re.findall(r"([0-9a-f]{64})  -\n(\d+|-)\t(.*)\n", printed)
     if not parts or parts[-1][1:] != ("-", "") or "".join(f"{d}  -\n{n}\t{t}\n" for d, n, t in parts) != printed:
         raise DrillError("db: the dump could not be counted, expected rows and checksum of every table")
-    return Tally(tables={table: (int(rows), digest) for digest, rows, table in parts[:-1]}, rest=parts[-1][0])
+    tables: dict[str, tuple[int, str]] = {}
+    for digest, rows, table in parts[:-1]:  # a table that has partitions may have several
+        before = tables.get(table, (0, ""))
+        tables[table] = (before[0] + int(rows), before[1] + digest)
+    return Tally(tables=tables, rest=parts[-1][0])

@@ -83,7 +83,7 @@ def _started(config: Config, stage: Stage, place: Path, superuser: str) -> conte
     if not stage.image:
         return throwaway.cluster(place, stage.major, superuser=superuser)
     mark = throwaway.mark_of(config.store)
-    return throwaway.container(mark, stage.image, superuser=superuser)
+    return throwaway.container(mark, stage.image, config.database.road, superuser=superuser)
 
 
 def _live(config: Config) -> tuple[tuple[Identity, ...], int]:

@@ -11,15 +11,17 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import journal, postgres, scratch, stop, tools
+from dental_pms_backup import compose, journal, postgres, roads, scratch, stop, tools
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
 from dental_pms_backup.journal import Event
+from dental_pms_backup.keys import Road
 from dental_pms_backup.postgres import InContainer, OnHost
 
 if TYPE_CHECKING:
@@ -29,13 +31,21 @@ if TYPE_CHECKING:
 
 LABEL = "dental-pms-backup.drill"
 PREFIX = "dental-pms-drill-"
+PROCESSES = Path("/proc")
+SERVERS = ("/postgres", "/initdb")
 DATA = "/var/lib/postgresql/data"
 DOCKER_ANSWERS_S = 120
 STARTS_WITHIN_S = 180
 GOES_WITHIN_S = 10.0
 LONGEST_PLACE_BYTES = 107 - len("/.s.PGSQL.5432")  # unix(7): sun_path, with its NUL
-# for speed; and a replay of definitions and rows needs no other server to follow it
-SETTINGS = ("wal_level=minimal", "max_wal_senders=0", "maintenance_work_mem=128MB", "max_wal_size=256MB")
+# for speed; a replay of definitions and rows needs no other server to follow it, and in one transaction a lock on each
+SETTINGS = (
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "maintenance_work_mem=128MB",
+    "max_wal_size=256MB",
+    "max_locks_per_transaction=8192",
+)
 IN_CONTAINER = ("listen_addresses=127.0.0.1", *(each for each in scratch.SETTINGS if not each.startswith("listen")))
 IMAGE = "{{.Image}} {{.Config.Image}}"
 # Data in the container's own layer is slow, and stays in it: an image that declares no volume gets one.
@@ -66,6 +76,7 @@ def clear(mark: str, directory: Path) -> int:
     for container in containers:
         _remove_container(container)
     left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
+    _end_servers(f"{directory}/{PREFIX}{mark}-")
     for path in left:
         _remove_tree(path)
     return len(containers) + len(left)
@@ -91,9 +102,13 @@ def private_directory(mark: str, directory: Path) -> Iterator[Path]:
 def image_of(source: Mapping[str, Any]) -> str:
     """Return the id of the image that a set's database ran from; BackupError when this host has it no more.
 
-    That is the image of its container, if that is still there, else what bears the image's name now.
+    That is the one that the manifest has, or that of its container, if it is still there, else what bears the image's
+    name now.
     """
     name = str(source["image"])
+    with contextlib.suppress(DockerError):
+        if known := source.get("image_id"):
+            return docker("image", "inspect", "--format={{.Id}}", str(known)).strip()
     with contextlib.suppress(DockerError):
         image, _, called = docker(
             "inspect", "--type=container", f"--format={IMAGE}", str(source["container"])
@@ -111,19 +126,22 @@ def image_of(source: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def container(mark: str, image: str, *, superuser: str) -> Iterator[InContainer]:
+def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[InContainer]:
     """Run a server in a new container without a network, which goes with its volume when the block ends.
 
+    Its own programs are used: in its root directory where ``road`` and this host allow that, else through docker exec.
     BackupError when it does not come up.
     """
     name = f"{PREFIX}{mark}-{secrets.token_hex(4)}"
     # the password is nobody's: over the socket none is asked for, and there is no network
     settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
+    settings += "POSTGRES_INITDB_ARGS=--no-sync\n"
     try:
         docker(*_run_arguments(mark, name, image), text_in=settings)
-        ready = InContainer(container_id=_id_of(name), name=name, image=image)
-        _wait_for(ready)
-        yield ready
+        _wait_for(name)
+        own = Road.EXEC if road is Road.EXEC else Road.AUTO
+        server, _ = roads.open_to(compose.container(name), own, (Road.NAMESPACE,))
+        yield server
     finally:
         with stop.deferred():
             _remove_container(name)
@@ -225,22 +243,27 @@ def _run_arguments(mark: str, name: str, image: str) -> Sequence[str]:
     ]
 
 
-def _id_of(name: str) -> str:
-    return docker("inspect", "--type=container", "--format={{.Id}}", name).strip()
-
-
-def _wait_for(server: InContainer) -> None:
+def _wait_for(name: str) -> None:
     """Wait until the server takes connections over TCP: while its entry point makes the cluster, one takes others."""
     deadline = time.monotonic() + STARTS_WITHIN_S
-    argv = ["docker", "exec", server.container_id, "pg_isready", "--quiet", "--host=127.0.0.1"]
+    argv = ["docker", "exec", name, "pg_isready", "--quiet", "--host=127.0.0.1"]
     while not tools.capture(argv)[0].ok:
-        state = docker("inspect", "--type=container", "--format={{.State.Status}}", server.container_id).strip()
+        state = docker("inspect", "--type=container", "--format={{.State.Status}}", name).strip()
         if state != "running" or time.monotonic() > deadline:
             raise DockerError(
                 f"drill: the throwaway container is {state} and takes no connections, expected a server in it",
                 hint="docker info; df -h   # or set drill.where to cluster",
             )
         stop.rest(0.2)
+
+
+def _end_servers(directories: str) -> None:
+    """End the server of a drill that was killed in the moment in which it was started: it was not yet bound to it."""
+    for file in PROCESSES.glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            program, *arguments = file.read_bytes().decode("utf-8", "surrogateescape").split("\0")
+            if program.endswith(SERVERS) and any(word.startswith(directories) for word in arguments):
+                os.kill(int(file.parent.name), signal.SIGKILL)
 
 
 def _remove_container(name: str) -> None:

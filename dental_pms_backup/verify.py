@@ -37,22 +37,32 @@ TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
 # the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
 SUM = ("sha256sum", "--binary", "-", "/dev/null")
 SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
+# Where the rows of a table begin, in perl: a COPY of pg_dump stands behind a comment and an empty line, what else looks
+# like one is text of a function or a comment. Rows that are loaded through the root of their partition have one comment
+# more.
+COPY = r"""
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my $copy = qr/\n--(?: load via partition root .*)?\n\nCOPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/;
+my $before = 1000;  # bytes that hold what stands before a COPY
+"""
 # Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
 # "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
 # ends them.
-COUNT_ROWS = r"""
-my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+COUNT_ROWS = (
+    COPY
+    + r"""
 my ($text, $tail, $length, $table, $at_line_start, %rows) = ("", "", 0);
 while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
     $length += $read;
     $tail = substr($tail . substr($text, $read < 512 ? -$read : -512), -512);
     while (1) {
         if (!defined $table) {
-            if ($text =~ /^COPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/mg) {
+            if ($text =~ /$copy/g) {
                 ($table, $at_line_start, $text) = ($1, 1, substr($text, pos $text));
                 $rows{$table} += 0;
             } else {
-                $text = substr($text, rindex($text, "\n") + 1);
+                my $done = rindex($text, "\n") - $before;
+                $text = substr($text, $done) if $done > 0;
                 last;
             }
         } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
@@ -71,6 +81,7 @@ while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
 }
 print map("$_\t$rows{$_}\n", sort keys %rows), "\0$length\0", $tail;
 """
+)
 # pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
@@ -103,9 +114,9 @@ def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
     """Read an open file beside what the block does, for ``Readings.proof``."""
     os.lseek(source, 0, os.SEEK_SET)
     with (
-        _opened(Path(f"/proc/self/fd/{source}")) as again,
-        _running(*_checking(kind, _unpack()), source=source) as content_reading,
-        _running(SUM, source=again) as summing,
+        reopened(source) as second,
+        _running(*_checking(kind, unpacker()), source=source) as content_reading,
+        _running(SUM, source=second) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
@@ -134,9 +145,9 @@ def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
 def following(path: Path, kind: Kind, grows: Callable[[], bool]) -> Iterator[Readings]:
     """Read a draft beside what the block does, which is to write it as long as it ``grows``."""
     with (
-        _opened(path) as content_source,
-        _opened(path) as checksum_source,
-        _running(*_checking(kind, _unpack()), source=content_source, grows=grows) as content_reading,
+        opened(path) as content_source,
+        opened(path) as checksum_source,
+        _running(*_checking(kind, unpacker()), source=content_source, grows=grows) as content_reading,
         _running(SUM, source=checksum_source, grows=grows) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
@@ -176,8 +187,32 @@ class Readings:
         with contextlib.suppress(VerificationError):  # gzip decides
             answer = self.reading.answer(self.path, self.kind, index, beat)
             if _is_all(answer, source):
-                return answer.rows, _unpack()
+                return answer.rows, unpacker()
         return _read(self.path, self.kind, source, GZIP, index, beat).rows, GZIP
+
+
+def unpacker() -> Sequence[str]:
+    """Return the argv of the fastest program installed that unpacks."""
+    return IGZIP if tools.installed(IGZIP[0]) else GZIP
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file to be read, while the block lasts; BackupError when that cannot be."""
+    try:
+        with tools.room_for(f"{path}: cannot be read back"):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise durable.refusal(path, "cannot be read back", error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def reopened(source: int) -> contextlib.AbstractContextManager[int]:
+    """Open an open file once more while the block lasts: two who read it then are not at one place."""
+    return opened(Path(f"/proc/self/fd/{source}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,11 +265,6 @@ def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Pat
         return reading.answer(path, kind, index, beat)
 
 
-def _unpack() -> Sequence[str]:
-    """Return the argv of the fastest program installed that unpacks."""
-    return IGZIP if tools.installed(IGZIP[0]) else GZIP
-
-
 def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
     """Return the pipeline that looks at the content of a file."""
     return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, ("perl", "-e", COUNT_ROWS))
@@ -270,7 +300,7 @@ def _archive_answer(path: Path, tar: tools.Ended, out: bytes, index: Path | None
     if listed == OF_NOTHING:
         raise VerificationError(f"{path}: the archive holds no entry, expected at least the directory itself")
     if index is not None:
-        with _opened(index) as names:
+        with opened(index) as names:
             if sha256(index, names, beat=beat) != listed:
                 raise VerificationError(
                     f"{path}: the archive's entries are not those that tar wrote, expected the same"
@@ -289,16 +319,3 @@ def _sum_in(path: Path, out: bytes) -> str:
 
 def _no_checksum(path: Path) -> VerificationError:
     return VerificationError(f"{path}: sha256sum printed no checksum, expected 64 hexadecimal digits that are right")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        with tools.room_for(f"{path}: cannot be read back"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise durable.refusal(path, "cannot be read back", error) from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

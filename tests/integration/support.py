@@ -27,7 +27,7 @@ SET_FILES = re.compile(r"(db/[^.].*|sets/[^.].*|attachments_.*)")
 ENDS_WITHIN_S = 60
 HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
-Setting = str | int | bool | Mapping[str, str]
+Setting = str | int | bool | Mapping[str, str] | None
 Disk = dict[str, tuple[int, int, int, str]]
 Ran = subprocess.CompletedProcess[str]
 
@@ -66,6 +66,7 @@ class Site:
             "native.database": self.server.database,
             "attachments.path": str(self.attachments),
             "drill.directory": str(self.place),
+            "drill.files_query": None,  # the practice has no such table
         }
         self.configure()
 
@@ -81,7 +82,7 @@ class Site:
     def config(self) -> Path:
         return self.place / "backup.yaml"
 
-    def configure(self, changes: Mapping[str, Setting | None] | None = None) -> None:
+    def configure(self, changes: Mapping[str, Setting] | None = None) -> None:
         """Change keys, None takes one away, and write the configuration file."""
         for name, value in (changes or {}).items():
             self.settings.pop(name, None)

@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dental_pms_backup import postgres
 from tests.integration import drills
 from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind
-from tests.integration.support import Site, dump, on_disk, sql, wait_until
+from tests.integration.faults import listening
+from tests.integration.support import Site, dump, on_disk, session, sql, wait_until
 
 PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
 
@@ -113,6 +115,111 @@ def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: 
         sql(own_database.server, f"drop database {name} with (force)")
 
 
+def test_a_database_whose_rows_are_of_many_lengths_is_proven(own_database: Site) -> None:
+    sql(
+        own_database.server,
+        "create table letters as select n, repeat(md5(n::text), (n * 7919 % 61)::int) as body"
+        " from generate_series(1, 30000) n",
+    )
+    own_database.takes("db")
+    assert drills_well(own_database, "latest")["proof_identity"] == "passed"
+
+
+LOOKS_LIKE_ROWS = """\
+create function looks() returns text language sql as $body$ select '
+COPY public.nowhere (a) FROM stdin;
+--
+COPY public.nowhere (a) FROM stdin;
+';
+$body$;
+comment on function looks() is '--
+COPY public.nowhere FROM stdin;
+';
+"""
+
+
+def test_text_that_looks_like_the_rows_of_a_table_is_none(own_database: Site) -> None:
+    (before,) = own_database.sets()
+    sql(own_database.server, LOOKS_LIKE_ROWS)
+    name = own_database.takes("db")
+    rows = [
+        json.loads((own_database.store / f"sets/{each}.json").read_text())["streams"]["db"]["rows"]
+        for each in (before, name)
+    ]
+    assert rows[0] == rows[1]
+    assert drills_well(own_database, name)["proof_rows"] == "passed"
+
+
+PARTITIONED = """\
+create type side as enum ('left', 'right');
+create table halves (at side, n int) partition by hash (at);
+create table halves_0 partition of halves for values with (modulus 2, remainder 0);
+create table halves_1 partition of halves for values with (modulus 2, remainder 1);
+insert into halves select (array['left', 'right'])[1 + n % 2]::side, n from generate_series(1, 10) n;
+"""
+
+
+def test_rows_that_are_loaded_through_the_root_of_their_partition_are_counted(own_database: Site) -> None:
+    sql(own_database.server, PARTITIONED)
+    name = own_database.takes("db")
+    rows = json.loads((own_database.store / f"sets/{name}.json").read_text())["streams"]["db"]["rows"]
+    assert sum(count for table, count in rows.items() if "halves" in table) == 10
+    table = "halves" if "public.halves" in rows else "halves_0"
+    counted = own_database.run("extract", name, "--table", table, "--csv").stdout.splitlines()
+    assert len(counted) == rows[f"public.{table}"] + 1
+
+
+@pytest.mark.parametrize("setting", ["timezone to 'Asia/Kathmandu'", "bytea_output to 'escape'"])
+def test_a_database_that_writes_its_values_in_its_own_way_is_proven(own_database: Site, setting: str) -> None:
+    sql(own_database.server, f'alter database "{own_database.server.database}" set {setting}')
+    sql(own_database.server, "create table written as select now() as at, '\\x00ff41'::bytea as bytes")
+    own_database.takes("db")
+    assert drills_well(own_database, "latest")["proof_identity"] == "passed"
+
+
+ORDERED = """\
+create table names (family text) partition by range (family);
+create table names_a_to_m partition of names for values from ('a') to ('m');
+insert into names values ('Byron');
+"""
+
+
+def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site) -> None:
+    name = f"icu_{own_database.place.name}"
+    create = f"create database \"{name}\" template template0 encoding 'UTF8' locale_provider icu icu_locale 'en'"
+    sql(own_database.server, create)
+    try:
+        lenient = {"suspect.db_shrink_percent": 100, "suspect.rows_shrink_percent": 100}
+        own_database.configure({"native.database": name, **lenient})
+        sql_in(own_database, name, ORDERED)  # in locale C a B comes before every a: the row would be refused
+        taken = own_database.takes("db")
+        assert drills_well(own_database, taken)["proof_load"] == "passed"
+        assert "db locale: en\n" in own_database.run("show", taken).stdout
+    finally:
+        sql(own_database.server, f'drop database "{name}" with (force)')
+
+
+def test_a_locale_that_the_throwaway_server_lacks_is_told(site: Site) -> None:
+    (name,) = site.sets()
+    lacking = {"collate": "xx_XX.UTF-8", "ctype": "xx_XX.UTF-8"}
+    change_manifest(site, name, lambda manifest: manifest["streams"]["db"]["source"].update(lacking))
+    assert drills_well(site)["proof_load"] == "passed"
+    why = "with locale C.UTF-8, for the throwaway server lacks xx_XX.UTF-8"
+    assert f"  load: passed ({why})\n" in site.run("show", name).stdout
+
+
+def test_a_set_from_before_locale_and_settings_were_recorded_is_proven(site: Site) -> None:
+    (name,) = site.sets()
+
+    def forget(manifest: dict[str, Any]) -> None:
+        source = manifest["streams"]["db"]["source"]
+        for key in ("timezone", "bytea_output", "collate", "ctype", "locale_provider", "locale"):
+            source.pop(key, None)
+
+    change_manifest(site, name, forget)
+    assert drills_well(site)["proof_identity"] == "passed"
+
+
 def sql_in(site: Site, database: str, statement: str) -> None:
     sql(postgres.in_database(site.server, database), statement)
 
@@ -146,6 +253,62 @@ def test_a_check_that_does_not_hold_fails_the_set_and_tells_no_row(site: Site, q
     assert "proof_check_good_one=passed\n" in met.stdout
 
 
+REVISION = {"drill.same_as_live": {"revision": "select family from patients where id = 1"}}
+CANARY = "select family from patients where family like 'canary%'"
+
+
+def test_a_query_that_both_databases_answer_alike_passes(site: Site) -> None:
+    site.configure(REVISION)
+    assert drills_well(site)["proof_same_as_live_revision"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("query", "changed", "why"),
+    [
+        (CANARY, "update patients set family = family || '2' where family like 'canary%'", "returns something else"),
+        (CANARY, "drop table patients cascade", "the query failed on the live database (SQLSTATE 42P01)"),
+        ("select 1 where false", "select 1", "returned no value or more than one row"),
+        ("select generate_series(1, 2)", "select 1", "returned no value or more than one row"),
+        ("select null", "select 1", "returned no value or more than one row"),
+        ("update patients set family = 'x' returning 1", "select 1", "the query failed (SQLSTATE 25006)"),
+        ("select nonsense", "select 1", "the query failed (SQLSTATE 42703)"),
+    ],
+)
+def test_a_query_that_live_answers_otherwise_fails_the_set_and_tells_no_answer(
+    own_database: Site, query: str, changed: str, why: str
+) -> None:
+    own_database.configure({"drill.same_as_live": {"odd": query}})
+    before = dump(own_database.server)
+    if "update patients" in query:
+        assert "odd: the query" in drills.fails(own_database, cause="drill").stderr
+        assert dump(own_database.server) == before
+        return
+    sql(own_database.server, changed)
+    met = drills.fails(own_database, cause="drill")
+    assert why in met.stderr
+    assert "proof_same_as_live_odd=failed\n" in met.stdout
+
+
+def test_a_query_that_live_does_not_answer_is_not_checked_and_the_set_is_proven(site: Site) -> None:
+    site.configure({"native.host": "/nowhere", **REVISION})
+    with listening(site) as journal:
+        done = site.run("drill", wrapper=journal.wrapper)
+        told = journal.close()
+    assert done.stdout.endswith("\ndrill_status=proven\n")
+    assert "proof_same_as_live_revision=not checked\n" in done.stdout
+    assert "; not checked: same as live revision, files" in told
+    shown = site.run("show", "latest").stdout
+    assert "  same as live revision: not checked (db: the server does not answer: " in shown
+
+
+def test_a_query_that_live_is_too_busy_to_answer_is_not_checked(own_database: Site) -> None:
+    own_database.configure(REVISION)
+    asked = f"alter database \"{own_database.server.database}\" set lock_timeout = '100ms';"
+    with session(own_database.server, asked, "commit;", "begin;", "lock table patients;"):
+        said = drills_well(own_database)
+    assert said["proof_same_as_live_revision"] == "not checked"
+
+
 # --- files and the rows that name them
 
 
@@ -171,6 +334,31 @@ def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> 
 def test_a_query_for_the_files_that_fails_is_no_proof(site: Site, query: str) -> None:
     site.configure({"drill.files_query": query})
     assert "proof_files=failed\n" in drills.fails(site, cause="drill").stdout
+
+
+def test_files_of_which_no_table_knows_are_no_proof_until_the_admin_says_so(site: Site) -> None:
+    site.configure({"drill.files_query": None})  # as by default
+    met = drills.fails(site, cause="configuration", status=78)
+    assert "has attachments, but no table attachments that names them, expected a query that does" in met.stderr
+    assert "hint: set drill.files_query in /etc/dental-pms/backup.yaml, to null where no table names the files" in (
+        met.stderr
+    )
+    site.config.write_text(site.config.read_text().replace("drill:\n", "drill:\n  files_query: null\n"))
+    assert drills_well(site)["proof_files"] == "not checked"
+    assert "  files: not checked (drill.files_query is null)\n" in site.run("show", "latest").stdout
+
+
+def test_what_speaks_against_a_set_is_told_although_no_table_knows_its_files(site: Site) -> None:
+    site.configure({"drill.files_query": None, "drill.checks": {"odd one": "select false"}})
+    assert "check odd one: returned false" in drills.fails(site, cause="drill").stderr
+
+
+def test_no_files_need_no_table(new_site: Site) -> None:
+    shutil.rmtree(new_site.attachments)
+    new_site.attachments.mkdir()
+    new_site.configure({"drill.files_query": None})
+    new_site.takes()
+    assert drills_well(new_site)["proof_files"] == "not checked"
 
 
 # --- beside runs

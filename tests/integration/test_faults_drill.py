@@ -1,8 +1,10 @@
 """A set that would not come back as what it was is found by its drill, named, and never called proven."""
 
 import contextlib
+import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -12,12 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup import throwaway
 from dental_pms_backup.artefacts import Kind
 from tests import faults
 from tests.integration import drills
 from tests.integration.drills import knows_its_files, rearchived, replaced, rewrite, without_table
 from tests.integration.faults import events, listening
-from tests.integration.support import HEEDS_SIGNALS, TREE, Site, dump, environment, major, mounted_tmpfs, on_disk
+from tests.integration.support import (
+    HEEDS_SIGNALS,
+    TREE,
+    Site,
+    dump,
+    environment,
+    major,
+    mounted_tmpfs,
+    on_disk,
+    wait_until,
+)
 
 KILLS = int(os.environ.get("DENTAL_PMS_DRILL_KILLS", "50"))
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
@@ -36,6 +49,30 @@ def test_a_flipped_byte_fails_the_drill(site: Site, kind: Kind) -> None:
     met = drills.fails(site, cause="drill")
     assert f"failed its drill: {kind.path(name)}: the checksum differs" in met.stderr
     assert met.stderr.endswith(f"hint: dental-pms-backup show {name}\n")
+    drills.recovers(site)
+
+
+@pytest.mark.fault("Content", "a drill finds a flipped byte, where the checksums are right, in the file of")
+@pytest.mark.parametrize("kind", Kind)
+def test_a_flipped_byte_that_the_manifest_knows_fails_the_drill(site: Site, kind: Kind) -> None:
+    (name,) = site.sets()
+    path = site.store / kind.path(name)
+    path.write_bytes(flipped(path.read_bytes()))
+    drills.know(site, kind)
+    said = drills.fails(site, cause="drill").stderr
+    assert re.search(rf"set {name} failed its drill: {kind}: .*(expected gzip|expected to read)", said), said
+    drills.recovers(site)
+
+
+@pytest.mark.fault("Content", "a drill finds a changed value in one row, as the checksums are the old ones")
+def test_a_changed_value_fails_the_drill(site: Site) -> None:
+    (name,) = site.sets()
+    path = site.store / Kind.DB.path(name)
+    before = path.read_bytes()
+    rewrite(site, Kind.DB, replaced(r"^1\t0\.10$", "1\t0.20"))
+    drills.know(site, Kind.DB, sha256=hashlib.sha256(before).hexdigest())
+    met = drills.fails(site, cause="drill")
+    assert f"set {name} failed its drill: {Kind.DB.path(name)}: the checksum differs" in met.stderr
     drills.recovers(site)
 
 
@@ -203,6 +240,22 @@ def filled_when_it_runs(directory: Path) -> Iterator[None]:
     thread.start()
     yield
     thread.join()
+
+
+@pytest.mark.fault("Ourselves", "a drill was killed as it started its server, which goes on")
+def test_a_server_that_a_killed_drill_left_is_ended_by_the_next(site: Site) -> None:
+    left = site.place / f"{throwaway.PREFIX}{throwaway.mark_of(site.store)}-left"
+    left.mkdir()
+    idle = ["bash", "-c", 'exec -a /x/postgres python3 -c "import time; time.sleep(60)" -D "$0/pg"', str(left)]
+    with subprocess.Popen(idle) as server, listening(site) as journal:
+        wait_until(lambda: bool(drills.left_behind(site)[1:]))
+        done = site.run("drill", wrapper=journal.wrapper)
+        told = journal.close()
+        assert server.wait(timeout=5) == -signal.SIGKILL
+    assert done.stdout.endswith("drill_status=proven\n")
+    assert drills.left_behind(site) == []
+    faults.saw(status=done.returncode, store=faults.AS_BEFORE + ", the drilled one proven", events=events(told))
+    faults.recovered("ok, and proven")
 
 
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a drill is killed")

@@ -15,7 +15,8 @@ DB = "dental-pms-db-1"
 DRILL = "dental-pms-backup-drill.service"
 OURS = "docker ps --all --quiet --filter label=dental-pms-backup.drill"
 IDENTITY = "select system_identifier, pg_postmaster_start_time() from pg_control_system()"
-KILLS = 12
+KILLS = 50
+BETWEEN_WHOLE_ONES = 10
 CLEARED = r"\d+ things that a killed drill left were removed\n"
 
 
@@ -45,7 +46,8 @@ def drills_well(host: Machine, *, where: str, words: str = "drill") -> dict[str,
 def left_behind(host: Machine) -> str:
     """Return the containers, directories and processes that drills left."""
     directories = "ls -d /var/tmp/dental-pms-drill-* /tmp/systemd-private-*drill*/tmp/dental-pms-drill-* 2>/dev/null"
-    return host.run(f"{OURS}; {directories}; pgrep -fa '[d]ental-pms-drill-[0-9a-f]{{10}}'; true").stdout
+    programs = "pgrep -fa '[d]ental-pms-drill-[0-9a-f]{10}|[d]ental_pms_drill'"
+    return host.run(f"{OURS}; {directories}; {programs}; true").stdout
 
 
 def test_a_set_of_a_compose_project_is_proven_in_a_container_of_its_image(host: Machine) -> None:
@@ -77,6 +79,7 @@ def test_the_container_of_a_drill_has_the_live_image_no_network_and_no_word_of_t
     shown = host.run(f"docker inspect --format '{asked}' $({OURS})").stdout
     image = host.run(f"docker inspect --format '{{{{.Image}}}}' {DB}").stdout.strip()
     assert shown.startswith(f"{image} none ")
+    assert f"db image id: {image}\n" in admin.dental(host, "show latest").stdout
     assert practice.PASSWORD not in shown
     admin.wait_for(lambda: admin.properties(host, DRILL, "ActiveState")["ActiveState"] != "activating", timeout_s=60)
 
@@ -99,6 +102,86 @@ def test_a_run_starts_the_drill_when_the_configuration_wants_it(host: Machine) -
     assert len(admin.sets(host)) == 2
 
 
+# Has the manifest and the checksum file of the only set know its files as they are.
+KNOW = r"""
+import glob, hashlib, json, os
+(path,) = glob.glob("sets/*[0-9].json")
+manifest = json.load(open(path))
+entries = [entry for part in manifest["streams"].values() for entry in part["artefacts"]]
+for entry in entries:
+    content = open(entry["path"], "rb").read()
+    entry |= {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+json.dump(manifest, open(path, "w"))
+open(path[:-4] + "sha256", "w").writelines(f"{entry['sha256']}  {entry['path']}\n" for entry in entries)
+"""
+IN_DUMP = "gzip -dc db/db_* | {} >/root/changed && gzip -c /root/changed >$(ls db/db_*)"
+IN_ROLES = IN_DUMP.replace("db/db_", "db/globals_")
+IN_ARCHIVE = (
+    "rm -rf /root/t && mkdir /root/t && tar -xzf attachments_* -C /root/t && cd /root/t"
+    " && set -- $(find attachments -type f -size +9k | sort | head -2) && {} && cd - &&"
+    " tar -czf attachments_* -C /root/t ."
+)
+WITHOUT_TABLE = (
+    r"s/^CREATE TABLE public\.signatures \(.*?^\);\n//ms; s/^COPY public\.signatures .*?^\\\.\n//ms;"
+    r" s/^ALTER TABLE (ONLY )?public\.signatures.*?;\n//msg; s/^GRANT .*? ON TABLE public\.signatures .*?\n//mg"
+)
+NEW_EXTENSION = "CREATE EXTENSION IF NOT EXISTS dental_charts WITH SCHEMA public;"
+DAMAGES = {
+    "a row missing": (
+        IN_DUMP.format("sed '/^COPY public.ledger_2023 /{n;d}'"),
+        r"public\.ledger_2023: \d+ rows, expected",
+    ),
+    "a table missing": (
+        IN_DUMP.format(f"perl -0pe '{WITHOUT_TABLE}'"),
+        r"public\.signatures: missing, expected 500 rows",
+    ),
+    "a changed value in one row": (
+        IN_DUMP.format(r"sed '/^COPY public.ledger_2023 /{n;s/\t2023-01-02\t/\t20230102\t/}'"),
+        r"public\.ledger_2023: as many rows came back, \d+, but not all with what they held",
+    ),
+    "a flipped byte": (
+        "printf '\\377\\377' | dd of=$(ls db/db_*) bs=1 seek=50000 conv=notrunc status=none",
+        "db: .*expected",
+    ),
+    "an attachment missing": (IN_ARCHIVE.format("rm $1"), r"attachments: \d+ entries, expected \d+"),
+    "an attachment truncated": (IN_ARCHIVE.format("truncate -s 5k $1"), "and 1 one of another size"),
+    "two attachments swapped": (
+        IN_ARCHIVE.format("truncate -s +1 $2 && mv $1 a && mv $2 $1 && mv a $2"),
+        "and [12] one of another size",
+    ),
+    "roles missing": (IN_ROLES.format("sed '/dental_readonly/d'"), "a role that is missing"),
+    "a setting of a newer version": (
+        IN_DUMP.format("sed 's/^SET statement_timeout = 0;/SET of_a_newer_version = 0;/'"),
+        "a setting that this version does not know, the dump is of a newer one",
+    ),
+    "an extension that the server lacks": (
+        IN_DUMP.format(f"sed '0,/^CREATE SCHEMA reports;/s//{NEW_EXTENSION}\\n\\nCREATE SCHEMA reports;/'"),
+        "the throwaway server lacks the extension dental_charts",
+    ),
+}
+
+
+@pytest.mark.fault("Content", f"a drill in a container finds, where the checksums are right, {', '.join(DAMAGES)}")
+def test_damage_of_every_kind_is_found_and_named(host: Machine) -> None:
+    live = practice.sql(host, IDENTITY)
+    host.run(f"rm -rf /root/kept && cp -a {admin.FALLBACK_STORE} /root/kept")
+    name = admin.sets(host)[-1]["set"]
+    for damage, (command, says) in DAMAGES.items():
+        host.run(f"cd {admin.FALLBACK_STORE} && {command}")
+        host.run(f"cd {admin.FALLBACK_STORE} && python3 -", stdin=KNOW)
+        done = admin.dental(host, f"drill {name}")
+        assert done.returncode == 1, f"{damage}: {done}"
+        assert re.search(says, done.stderr + admin.dental(host, f"show {name}").stdout), f"{damage}: {done}"
+        assert ("lacks" in says) or f"set {name} failed its drill" in done.stderr
+        assert admin.sets(host)[-1]["state"] != "proven"
+        assert left_behind(host) == ""
+        host.run(f"rm -rf {admin.FALLBACK_STORE} && cp -a /root/kept {admin.FALLBACK_STORE}")
+    faults.saw(status=1, cause="drill", store="a set that failed its drill", events=[])
+    assert practice.sql(host, IDENTITY) == live
+    drills_well(host, where="container", words=f"drill {name}")
+    faults.recovered("ok, and proven")
+
+
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a drill in a container is killed")
 def test_a_drill_in_a_container_that_is_killed_at_any_moment_leaves_nothing_after_the_next(host: Machine) -> None:
     before = practice.sql(host, IDENTITY), admin.files(host, admin.FALLBACK_STORE)
@@ -107,11 +190,15 @@ def test_a_drill_in_a_container_that_is_killed_at_any_moment_leaves_nothing_afte
     drills_well(host, where="container", words="drill latest")
     takes_s = time.monotonic() - began
     chance = random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
-    for moment in range(KILLS):
-        after_s = chance.uniform(0.1, takes_s)
-        host.run(f"timeout --signal=KILL {after_s:.2f} dental-pms-backup drill latest", check=False)
-        if moment % 4 == 3:
-            drills_well(host, where="container", words="drill latest")
+    moments = [f"{takes_s * (number + chance.random()) / KILLS:.2f}" for number in range(KILLS)]  # all over a drill
+    chance.shuffle(moments)
+    killed = 0
+    for first in range(0, KILLS, BETWEEN_WHOLE_ONES):
+        killing = "timeout --signal=KILL $after dental-pms-backup drill latest >/dev/null 2>&1; echo $?"
+        batch = " ".join(moments[first : first + BETWEEN_WHOLE_ONES])
+        killed += host.run(f"for after in {batch}; do {killing}; done", timeout_s=300).stdout.split().count("137")
+        drills_well(host, where="container", words="drill latest")
+    assert killed > KILLS * 3 / 4
     assert host.run("docker volume ls --quiet").stdout == volumes
     now = {path: digest for path, digest in admin.files(host, admin.FALLBACK_STORE).items() if "drill" not in path}
     assert (practice.sql(host, IDENTITY), now) == before

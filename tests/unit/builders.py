@@ -23,7 +23,8 @@ NOW = datetime(2026, 11, 23, 1, 30, tzinfo=UTC)
 NAME = "2026-11-23_023000"  # NOW in the time zone of the tests
 TRAILER = "--\n-- PostgreSQL database dump complete\n--\n\n"
 ROLES_TRAILER = "--\n-- PostgreSQL database cluster dump complete\n--\n\n"
-DUMP = "CREATE TABLE patients (id int);\nCOPY patients (id) FROM stdin;\n1\n2\n\\.\n\n" + TRAILER
+COPY_HEAD = "\n--\n-- Data for Name: a; Type: TABLE DATA; Schema: public; Owner: dental\n--\n\n"
+DUMP = f"CREATE TABLE patients (id int);\n{COPY_HEAD}COPY patients (id) FROM stdin;\n1\n2\n\\.\n\n" + TRAILER
 KINDS = {Stream.DB: (Kind.DB, Kind.GLOBALS), Stream.ATTACHMENTS: (Kind.ATTACHMENTS,)}
 BOTH = tuple(Stream)
 

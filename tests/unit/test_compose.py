@@ -117,6 +117,7 @@ def test_docker_is_asked_by_label_and_for_nothing_secret(docker: Docker) -> None
         ".Id",
         ".Name",
         ".Config.Image",
+        ".Image",
         ".State.Status",
         ".State.Pid",
         ".Config.Labels",

@@ -236,11 +236,11 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "checks that are a list": (
         "drill:\n  checks: [select true]\n",
-        ["2: drill.checks: a list, expected names, each with an SQL query that returns true or false"],
+        ["2: drill.checks: a list, expected names, each with an SQL query"],
     ),
     "checks that are text": (
         "drill:\n  checks: select true\n",
-        ['2: drill.checks: "select true", expected names, each with an SQL query that returns true or false'],
+        ['2: drill.checks: "select true", expected names, each with an SQL query'],
     ),
     "check that is a list": ("drill:\n  checks:\n    a: [x]\n", ['3: "drill.checks.a": a list, expected text']),
     "check given twice": (
@@ -253,7 +253,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "check that is no query": (
         "drill:\n  checks:\n    a: true\n",
-        ['2: drill.checks: a: "true" is no query, expected SQL that returns true or false'],
+        ['2: drill.checks: a: "true" is no query, expected SQL'],
     ),
     "check with a control character": (
         'drill:\n  checks:\n    a: "select \\a"\n',
@@ -519,6 +519,7 @@ drill:
   files_query: select name, size from files
   files_below: .
   checks: {patients: "select true", "no. 2": "select\\n false;"}
+  same_as_live: {revision: select version_num from alembic_version}
   after_run: yes
 extract: {key_column: key, name_column: name}
 offsite: {remote: "crypt:there", rclone_config: /r.conf}
@@ -558,6 +559,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
             files_query="select name, size from files",
             files_below=".",
             checks=(("patients", "select true"), ("no. 2", "select\n false;")),
+            same_as_live=(("revision", "select version_num from alembic_version"),),
             after_run=True,
         ),
         extract=config.Extract(key_column="key", name_column="name"),
@@ -581,6 +583,7 @@ def test_switch_is_read_as_yaml_1_1_spells_it(text: str, value: bool, tmp_path: 
 
 def test_null_unsets_a_key_that_may_be_unset(tmp_path: Path) -> None:
     assert load(tmp_path, "compose:\n  project: null\n").compose.project is None
+    assert load(tmp_path, "drill:\n  files_query: null\n").drill.files_query is None
 
 
 def test_loaded_configuration_cannot_be_changed(tmp_path: Path) -> None:
@@ -675,6 +678,7 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
         "default": 14,
     }
     assert properties["backup_dir"]["type"] == ["string", "null"]
+    assert properties["drill"]["properties"]["files_query"]["type"] == ["string", "null"]
     assert properties["database"]["properties"]["role_passwords"]["type"] == "boolean"
     assert properties["database"]["properties"]["source"]["enum"] == ["compose", "native"]
     assert properties["compose"]["properties"]["db_service"]["minLength"] == 1

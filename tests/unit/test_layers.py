@@ -33,7 +33,7 @@ LAYERS = (
         "offsite",
         "scratch",
     ),
-    ("throwaway", "rehearsal", "roundtrip", "inventory", "stage", "proving"),
+    ("throwaway", "rehearsal", "likeness", "roundtrip", "inventory", "stage", "proving"),
     (
         "taking",
         "attempts",

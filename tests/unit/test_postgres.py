@@ -402,10 +402,15 @@ def server_of(tmp_path: Path) -> OnHost:
 
 
 def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
-    assert postgres.described(CONTAINER, FACTS) == {
+    container = dataclasses.replace(CONTAINER, image_id="sha256:c0de")
+    facts = dataclasses.replace(FACTS, settings={"timezone": "Europe/London", "collate": "en_GB.utf8"})
+    assert postgres.described(container, facts) == {
         "source": "compose",
         "container": "dental-pms-db-1",
         "image": "postgres:16",
+        "image_id": "sha256:c0de",
+        "timezone": "Europe/London",
+        "collate": "en_GB.utf8",
         "road": "exec",
         "database": "pms",
         "database_bytes": 317_000_000,

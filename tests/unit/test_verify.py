@@ -18,7 +18,7 @@ import pytest
 from dental_pms_backup import progress, streams, tools, verify
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import VerificationError
-from tests.unit.builders import DUMP, ROLES_TRAILER, TRAILER, gone, packed, program
+from tests.unit.builders import COPY_HEAD, DUMP, ROLES_TRAILER, TRAILER, gone, packed, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_whole_dump_is_good(text: str, tmp_path: Path) -> None:
     ("body", "rows"),
     [
         (
-            "COPY public.a (id) FROM stdin;\n1\n2\n\\.\n\n\nCOPY public.b (id, x) FROM stdin;\n\\.\n\n",
+            f"COPY public.a (id) FROM stdin;\n1\n2\n\\.\n\n{COPY_HEAD}COPY public.b (id, x) FROM stdin;\n\\.\n\n",
             {"public.a": 2, "public.b": 0},
         ),
         ("COPY public.a FROM stdin;\n\\.\n\n", {"public.a": 0}),
@@ -86,19 +86,28 @@ def test_whole_dump_is_good(text: str, tmp_path: Path) -> None:
         ("COPY public.a (x) FROM stdin;\nCOPY public.b (x) FROM stdin;\n\\.\n\n", {"public.a": 1}),
         ('COPY "My Schema"."my (table)" ("a b") FROM stdin;\n1\n\\.\n\n', {'"My Schema"."my (table)"': 1}),
         ("COPY public.pat\u00e4 (x) FROM stdin;\n1\n\\.\n\n", {"public.pat\u00e4": 1}),
-        ("COPY public.p (x) FROM stdin;\n1\n\\.\n\nCOPY public.p (x) FROM stdin;\n2\n\\.\n\n", {"public.p": 2}),
+        (f"COPY public.p (x) FROM stdin;\n1\n\\.\n{COPY_HEAD}COPY public.p (x) FROM stdin;\n2\n\\.\n", {"public.p": 2}),
+        ("-- load via partition root public.p\n\nCOPY public.p (x) FROM stdin;\n1\n\\.\n\n", {"public.p": 1}),
         ("-- COPY public.a (x) FROM stdin;\n", {}),
+        ("-- load via partition root\nCOPY public.a (x) FROM stdin;\n", {}),
+        ("COMMENT ON TABLE public.a IS '\nCOPY public.a (x) FROM stdin;\n';\n", {}),
+        ("CREATE FUNCTION f() AS $$\n--\nCOPY public.a (x) FROM stdin;\n$$;\n", {}),
     ],
 )
 def test_rows_of_each_table_are_counted(body: str, rows: dict[str, int], tmp_path: Path) -> None:
-    assert proven(tmp_path / "db.sql.gz", packed(body + "\n" + TRAILER), Kind.DB) == rows
+    assert proven(tmp_path / "db.sql.gz", packed(COPY_HEAD + body + "\n" + TRAILER), Kind.DB) == rows
 
 
-@pytest.mark.parametrize("shift", range(-4, 5))
+READ_BYTES = 1 << 20
+
+
+@pytest.mark.parametrize("shift", [*range(-4, 5), 30, 60, len(COPY_HEAD), len(COPY_HEAD) + 20])
 def test_rows_are_counted_whatever_falls_between_two_reads(shift: int, tmp_path: Path) -> None:
-    head = "COPY public.a (x) FROM stdin;\n"
-    body = head + "x" * ((1 << 16) - len(head) + shift) + "\n2\n\\.\n\nCOPY public.b (x) FROM stdin;\n1\n\\.\n\n"
-    text = body + "--" + "y" * ((1 << 16) * 2 - len(body) - 30 + shift) + "\nCOPY public.c (x) FROM stdin;\n1\n\\.\n\n"
+    head = f"{COPY_HEAD}COPY public.a (x) FROM stdin;\n"
+    body = (
+        head + "x" * (READ_BYTES - len(head) + shift) + f"\n2\n\\.\n{COPY_HEAD}COPY public.b (x) FROM stdin;\n1\n\\.\n"
+    )
+    text = body + "--" + "y" * (READ_BYTES * 2 - len(body) - 2 - shift) + head.replace(".a ", ".c ") + "1\n\\.\n\n"
     found = proven(tmp_path / "db.sql.gz", packed(text + "\n" + TRAILER), Kind.DB)
     assert found == {"public.a": 2, "public.b": 1, "public.c": 1}
 
@@ -341,7 +350,9 @@ def being_written(path: Path, kind: Kind = Kind.DB) -> Iterator[tuple[IO[bytes],
 
 @pytest.mark.parametrize("step", [1, 100, 1 << 20])
 def test_draft_is_proven_beside_its_writer(step: int, tmp_path: Path) -> None:
-    content = packed("COPY notes (id) FROM stdin;\n1\n2\n\\.\n" + LONG[: len(LONG) // 4000 * step] + TRAILER)
+    content = packed(
+        f"{COPY_HEAD}COPY notes (id) FROM stdin;\n1\n2\n\\.\n" + LONG[: len(LONG) // 4000 * step] + TRAILER
+    )
     with being_written(tmp_path / "draft") as (draft, settled, reading):
         for start in range(0, len(content), step):
             draft.write(content[start : start + step])
