@@ -22,15 +22,29 @@ UNPACKERS = {verify.GZIP[0], verify.IGZIP[0]}
 # Cuts a dump on stdin into the data of each COPY and all the rest, and prints for each its SHA-256, as sha256sum does,
 # and then "rows TAB table", for the rest "- TAB". In memory that stays flat however long a row is. Only the comments
 # that name versions and the \restrict lines are left out, each only where pg_dump writes it: a row may look like one.
+# Of the rest, casts and parentheses are left out: what PostgreSQL has parsed it writes anew, so that an IN that a dump
+# has as (ARRAY['a'::varchar, 'b'::varchar])::text[] comes back as ARRAY[('a'::varchar)::text, ('b'::varchar)::text].
 TALLY = (
     verify.COPY
     + r"""
-my ($text, $pending, $begun, $table, $rows, $at_line_start, $block) = ("", "", 0);
+my $word = '(?:"(?:[^"\n]|"")*"|\w+)';
+my $field = "(?:year|month|day|hour|minute|second)";
+my $type = join "|", "character varying", "double precision", "bit varying", "interval(?: $field(?: to $field)?)?",
+    '(?:time|timestamp)(?:\(\d\))? with(?:out)? time zone', "$word(?:\\.$word)*";
+my $cast = qr/::(?:$type)(?:\([\w, -]+\))?(?:\[\])*/;
+my ($text, $pending, $line, $begun, $table, $rows, $at_line_start, $block) = ("", "", "", 0);
 $| = 1;
 open my $rest, "|-", "sha256sum" or die;
 sub into {
     my ($to, $from, $length) = ($_[0], 0, length $_[1]);
     $from += syswrite($to, $_[1], $length - $from, $from) // die while $from < $length;
+}
+sub besides {
+    $line .= $_[0];
+    my $lines = substr($line, 0, rindex($line, "\n") + 1, "");
+    $lines =~ s/$cast//g if index($lines, "::") >= 0;
+    $lines =~ tr/()//d;
+    into($rest, $lines);
 }
 sub ended {
     close $block or die "sha256sum";
@@ -43,13 +57,13 @@ sub take {
         if (!defined $table) {
             if ($text =~ /$copy/g) {
                 ($table, $rows, $at_line_start) = ($1, 0, 1);
-                into($rest, substr($text, 0, pos $text));
+                besides(substr($text, 0, pos $text));
                 $text = substr($text, pos $text);
                 open $block, "|-", "sha256sum" or die;
             } else {
                 my $done = rindex($text, "\n") - $before;
                 last if $done <= 0;
-                into($rest, substr($text, 0, $done));
+                besides(substr($text, 0, $done));
                 $text = substr($text, $done);
                 last;
             }
@@ -87,7 +101,8 @@ while (sysread(STDIN, my $chunk, 1 << 20)) {
 begin() if !$begun;
 $pending =~ s/\\unrestrict \w+\n\n\z//;
 take($pending);
-into(defined $table ? $block : $rest, $text);
+defined $table ? into($block, $text) : besides($text);
+besides("\n");
 ended() if defined $table;
 close $rest or die "sha256sum";
 print "-\t\n";
@@ -97,7 +112,7 @@ print "-\t\n";
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What a dump holds: rows and SHA-256 of each table's data by its name, and the SHA-256 of all the rest."""
+    """What a dump holds: rows and SHA-256 of each table's data by its name, and of all the rest, but for casts."""
 
     tables: Mapping[str, tuple[int, str]]
     rest: str

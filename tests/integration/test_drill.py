@@ -12,7 +12,7 @@ from dental_pms_backup import postgres
 from tests.integration import drills
 from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind
 from tests.integration.faults import listening
-from tests.integration.support import Site, dump, on_disk, session, sql, wait_until
+from tests.integration.support import Site, as_cluster_user, dump, on_disk, session, sql, wait_until
 
 PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
 
@@ -173,6 +173,15 @@ def test_rows_that_are_loaded_through_the_root_of_their_partition_are_counted(ow
 def test_a_database_that_writes_its_values_in_its_own_way_is_proven(own_database: Site, setting: str) -> None:
     sql(own_database.server, f'alter database "{own_database.server.database}" set {setting}')
     sql(own_database.server, "create table written as select now() as at, '\\x00ff41'::bytea as bytes")
+    own_database.takes("db")
+    assert drills_well(own_database, "latest")["proof_identity"] == "passed"
+
+
+def test_definitions_that_postgresql_writes_anew_are_proven(own_database: Site) -> None:
+    definitions = Path(__file__).with_name("definitions.sql").read_text()
+    loaded = as_cluster_user(own_database.server, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=definitions)
+    assert (loaded.returncode, loaded.stderr) == (0, "")
+    assert "(ARRAY['new'::character varying" in "\n".join(dump(own_database.server))
     own_database.takes("db")
     assert drills_well(own_database, "latest")["proof_identity"] == "passed"
 

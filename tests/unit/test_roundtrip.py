@@ -101,6 +101,38 @@ def test_versions_and_tokens_make_no_difference(tmp_path: Path, old: str, new: s
     assert differences(tmp_path, old, new) == []
 
 
+@pytest.mark.parametrize(
+    ("live", "copy"),
+    [
+        (
+            "((status)::text = ANY ((ARRAY['new'::character varying, 'it''s'::character varying])::text[]))",
+            "((status)::text = ANY (ARRAY[('new'::character varying)::text, ('it''s'::character varying)::text]))",
+        ),
+        ("(ARRAY['a'::character varying])::character varying(5)[]", "ARRAY['a'::character varying(5)]"),
+        ("((a)::double precision AND b)", '(a AND (b)::public."Mood (x)")'),
+        ("(('0'::interval) AND ('1'::interval day to second(3) > x))", "('0'::interval AND '1'::interval > x)"),
+        ("('1'::timestamp(3) without time zone)::time with time zone", "'1'::timestamp with time zone"),
+        ("(x)::numeric(10,-2) * 2", "(x * 2)"),
+    ],
+)
+def test_casts_and_parentheses_that_postgresql_writes_anew_make_no_difference(
+    tmp_path: Path, live: str, copy: str
+) -> None:
+    filler = "-- ".ljust(120, "x") + "\n"
+    for lines in (0, 1, 40_000):  # wherever a read ends
+        dump = DUMP.replace(
+            "ALTER TABLE", f"{filler * lines}ALTER TABLE public.patients ADD CHECK ({live});\nALTER TABLE"
+        )
+        assert differences(tmp_path, live, copy, dump) == []
+        assert differences(tmp_path, live, f"{copy} OR true", dump) == [DEFINITIONS]
+
+
+def test_casts_and_parentheses_of_rows_make_a_difference(tmp_path: Path) -> None:
+    for old, new in (("Ada", "Ada::text"), ("Ada", "(Ada)")):
+        told = ["public.patients: as many rows came back, 3, but not all with what they held"]
+        assert differences(tmp_path, old, new) == told
+
+
 DEFINITIONS = "the definitions that came back (tables, indexes, constraints, functions, rights) are not the set's"
 
 
