@@ -418,7 +418,8 @@ set -o pipefail
 """
 RESTORE = f"{admin.PACKAGE} restore db latest --in-place --yes --no-safety-set"
 REPLAYS = "select count(*) from pg_stat_activity where datname like 'dental_pms_restoring_%' and xact_start is not null"
-DUMPED = practice.in_db(f"pg_dump -U {practice.USER} {practice.DATABASE}")
+# what is unlogged, a crash of the server empties
+DUMPED = practice.in_db(f"pg_dump -U {practice.USER} --no-unlogged-table-data {practice.DATABASE}")
 MADE = "select datname from pg_database where datname like 'dental_pms_%'"
 
 
@@ -437,11 +438,15 @@ def restore_going_on(host: Machine) -> Iterator[None]:
 
 
 @pytest.mark.fault("Database", "in the middle of a restore")
-@pytest.mark.parametrize("road", ["namespace", "exec"])
 @pytest.mark.parametrize(
-    "strike",
-    [f"docker stop {DB}", f"docker kill {DB}", f"docker restart {DB}", "systemctl stop docker.socket docker.service"],
-    ids=["container stopped", "container killed", "container restarted", "docker stopped"],
+    ("strike", "road"),
+    [
+        (f"docker stop {DB}", "namespace"),
+        (f"docker kill {DB}", "namespace"),
+        (f"docker restart {DB}", "exec"),
+        ("systemctl stop docker.socket docker.service", "exec"),
+    ],
+    ids=["the container is stopped", "it is killed", "it is restarted", "the docker daemon is stopped"],
 )
 def test_a_container_that_goes_away_under_a_restore_comes_back_as_it_was(host: Machine, strike: str, road: str) -> None:
     host.write(admin.CONFIG, faults.CONFIG.replace("road: exec", f"road: {road}"))
