@@ -5,6 +5,7 @@ They come from whoever uploaded a file: as names of files they are only ever use
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -87,15 +88,14 @@ def member(path: str) -> str:
 
 
 def file_names(paths: Sequence[str], known: Mapping[str, str]) -> list[str]:
-    """Return a name for the file of each path: the known one, made harmless, and apart from all before it."""
-    chosen: list[str] = []
-    for path in paths:
-        stored = PurePosixPath(path).name
-        name = harmless(known[path]) if path in known else ""
-        number = 1
-        while name and _numbered(name, number) in chosen:
-            number += 1
-        chosen.append(_numbered(name, number) if name else stored)
+    """Return a name for the file of each path: the known one, made harmless, and apart from the others."""
+    wanted = [(harmless(known.get(path, "")), PurePosixPath(path).name) for path in paths]
+    taken = {stored for name, stored in wanted if not name}
+    chosen = []
+    for name, stored in wanted:
+        numbered = (_numbered(name, number) for number in itertools.count(1))
+        chosen.append(next(each for each in numbered if each not in taken) if name else stored)
+        taken.add(chosen[-1])
     return chosen
 
 

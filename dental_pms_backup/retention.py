@@ -41,7 +41,7 @@ def choices(
     that do not exist yet are counted as newest; those that a wrong clock dated into the future count last. Pinned
     sets stay, beside the others, and so does the newest that a drill has proven. A pinned set takes no place, nor does
     a damaged or suspect one, or one that failed its drill: it never pushes a good one out; and while a suspect set
-    waits for the admin's word, nothing is removed.
+    waits for the admin's word, of which a pin is one, nothing is removed.
     """
     if policy.keep < 1:
         raise ValueError(f"keep is {policy.keep}, expected at least 1")
@@ -49,7 +49,8 @@ def choices(
     newest_first = sorted(
         having, key=lambda stored: (stored.name == made, stored.taken_at <= now, stored.taken_at), reverse=True
     )
-    suspect = next((stored.name for stored in newest_first if stored.state == "suspect"), "")
+    waiting = [stored.name for stored in newest_first if stored.state == "suspect" and not stored.pinned]
+    suspect = next(iter(waiting), "")
     periods = _newest_of_periods([stored for stored in newest_first if _takes_place(stored)], policy)
     proven = next((stored.name for stored in newest_first if stored.state == "proven"), "")
     chosen, places = [], coming

@@ -45,6 +45,6 @@ def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch)
     order = run.order_of(config, earlier, now=now, watch=watch)
     with run.drafts_discarded(store, order.name):
         proven = taking.database(order, live, config.database)
+        marks.put(store, order.name, Mark.PINNED, now=now)  # first: cut off here, the next run publishes it
         run.publish(order, [proven], now, safety=True)
-    marks.put(store, order.name, Mark.PINNED, now=now)
     return order.name

@@ -213,6 +213,20 @@ def test_a_server_that_crashes_in_a_restore_comes_back_with_the_live_database_as
     recovers(site)
 
 
+@pytest.mark.fault("Database", "a restore is to replace a database that is not there")
+def test_a_restore_into_the_wrong_database_touches_none(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, *CHANGES)
+    made = databases_like(site.server, "")
+    site.configure({"native.database": "no such database"})
+    status, said, told = fails(site, "latest")
+    assert "db: the server refuses: " in said
+    assert databases_like(site.server, "") == made
+    faults.saw(status=status, cause="database", store=AS_IT_WAS, events=told)
+    site.configure({"native.database": site.server.database})
+    recovers(site)
+
+
 @pytest.mark.fault("Database", "a row is lost on its way into the server, in a restore")
 @pytest.mark.parametrize("how", ["beside", "--replace"])
 def test_a_row_that_did_not_arrive_is_noticed_before_anything_is_committed(own_database: Site, how: str) -> None:

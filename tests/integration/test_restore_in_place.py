@@ -90,7 +90,7 @@ def test_what_would_be_lost_is_told_by_counts_and_kept_in_a_pinned_set(own_datab
     site = own_database
     site.configure({"keep": 1})
     wanted = site.sets()[0]
-    sql(site.server, *CHANGES)
+    sql(site.server, *CHANGES, "truncate scans, odd_text")
     spoilt = dump(site.server)
     done = site.run("restore", "db", wanted, "--in-place", "--yes")
     assert done.returncode == 0, done.stderr
@@ -104,6 +104,7 @@ def test_what_would_be_lost_is_told_by_counts_and_kept_in_a_pinned_set(own_datab
     in_place(site, safety)
     assert dump(site.server) == spoilt
     pinned = {path.stem for path in site.store.glob("sets/*.pinned")}
+    sql(site.server, "insert into scans select n, repeat(md5(n::text), 400) from generate_series(1, 300) n")
     taken = site.takes("db")
     assert {path.name[3:-7] for path in site.store.glob("db/db_*")} == {*pinned, taken}, "beside the one that stays"
 

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.system import admin, faults, practice
+from tests import faults as table
+from tests.system import admin, compare, faults, practice
 from tests.system.machine import Machine
 
 DB = "dental-pms-db-1"
@@ -405,3 +406,72 @@ def test_a_docker_client_that_is_not_installed_is_named_with_its_package(host: M
         host.run("mv /usr/bin/docker.away /usr/bin/docker")
     assert said == "run failed: docker: not found, expected it on PATH\nhint: apt install docker.io"
     faults.recovers(host)
+
+
+# --- in the middle of a restore
+
+SLOW_GZIP = f"""\
+#!/bin/bash
+grep --quiet 'echo && cat' /proc/$PPID/cmdline || exec /usr/bin/gzip "$@"
+set -o pipefail
+/usr/bin/gzip "$@" | (while [ -e {faults.SLOWLY} ]; do head -c 30000; sleep 0.1; done; cat)
+"""
+RESTORE = f"{admin.PACKAGE} restore db latest --in-place --yes --no-safety-set"
+REPLAYS = "select count(*) from pg_stat_activity where datname like 'dental_pms_restoring_%' and xact_start is not null"
+# what is unlogged, a crash of the server empties
+DUMPED = practice.in_db(f"pg_dump -U {practice.USER} --no-unlogged-table-data {practice.DATABASE}")
+MADE = "select datname from pg_database where datname like 'dental_pms_%'"
+
+
+@contextmanager
+def restore_going_on(host: Machine) -> Iterator[None]:
+    """Restore in place, and let the replay flow slowly while the block lasts, which begins in the middle of it."""
+    host.write("/usr/local/bin/gzip", SLOW_GZIP, mode=0o755)
+    host.write(faults.SLOWLY, "")
+    try:
+        host.run(f"({RESTORE}; echo $? >/root/status) >/root/restored 2>&1 & rm -f /root/status")
+        admin.wait_for(lambda: practice.sql(host, REPLAYS) != "0")
+        yield
+    finally:
+        host.run(f"rm -f {faults.SLOWLY} /usr/local/bin/gzip")
+        admin.wait_for(lambda: host.run("cat /root/status", check=False).returncode == 0, timeout_s=60)
+
+
+@pytest.mark.fault("Database", "in the middle of a restore")
+@pytest.mark.parametrize(
+    ("strike", "road"),
+    [
+        (f"docker stop {DB}", "namespace"),
+        (f"docker kill {DB}", "namespace"),
+        (f"docker restart {DB}", "exec"),
+        ("systemctl stop docker.socket docker.service", "exec"),
+    ],
+    ids=["the container is stopped", "it is killed", "it is restarted", "the docker daemon is stopped"],
+)
+def test_a_container_that_goes_away_under_a_restore_comes_back_as_it_was(host: Machine, strike: str, road: str) -> None:
+    host.write(admin.CONFIG, faults.CONFIG.replace("road: exec", f"road: {road}"))
+    practice.sql(host, "create table later as select 1 as id")
+    before, began = compare.schema(host, DUMPED), admin.moment(host)
+    try:
+        with restore_going_on(host):
+            host.run(strike)
+        said = host.run("cat /root/restored").stdout
+        host.run("systemctl start docker.socket docker.service")
+        practice.put_up_again(host)
+        assert host.run("cat /root/status").stdout in {"1\n", "75\n"}, said
+        assert "restore_status" not in said
+        assert "Traceback" not in said
+        assert compare.schema(host, DUMPED) == before
+        left = practice.sql(host, MADE)
+        told = admin.events(admin.entries(host, began, matches=f"-t {admin.PACKAGE}"))
+        events = [each for each in dict.fromkeys(told) if each != "restore-unfinished"]
+        table.saw(status="1 or 75", store="the live database as it was", events=events)
+        done = host.run(RESTORE)
+        assert "restore_status=ok" in done.stdout
+        assert f"database {left} is left of a restore that was cut off" in done.stderr or not left
+        assert practice.sql(host, "select to_regclass('later') is null") == "t"
+        table.recovered()
+    finally:
+        practice.sql(host, "drop table if exists later")
+        drop = "select format('drop database %I with (force)', datname) from pg_database"
+        practice.sql(host, f"{drop} where datname like 'dental_pms_%' \\gexec\n")

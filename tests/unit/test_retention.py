@@ -255,6 +255,14 @@ def test_nothing_goes_while_a_set_is_suspect_and_the_reason_names_it() -> None:
     assert len(found) == 22
 
 
+def test_pinned_suspect_set_freezes_nothing() -> None:
+    spoilt = stored(
+        name_of(night(3)), taken_at=night(3), kinds=(Kind.DB,), manifest={"suspicions": ["db: small"]}, pinned=True
+    )
+    assert spoilt.state == "suspect"
+    assert staying([*nights(1, 2), spoilt], 1) == [spoilt.name, name_of(night(2))]
+
+
 def test_accepted_set_freezes_nothing_and_takes_a_place() -> None:
     assert staying([*nights(1, 2), of_kind(3, "accepted")], 1) == [name_of(night(3))]
 
