@@ -342,6 +342,7 @@ def test_a_power_failure_while_attachments_are_put_back_loses_nothing_that_was_l
     (live / "new/file").write_text("new")
     run = recorded(site, "restore", "attachments", "latest", "--in-place", "--yes", below=live.parent)
     was = inside(run.before, "attachments")
+    assert "restore_status=ok" in str(run.steps[-1])
     disk = Disk(run.before)
     for step in run.steps:
         disk.take(step)
@@ -349,7 +350,7 @@ def test_a_power_failure_while_attachments_are_put_back_loses_nothing_that_was_l
             now = inside(tree, "attachments")
             kept = inside(tree, next((path for path in tree if re.fullmatch("[^/]*before-restore[^/]*", path)), "none"))
             assert [path for path in was if was[path] not in (now.get(path), kept.get(path))] == [], step
-            assert step.what != "say" or (now, kept) == (wanted, was)
+            assert "restore_status=ok" not in str(step) or (now, kept) == (wanted, was)
     faults.saw(status="power lost", store=AS_BEFORE, events=[])
     recovers(site)
 

@@ -17,6 +17,7 @@ ON_PATHS = {"open", "openat", "creat", "mkdir", "mkdirat", "rename", "renameat",
 ON_PATHS |= {"symlink", "symlinkat", "unlink", "unlinkat", "rmdir", "truncate"}
 ON_FILES = {"write", "pwrite64", "writev", "pwritev", "splice", "copy_file_range", "sendfile", "ftruncate", "fallocate"}
 ON_FILES |= {"fsync", "fdatasync", "sync", "syncfs"}
+FROM_FIRST = {"splice", "copy_file_range"}  # their first descriptor is what they read
 STEP_OF = {"mkdirat": "mkdir", "renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "rmdir": "unlink"}
 STEP_OF |= {"fsync": "sync", "fdatasync": "sync", "syncfs": "sync all"}
 LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
@@ -74,7 +75,9 @@ def _calls(trace: Path) -> Iterator[tuple[str, str, str, int]]:
 def _steps(call: str, arguments: str, below: str, *, says: bool) -> Iterator[Step]:
     words = [(match[1], match[2], match[3]) for match in WORD.finditer(arguments)]
     assert not any(cut for *_, cut in words), f"{call}: the trace is cut"
-    named = list(_named(words)) if call in ON_PATHS else [file for file, *_ in words if file is not None][:1]
+    files = [file for file, *_ in words if file is not None]
+    written = files[-1:] if call in FROM_FIRST else files[:1]
+    named = list(_named(words)) if call in ON_PATHS else written
     paths = [os.path.relpath(path, below) for path in named if f"{path}/".startswith(f"{below}/")]
     content = _text(words[-1][1]) if call == "write" and (paths or says) else b""
     what = _what(call, arguments)
