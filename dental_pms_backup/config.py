@@ -191,7 +191,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
 def _convert(key: Key, scalar: Line) -> Value:
     """Turn a scalar into the key's value; ValueError says what is wrong and what was expected."""
     if scalar.tag == "null" and scalar.text.lower() in {"", "~", "null"}:
-        if key.optional:
+        if key.optional and not (key.null_too and not scalar.text):  # where null is off, it has to be said
             return None
         raise ValueError(f"no value, expected {key.expected}")
     if scalar.tag not in {"str", "int", "bool", "float", "timestamp"}:

@@ -54,6 +54,8 @@ select json_build_object('version', current_setting('server_version_num')::int, 
  'system', (select system_identifier::text from pg_control_system()),
  'settings', (select jsonb_strip_nulls(jsonb_build_object(
   'timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output'),
+  'lc_monetary', current_setting('lc_monetary'),
+  'standard_conforming_strings', current_setting('standard_conforming_strings'),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
   'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 DATABASE = "dental_pms_drill"
 IN_COPY = f"--dbname={DATABASE}"
-WRITTEN_BY = ("timezone", "bytea_output")  # settings, in the manifest, by which the dump's values are written
+# settings, in the manifest, by which the dump's values are written
+WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 UNPACKED = ("gzip", "--decompress", "--stdout")
@@ -83,14 +84,18 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> s
             raise
         postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
         why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
-    changes = [
-        f"alter database {DATABASE} set {name} to {postgres.literal(str(source[name]))}"
-        for name in WRITTEN_BY
-        if name in source
-    ]
-    if changes:
-        postgres.ask(server, "; ".join(changes))
-    return why
+    lacking = [name for name in WRITTEN_BY if name in source and not _is_set(server, name, str(source[name]))]
+    return "; ".join([*([why] if why else []), *(f"without live's {name}" for name in lacking)])
+
+
+def _is_set(server: Server, name: str, value: str) -> bool:
+    """Give our sessions in the copy a setting, whatever the set's roles have; tell if the server has such a value."""
+    try:
+        postgres.ask(server, f"alter role current_user in database {DATABASE} set {name} to {postgres.literal(value)}")
+    except BackupError:
+        stop.check()
+        return False
+    return True
 
 
 def _locale(source: Mapping[str, Any]) -> str:

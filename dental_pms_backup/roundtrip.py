@@ -87,8 +87,8 @@ sub take {
     }
 }
 sub begin {
-    my ($head, $body) = $pending =~ /\A((?:--.*\n|\\restrict .*\n|\n)*)(.*)\z/s;
-    $head =~ s/^(?:-- Dumped (?:from|by) .*|\\restrict \w+)\n//mg;
+    my ($head, $body) = $pending =~ /\A((?:--[^\n]*\n|\\restrict [^\n]*\n|\n)*)(.*)\z/s;
+    $head =~ s/^(?:-- Dumped (?:from|by) .*|\\restrict \w+\n)\n//mg;
     ($pending, $begun) = ($head . $body, 1);
 }
 while (sysread(STDIN, my $chunk, 1 << 20)) {

@@ -169,12 +169,35 @@ def test_rows_that_are_loaded_through_the_root_of_their_partition_are_counted(ow
     assert len(counted) == rows[f"public.{table}"] + 1
 
 
-@pytest.mark.parametrize("setting", ["timezone to 'Asia/Kathmandu'", "bytea_output to 'escape'"])
+@pytest.mark.parametrize(
+    "setting", ["timezone to 'Asia/Kathmandu'", "bytea_output to 'escape'", "standard_conforming_strings to off"]
+)
 def test_a_database_that_writes_its_values_in_its_own_way_is_proven(own_database: Site, setting: str) -> None:
     sql(own_database.server, f'alter database "{own_database.server.database}" set {setting}')
-    sql(own_database.server, "create table written as select now() as at, '\\x00ff41'::bytea as bytes")
+    sql(own_database.server, "create table written as select now() as at, decode('00ff41', 'hex') as bytes")
+    sql(own_database.server, "alter table written add column path text default chr(92) || E'\\\\'")
     own_database.takes("db")
     assert drills_well(own_database, "latest")["proof_identity"] == "passed"
+
+
+def test_a_role_of_the_set_changes_nothing_in_how_the_copys_values_are_written(own_database: Site) -> None:
+    sql(own_database.server, "create table written as select now() as at")
+    own_database.takes("db")
+    sql(own_database.server, "alter role postgres set timezone to 'Asia/Kathmandu'")
+    try:
+        own_database.takes("db")
+        (of_role, of_server) = own_database.sets()[-1], own_database.sets()[0]
+    finally:
+        sql(own_database.server, "alter role postgres reset timezone")
+    for name in (of_role, of_server):
+        assert drills_well(own_database, name)["proof_identity"] == "passed"
+
+
+def test_a_setting_that_the_throwaway_server_lacks_is_told(site: Site) -> None:
+    (name,) = site.sets()
+    change_manifest(site, name, lambda manifest: manifest["streams"]["db"]["source"].update(lc_monetary="xx_XX"))
+    assert drills_well(site)["proof_load"] == "passed"
+    assert "  load: passed (without live's lc_monetary)\n" in site.run("show", name).stdout
 
 
 def test_definitions_that_postgresql_writes_anew_are_proven(own_database: Site) -> None:

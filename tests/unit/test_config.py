@@ -584,6 +584,12 @@ def test_switch_is_read_as_yaml_1_1_spells_it(text: str, value: bool, tmp_path: 
 def test_null_unsets_a_key_that_may_be_unset(tmp_path: Path) -> None:
     assert load(tmp_path, "compose:\n  project: null\n").compose.project is None
     assert load(tmp_path, "drill:\n  files_query: null\n").drill.files_query is None
+    assert load(tmp_path, "drill:\n  files_query: ~\n").drill.files_query is None
+
+
+def test_what_turns_a_check_off_has_to_be_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"drill\.files_query: no value, expected"):
+        load(tmp_path, "drill:\n  files_query:   # select name, size from files\n")
 
 
 def test_loaded_configuration_cannot_be_changed(tmp_path: Path) -> None:
