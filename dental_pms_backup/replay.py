@@ -70,7 +70,8 @@ do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; row
 COUNTED_OTHERS = re.compile(r"DP002 (\d+) (.+)")
 ROLE_MISSING = "42704"
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
-FULL_STATES = {"53100", "53200"}
+FULL = "53100"
+OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
 KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 # Of pg_dumpall's roles only those that the server lacks: what live ones may do now, nobody asked to change. A statement
 # goes on over lines while a quote is open.
@@ -228,7 +229,13 @@ def _error(failed: tools.Ended, left: str) -> RestoreError:
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
         hint = "docker compose stop backend   # or whatever uses the database; then try again"
-    if state in FULL_STATES:
-        why += ", the server's disk or memory is full"
+    if state == FULL:
+        why += ", the server's disk is full"
         hint = "df -h   # on the server; then try again"
+    if state == OUT_OF_MEMORY:
+        why += ", more tables than the server's memory for locks has room for in one transaction, or no memory left"
+        hint = (
+            "max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: "
+            "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again"
+        )
     return RestoreError(f"db: the replay failed ({why}), expected every statement to succeed; {left}", hint=hint)

@@ -310,6 +310,19 @@ def test_a_row_that_is_lost_on_its_way_through_the_root_is_noticed(own_database:
     assert "1 tables have not the rows of the dump, the first is public.visits), expected" in said
 
 
+def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_to_raise(own_database: Site) -> None:
+    site = own_database
+    file = site.place / "many.sql"
+    file.write_bytes(
+        at_end(of_set(site), b"SELECT count(pg_advisory_xact_lock(n)) FROM generate_series(1, 1000000) n;\n")
+    )
+    said = fails(site, str(file))
+    assert "(SQLSTATE 53200, more tables than the server's memory for locks has room for in one transaction" in said
+    assert "disk" not in said
+    assert "hint: max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: " in said
+    assert "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again\n" in said
+
+
 def test_a_disk_of_the_server_without_room_is_told_before_anything_is_made(own_database: Site) -> None:
     site = own_database
     site.fake(
