@@ -220,6 +220,5 @@ def _tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s
 
 def sqlstate(ended: tools.Ended) -> str:
     """Return the SQLSTATE of the last error that a psql told of, empty without any."""
-    said = next((line for line in reversed(ended.said) if "ERROR" in line or "FATAL" in line), "")
-    state = re.search(r"(?:ERROR|FATAL):\s+([0-9A-Z]{5})\b", said)
-    return state[1] if state else ""
+    pattern = re.compile(rf"(?:psql:<stdin>:\d+: )?{postgres.ERROR}")
+    return next((found[1] for line in reversed(ended.said) if (found := pattern.match(line))), "")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import rehearsal, tools, verify
+from dental_pms_backup import postgres, rehearsal, tools, verify
 from dental_pms_backup.errors import BackupError, DrillError, RoomError
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def _demand(ended: Sequence[tools.Ended]) -> None:
 def _failure(failed: tools.Ended) -> BackupError:
     if any(FULL.search(line) for line in failed.said):
         return RoomError("drill: no space left for the list of the attachments, expected room for it", hint="df -h")
-    state = next((found[1] for line in failed.said if (found := re.search(r"ERROR:\s+(\w{5})$", line))), "")
+    refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){postgres.ERROR}")
+    state = next((found[1] for line in failed.said if (found := refused.match(line))), "")
     if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
         return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
     return rehearsal.not_of_the_set(state, failed) or DrillError(

@@ -230,7 +230,7 @@ def _load_error(what: str, source: int, psql: tools.Ended) -> BackupError:
 def _stopped_at(psql: tools.Ended) -> tuple[str, int]:
     """Return SQLSTATE and line of the error at which psql stopped, empty and 0 where it says none."""
     for said in reversed(psql.said):
-        found = re.search(r"psql:<stdin>:(\d+): (?:(?:ERROR|FATAL|PANIC):\s+(\w{5})$|error: (?!connection))", said)
+        found = re.search(rf"psql:<stdin>:(\d+): (?:{postgres.ERROR}|error: (?!connection))", said)
         if found:
             return found[2] or "", int(found[1])
     return "", 0

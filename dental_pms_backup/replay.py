@@ -41,18 +41,27 @@ WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
 /^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
 UNPACKED_AND_AFTER = 'after=$1; shift; "$@" && echo && cat -- "$after"'
 # Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
-# its COPY stood in a comment or a function. No message of it can quote a row, so that it may say which table.
+# its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
+# in part. A partitioned table has, beside rows loaded through it, those of its partitions. No message of it can quote a
+# row, so that it may say which table.
 COUNT = """\
 reset session authorization;
 reset search_path;
 set local standard_conforming_strings = on;
 select set_config('dental_pms.rows', {rows}, true);
 \\set VERBOSITY terse
-do $$ declare name text; rows bigint; counted bigint; wrong int := 0; first text; begin
- for name, rows in select * from jsonb_each_text(current_setting('dental_pms.rows')::jsonb) loop
-  if to_regclass(name) is not null then
-   execute format('select count(*) from only %s', to_regclass(name)) into counted;
-   if counted <> rows then wrong := wrong + 1; first := coalesce(first, name); end if;
+do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; rows bigint; relation regclass;
+ parent boolean; filled boolean; counted bigint; wrong int := 0; first text; begin
+ for name, rows in select * from jsonb_each_text(dumped) loop
+  relation := to_regclass(name);
+  if relation is not null then
+   select relkind = 'p', exists (select from pg_extension where relation = any (extconfig)) into parent, filled
+    from pg_class where oid = relation;
+   if parent then select sum(value::bigint) into rows from jsonb_each_text(dumped)
+    where to_regclass(key) in (select relid from pg_partition_tree(relation)); end if;
+   execute format('select count(*) from %s %s', case when parent then '' else 'only' end, relation) into counted;
+   if counted < rows or counted > rows and not filled then
+    wrong := wrong + 1; first := coalesce(first, name); end if;
   end if;
  end loop;
  if wrong > 0 then raise 'DP002 % %', wrong, first; end if; end $$;
@@ -61,7 +70,8 @@ do $$ declare name text; rows bigint; counted bigint; wrong int := 0; first text
 COUNTED_OTHERS = re.compile(r"DP002 (\d+) (.+)")
 ROLE_MISSING = "42704"
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
-FULL_STATES = {"53100", "53200"}
+FULL = "53100"
+OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
 KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 # Of pg_dumpall's roles only those that the server lacks: what live ones may do now, nobody asked to change. A statement
 # goes on over lines while a quote is open.
@@ -219,7 +229,13 @@ def _error(failed: tools.Ended, left: str) -> RestoreError:
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
         hint = "docker compose stop backend   # or whatever uses the database; then try again"
-    if state in FULL_STATES:
-        why += ", the server's disk or memory is full"
+    if state == FULL:
+        why += ", the server's disk is full"
         hint = "df -h   # on the server; then try again"
+    if state == OUT_OF_MEMORY:
+        why += ", more tables than the server's memory for locks has room for in one transaction, or no memory left"
+        hint = (
+            "max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: "
+            "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again"
+        )
     return RestoreError(f"db: the replay failed ({why}), expected every statement to succeed; {left}", hint=hint)

@@ -28,10 +28,20 @@ AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 # Counts, in the lines of tar --list --verbose --full-time, what must not be unpacked; then, in a live directory where
 # one is given, what these lines lack, what is newer or of another size, and what cannot be read. What stands behind the
 # name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
+# No name is kept, there may be millions: what they lack is all that is live but for what is met while they are read.
 LOOK_THROUGH = r"""
 my ($live) = @ARGV; @ARGV = ();
-my ($devices, $outside, $unknown, $more, $other, $unread, %listed) = (0) x 6;
+my ($devices, $outside, $unknown, $all, $met, $other, $unread, $walked) = (0) x 8;
+my ($before, $parent) = ("", "/");
 my %plain = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
+sub comes_into {
+    my $path = $live;
+    for my $part (split m{/}, $_[0]) {
+        lstat($path .= "/$part");
+        return 0 if !-d _;
+    }
+    return opendir my $entries, "$path/";
+}
 while (<STDIN>) {
     my ($type, $size, $time, $name) = /^(.)\S*\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
         or ++$unknown, next;
@@ -44,21 +54,26 @@ while (<STDIN>) {
     $name =~ s/ link to .*//s if $type eq "h";
     $name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $plain{$1} ? chr $plain{$1} : $1/ges;
     $name =~ s{^(?:\./+)+}{};
-    $listed{$name} = $type eq "-" ? "$time $size" : $time;
+    next if $name eq $before;
+    $before = $name;
+    my $directory = $name =~ m{^(.+)/}s ? $1 : "";
+    ($parent, $walked) = ($directory, comes_into($directory)) if $directory ne $parent;
+    my @found = $walked ? lstat "$live/$name" : ();
+    next if !@found || -d _;
+    ++$met;
+    my @now = gmtime $found[9];
+    my $is = sprintf "%04d-%02d-%02d %02d:%02d:%02d", $now[5] + 1900, $now[4] + 1, @now[3, 2, 1, 0];
+    ++$other if $is gt $time || (-f _ && $type eq "-" && $size != $found[7]);
 }
 my @directories = defined $live ? ("") : ();
 while (defined(my $directory = pop @directories)) {
     opendir(my $entries, "$live/$directory") or ++$unread, next;
-    for my $name (map { "$directory$_" } grep { !/^\.\.?$/ } readdir $entries) {
-        my @found = lstat "$live/$name" or next;
-        push(@directories, "$name/"), next if -d _;
-        ++$more, next if !exists $listed{$name};
-        my ($day, $clock, $size) = split / /, $listed{$name};
-        my @now = gmtime $found[9];
-        my $time = sprintf "%04d-%02d-%02d %02d:%02d:%02d", $now[5] + 1900, $now[4] + 1, @now[3, 2, 1, 0];
-        ++$other if $time gt "$day $clock" || (-f _ && defined $size && $size != $found[7]);
+    while (defined(my $name = readdir $entries)) {
+        next if $name =~ /^\.\.?\z/ || !lstat "$live/$directory$name";
+        if (-d _) { push @directories, "$directory$name/" } else { ++$all }
     }
 }
+my $more = $all > $met ? $all - $met : 0;
 print "$devices $outside $unknown $more $other $unread\n";
 """
 LOSSES = (

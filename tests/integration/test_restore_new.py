@@ -221,6 +221,108 @@ def test_rows_that_did_not_arrive_are_noticed(own_database: Site) -> None:
     assert "1 tables have not the rows of the dump, the first is public.patients), expected" in said
 
 
+# What CREATE EXTENSION does, and what pg_dump writes of a table whose rows only the extension makes.
+FILLED = b"""\
+CREATE TABLE public.reference_systems (n int);
+INSERT INTO public.reference_systems SELECT generate_series(1, 9);
+UPDATE pg_catalog.pg_extension SET extconfig = ARRAY['public.reference_systems'::regclass]::oid[],
+ extcondition = ARRAY['WHERE false'] WHERE extname = 'plpgsql';
+"""
+OF_ITS_OWN = b"""\
+--
+-- Data for Name: reference_systems; Type: TABLE DATA; Schema: public; Owner: postgres
+--
+
+COPY public.reference_systems (n) FROM stdin;
+10
+11
+\\.
+
+"""
+AT_END = b"--\n-- PostgreSQL database dump complete\n"
+
+
+def filled(site: Site, more: bytes) -> str:
+    """Make a dump with a table that an extension fills, before its rows in the dump are loaded and after."""
+    file = site.place / "filled.sql"
+    file.write_bytes(at_end(of_set(site), FILLED + OF_ITS_OWN + more))
+    return str(file)
+
+
+def at_end(text: bytes, more: bytes) -> bytes:
+    before, end, after = text.rpartition(AT_END)
+    return before + more + end + after
+
+
+def test_a_table_that_an_extension_fills_may_have_more_rows_than_the_dump(own_database: Site) -> None:
+    site = own_database
+    done = site.run("restore", "db", filled(site, b""))
+    assert done.returncode == 0, done.stderr
+    made = postgres.in_database(site.server, printed(done)["restore_target"])
+    assert sql(made, "select count(*) from reference_systems") == "11"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"DELETE FROM public.reference_systems WHERE n > 1;\n", b"UPDATE pg_catalog.pg_extension SET extconfig = NULL;\n"],
+    ids=["fewer", "no extension's"],
+)
+def test_a_table_that_an_extension_fills_may_not_have_fewer_nor_any_other_more(own_database: Site, more: bytes) -> None:
+    said = fails(own_database, filled(own_database, more))
+    assert "1 tables have not the rows of the dump, the first is public.reference_systems), expected" in said
+
+
+# pg_dump writes the rows of such partitions under the topmost table, since a new database hashes them otherwise.
+PARTITIONED = """\
+create type mood as enum ('glad', 'afraid');
+create table visits (mood mood, n int) partition by range (n);
+create table visits_old partition of visits for values from (1) to (5);
+create table visits_new partition of visits for values from (5) to (99) partition by hash (mood);
+create table visits_0 partition of visits_new for values with (modulus 2, remainder 0);
+create table visits_1 partition of visits_new for values with (modulus 2, remainder 1);
+insert into visits select (array['glad', 'afraid'])[1 + n % 2]::mood, n from generate_series(1, 10) n;
+"""
+
+
+def with_partitions(site: Site) -> str:
+    sql(site.server, PARTITIONED)
+    file = site.place / "partitioned.sql"
+    file.write_text(as_cluster_user(site.server, "pg_dump").stdout)
+    return str(file)
+
+
+@pytest.mark.skipif(major() < 16, reason="pg_dump writes them under their own names, which a new database may refuse")
+def test_rows_that_come_through_the_root_of_their_partitions_are_counted(own_database: Site) -> None:
+    site = own_database
+    file = with_partitions(site)
+    before = sorted(dump(site.server))
+    done = site.run("restore", "db", file)
+    assert done.returncode == 0, done.stderr
+    assert sorted(in_new(site, printed(done)["restore_target"])) == before
+
+
+@pytest.mark.skipif(major() < 16, reason="pg_dump writes them under their own names, which a new database may refuse")
+def test_a_row_that_is_lost_on_its_way_through_the_root_is_noticed(own_database: Site) -> None:
+    site = own_database
+    file = Path(with_partitions(site))
+    file.write_bytes(at_end(file.read_bytes(), b"DELETE FROM public.visits WHERE n = 7;\n"))
+    said = fails(site, str(file))
+    assert "1 tables have not the rows of the dump, the first is public.visits), expected" in said
+
+
+def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_to_raise(own_database: Site) -> None:
+    site = own_database
+    file = site.place / "many.sql"
+    file.write_bytes(
+        at_end(of_set(site), b"SELECT count(pg_advisory_xact_lock(n)) FROM generate_series(1, 1000000) n;\n")
+    )
+    said = fails(site, str(file))
+    assert "(SQLSTATE 53200, more tables than the server's memory for locks has room for in one transaction" in said
+    assert "disk" not in said
+    assert "hint: max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: " in said
+    assert "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again\n" in said
+
+
 def test_a_disk_of_the_server_without_room_is_told_before_anything_is_made(own_database: Site) -> None:
     site = own_database
     site.fake(
