@@ -17,7 +17,6 @@ import os
 import select
 import shutil
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ import sh
 
 from dental_pms_backup import stop
 from dental_pms_backup.errors import TemporaryError, ToolMissingError
+from dental_pms_backup.feeder import Feeder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,6 @@ LINES_KEPT = 1000
 LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 SHORT_NAP_S = 0.01
-GROWS_NAP_S = 0.005
 CAPTURE_LIMIT_BYTES = 4 << 20
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
@@ -77,7 +76,7 @@ class Running:
         self._argvs = argvs
         self._started: list[Any] = []
         self._said: list[collections.deque[str]] = []
-        self._feeder: _Feeder | None = None
+        self._feeder: Feeder | None = None
 
     def start(self, source: int | None, out: int) -> None:
         """Start all of them; those that had been started when an exception comes are known to ``end``."""
@@ -86,7 +85,7 @@ class Running:
     def start_following(self, source: int, out: int, grows: Callable[[], bool]) -> None:
         """Start all of them as ``start`` does, the first one reading also what ``source`` gets while it ``grows``."""
         reading, writing = _wide_pipe()
-        self._feeder = _Feeder(source, writing, grows)
+        self._feeder = Feeder(source, writing, grows)
         try:
             self.start(reading, out)
         finally:
@@ -112,43 +111,6 @@ class Running:
         _end(self._started)
         if self._feeder:
             self._feeder.end()
-
-
-class _Feeder(threading.Thread):
-    """Moves what a file has, and what it gets while it grows, into a pipe, which is closed then: splice(2), no copy."""
-
-    def __init__(self, source: int, pipe: int, grows: Callable[[], bool]) -> None:
-        super().__init__(daemon=True)
-        self.failed = False
-        self._source = source
-        self._pipe = os.fdopen(pipe, "wb", buffering=0)
-        self._grows = grows
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        """Move until the file's end, or until nobody reads the pipe any more."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's to hear
-        with self._pipe:
-            try:
-                self._feed()
-            except OSError:  # the disk; a filesystem that has no splice; or nobody reads any more
-                self.failed = True
-
-    def _feed(self) -> None:
-        while not self._over.is_set():
-            grows = self._grows()  # asked first: what had come before the answer is moved after it
-            if os.splice(self._source, self._pipe.fileno(), PIPE_BYTES) > 0:
-                continue
-            if not grows:
-                return
-            self._over.wait(GROWS_NAP_S)
-
-    def end(self) -> None:
-        """End, once nobody reads the pipe any more."""
-        self._over.set()
-        if self.is_alive():
-            self.join()
-        self._pipe.close()
 
 
 @contextlib.contextmanager

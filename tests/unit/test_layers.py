@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 PACKAGE = TREE / "dental_pms_backup"
 LAYERS = (
     ("__init__", "errors"),
-    ("stop", "keys", "reference", "document", "config", "journal", "notify", "lock", "tools", "durable", "disks"),
+    (
+        "stop",
+        "keys",
+        "reference",
+        "document",
+        "config",
+        "journal",
+        "notify",
+        "lock",
+        "feeder",
+        "tools",
+        "durable",
+        "disks",
+    ),
     ("proofs", "artefacts", "publishing", "ledger", "marks", "progress", "compose", "postgres", "instructions"),
     (
         "streams",

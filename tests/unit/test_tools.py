@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dental_pms_backup import stop, tools
+from dental_pms_backup import feeder, stop, tools
 from dental_pms_backup.errors import InterruptedRunError, TemporaryError, ToolMissingError
 from dental_pms_backup.tools import Ended
 from tests.unit.builders import gone, program, python
@@ -291,7 +291,7 @@ def test_what_follows_a_file_ends_with_its_block_however_long_that_would_grow(tm
 def test_nothing_is_left_of_what_could_not_follow(
     argv: list[str], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools._Feeder, "start", no_thread)  # noqa: SLF001 - while sh's own threads are to start
+    monkeypatch.setattr(feeder.Feeder, "start", no_thread)  # while sh's own threads are to start
     before = descriptors()
     with pytest.raises(error):
         followed(tmp_path, argv)
