@@ -180,21 +180,21 @@ def test_a_cut_dump_is_refused_before_anything_is_touched(own_database: Site, en
     assert "expected a whole dump" in said or "expected it to be readable to its end" in said
 
 
-def test_a_gzip_that_dies_in_the_replay_commits_nothing(own_database: Site) -> None:
+def test_an_unpacker_that_dies_in_the_replay_commits_nothing(own_database: Site) -> None:
     site = own_database
     cut = f'{UNLESS_IN_REPLAY}"$real" "$@" | head -c 100000'
     sql(site.server, *CHANGES)
     for ending in ("exit 1", "exit 0", "kill -KILL $$"):
-        path = site.fake_on_path("gzip", f"{cut}; {ending}")
+        path = site.fake_on_path("igzip", f"{cut}; {ending}")
         for how in ([], ["--replace"]):
             said = refuses(site, "db", "latest", *how, "--no-safety-set", PATH=path)
             assert "the live database is as it was" in said
 
 
-def test_a_gzip_that_dies_between_two_rows_commits_nothing(own_database: Site) -> None:
+def test_an_unpacker_that_dies_between_two_rows_commits_nothing(own_database: Site) -> None:
     site = own_database
     until = "/canary-patient-4711/q"
-    path = site.fake_on_path("gzip", f'{UNLESS_IN_REPLAY}"$real" "$@" | sed "{until}"; exit 0')
+    path = site.fake_on_path("igzip", f'{UNLESS_IN_REPLAY}"$real" "$@" | sed "{until}"; exit 0')
     sql(site.server, *CHANGES)
     refuses(site, "db", "latest", "--no-safety-set", PATH=path)
     refuses(site, "db", "latest", "--no-safety-set", "--replace", PATH=path)
