@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dental_pms_backup import postgres
+from tests import faults
 from tests.integration import drills
 from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind
-from tests.integration.faults import listening
+from tests.integration.faults import events, listening
 from tests.integration.support import Site, as_cluster_user, dump, on_disk, session, sql, wait_until
 
 PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
@@ -321,6 +322,7 @@ def test_a_query_that_live_answers_otherwise_fails_the_set_and_tells_no_answer(
     assert "proof_same_as_live_odd=failed\n" in met.stdout
 
 
+@pytest.mark.fault("Database", "it is down when a drill asks it what it asks the copy")
 def test_a_query_that_live_does_not_answer_is_not_checked_and_the_set_is_proven(site: Site) -> None:
     site.configure({"native.host": "/nowhere", **REVISION})
     with listening(site) as journal:
@@ -331,6 +333,10 @@ def test_a_query_that_live_does_not_answer_is_not_checked_and_the_set_is_proven(
     assert "; not checked: same as live revision, files" in told
     shown = site.run("show", "latest").stdout
     assert "  same as live revision: not checked (db: the server does not answer: " in shown
+    faults.saw(status=0, store="a set that is proven, with what was not checked", events=events(told))
+    site.configure({"native.host": site.server.host})
+    assert drills_well(site, "latest")["proof_same_as_live_revision"] == "passed"
+    faults.recovered("ok, and proven")
 
 
 def test_a_query_that_live_is_too_busy_to_answer_is_not_checked(own_database: Site) -> None:
@@ -368,6 +374,7 @@ def test_a_query_for_the_files_that_fails_is_no_proof(site: Site, query: str) ->
     assert "proof_files=failed\n" in drills.fails(site, cause="drill").stdout
 
 
+@pytest.mark.fault("Attachments", "no table names the files of a set that is drilled")
 def test_files_of_which_no_table_knows_are_no_proof_until_the_admin_says_so(site: Site) -> None:
     site.configure({"drill.files_query": None})  # as by default
     met = drills.fails(site, cause="configuration", status=78)
@@ -378,6 +385,7 @@ def test_files_of_which_no_table_knows_are_no_proof_until_the_admin_says_so(site
     site.config.write_text(site.config.read_text().replace("drill:\n", "drill:\n  files_query: null\n"))
     assert drills_well(site)["proof_files"] == "not checked"
     assert "  files: not checked (drill.files_query is null)\n" in site.run("show", "latest").stdout
+    faults.recovered("ok, and proven, once the admin has said that it is so")
 
 
 def test_what_speaks_against_a_set_is_told_although_no_table_knows_its_files(site: Site) -> None:
