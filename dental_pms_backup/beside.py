@@ -86,7 +86,6 @@ def restored(config: Config, proven: Proven, *, now: datetime, watch: Watch) -> 
     try:
         databases.create_like(live.server, live.facts.database, made)
         refill(config, proven, Into(database=made, replacing=False, state=NEW_IS_GONE), watch=watch)
-        databases.analyze(live.server, made)
         yield made
     except BaseException:
         _drop(live, made)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import postgres, stop, tools
+from dental_pms_backup import postgres, stop, tools, verify
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.postgres import OnHost
 
@@ -127,7 +127,7 @@ def load(server: Server, what: str, source: int, *, whole: bool = False, beat: B
     at_once = ["--single-transaction"] if whole else []
     psql = _client(server, "psql", *STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-", stdin=True)
     with open(os.devnull, "wb") as nowhere:
-        unpacked, loaded = tools.pipeline(UNPACKED, psql, source=source, out=nowhere.fileno(), beat=beat)
+        unpacked, loaded = tools.pipeline(verify.unpacker(), psql, source=source, out=nowhere.fileno(), beat=beat)
     check_not_killed(unpacked)
     if not loaded.ok:
         raise _load_error(what, source, loaded)

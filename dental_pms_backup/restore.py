@@ -123,6 +123,7 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
             rows = sum(proven.rows.values())
             return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
         with beside.restored(config, proven, now=now, watch=watch) as made:
+            databases.analyze(live.server, made)
             kept = beside.free_name(live, "_before_", now)
             stop.check()
             _switch(live, made, kept)
