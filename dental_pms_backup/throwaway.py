@@ -259,11 +259,11 @@ def _wait_for(name: str) -> None:
 
 def _end_servers(directories: str) -> None:
     """End the server of a drill that was killed in the moment in which it was started: it was not yet bound to it."""
-    for file in PROCESSES.glob("[0-9]*/cmdline"):
+    for process in PROCESSES.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            program, *arguments = file.read_bytes().decode("utf-8", "surrogateescape").split("\0")
+            program, *arguments = (process / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
             if program.endswith(SERVERS) and any(word.startswith(directories) for word in arguments):
-                os.kill(int(file.parent.name), signal.SIGKILL)
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _remove_container(name: str) -> None:

@@ -71,9 +71,9 @@ def without_records(site: Site) -> Disk:
 def left_behind(site: Site) -> list[str]:
     """Return what drills of a site left: directories, and processes that work in them or for them."""
     found = [path.name for path in site.place.glob("dental-pms-drill-*")]
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = process.read_bytes()
+            words = (process / "cmdline").read_bytes()
         except OSError:
             continue
         if f"{site.place}/dental-pms-drill-".encode() in words:

@@ -105,10 +105,10 @@ def kill(process: "subprocess.Popen[str]", how: signal.Signals | str, chance: ra
 def programs_of(process_id: int) -> list[int]:
     """Return the processes that a process has started, and those that they have."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == process_id:
-                found.append(int(stat.parent.name))
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == process_id:
+                found.append(int(process.name))
     return [each for child in found for each in (child, *programs_of(child))]
 
 

@@ -225,7 +225,7 @@ def machines(work: Path) -> list[Machine]:
 
 def _descendants(ancestor: int) -> list[int]:
     """Return the ids of the processes below a process, as far as the first one of a process namespace."""
-    parents = {int(status.parent.name): _fields(status).get("PPid") for status in Path("/proc").glob("[0-9]*/status")}
+    parents = {int(process.name): _fields(process / "status").get("PPid") for process in Path("/proc").glob("[0-9]*")}
     found = [pid for pid, parent in parents.items() if parent == str(ancestor)]
     return found + [below for pid in found if not _is_first_of_its_namespace(pid) for below in _descendants(pid)]
 

@@ -1,0 +1,36 @@
+"""What a drill runs in: clearing what killed ones left."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import throwaway
+from tests.unit.builders import gone
+
+
+def test_a_process_that_ends_while_the_servers_of_killed_drills_are_looked_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for a file of its directory meanwhile hears ESRCH, not ENOENT."""
+    server = subprocess.Popen(["/bin/sleep", "60"])
+    ended = subprocess.Popen(["/bin/true"])
+    directory = os.open(f"/proc/{ended.pid}", os.O_RDONLY)
+    ended.wait()
+    processes = tmp_path / "proc"
+    processes.mkdir()
+    (processes / str(ended.pid)).symlink_to(f"/proc/self/fd/{directory}")
+    (processes / str(server.pid)).mkdir()
+    (processes / str(server.pid) / "cmdline").write_text(
+        f"/usr/lib/postgresql/17/bin/postgres\0-D\0{tmp_path}/dental-pms-drill-0123-x/data\0"
+    )
+    monkeypatch.setattr(throwaway, "PROCESSES", processes)
+    try:
+        assert throwaway.clear("0123", tmp_path) == 0
+        assert server.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        os.close(directory)
+        if not gone(server.pid):
+            server.kill()
