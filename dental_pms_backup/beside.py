@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import databases, dumps, journal, replay, stop
-from dental_pms_backup.errors import BackupError, RefusedError
+from dental_pms_backup import databases, dumps, journal, replay, stop, verify
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import size
-from dental_pms_backup.replay import Into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config import Config
     from dental_pms_backup.dumps import Head, Source
     from dental_pms_backup.progress import Watch
+    from dental_pms_backup.replay import Into
     from dental_pms_backup.sources import DatabaseSource
+    from dental_pms_backup.verify import Proof
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
 GROWTH = 1.1
@@ -31,25 +32,20 @@ NEW_IS_GONE = "the live database is as it was, and nothing is left of the new on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
-    """A dump that was read to its end: what it says of itself, how many rows its tables have, the server for it.
-
-    ``unpack`` is the argv that gets its SQL out.
-    """
+class Opened:
+    """An open dump, what it says of itself, and the server that can take it."""
 
     source: Source
     descriptor: int
     head: Head
-    rows: Mapping[str, int]
-    unpack: Sequence[str]
     live: DatabaseSource
 
 
-def prove(dump: Source, descriptor: int, live: DatabaseSource, *, watch: Watch) -> Proven:
-    """Read all of a dump, and make sure that the server can take it, before anything is touched."""
-    proof = dumps.prove(dump, descriptor, watch=watch)
+def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
+    """Look at the first lines of an open dump, and make sure that the server can take it."""
     head = dumps.head(dump, descriptor)
     dumps.check_version(dump, head, live.facts.major)
+    _warn_of_another(dump.database, live.facts.database)
     for left in databases.unfinished(live.server):
         journal.write(
             Event.RESTORE_UNFINISHED,
@@ -57,18 +53,25 @@ def prove(dump: Source, descriptor: int, live: DatabaseSource, *, watch: Watch) 
             priority=journal.WARNING,
             fields={"target": left},
         )
-    return Proven(source=dump, descriptor=descriptor, head=head, rows=proof.rows, unpack=proof.unpack, live=live)
+    return Opened(source=dump, descriptor=descriptor, head=head, live=live)
 
 
-def check_room(proven: Proven, *, hint: str = "df -h   # on the server") -> None:
+def _warn_of_another(taken: str, live: str) -> None:
+    """Say so where a set was taken of a database of another name: it may be of another practice."""
+    if taken not in {"", live}:
+        text = f"the set was taken of database {taken}, the live one is {live}"
+        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": live})
+
+
+def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
     """Raise RefusedError unless the server's disk can hold a second database, and its log of changes."""
-    live = proven.live
+    live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
         text = "the room on the server's disk cannot be measured: its df did not answer"
         journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
         return
-    grown = round(proven.source.database_bytes() * GROWTH)
+    grown = round(dump.source.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
     if room.free_bytes < needed:
         raise RefusedError(
@@ -79,59 +82,80 @@ def check_room(proven: Proven, *, hint: str = "df -h   # on the server") -> None
 
 
 @contextlib.contextmanager
-def restored(config: Config, proven: Proven, *, now: datetime, watch: Watch) -> Iterator[str]:
-    """Restore into a new database and yield its name; it is dropped when the block fails."""
-    live = proven.live
-    made = free_name(live, "_restoring_", now)
+def made(live: DatabaseSource, *, now: datetime) -> Iterator[str]:
+    """Make an empty database like the live one and yield its name; it is dropped when the block fails."""
+    name = free_name(live, "_restoring_", now)
     try:
-        databases.create_like(live.server, live.facts.database, made)
-        refill(config, proven, Into(database=made, replacing=False, state=NEW_IS_GONE), watch=watch)
-        yield made
+        databases.create_like(live.server, live.facts.database, name)
+        yield name
     except BaseException:
-        _drop(live, made)
+        _drop(live, name)
         raise
 
 
-def refill(config: Config, proven: Proven, into: Into, *, watch: Watch) -> None:
+def fill_while_proving(config: Config, dump: Opened, into: Into, *, watch: Watch) -> Proof:
+    """Replay a dump into a new database beside the proof that it is whole, before which nothing is committed.
+
+    VerificationError, RestoreError, and nothing of it is there.
+    """
+    with (
+        dumps.proving(dump.source, dump.descriptor, watch=watch) as to_come,
+        verify.reopened(dump.descriptor) as descriptor,
+    ):
+        again = dataclasses.replace(dump, descriptor=descriptor)
+        try:
+            _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)
+        except RestoreError:
+            if to_come.wait().unpack == to_come.unpack:  # else the dump is at fault, or what unpacked it
+                raise
+            fill(config, again, into, to_come.wait(), watch=watch)
+        return to_come.wait()
+
+
+def fill(config: Config, dump: Opened, into: Into, proof: Proof, *, watch: Watch) -> None:
     """Replay a proven dump into a database and count its rows; RestoreError, and nothing of it is there.
 
     The roles of its set that the server lacks are made first.
     """
-    _make_roles(config, proven, watch=watch)
-    os.lseek(proven.descriptor, 0, os.SEEK_SET)
+    _replay(config, dump, into, proof.unpack, lambda: proof, watch=watch)
+
+
+def _replay(
+    config: Config,
+    dump: Opened,
+    into: Into,
+    unpack: Sequence[str],
+    proven: Callable[[], Proof | None],
+    *,
+    watch: Watch,
+) -> None:
+    _make_roles(config, dump, watch=watch)
+    os.lseek(dump.descriptor, 0, os.SEEK_SET)
     into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
-    with patient.reading("db: restoring", proven.descriptor) as beat:
-        replay.replay(
-            proven.live,
-            proven.descriptor,
-            into,
-            unpack=proven.unpack,
-            token=proven.head.token,
-            rows=proven.rows,
-            beat=beat,
-        )
+    with patient.reading("db: restoring", dump.descriptor) as beat:
+        replay.replay(dump.live, dump.descriptor, into, unpack=unpack, token=dump.head.token, proven=proven, beat=beat)
 
 
-def _make_roles(config: Config, proven: Proven, *, watch: Watch) -> None:
-    roles = dumps.roles_of(config.store, proven.source)
+def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
+    roles = dumps.roles_of(config.store, dump.source)
     if roles is None:
         return
     with dumps.opened(roles) as descriptor:
         dumps.prove(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(proven.live, descriptor, beat=beat)
+            replay.load_roles(dump.live, descriptor, beat=beat)
 
 
-def _drop(live: DatabaseSource, made: str) -> None:
+def _drop(live: DatabaseSource, name: str) -> None:
     """Drop what a failed restore has made; where even that fails, say so: the failure itself is told by others."""
     try:
         with stop.deferred():
-            databases.drop(live.server, made)
+            databases.drop(live.server, name)
     except BackupError:
-        text = f"database {made} is left of the restore that failed; nothing needs it"
-        journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": made})
+        text = f"database {name} is left of the restore that failed; nothing needs it"
+        journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": name})
 
 
 def free_name(live: DatabaseSource, word: str, now: datetime) -> str:

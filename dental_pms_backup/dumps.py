@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import artefacts, tools, verify
 from dental_pms_backup.artefacts import NAME_PATTERN, Kind
@@ -16,7 +17,7 @@ from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
 from dental_pms_backup.verify import Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dental_pms_backup.artefacts import StoredSet
     from dental_pms_backup.progress import Watch
@@ -81,13 +82,24 @@ class Source:
         match = re.search(NAME_PATTERN, self.file.name)
         return match[0] if match else None
 
+    @property
+    def database(self) -> str:
+        """Return the name of the database that a dump was taken of, empty where no manifest has it."""
+        return str(self._origin.get("database", ""))
+
     def database_bytes(self) -> int:
         """Return how large the database will be: as the manifest has it, else a guess from the file's size."""
-        part = (self.stored.manifest or {"streams": {}})["streams"].get("db", {}) if self.stored else {}
-        known = part.get("source", {}).get("database_bytes", 0)
+        known = self._origin.get("database_bytes", 0)
         return (
             known if type(known) is int and known > 0 else self.file.stat().st_size * (GROWS_TO if self.packed else 2)
         )
+
+    @property
+    def _origin(self) -> Mapping[str, Any]:
+        """Return what the manifest says of the database; nothing without a manifest."""
+        part = (self.stored.manifest or {"streams": {}})["streams"].get("db", {}) if self.stored else {}
+        origin: Mapping[str, Any] = part.get("source", {})
+        return origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +108,22 @@ class Head:
 
     major: int | None
     token: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofToCome:
+    """A proof that is being made: the argv that unpacks for it, whether all has been read, and how to wait for it.
+
+    ``wait`` returns the proof, which is another program's where that had to decide, or raises VerificationError.
+    """
+
+    unpack: Sequence[str]
+    is_there: Callable[[], bool]
+    wait: Callable[[], Proof]
+
+    def now(self) -> Proof | None:
+        """Return the proof as ``wait`` does, None as long as it is being made."""
+        return self.wait() if self.is_there() else None
 
 
 def find(store: Path, wanted: str, kind: Kind) -> Source:
@@ -144,16 +172,28 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
-    if source.packed:
-        with verify.reading(source.file, source.kind, descriptor) as both:
-            content, checksum = both.sources
-            with watch.reading(f"{source.kind}: verifying", content, beside=checksum) as beat:
-                proof = both.proof(expected=source.checksum, beat=beat)
-    else:
-        verify.plain_dump(source.file, descriptor)
-        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
+    with proving(source, descriptor, watch=watch) as to_come:
+        proof = to_come.wait()
     os.lseek(descriptor, 0, os.SEEK_SET)
     return proof
+
+
+@contextlib.contextmanager
+def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofToCome]:
+    """Prove an open file, as ``prove`` does, beside what the block does; of a plain dump that is done at once."""
+    if not source.packed:
+        verify.plain_dump(source.file, descriptor)
+        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
+        yield ProofToCome(unpack=proof.unpack, is_there=lambda: True, wait=lambda: proof)
+        return
+    with verify.reading(source.file, source.kind, descriptor) as both:
+        content, checksum = both.sources
+
+        def wait() -> Proof:
+            with watch.reading(f"{source.kind}: verifying", content, beside=checksum) as beat:
+                return both.proof(expected=source.checksum, beat=beat)
+
+        yield ProofToCome(unpack=verify.unpacker(), is_there=lambda: both.over, wait=functools.cache(wait))
 
 
 def head(source: Source, descriptor: int) -> Head:

@@ -12,10 +12,11 @@ from dental_pms_backup import databases, postgres, streams, tools
 from dental_pms_backup.errors import RestoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from dental_pms_backup.postgres import Server
     from dental_pms_backup.sources import DatabaseSource
+    from dental_pms_backup.verify import Proof
 
 PUBLIC_IS_OWNED_SINCE = 15
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
@@ -39,7 +40,8 @@ insert into dental_pms_guard values (1)"""
 MARK = "set local dental_pms.whole = 'yes';"
 WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
 /^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
-UNPACKED_AND_AFTER = 'after=$1; shift; "$@" && echo && cat -- "$after"'
+# The gate is a pipe that nobody writes to: it is at its end once it is known what comes after.
+UNPACKED_AND_AFTER = 'gate=$1 after=$2; shift 2; "$@" && echo && cat -- "$gate" "$after"'
 # Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
 # its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
 # in part. A partitioned table has, beside rows loaded through it, those of its partitions. No message of it can quote a
@@ -113,13 +115,13 @@ def replay(
     *,
     unpack: Sequence[str],
     token: str | None,
-    rows: Mapping[str, int],
+    proven: Callable[[], Proof | None],
     beat: Callable[[], None],
 ) -> None:
     """Replay an open dump, from its offset on, into a database of the live server; RestoreError, and nothing changed.
 
-    ``unpack`` is what proved it, see ``verify.Proof``; ``token`` what its line restrict has, see ``dumps.Head``;
-    ``rows`` are those that its tables have.
+    ``token`` is what its line restrict has, see ``dumps.Head``. ``proven`` returns the dump's proof as soon as there is
+    one, before which nothing is committed; nor is anything where another program than ``unpack`` proved it.
     """
     session = streams.new_session()
     psql = postgres.client(
@@ -138,15 +140,24 @@ def replay(
         stdin=True,
     )
     filters = [WITHOUT_COMMIT, *_without_restrict(live, token)]
-    after = COUNT.format(rows=postgres.literal(json.dumps(rows, ensure_ascii=False))) + MARK
-    with tools.memory("after") as behind:
-        os.write(behind, f"{after}\n".encode())
+    with tools.memory("after") as after, tools.pipe() as (gate, keeper):
+
+        def beat_and_open() -> None:
+            beat()
+            if not keeper.closed and (proof := proven()):
+                if proof.unpack == unpack:
+                    rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
+                    os.write(after, f"{COUNT.format(rows=rows)}{MARK}\n".encode())
+                keeper.close()
+
+        beat_and_open()
+        behind = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in (gate, after)]
         argvs = [
-            ["sh", "-c", UNPACKED_AND_AFTER, "sh", f"/proc/{os.getpid()}/fd/{behind}", *unpack],
+            ["sh", "-c", UNPACKED_AND_AFTER, "sh", *behind, *unpack],
             ["sed", *(f"--expression={script}" for script in filters)],
             psql,
         ]
-        failed = _run(live.server, session, argvs, source, beat)
+        failed = _run(live.server, session, argvs, source, beat_and_open)
     if failed:
         raise _error(failed, into.state)
 

@@ -1,4 +1,4 @@
-"""Putting a set's content back: looked at before anything is touched, restored beside, put in its place at the end.
+"""Putting a set's content back: looked at before what is live is touched, restored beside, put in its place at the end.
 
 A database is replayed into a new one in one transaction, counted, and given the live one's name in another; the live
 one is kept under a dated name. Attachments are unpacked beside the live directory and swapped in by renames.
@@ -77,7 +77,7 @@ class Terms:
 def database_into_new(config: Config, wanted: str, name: str | None, *, now: datetime, watch: Watch) -> Restored:
     """Restore a set's or a file's dump into a new database beside the live one, which is not touched.
 
-    Nothing is left of the new one when that fails: RestoreError.
+    Nothing is left of the new one when that fails: RestoreError, VerificationError.
     """
     dump = dumps.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
@@ -85,9 +85,11 @@ def database_into_new(config: Config, wanted: str, name: str | None, *, now: dat
     target = name or databases.name_like(live.facts.database, f"_{stamp.replace('-', '_')}")
     with _recorded(config.store, Stream.DB, target, now), dumps.opened(dump) as descriptor:
         _check_name(live, target)
-        proven = beside.prove(dump, descriptor, live, watch=watch)
-        beside.check_room(proven)
-        with beside.restored(config, proven, now=now, watch=watch) as made:
+        found = beside.look(dump, descriptor, live)
+        beside.check_room(found)
+        with beside.made(live, now=now) as made:
+            into = Into(database=made, replacing=False, state=beside.NEW_IS_GONE)
+            proof = beside.fill_while_proving(config, found, into, watch=watch)
             stop.check()
             databases.take_name(live.server, live.facts.database, made, target)
         kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
@@ -95,7 +97,7 @@ def database_into_new(config: Config, wanted: str, name: str | None, *, now: dat
         stream=Stream.DB,
         file=dump.file,
         target=target,
-        rows=sum(proven.rows.values()),
+        rows=sum(proof.rows.values()),
         switch=databases.switch_command(live.server, live.facts.user, live.facts.database, target, kept),
         drop=databases.drop_command(live.server, live.facts.user, target),
     )
@@ -110,19 +112,22 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     live = sources.database(config)
     database = live.facts.database
     with _recorded(config.store, Stream.DB, database, now), dumps.opened(dump) as descriptor:
-        proven = beside.prove(dump, descriptor, live, watch=watch)
+        proof = dumps.prove(dump, descriptor, watch=watch)
+        found = beside.look(dump, descriptor, live)
         if not terms.replay:
             beside.check_room(
-                proven, hint=f"dental-pms-backup restore db {wanted} --in-place --replace   # needs no room twice"
+                found, hint=f"dental-pms-backup restore db {wanted} --in-place --replace   # needs no room twice"
             )
         counts = _live_rows(live, needed=terms.safety_set)
-        terms.consent(database, _losses(counts, proven.rows))
+        terms.consent(database, _losses(counts, proof.rows))
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
-            beside.refill(config, proven, Into(database=database, replacing=True), watch=watch)
-            rows = sum(proven.rows.values())
+            beside.fill(config, found, Into(database=database, replacing=True), proof, watch=watch)
+            rows = sum(proof.rows.values())
             return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
-        with beside.restored(config, proven, now=now, watch=watch) as made:
+        with beside.made(live, now=now) as made:
+            into = Into(database=made, replacing=False, state=beside.NEW_IS_GONE)
+            beside.fill(config, found, into, proof, watch=watch)
             databases.analyze(live.server, made)
             kept = beside.free_name(live, "_before_", now)
             stop.check()
@@ -132,7 +137,7 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
         file=dump.file,
         target=database,
         kept=kept,
-        rows=sum(proven.rows.values()),
+        rows=sum(proof.rows.values()),
         safety_set=taken,
         drop=databases.drop_command(live.server, live.facts.user, kept),
     )

@@ -19,7 +19,7 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import sh
 
@@ -96,6 +96,11 @@ class Running:
     def unfed(self) -> bool:
         """Tell whether a ``source`` that grew could not be passed on to its end: the programs have not read all."""
         return self._feeder is not None and self._feeder.failed
+
+    @property
+    def over(self) -> bool:
+        """Tell whether every program has ended."""
+        return not any(process.process.is_alive()[0] for process in self._started)
 
     def wait(self, beat: Callable[[], None] | None = None) -> tuple[Ended, ...]:
         """Wait until every program has ended, and return how; ``beat`` is called about ten times a second."""
@@ -217,6 +222,18 @@ def memory(name: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, BinaryIO]]:
+    """Open a pipe while the block lasts: the descriptor of the end to read from, and the file to write to."""
+    with room_for("a program: cannot be started"):
+        reading, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb", buffering=0) as file:
+            yield reading, file
+    finally:
+        os.close(reading)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 from dental_pms_backup import postgres, scratch
 from dental_pms_backup.postgres import OnHost
 from tests import faults
+from tests.integration.drills import change_manifest
 from tests.integration.support import Site, as_cluster_user, sql
 
 PRACTICE = Path(__file__).with_name("practice.sql")
@@ -87,6 +88,8 @@ def own_database(site: Site, live: OnHost) -> Iterator[Site]:
     sql(live, f'create database "{name}" template practice')
     site.server = postgres.in_database(live, name)
     site.configure({"native.database": name})
+    for taken in site.sets():  # as if of that database
+        change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(database=name))
     try:
         yield site
     finally:

@@ -232,6 +232,21 @@ def test_a_restore_into_the_wrong_database_touches_none(own_database: Site) -> N
     recovers(site)
 
 
+@pytest.mark.fault("Database", "a set to be restored is of a database of another name")
+def test_a_set_of_a_database_of_another_name_is_told_before_anything_is_replaced(site: Site) -> None:
+    with small_site(site, site.place / "pg"), listening(site) as journal:
+        before = dump(site.server)
+        done = site.run("restore", "db", "latest", wrapper=journal.wrapper)
+        told = events(journal.close())
+        assert (done.returncode, done.stderr) == (
+            0,
+            "the set was taken of database practice, the live one is small\n",
+        )
+        assert dump(site.server) == before
+        faults.saw(status=0, store=AS_IT_WAS, events=told)
+        recovers(site)
+
+
 @pytest.mark.fault("Database", "a row is lost on its way into the server, in a restore")
 @pytest.mark.parametrize("how", ["beside", "--replace"])
 def test_a_row_that_did_not_arrive_is_noticed_before_anything_is_committed(own_database: Site, how: str) -> None:

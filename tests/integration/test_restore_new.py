@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,57 @@ def test_a_set_that_was_changed_is_refused(own_database: Site) -> None:
     content = of_set(site).replace(b"canary-patient-4711", b"canary-patient-4712")
     file.write_bytes(gzip.compress(content))
     assert "the checksum differs, expected that of the manifest" in fails(site, "latest")
+
+
+def test_nothing_is_committed_before_the_proof_however_late_it_comes(own_database: Site) -> None:
+    site = own_database
+    before = dump(site.server)
+    path = site.fake_on_path("sha256sum", 'sleep 4; exec "$real" "$@"')
+    began = time.monotonic()
+    done = site.run("restore", "db", "latest", PATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began > 4
+    assert in_new(site, printed(done)["restore_target"]) == before
+
+
+def test_a_whole_dump_that_turns_out_to_be_another_is_not_committed(own_database: Site) -> None:
+    site = own_database
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    file.write_bytes(gzip.compress(of_set(site).replace(b"canary-patient-4711", b"canary-patient-4712")))
+    path = site.fake_on_path("sha256sum", 'sleep 4; exec "$real" "$@"')
+    site.fake(
+        "psql",
+        """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
+exec "$real" "$@\"""",
+    )
+    (site.place / "clients").chmod(0o777)
+    assert "the checksum differs, expected that of the manifest" in fails(site, "latest", PATH=path)
+    assert not (site.place / "clients/psql.said").exists()
+
+
+def test_what_only_gzip_says_is_whole_is_replayed_by_gzip(own_database: Site) -> None:
+    """A file of two parts: its last field is not the length of all that comes out."""
+    site = own_database
+    before = dump(site.server)
+    text = of_set(site)
+    file = site.place / "parts.sql.gz"
+    file.write_bytes(gzip.compress(text[:5000]) + gzip.compress(text[5000:]))
+    path = site.fake_on_path("gzip", 'echo "$@" >>"$0.said"; exec "$real" "$@"')
+    (site.place / "fakes").chmod(0o777)
+    done = site.run("restore", "db", str(file), PATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (site.place / "fakes/gzip.said").read_text() == "--decompress --stdout\n" * 2
+    assert in_new(site, printed(done)["restore_target"]) == before
+
+
+def test_a_dump_that_is_damaged_is_said_to_be_so_and_not_what_the_server_made_of_it(own_database: Site) -> None:
+    site = own_database
+    text = of_set(site)
+    file = site.place / "cut.sql.gz"
+    file.write_bytes(gzip.compress(text)[:-5000])
+    assert "the content is not sound (gzip: exit status 1)" in fails(site, str(file))
+    file.write_bytes(gzip.compress(text[: len(text) // 2]))
+    assert "the dump does not end with its completion mark, expected a whole dump" in fails(site, str(file))
 
 
 def test_rows_that_did_not_arrive_are_noticed(own_database: Site) -> None:
