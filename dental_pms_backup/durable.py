@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import time
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, StoreError
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DRAFT_SUFFIX = ".draft"
+WRITTEN_TO_S = 10.0
 
 
 def write(path: Path, content: bytes) -> None:
@@ -30,6 +34,21 @@ def remove(path: Path) -> None:
     """Remove a small file, if it is there; durable on return."""
     unlink(path)
     sync_directory(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, if it is there, in which programs that were just killed may write for a moment more; OSError.
+
+    It is no more than gone: a power failure may bring it back.
+    """
+    deadline = time.monotonic() + WRITTEN_TO_S
+    while os.path.lexists(path):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.ENOENT} or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def draft_path(path: Path) -> Path:

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -165,7 +164,7 @@ def recover(store: Path) -> list[str]:
     fetched = [path for path in hidden if path.name.startswith(FETCHING)]
     for path in fetched:
         try:
-            shutil.rmtree(path)
+            durable.remove_tree(path)
         except OSError as error:
             raise durable.refusal(path, "cannot be removed", error) from None
     done += _trim_checksums(store)

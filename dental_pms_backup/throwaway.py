@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import signal
 import tempfile
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import compose, journal, postgres, roads, scratch, stop, tools
+from dental_pms_backup import compose, durable, journal, postgres, roads, scratch, stop, tools
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.keys import Road
@@ -36,7 +35,6 @@ SERVERS = ("/postgres", "/initdb")
 DATA = "/var/lib/postgresql/data"
 DOCKER_ANSWERS_S = 120
 STARTS_WITHIN_S = 180
-GOES_WITHIN_S = 10.0
 LONGEST_PLACE_BYTES = 107 - len("/.s.PGSQL.5432")  # unix(7): sun_path, with its NUL
 # for speed; a replay of definitions and rows needs no other server to follow it, and in one transaction a lock on each
 SETTINGS = (
@@ -276,21 +274,10 @@ def _remove_container(name: str) -> None:
 
 
 def _remove_tree(path: Path) -> None:
-    """Remove a directory in which the processes of a server that was just killed may write for a moment more."""
-    deadline = time.monotonic() + GOES_WITHIN_S
-    while True:
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            if not path.exists():
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {path}")
-                return
-        else:
-            return
-        time.sleep(0.1)
+    try:
+        durable.remove_tree(path)
+    except OSError as error:
+        _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {path}")
 
 
 def _warn(text: str, hint: str) -> None:

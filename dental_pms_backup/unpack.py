@@ -13,7 +13,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import tools
+from dental_pms_backup import durable, tools
 from dental_pms_backup.artefacts import NAME_PATTERN
 from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, VerificationError
 
@@ -200,7 +200,7 @@ def recover(target: Path) -> list[str]:
             kept.rmdir()
             _sync(kept.parent)
             done.append(f"{target}: a restore, cut off in its swap, was undone; what was live is back")
-        shutil.rmtree(fresh)
+        durable.remove_tree(fresh)
         done.append(f"{fresh}: what a restore that was cut off had unpacked is removed")
     return done
 
@@ -263,8 +263,7 @@ def temporary_directory(path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        if path.exists():
-            shutil.rmtree(path)
+        durable.remove_tree(path)
 
 
 def _all_beside(target: Path, word: str) -> list[Path]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -139,3 +143,27 @@ def test_directory_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch:
         durable.write(Path("file"), b"new")
     tmp_path.chmod(0o755)
     assert files_below(tmp_path) == {}
+
+
+def test_a_directory_is_removed_in_which_a_killed_program_writes_for_a_moment_more(tmp_path: Path) -> None:
+    place = tmp_path / "restoring"
+    place.mkdir()
+    script = 'for n in $(seq 3000); do mkdir "$1/$n" && : >"$1/$n/file" || exit; done 2>/dev/null'
+    with subprocess.Popen(["/bin/sh", "-c", script, "sh", place]) as program:
+        while not (place / "20").exists():
+            time.sleep(0.001)
+        threading.Timer(0.3, program.kill).start()
+        durable.remove_tree(place)
+    assert not place.exists()
+    durable.remove_tree(place)
+
+
+def test_a_directory_that_cannot_be_removed_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EACCES, "no")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    began = time.monotonic()
+    with pytest.raises(OSError, match="no"):
+        durable.remove_tree(tmp_path)
+    assert time.monotonic() - began < 5
