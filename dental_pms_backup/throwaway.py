@@ -266,7 +266,8 @@ def _end_servers(directories: str) -> None:
 
 def _remove_container(name: str) -> None:
     ended, _ = tools.capture(["docker", "rm", "--force", "--volumes", name], timeout_s=DOCKER_ANSWERS_S)
-    if not ended.ok and not any(re.search("no such container", line, re.IGNORECASE) for line in ended.said):
+    goes = re.compile("no such container|already in progress", re.IGNORECASE)  # the latter: a killed drill removed it
+    if not ended.ok and not any(goes.search(line) for line in ended.said):
         _warn(
             f"the throwaway container {name} stays until the next drill ({ended})",
             f"docker rm --force --volumes {name}",

@@ -7,8 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import throwaway
+from dental_pms_backup import journal, throwaway
 from tests.unit.builders import gone
+
+
+@pytest.mark.parametrize("goes", ["No such container: x", "removal of container x is already in progress"])
+def test_a_container_that_goes_by_itself_needs_no_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes: str
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\n[ $1 = rm ] || {{ echo x; exit; }}\necho 'Error response: {goes}' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    told: list[str] = []
+    monkeypatch.setattr(journal, "write", lambda _event, text, **_: told.append(text))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert throwaway.clear("0123", tmp_path) == 1
+    assert told == []
+    docker.write_text(docker.read_text().replace(goes, "permission denied"))
+    throwaway.clear("0123", tmp_path)
+    assert told == ["the throwaway container x stays until the next drill (docker: exit status 1)"]
 
 
 def test_a_process_that_ends_while_the_servers_of_killed_drills_are_looked_for_is_none(
