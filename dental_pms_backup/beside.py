@@ -94,9 +94,9 @@ def made(live: DatabaseSource, *, now: datetime) -> Iterator[str]:
 
 
 def fill_while_proving(config: Config, dump: Opened, into: Into, *, watch: Watch) -> Proof:
-    """Replay a dump into a new database beside the proof that it is whole, before which nothing is committed.
+    """Replay a dump into a new database beside the rest of its proof, before which nothing is committed.
 
-    VerificationError, RestoreError, and nothing of it is there.
+    A dump from elsewhere is proven first. VerificationError, RestoreError, and nothing of it is there.
     """
     with (
         dumps.proving(dump.source, dump.descriptor, watch=watch) as to_come,
@@ -106,9 +106,10 @@ def fill_while_proving(config: Config, dump: Opened, into: Into, *, watch: Watch
         try:
             _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)
         except RestoreError:
-            if to_come.wait().unpack == to_come.unpack:  # else the dump is at fault, or what unpacked it
+            proof = to_come.wait()  # the dump is at fault, or what unpacked it, or else the server says no
+            if proof.unpack == to_come.unpack:
                 raise
-            fill(config, again, into, to_come.wait(), watch=watch)
+            fill(config, again, into, proof, watch=watch)
         return to_come.wait()
 
 

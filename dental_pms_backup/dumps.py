@@ -85,7 +85,7 @@ class Source:
     @property
     def database(self) -> str:
         """Return the name of the database that a dump was taken of, empty where no manifest has it."""
-        return str(self._origin.get("database", ""))
+        return str(self._origin.get("database") or "")
 
     def database_bytes(self) -> int:
         """Return how large the database will be: as the manifest has it, else a guess from the file's size."""
@@ -112,18 +112,15 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofToCome:
-    """A proof that is being made: the argv that unpacks for it, whether all has been read, and how to wait for it.
+    """A proof that is being made: the argv that unpacks for it, and how to ask and to wait for it.
 
-    ``wait`` returns the proof, which is another program's where that had to decide, or raises VerificationError.
+    Both return the proof, which is another program's where that had to decide, or raise VerificationError; ``now``
+    returns None as long as there is none.
     """
 
     unpack: Sequence[str]
-    is_there: Callable[[], bool]
+    now: Callable[[], Proof | None]
     wait: Callable[[], Proof]
-
-    def now(self) -> Proof | None:
-        """Return the proof as ``wait`` does, None as long as it is being made."""
-        return self.wait() if self.is_there() else None
 
 
 def find(store: Path, wanted: str, kind: Kind) -> Source:
@@ -172,33 +169,56 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
-    with proving(source, descriptor, watch=watch) as to_come:
-        proof = to_come.wait()
+    if source.packed:
+        with verify.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
+            proof = both.proof(expected=source.checksum, beat=beat)
+    else:
+        verify.plain_dump(source.file, descriptor)
+        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return proof
 
 
 @contextlib.contextmanager
 def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofToCome]:
-    """Prove an open file, as ``prove`` does, beside what the block does; of a plain dump that is done at once."""
-    if not source.packed:
-        verify.plain_dump(source.file, descriptor)
-        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
-        yield ProofToCome(unpack=proof.unpack, is_there=lambda: True, wait=lambda: proof)
+    """Prove an open file as ``prove`` does, but once it has its set's checksum the rest of it beside the block.
+
+    What has that checksum is byte for byte what a run proved and published. Of a file from elsewhere nobody knows what
+    it is before it is proven: that is done at once.
+    """
+    if not source.checksum:
+        proof = prove(source, descriptor, watch=watch)
+        yield ProofToCome(unpack=proof.unpack, now=lambda: proof, wait=lambda: proof)
         return
-    with verify.reading(source.file, source.kind, descriptor) as both:
-        content, checksum = both.sources
+    with verify.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
+        both.checksum(source.checksum, beat)
 
+        @functools.cache
         def wait() -> Proof:
-            with watch.reading(f"{source.kind}: verifying", content, beside=checksum) as beat:
-                return both.proof(expected=source.checksum, beat=beat)
+            return both.proof(expected=source.checksum, beat=beat)
 
-        yield ProofToCome(unpack=verify.unpacker(), is_there=lambda: both.over, wait=functools.cache(wait))
+        def now() -> Proof | None:
+            if both.over:
+                return wait()
+            beat()
+            return None
+
+        yield ProofToCome(unpack=verify.unpacker(), now=now, wait=wait)
+
+
+def _watched(
+    source: Source, both: verify.Readings, watch: Watch
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    content, checksum = both.sources
+    return watch.reading(f"{source.kind}: verifying", content, beside=checksum)
 
 
 def head(source: Source, descriptor: int) -> Head:
-    """Read the first lines of an open dump."""
-    text = os.pread(descriptor, HEAD_BYTES, 0)
+    """Read the first lines of an open dump; VerificationError when the disk does not give them."""
+    try:
+        text = os.pread(descriptor, HEAD_BYTES, 0)
+    except OSError as error:
+        raise VerificationError(f"{source.file}: cannot be read: {error.strerror}, expected a dump") from None
     if source.packed:
         with contextlib.suppress(zlib.error):
             text = zlib.decompressobj(GZIP_MEMBER).decompress(text, HEAD_BYTES)

@@ -41,11 +41,12 @@ def remove_tree(path: Path) -> None:
 
     It is no more than gone: a power failure may bring it back.
     """
-    deadline = time.monotonic() + WRITTEN_TO_S
+    deadline = None
     while os.path.lexists(path):
         try:
             shutil.rmtree(path)
         except OSError as error:
+            deadline = deadline or time.monotonic() + WRITTEN_TO_S
             if error.errno not in {errno.ENOTEMPTY, errno.ENOENT} or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

@@ -121,7 +121,7 @@ def replay(
     """Replay an open dump, from its offset on, into a database of the live server; RestoreError, and nothing changed.
 
     ``token`` is what its line restrict has, see ``dumps.Head``. ``proven`` returns the dump's proof as soon as there is
-    one, before which nothing is committed; nor is anything where another program than ``unpack`` proved it.
+    one, before which nothing is committed; it has to be by ``unpack``.
     """
     session = streams.new_session()
     psql = postgres.client(
@@ -145,9 +145,12 @@ def replay(
         def beat_and_open() -> None:
             beat()
             if not keeper.closed and (proof := proven()):
-                if proof.unpack == unpack:
-                    rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
-                    os.write(after, f"{COUNT.format(rows=rows)}{MARK}\n".encode())
+                if proof.unpack != unpack:
+                    raise RestoreError(
+                        f"db: {unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
+                    )
+                rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
+                os.write(after, f"{COUNT.format(rows=rows)}{MARK}\n".encode())
                 keeper.close()
 
         beat_and_open()

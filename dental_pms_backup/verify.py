@@ -178,14 +178,19 @@ class Readings:
         It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
         where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
         """
+        checksum = self.checksum(expected, beat)
+        rows, unpack = self._content(index, beat)
+        return Proof(rows=rows, sha256=checksum, unpack=unpack)
+
+    def checksum(self, expected: str, beat: Beat) -> str:
+        """Return the checksum; VerificationError unless that is the ``expected`` one, where one is."""
         checksum = self.summing.checksum(self.path, beat)
         if expected not in {"", checksum}:
             raise VerificationError(
                 f"{self.path}: the checksum differs, expected that of the manifest",
                 hint="dental-pms-backup verify   # which sets are good",
             )
-        rows, unpack = self._content(index, beat)
-        return Proof(rows=rows, sha256=checksum, unpack=unpack)
+        return checksum
 
     def _content(self, index: Path | None, beat: Beat) -> tuple[dict[str, int], Sequence[str]]:
         source = self.reading.source
