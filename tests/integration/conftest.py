@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, scratch
+from dental_pms_backup import durable, postgres, scratch
 from dental_pms_backup.postgres import OnHost
 from tests import faults
 from tests.integration.drills import change_manifest
@@ -32,7 +32,7 @@ def grounds() -> Iterator[Path]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory)
+        durable.remove_tree(directory)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +41,7 @@ def live(grounds: Path) -> Iterator[OnHost]:
     with scratch.cluster(grounds / "live", database="practice") as server:
         loaded = as_cluster_user(server, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=PRACTICE.read_text())
         assert loaded.returncode == 0, loaded.stderr
+        sql(server, "checkpoint")  # else a crash in a test would move the sequences on, for all tests after it
         yield server
 
 
@@ -52,7 +53,7 @@ def place(grounds: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory)
+        durable.remove_tree(directory)
 
 
 @pytest.fixture(scope="session")

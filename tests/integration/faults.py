@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dental_pms_backup import postgres
 from tests import faults
-from tests.integration.support import CANARIES, Journal, Site, signalled
+from tests.integration.support import CANARIES, Journal, Site, processes_about, signalled, sql, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -19,7 +20,7 @@ FAILED = "failure={}\nbackup_run_status=failed\n"
 OK = "backup_run_status=ok"
 SUSPECT = "failure=suspect"
 LOCK_ALL = "lock table patients in access exclusive mode;"
-STOPS_WITHIN_S = 5
+STOPS_WITHIN_S = 20
 WITHOUT_READ_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
 
 
@@ -97,6 +98,14 @@ def recovers(site: Site, **variables: str) -> str:
     assert site.run("verify", name).returncode == 0
     faults.recovered()
     return name
+
+
+def at_rest(site: Site) -> None:
+    """Wait until nothing of a command that was killed works any more, here or on the server."""
+    elsewhere = postgres.in_database(site.server, "postgres")
+    sessions = f"""select count(*) from pg_stat_activity
+        where datname like '{site.server.database}%' or application_name like 'dental-pms-backup%'"""  # noqa: S608 - ours
+    wait_until(lambda: not processes_about(site.place.name) and sql(elsewhere, sessions) == "0")
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ JOURNAL = Path("/run/systemd/journal")
 CANARIES = ("canary-patient-4711", "hash-canary-7f3a", "SCRAM-SHA-256$")
 NEVER_BOUNDED = ("dac_override", "dac_read_search")
 SET_FILES = re.compile(r"(db/[^.].*|sets/[^.].*|attachments_.*)")
-ENDS_WITHIN_S = 60
+ENDS_WITHIN_S = 180
 HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
 Setting = str | int | bool | Mapping[str, str] | None
@@ -273,11 +273,11 @@ def session(server: OnHost, *statements: str) -> Iterator[None]:
             wait_until(lambda: process.poll() is not None)
 
 
-def wait_until(holds: Callable[[], bool], *, within_s: float = 15) -> None:
+def wait_until(holds: Callable[[], bool], *, within_s: float = 60) -> None:
     awaited(lambda: "yes" if holds() else "", within_s=within_s)
 
 
-def awaited(asked: Callable[[], str], *, within_s: float = 15) -> str:
+def awaited(asked: Callable[[], str], *, within_s: float = 60) -> str:
     """Return the first answer that is not empty."""
     deadline = time.monotonic() + within_s
     while not (answer := asked()):
@@ -299,6 +299,16 @@ def clients_of(server: OnHost) -> list[str]:
             settings = (process / "environ").read_bytes()
             if f"PGHOST={server.host}\0".encode() in settings and b"PGAPPNAME=dental-pms-backup" in settings:
                 found.append((process / "cmdline").read_text())
+    return found
+
+
+def processes_about(word: str) -> list[str]:
+    """Return the processes with a word in their command line, which a child has of its parent until it is a program."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (process / "cmdline").read_bytes():
+                found.append(process.name)
     return found
 
 

@@ -246,7 +246,7 @@ def test_a_clock_that_jumps_in_a_run_does_not_matter(site: Site, clock: Clock, l
             process = stack.enter_context(site.running("run", wrapper=journal.wrapper, **clock.set("+0")))
             wait_until(lambda: dumps_running(live) == 1)
             clock.set(f"{jump.total_seconds():+.0f}")
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         told = journal.close()
     assert (process.returncode, err, out.splitlines()[-1:]) == (0, "", [OK])
     assert 0 <= int(re.findall(r"duration_seconds=(-?\d+)", out)[0]) < 60

@@ -260,7 +260,7 @@ def test_a_reader_that_goes_away_is_told(site: Site) -> None:
     with site.running("extract", "latest", "--table", "patients") as process:
         assert process.stdout
         process.stdout.close()
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=120) == 1
         assert process.stderr
         assert "standard output: does not take all rows" in process.stderr.read()
 

@@ -129,7 +129,7 @@ def a_run_that_waits(site: Site, live: OnHost) -> Iterator[list[Ran]]:
             process = stack.enter_context(site.running("run"))
             wait_until(lambda: dumps_running(live) == 1)
             yield ended
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         ended.append(Ran([], process.returncode, out, err))
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_stands_still_keeps_its_lock_and_goes_on_afterwards(site: Sit
             process.send_signal(signal.SIGSTOP)
             fails(site, cause="locked", status=75)
         process.send_signal(signal.SIGCONT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert out.splitlines()[-1] == OK
     recovers(site)
 
@@ -206,7 +206,7 @@ def test_a_run_during_a_restore_of_the_database_is_refused_and_the_restore_goes_
             restore = stack.enter_context(site.running("restore", "db", "latest", "--in-place", "--yes"))
             wait_until(lambda: dumps_running(site.server) == 1)
             fails(site, cause="locked", status=75)
-        out, err = restore.communicate(timeout=30)
+        out, err = restore.communicate(timeout=120)
     assert (restore.returncode, out.splitlines()[-1], err) == (0, "restore_status=ok", "")
     assert dump(site.server) == before
     recovers(site)
@@ -221,7 +221,7 @@ def test_a_run_during_a_restore_of_the_attachments_is_refused_and_the_restore_go
         wait_until(waits.exists)
         fails(site, cause="locked", status=75)
         go_on.touch()
-        out, err = restore.communicate(timeout=30)
+        out, err = restore.communicate(timeout=120)
     assert (restore.returncode, out.splitlines()[-1], err) == (0, "restore_status=ok", "")
     assert on_disk(site.attachments) == before
     recovers(site)
@@ -244,7 +244,7 @@ def test_a_run_during_prune_is_refused_and_prune_goes_on(site: Site) -> None:
         wait_until(lambda: "running now: yes" in site.run("status").stdout)
         fails(site, cause="locked", status=75)
         strace.kill()  # which lets prune go on
-        out, err = strace.communicate(timeout=30)
+        out, err = strace.communicate(timeout=120)
     assert ("removed" in out, err, site.sets()) == (True, "", [last]), out
     recovers(site, BACKUP_KEEP="2")
 
@@ -258,7 +258,7 @@ def test_a_set_that_goes_while_it_is_copied_fails_the_push_and_is_not_listed_the
         wait_until(waits.exists)
         last = site.takes(BACKUP_KEEP="1")
         go_on.touch()
-        out, err = push.communicate(timeout=30)
+        out, err = push.communicate(timeout=120)
         told = journal.close()
     assert (push.returncode, out, site.sets()) == (1, "", [last]), err
     faults.saw(status=1, store=A_NEW_SET, events=events(told))

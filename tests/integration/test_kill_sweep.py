@@ -66,7 +66,7 @@ def ended_well(site: Site, how: signal.Signals | str, moment_s: float, chance: r
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=moment_s)
         kill(process, how, chance)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     loading = "KeyboardInterrupt" in err  # Python's own word, until the program is loaded
     assert loading or "Traceback" not in err
     new = sets_on_disk(site).keys() - before.keys()

@@ -1,5 +1,6 @@
 """Copies in the second place: encrypted, compared, and good for coming back. Real rclone, over a local directory."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -158,9 +159,11 @@ def test_a_missing_file_there_is_found(site: Site, there: Path) -> None:
 
 def test_a_copy_that_was_cut_off_is_copied_again(site: Site, there: Path) -> None:
     (name,) = site.sets()
+    manifest = site.store / f"sets/{name}.json"
+    os.utime(manifest, (manifest.stat().st_mtime + 1,) * 2)
     pushes(site)
     files = sorted((path for path in there.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
-    files[-1].unlink()  # the manifest goes last
+    files[-1].unlink()  # the manifest
     files[0].unlink()
     assert site.run("offsite", "list").stdout == ""
     assert pushes(site).stdout == f"{name}: copied and compared\n"

@@ -211,12 +211,13 @@ def test_an_open_transaction_of_the_application_fails_a_replay_in_the_live_datab
 
 def test_a_signal_in_the_replay_keeps_the_database_and_ends_psql(own_database: Site) -> None:
     site = own_database
+    site.configure({"database.lock_wait_s": 300})
     before = dump(site.server)
     variables = {"CONFIRM": "YES"}
     with session(site.server, "select count(*) from patients;"):
         with site.running("restore", "db", "latest", "--in-place", "--replace", **variables) as process:
             wait_until(lambda: waiting(site) == 1)
-            status, out, _ = signalled(process, signal.SIGTERM, within_s=5)
+            status, out, _ = signalled(process, signal.SIGTERM, within_s=30)
         assert (status, "status=" in out) == (1, False)
         wait_until(lambda: clients_of(site.server) == [])
     wait_until(lambda: dumps_running(site.server) == 0)

@@ -215,7 +215,7 @@ def test_what_a_restore_left_that_was_killed_while_it_unpacked_is_removed_by_the
     tar = site.fake_on_path("tar", 'case "$*" in *--extract*) "$real" "$@"; sleep 60 ;; esac; exec "$real" "$@"')
     with site.running("restore", "attachments", "latest", "--in-place", "--yes", PATH=tar) as process:
         wait_until(lambda: any(path.is_dir() and list(path.iterdir()) for path in site.place.glob("attachments.*")))
-        signalled(process, signal.SIGKILL, within_s=10)
+        signalled(process, signal.SIGKILL, within_s=30)
     (left,) = beside(site)
     assert ".restoring-" in left
     assert "cut off" not in site.run("run", "attachments").stderr, "what is live is whole"

@@ -193,7 +193,7 @@ def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str,
     sql(site.server, *CHANGES)
     with at_a_terminal(site) as (process, keyboard):
         os.write(keyboard, typed.format(site.server.database).encode() + b"\n")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == status, err
     assert f"Type {site.server.database} to go on:" in err
     assert (dump(site.server) == before) == (status == 0)
@@ -204,7 +204,7 @@ def test_an_interrupt_at_the_question_is_heeded(own_database: Site) -> None:
         assert process.stderr
         assert "to go on:" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == 1
+        assert process.wait(timeout=30) == 1
 
 
 @pytest.mark.fault("Database", "while a restore replays, it is killed")
@@ -217,7 +217,7 @@ def test_a_restore_in_place_that_is_killed_leaves_the_live_database_as_it_was(ow
         with site.running("restore", "db", "latest", "--in-place", "--yes", wrapper=journal.wrapper) as process:
             wait_until(lambda: beside(site) != [])
             time.sleep(0.3)
-            signalled(process, signal.SIGKILL, within_s=10)
+            signalled(process, signal.SIGKILL, within_s=30)
         told = events(journal.close())
     site.mend()
     assert dump(site.server) == spoilt

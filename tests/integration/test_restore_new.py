@@ -419,7 +419,7 @@ def test_a_signal_drops_the_new_database(own_database: Site) -> None:
     site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
     with site.running("restore", "db", "latest") as process:
         wait_until(lambda: beside(site) != [])
-        status, out, err = signalled(process, signal.SIGTERM, within_s=10)
+        status, out, err = signalled(process, signal.SIGTERM, within_s=30)
     assert (status, out) == (1, "")
     assert "stopped by signal 15" in err
     assert beside(site) == []
@@ -431,7 +431,7 @@ def test_what_a_killed_restore_leaves_is_named_by_the_next_and_not_in_its_way(ow
     site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
     with site.running("restore", "db", "latest") as process:
         wait_until(lambda: beside(site) != [])
-        signalled(process, signal.SIGKILL, within_s=10)
+        signalled(process, signal.SIGKILL, within_s=30)
     site.mend()
     (left,) = beside(site)
     assert re.fullmatch(rf"{site.server.database}_restoring_[0-9_]{{17}}", left)

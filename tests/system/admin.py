@@ -69,6 +69,7 @@ def make_ready(machine: Machine) -> None:
     drop_ins = " ".join(f"/etc/systemd/system/{unit}.d" for unit in (SERVICE, TIMER))
     machine.run(
         f"systemctl disable --quiet --now {TIMER} {DRILL_TIMER};"
+        f"rm -f /var/lib/systemd/timers/stamp-{PACKAGE}*.timer;"
         f"systemctl stop {SERVICE} {DRILL}; systemctl reset-failed;"
         f"rm -rf {STORE} /srv/dental-pms/.run /srv/store {practice.ATTACHMENTS}.* /srv/native/attachments.*;"
         f"! rm -r {drop_ins} 2>/dev/null || systemctl daemon-reload"
@@ -190,7 +191,7 @@ def sessions_of_dumps(machine: Machine) -> int:
     return int(practice.sql(machine, counted))
 
 
-def wait_for(what: Callable[[], bool], *, timeout_s: float = 30) -> None:
+def wait_for(what: Callable[[], bool], *, timeout_s: float = 120) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + timeout_s
     while not what():

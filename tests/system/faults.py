@@ -15,15 +15,15 @@ AUTO_CONFIG = f"retry: {{attempts: 1}}\nreserve_mb: 0\nbackup_dir: {STORE}\natta
 CONFIG = f"{AUTO_CONFIG}database: {{road: exec}}\n"  # the road with the most that can break
 PREPARED = "/root/prepared-store"
 SLOWLY = "/run/slowly"
-# The stream flows, but slowly, until the file is gone: docker itself comes to grief over one that stands still.
+# After 1.2 MB the stream flows slowly, until the file is gone: docker itself comes to grief over one that stands still.
 SLOW_COMPRESSOR = f"""\
 #!/bin/bash
 case " $* " in *" --decompress "*) exec /usr/bin/igzip "$@" ;; esac
 set -o pipefail
-(while [ -e {SLOWLY} ]; do head -c 300000; sleep 0.1; done; cat) | /usr/bin/igzip "$@"
+(head -c 1200000; while [ -e {SLOWLY} ]; do head -c 100000; sleep 0.1; done; cat) | /usr/bin/igzip "$@"
 """
 PROGRAMS = {"pg_dump", "pg_dumpall", "psql", "igzip", "tar", "docker"}
-ENDS_WITHIN_S = 90
+ENDS_WITHIN_S = 180
 _prepared: set[str] = set()
 
 

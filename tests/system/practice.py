@@ -134,15 +134,18 @@ def of_service(service: str) -> str:
 
 
 def wait_until_healthy(machine: Machine) -> None:
-    """Wait until the `db` container's PostgreSQL takes connections."""
+    """Wait until the `db` container's PostgreSQL takes connections; "healthy" docker may say of the one before."""
     state = "docker inspect --format '{{.State.Health.Status}}'"
     query = f"$(docker ps --quiet {of_service('db')})"
-    machine.run(f'until [ "$({state} {query})" = healthy ]; do sleep 0.2; done', timeout_s=60)
+    ask = in_db(f"psql -U {USER} -d {DATABASE} -XAtqc 'select 1'", options="")
+    healthy = f'[ "$({state} {query})" = healthy ] && {ask} >/dev/null 2>&1'
+    machine.run(f"until {healthy}; do sleep 0.2; done", timeout_s=180)
 
 
-def sql(machine: Machine, query: str, database: str = DATABASE) -> str:
+def sql(machine: Machine, query: str, database: str = DATABASE, *, timeout_s: int = 120) -> str:
     """Run a query in the `db` container and return its rows, unaligned."""
-    return machine.run(in_db(f"psql -U {USER} -d {database} -v ON_ERROR_STOP=1 -XAtq"), stdin=query).stdout.strip()
+    psql = in_db(f"psql -U {USER} -d {database} -v ON_ERROR_STOP=1 -XAtq")
+    return machine.run(psql, stdin=query, timeout_s=timeout_s).stdout.strip()
 
 
 def make_odd_files(directory: Path) -> None:

@@ -156,6 +156,8 @@ def test_timer_that_the_admin_disabled_again_stays_disabled_over_an_upgrade(inst
 
 def test_run_in_progress_survives_an_upgrade(practice_machine: Machine) -> None:
     admin.make_ready(practice_machine)
+    delivered = practice_machine.run(f"cat {admin.CONFIG}").stdout
+    practice_machine.write(admin.CONFIG, f"{delivered}database: {{lock_wait_s: 600}}\n")
     newer = admin.newer_package(practice_machine)
     began = admin.moment(practice_machine)
     with admin.locked_table(practice_machine):
@@ -166,6 +168,7 @@ def test_run_in_progress_survives_an_upgrade(practice_machine: Machine) -> None:
     admin.wait_for(lambda: admin.state(practice_machine) == "inactive")
     assert admin.events(admin.entries(practice_machine, began))[-1] == "run-succeeded"
     assert [stored["state"] for stored in admin.sets(practice_machine)] == ["verified"]
+    practice_machine.write(admin.CONFIG, delivered)
 
 
 def test_downgrade_to_the_delivered_version_works(installed: Machine) -> None:

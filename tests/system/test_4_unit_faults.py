@@ -39,7 +39,7 @@ def test_a_service_that_is_killed_leaves_drafts_that_the_next_run_clears(host: M
 @pytest.mark.fault("Ourselves", "in the middle of the dump, the service is stopped")
 def test_a_service_that_is_stopped_ends_the_dump_in_the_container_and_clears_up(host: Machine) -> None:
     with faults.dump_going_on(host) as run:
-        host.run(f"systemctl stop {admin.SERVICE}", timeout_s=8)
+        host.run(f"systemctl stop {admin.SERVICE}", timeout_s=25)
         assert admin.sessions_of_dumps(host) == 0
     faults.has_failed(run, cause="interrupted")
     faults.recovers(host)

@@ -12,7 +12,7 @@ from tests.system.machine import RIG, Machine
 
 CLONE = "git clone --quiet /root/checkout.bundle /root/checkout"
 LEFT = "ls /tmp /var/tmp; cat /proc/[0-9]*/comm | grep postgres; git -C /root/checkout status --porcelain"
-TIMEOUT_S = 420
+TIMEOUT_S = 900
 
 
 @pytest.fixture(scope="module")

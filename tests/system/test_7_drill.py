@@ -73,14 +73,14 @@ def test_a_set_is_proven_while_the_practice_is_down(host: Machine) -> None:
 
 def test_the_container_of_a_drill_has_the_live_image_no_network_and_no_word_of_the_live_server(host: Machine) -> None:
     host.run(f"systemctl start --no-block {DRILL}")
-    admin.wait_for(lambda: host.run(OURS).stdout != "", timeout_s=60)
+    admin.wait_for(lambda: host.run(OURS).stdout != "", timeout_s=180)
     asked = "{{.Image}} {{.HostConfig.NetworkMode}} {{.Config.Env}}"
     shown = host.run(f"docker inspect --format '{asked}' $({OURS})").stdout
     image = host.run(f"docker inspect --format '{{{{.Image}}}}' {DB}").stdout.strip()
     assert shown.startswith(f"{image} none ")
     assert f"db image id: {image}\n" in admin.dental(host, "show latest").stdout
     assert practice.PASSWORD not in shown
-    admin.wait_for(lambda: admin.properties(host, DRILL, "ActiveState")["ActiveState"] != "activating", timeout_s=60)
+    admin.wait_for(lambda: admin.properties(host, DRILL, "ActiveState")["ActiveState"] != "activating", timeout_s=180)
 
 
 @pytest.mark.parametrize("source", ["compose", "native"])
@@ -97,7 +97,7 @@ def test_the_service_drills_the_newest_set_in_its_sandbox(host: Machine, source:
 def test_a_run_starts_the_drill_when_the_configuration_wants_it(host: Machine) -> None:
     host.write(admin.CONFIG, "drill:\n  after_run: true\n")
     host.run(f"systemctl start {admin.SERVICE}", timeout_s=120)
-    admin.wait_for(lambda: admin.sets(host)[-1]["state"] == "proven", timeout_s=60)
+    admin.wait_for(lambda: admin.sets(host)[-1]["state"] == "proven", timeout_s=180)
     assert len(admin.sets(host)) == 2
 
 

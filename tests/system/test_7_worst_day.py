@@ -15,7 +15,7 @@ from tests.system.test_3_fidelity import IN_CONTAINER, ON_HOST, assert_same_tree
 PSQL = IN_CONTAINER.format(program="psql", database=practice.DATABASE)
 PG_DUMP = IN_CONTAINER.format(program="pg_dump", database=practice.DATABASE)
 BACKEND = """\
-for turn in $(seq 300); do
+while [ -e /tmp/backend ]; do
     psql "host=/var/run/postgresql user=dental dbname=dental_pms" -XAtqc "select count(*) from notes" 2>&1 | tail -n 1
     sleep 0.1
 done"""
@@ -120,6 +120,7 @@ def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> 
     rows = compare.rows(host, PSQL)
     host.run(f"cat >/root/backend.sh <<'END'\n{BACKEND}\nEND\n")
     container = f"{practice.PROJECT}-db-1"
+    host.run(f"docker exec {container} touch /tmp/backend")
     host.run(f"docker exec -i {container} sh -s </root/backend.sh >/root/seen 2>&1 & echo $! >/root/backend.pid")
     held = practice.in_db(f"psql -U {practice.USER} -d {practice.DATABASE} -qAt")
     host.run(f'echo "begin; select count(*) from notes; select pg_sleep(600)" | {held} >/dev/null 2>&1 &')  # noqa: S608 - no SQL of anybody else
@@ -133,7 +134,7 @@ def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> 
         safety = dict(admin.values(done.stdout))["restore_safety_set"]
         assert admin.dental(host, f"verify {safety}").returncode == 0
     finally:
-        host.run("kill $(cat /root/backend.pid)", check=False)
+        host.run(f"docker exec {container} rm -f /tmp/backend; kill $(cat /root/backend.pid)", check=False)
         practice.sql(
             host,
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"

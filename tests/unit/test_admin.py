@@ -119,4 +119,4 @@ def test_word_waits_for_a_run_and_gives_up(tmp_path: Path, monkeypatch: pytest.M
     began = time.monotonic()
     with lock.held(tmp_path), pytest.raises(LockHeldError):
         admin.pin(tmp_path, NAME, now=NOW)
-    assert (time.monotonic() - began < 5, state_of(tmp_path)[0]) == (True, False)
+    assert (time.monotonic() - began < 30, state_of(tmp_path)[0]) == (True, False)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FACTS = Facts(version=160004, database="pms", user="pms", size=1, started="2026-11-01", system="7301")
 VERSION = '[ "$1" != --version ] || { echo "16.4"; exit; }\n'
 # begins, and goes on once the other stream has begun as well; fails when that does not happen
-MEETS = "touch {0}/{1}; n=0; until [ -e {0}/{2} ]; do n=$((n + 1)); [ $n -lt 40 ] || exit 1; sleep 0.05; done\n"
+MEETS = "touch {0}/{1}; n=0; until [ -e {0}/{2} ]; do n=$((n + 1)); [ $n -lt 1200 ] || exit 1; sleep 0.05; done\n"
 
 
 class Practice:
@@ -67,7 +67,7 @@ class Practice:
             earlier=(),
             limits=settings.suspect,
             level=6,
-            watch=Watch(stall_timeout_s=9),
+            watch=Watch(stall_timeout_s=90),
         )
         found = Sources(
             database=DatabaseSource(server=server, facts=FACTS),

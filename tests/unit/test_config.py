@@ -457,7 +457,7 @@ def test_process_exits_78_without_a_traceback(tmp_path: Path) -> None:
     file = written(tmp_path, "keep: 0\n")
     code = "import sys; from dental_pms_backup.cli import main; sys.exit(main())"
     process = python(code, "-c", str(file), "config", "check")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     said = f"dental-pms-backup: {file}:1: keep: 0 is too small, {KEEP}\nhint: man dental-pms-backup.yaml\n"
     assert (process.returncode, out, err) == (78, "", said)
 

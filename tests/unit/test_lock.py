@@ -65,12 +65,12 @@ def test_run_that_may_wait_gets_the_lock_when_the_other_ends(tmp_path: Path) -> 
 
 
 def test_waiting_ends_with_a_wish_to_stop(tmp_path: Path) -> None:
-    began = time.monotonic()
     with another_run(tmp_path):
+        began = time.monotonic()
         stop.request(15)
         with pytest.raises(InterruptedRunError), lock.held(tmp_path, wait_s=60):
             pass
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_lock_is_free_after_the_block_and_after_its_failure(tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ def test_bytes_that_move_are_told_to_systemd_and_prolong_the_run(
     ]
 
 
-def test_systemd_is_told_no_more_than_once_a_second(systemd: socket.socket, tmp_path: Path) -> None:
+def test_systemd_is_told_no_more_than_once_a_second(
+    systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 0) as beat:
         told(systemd)
         for _ in range(50):

@@ -46,7 +46,7 @@ def test_a_process_that_ends_while_the_servers_of_killed_drills_are_looked_for_i
     monkeypatch.setattr(throwaway, "PROCESSES", processes)
     try:
         assert throwaway.clear("0123", tmp_path) == 0
-        assert server.wait(timeout=10) == -signal.SIGKILL
+        assert server.wait(timeout=60) == -signal.SIGKILL
     finally:
         os.close(directory)
         if not gone(server.pid):
