@@ -197,9 +197,8 @@ def curves(lines: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], lab
     for place, (title, named), (across, up) in zip(axes.T.flat, lines.items(), pairs, strict=True):
         for name, points in named.items():
             place.plot(*zip(*points, strict=True), marker="o", label=name)
-        place.set(title=title, xlabel=across, ylabel=up, xscale="log", ylim=(0, None) if "MB" in up else None)
-        if "MB" not in up:
-            place.set_yscale("log")
+        place.set(title=title, xlabel=across, ylabel=up, xscale="log")
+        place.set(**({"ylim": (0, None)} if "MB" in up else {"yscale": "log"}))
         place.legend(fontsize=8)
         place.grid(alpha=0.3)
     _save(figure, "", file)
