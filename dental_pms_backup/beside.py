@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dental_pms_backup.config import Config
-    from dental_pms_backup.dumps import Head, Source
+    from dental_pms_backup.dumps import Head, ProofToCome, Source
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.replay import Into
     from dental_pms_backup.sources import DatabaseSource
@@ -93,15 +93,12 @@ def made(live: DatabaseSource, *, now: datetime) -> Iterator[str]:
         raise
 
 
-def fill_while_proving(config: Config, dump: Opened, into: Into, *, watch: Watch) -> Proof:
+def fill_while_proving(config: Config, dump: Opened, into: Into, to_come: ProofToCome, *, watch: Watch) -> Proof:
     """Replay a dump into a new database beside the rest of its proof, before which nothing is committed.
 
-    A dump from elsewhere is proven first. VerificationError, RestoreError, and nothing of it is there.
+    VerificationError, RestoreError, and nothing of it is there.
     """
-    with (
-        dumps.proving(dump.source, dump.descriptor, watch=watch) as to_come,
-        verify.reopened(dump.descriptor) as descriptor,
-    ):
+    with verify.reopened(dump.descriptor) as descriptor:
         again = dataclasses.replace(dump, descriptor=descriptor)
         try:
             _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)

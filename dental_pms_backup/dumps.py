@@ -190,12 +190,14 @@ def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofT
         proof = prove(source, descriptor, watch=watch)
         yield ProofToCome(unpack=proof.unpack, now=lambda: proof, wait=lambda: proof)
         return
-    with verify.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
+    with verify.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
+        beat = shown.enter_context(_watched(source, both, watch))
         both.checksum(source.checksum, beat)
 
         @functools.cache
         def wait() -> Proof:
-            return both.proof(expected=source.checksum, beat=beat)
+            with shown.pop_all():
+                return both.proof(expected=source.checksum, beat=beat)
 
         def now() -> Proof | None:
             if both.over:

@@ -87,9 +87,9 @@ def database_into_new(config: Config, wanted: str, name: str | None, *, now: dat
         _check_name(live, target)
         found = beside.look(dump, descriptor, live)
         beside.check_room(found)
-        with beside.made(live, now=now) as made:
+        with dumps.proving(dump, descriptor, watch=watch) as to_come, beside.made(live, now=now) as made:
             into = Into(database=made, replacing=False, state=beside.NEW_IS_GONE)
-            proof = beside.fill_while_proving(config, found, into, watch=watch)
+            proof = beside.fill_while_proving(config, found, into, to_come, watch=watch)
             stop.check()
             databases.take_name(live.server, live.facts.database, made, target)
         kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")

@@ -130,7 +130,10 @@ def proof(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Proof:
 def plain_dump(path: Path, source: int) -> None:
     """Prove that an open, uncompressed file ends as a whole dump does; VerificationError otherwise."""
     size = os.fstat(source).st_size
-    tail = os.pread(source, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    try:
+        tail = os.pread(source, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read: {error.strerror}, expected a whole dump") from None
     _check_trailer(path, Kind.DB, tail)
 
 

@@ -206,17 +206,24 @@ exec "$real" "$@\"""",
     assert b"database dump complete" in seen
 
 
-def test_a_set_that_was_changed_is_refused(own_database: Site) -> None:
+def test_a_set_that_was_changed_is_refused_before_a_database_is_made(own_database: Site) -> None:
     site = own_database
+    site.fake("psql", 'case "$*" in *--file=-*) tee -a "$0.seen" | "$real" "$@"; exit ;; esac\nexec "$real" "$@"')
+    (site.place / "clients").chmod(0o777)
+    seen = site.place / "clients/psql.seen"
     (file,) = site.store.glob("db/db_*.sql.gz")
-    content = of_set(site).replace(b"canary-patient-4711", b"canary-patient-4712")
-    file.write_bytes(gzip.compress(content))
+    content = file.read_bytes()
+    file.write_bytes(gzip.compress(of_set(site).replace(b"canary-patient-4711", b"canary-patient-4712")))
     assert "the checksum differs, expected that of the manifest" in fails(site, "latest")
+    assert b"create database" not in seen.read_bytes()
+    file.write_bytes(content)
+    assert site.run("restore", "db", "latest").returncode == 0
+    assert b"create database" in seen.read_bytes()
 
 
-# The first counting is of the dump, the second of the roles, which goes on; the third would be of the dump, by gzip.
-COUNTING = """case "$*" in *rindex*) ;; *) exec "$real" "$@" ;; esac
-echo >>"$0.count"; [ $(wc -l <"$0.count") != 2 ] || exec "$real" "$@"
+# What counts the rows; that of the roles goes on.
+COUNTING = """case "$*" in *rindex*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
+! grep --quiet "database cluster dump" "$0.$$" || exec "$real" "$@" <"$0.$$"
 """
 SAYS_WHEN_COMMITTED = """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
 exec "$real" "$@\""""
@@ -225,7 +232,7 @@ exec "$real" "$@\""""
 def test_nothing_is_committed_before_the_proof_however_late_it_comes(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
-    path = site.fake_on_path("perl", f'{COUNTING}sleep 4; exec "$real" "$@"')
+    path = site.fake_on_path("perl", f'{COUNTING}sleep 4; exec "$real" "$@" <"$0.$$"')
     began = time.monotonic()
     done = site.run("restore", "db", "latest", PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
