@@ -103,11 +103,9 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
         chosen = _table(dump, descriptor, proof.unpack, name)
         with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
             ended = _through(descriptor, proof.unpack, [CSV if csv else SQL, chosen], out, beat)
-        count = _count(ended, to_stdout=target is None)
-        if count != proof.rows.get(chosen, count):
-            raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
-    if target:
-        _give_name(target)
+            count = _count(ended, to_stdout=target is None)
+            if count != proof.rows.get(chosen, count):
+                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
     _tell(dump, Stream.DB, f"{count} rows of {chosen}")
     return count
 
@@ -239,7 +237,10 @@ def _count(ended: Sequence[tools.Ended], *, to_stdout: bool) -> int:
 
 @contextlib.contextmanager
 def _output(target: Path | None) -> Iterator[int]:
-    """Open where rows go: the draft of a new file, mode 0600, which is gone when the block fails, or stdout."""
+    """Open where rows go: stdout, or a new file, mode 0600, which is there, durably, when the block ends well.
+
+    Until then it is a draft, of which nothing is left otherwise.
+    """
     if target is None:
         sys.stdout.flush()
         yield sys.stdout.fileno()
@@ -253,22 +254,22 @@ def _output(target: Path | None) -> Iterator[int]:
         raise UsageError(f"{target}: {error.strerror}, expected a new file to write to") from None
     try:
         yield descriptor
-        os.fsync(descriptor)
-    except BaseException:
-        draft.unlink()
-        raise
+        _give_name(descriptor, draft, target)
     finally:
         os.close(descriptor)
+        durable.unlink(draft)
 
 
-def _give_name(target: Path) -> None:
-    draft = durable.draft_path(target)
+def _give_name(descriptor: int, draft: Path, target: Path) -> None:
     try:
+        os.fsync(descriptor)
         os.link(draft, target)
     except FileExistsError:
         raise RefusedError(f"{target}: exists already, expected a free name") from None
-    finally:
-        draft.unlink()
+    except OSError as error:  # the disk; or a filesystem without links
+        raise RestoreError(
+            f"{target}: {error.strerror}, expected to write it", hint="give another place by --to"
+        ) from None
     durable.sync_directory(target.parent)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dental_pms_backup import postgres
+from tests.integration import filesystems
 from tests.integration.faults import listening
 from tests.integration.support import Ran, Site, on_disk, sql
 from tests.integration.test_restore import hostile
@@ -247,6 +248,28 @@ def test_rows_go_into_a_new_file_of_mode_0600(site: Site) -> None:
     assert file.read_text().startswith("content\nBEGIN;\n")
     assert oct(file.stat().st_mode & 0o777) == "0o600"
     assert "exists already, expected a free name" in refuses(site, "latest", "--table", "lines", "--to", file, status=4)
+
+
+def test_rows_that_are_not_all_there_leave_no_file(site: Site) -> None:
+    place = site.place / "to"
+    place.mkdir()
+    path = site.fake_on_path(
+        "perl", 'case "$*" in *"-- csv "*) "$real" "$@" | head -c 5; exit 3 ;; esac\nexec "$real" "$@"'
+    )
+    done = site.run("extract", "latest", "--table", "lines", "--csv", "--to", str(place / "rows.csv"), PATH=path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "expected all rows" in done.stderr
+    assert on_disk(place) == {}
+
+
+def test_rows_go_to_no_filesystem_that_cannot_hold_them_and_that_is_told(site: Site) -> None:
+    """A filesystem without links, on which a name cannot be given without taking another file's."""
+    with filesystems.mounted("exfat", filesystems.made("exfat", site.place / "image", 16 << 20), site.place / "stick"):
+        done = site.run("extract", "latest", "--table", "lines", "--to", str(site.place / "stick/rows.sql"))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "expected to write it" in done.stderr
+        assert "hint: give another place by --to" in done.stderr
+        assert on_disk(site.place / "stick") == {}
 
 
 def test_a_table_that_is_not_there_is_named_with_those_that_are(site: Site) -> None:
