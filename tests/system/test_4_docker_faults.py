@@ -412,11 +412,12 @@ def test_a_docker_client_that_is_not_installed_is_named_with_its_package(host: M
 
 # --- in the middle of a restore
 
-SLOW_GZIP = f"""\
+# in place of whichever unpacks
+SLOW = f"""\
 #!/bin/bash
-grep --quiet 'echo && cat' /proc/$PPID/cmdline || exec /usr/bin/gzip "$@"
+grep --quiet 'echo && cat' /proc/$PPID/cmdline || exec /usr/bin/${{0##*/}} "$@"
 set -o pipefail
-/usr/bin/gzip "$@" | (while [ -e {faults.SLOWLY} ]; do head -c 30000; sleep 0.1; done; cat)
+/usr/bin/${{0##*/}} "$@" | (while [ -e {faults.SLOWLY} ]; do head -c 30000; sleep 0.1; done; cat)
 """
 RESTORE = f"{admin.PACKAGE} restore db latest --in-place --yes --no-safety-set"
 REPLAYS = "select count(*) from pg_stat_activity where datname like 'dental_pms_restoring_%' and xact_start is not null"
@@ -428,14 +429,17 @@ MADE = "select datname from pg_database where datname like 'dental_pms_%'"
 @contextmanager
 def restore_going_on(host: Machine) -> Iterator[None]:
     """Restore in place, and let the replay flow slowly while the block lasts, which begins in the middle of it."""
-    host.write("/usr/local/bin/gzip", SLOW_GZIP, mode=0o755)
+    for program in ("gzip", "igzip"):
+        host.write(f"/usr/local/bin/{program}", SLOW, mode=0o755)
     host.write(faults.SLOWLY, "")
     try:
-        host.run(f"({RESTORE}; echo $? >/root/status) >/root/restored 2>&1 & rm -f /root/status")
+        host.run(
+            f"(PATH=/usr/local/bin:$PATH {RESTORE}; echo $? >/root/status) >/root/restored 2>&1 & rm -f /root/status"
+        )
         admin.wait_for(lambda: practice.sql(host, REPLAYS) != "0")
         yield
     finally:
-        host.run(f"rm -f {faults.SLOWLY} /usr/local/bin/gzip")
+        host.run(f"rm -f {faults.SLOWLY} /usr/local/bin/gzip /usr/local/bin/igzip")
         admin.wait_for(lambda: host.run("cat /root/status", check=False).returncode == 0, timeout_s=180)
 
 
