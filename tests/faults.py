@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-AREAS = ("Database", "Attachments", "Store", "Ourselves", "Content")
+AREAS = ("Database", "Attachments", "Store", "Ourselves", "Content", "Somebody evil")
 SUITES = {"trixie": "13", "bookworm": "12"}
 AS_BEFORE = "all sets as they were"
 A_NEW_SET = "a new, verified set"
