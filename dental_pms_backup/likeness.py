@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres, rehearsal, streams, tools
+from dental_pms_backup import pinned, postgres, rehearsal, streams, tools
 from dental_pms_backup.errors import DatabaseError, DrillError
 
 if TYPE_CHECKING:
@@ -36,7 +36,15 @@ def compare(here: str, live: DatabaseSource, name: str, sql: str, *, beat: Beat 
 def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
     session = streams.new_session()
     database = postgres.to_database(live.facts.database)
-    argv = postgres.client(live.server, "psql", *rehearsal.ROWS, database, session=session, stdin=True)
+    argv = postgres.client(
+        live.server,
+        "psql",
+        *rehearsal.ROWS,
+        database,
+        session=session,
+        stdin=True,
+        options=pinned.AS_CONFIGURED,
+    )
     done = False
     try:
         ended, out = tools.capture(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import tools
+from dental_pms_backup import pinned, tools
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,
@@ -48,7 +48,7 @@ value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; t
 value POSTGRES_USER; PGUSER=${v:-postgres}
 value POSTGRES_DB; PGDATABASE=${v:-$PGUSER}
 value POSTGRES_PASSWORD; if [ -n "$v" ]; then export PGPASSWORD="$v"; fi
-export PGUSER PGDATABASE; unset PGHOST PGHOSTADDR PGOPTIONS PGSERVICE PGSERVICEFILE PGCLIENTENCODING
+export PGUSER PGDATABASE; unset PGHOST PGHOSTADDR PGSERVICE PGSERVICEFILE PGCLIENTENCODING
 exec "$@"
 """
 ASK = """\
@@ -151,22 +151,26 @@ class Facts:
         return self.version // 10_000
 
 
-def client(server: Server, program: str, *arguments: str, session: str, stdin: bool = False) -> list[str]:
+def client(
+    server: Server, program: str, *arguments: str, session: str, stdin: bool = False, options: str = pinned.OPTIONS
+) -> list[str]:
     """Return the argv of a client program, connected to the server's database as its user.
 
-    ``session`` becomes the application name, by which ``end_sessions`` finds it. ``stdin`` passes ours on.
+    ``session`` becomes the application name, by which ``end_sessions`` finds it. ``stdin`` passes ours on. With
+    ``options`` pinned.AS_CONFIGURED names are looked up as the database has it: for the admin's own queries only.
     """
+    given = (f"PGAPPNAME={session}", f"PGOPTIONS={options}")
     match server:
         case InContainer(entry=OnHost() as on_socket):
-            return client(on_socket, program, *arguments, session=session)
+            return client(on_socket, program, *arguments, session=session, options=options)
         case InContainer(entry=Inside() as inside):
-            words = ["env", "-i", *inside.settings, "LC_ALL=C", f"PGAPPNAME={session}", tools.path_of("chroot")]
+            words = ["env", "-i", *inside.settings, "LC_ALL=C", *given, tools.path_of("chroot")]
             root = [f"--userspec=+{inside.uid}:+{inside.gid}", "--groups=", str(inside.root)]
             in_root = ["sh", "-c", IN_CONTAINER, "sh", program, *arguments]
             return ["setpriv", "--no-new-privs", "--", *words, *root, *in_root]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
-            argv = ["docker", "exec", *asked, f"--env=PGAPPNAME={session}", container_id]
+            argv = ["docker", "exec", *asked, *(f"--env={setting}" for setting in given), container_id]
             return [*argv, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case OnHost():
             settings = {
@@ -174,12 +178,11 @@ def client(server: Server, program: str, *arguments: str, session: str, stdin: b
                 "PGPORT": str(server.port),
                 "PGUSER": server.user,
                 "PGDATABASE": server.database,
-                "PGAPPNAME": session,
                 "PGCONNECT_TIMEOUT": "10",
             }
             if server.pgpass_file:
                 settings["PGPASSFILE"] = str(server.pgpass_file)
-            words = [f"{name}={value}" for name, value in settings.items()]
+            words = [*(f"{name}={value}" for name, value in settings.items()), *given]
             argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
             return tools.as_user(argv, server.run_as) if server.run_as else argv
 
@@ -205,6 +208,12 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
     if ended.ok:
         return out.strip()
     said = complaint(ended)
+    if pinned.NOT_PINNED.search(said):
+        raise DatabaseRefusedError(
+            "db: the search_path that was asked for is not in force, as behind a pooler that drops options, "
+            "expected a connection to the server itself",
+            hint="set native.host and native.port to the server's own",
+        )
     if LASTING.search(said):
         raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
     _check_docker(server, ended)
@@ -220,7 +229,7 @@ def complaint(ended: tools.Ended) -> str:
 def examine(server: Server) -> Facts:
     """Ask the server what it is; DatabaseError when it does not answer."""
     try:
-        return Facts(**json.loads(ask(server, ASK)))
+        return Facts(**json.loads(ask(server, pinned.CHECK + ASK)))
     except (ValueError, TypeError):
         raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
 
@@ -266,7 +275,10 @@ def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[
     empty = [table for table, count in rows.items() if count == 0 and table in files]
     now = table_files(server) if empty else {}
     for table in empty:
-        if now.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(table)) == "t":
+        if (
+            now.get(table, files[table]) != files[table]
+            and ask(server, pinned.TABLES_ONLY + HAS_ROWS.format(table)) == "t"
+        ):
             raise VerificationError(
                 f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all",
                 hint="when the migration is done: dental-pms-backup run",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import postgres, stop, tools, verify
+from dental_pms_backup import pinned, postgres, stop, tools, verify
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.postgres import OnHost
 
@@ -142,7 +142,7 @@ def dump_argv(server: Server, encoding: str) -> list[str]:
 
 def rows_argv(server: Server) -> list[str]:
     """Return the argv that runs the SQL on its stdin and prints what it returns."""
-    return _client(server, "psql", *ROWS, IN_COPY, stdin=True)
+    return _client(server, "psql", *ROWS, IN_COPY, stdin=True, options=pinned.AS_CONFIGURED)
 
 
 def statement(sql: str) -> str:
@@ -191,9 +191,11 @@ def check_not_killed(program: tools.Ended) -> None:
         raise TemporaryError(f"drill: {program}, expected it to read to its end", hint="journalctl -k")
 
 
-def _client(server: Server, program: str, *arguments: str, stdin: bool = False) -> list[str]:
+def _client(
+    server: Server, program: str, *arguments: str, stdin: bool = False, options: str = pinned.OPTIONS
+) -> list[str]:
     found = str(server.bin_dir / program) if isinstance(server, OnHost) and server.bin_dir else program
-    return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin)
+    return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin, options=options)
 
 
 def _first_lines(what: str, source: int, argv: Sequence[str]) -> list[str]:

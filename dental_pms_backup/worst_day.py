@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import dumps, journal, postgres, restore, sources, streams, tools
+from dental_pms_backup import dumps, journal, pinned, postgres, restore, sources, streams, tools
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.journal import Event
@@ -23,17 +23,25 @@ if TYPE_CHECKING:
     from dental_pms_backup.sources import DatabaseSource
 
 DIRECTORY = "attachments"  # below the mount, where the application puts them
-COLUMNS = """\
-select count(*) from pg_attribute where attrelid = to_regclass({table}) and not attisdropped
- and attname in ('storage_key', 'byte_size')"""
-KEYS = "copy (select encode(convert_to(storage_key, 'UTF8'), 'hex'), byte_size from {table}) to stdout"
+# The table with both columns, by its quoted name, and whether it is partitioned; a view is none.
+TABLE = """\
+select c.oid::regclass::text || ' ' || c.relkind::text from pg_class c
+ where c.oid = coalesce(to_regclass({table}), to_regclass('public.' || {table})) and c.relkind in ('r', 'p')
+ and 2 = (select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
+  and a.attname in ('storage_key', 'byte_size'))"""
+# As they are stored: no function, operator or cast that somebody made for the columns' types comes into it.
+ROWS = "set client_encoding = 'UTF8'; copy {table} (storage_key, byte_size) to stdout"
+ROWS_OF_PARTITIONS = "set client_encoding = 'UTF8'; copy (select storage_key, byte_size from {table}) to stdout"
 # Prints how many rows there are, of how many no file is there, and of how many it has another size.
-COUNT_FILES = r"""
+COUNT_FILES = (
+    dumps.COPY_TEXT
+    + r"""
 my ($directory) = @ARGV; @ARGV = ();
 my ($rows, $missing, $other) = (0, 0, 0);
 while (<STDIN>) {
-    my ($key, $size) = /^([0-9a-f]*)\t(.*)$/ or die "not a row\n";
-    $key = pack("H*", $key);
+    my ($key, $size) = /^([^\t]*)\t([^\t]*)$/ or die "not a row\n";
+    chomp $size;
+    defined($key = text($key)) or die "a row without a key\n";
     my @found = $key =~ m{(?:^|/)\.\.(?:/|$)} ? () : lstat("$directory/$key");
     ++$rows;
     if (!@found || !-f _) { ++$missing }
@@ -41,6 +49,7 @@ while (<STDIN>) {
 }
 print "$rows $missing $other\n";
 """
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +83,14 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
     RestoreError, with numbers only, when a row lacks its file.
     """
     live = sources.database(config)
-    table = config.suspect.attachments_table
-    if postgres.ask(live.server, COLUMNS.format(table=postgres.literal(table))) != "2":
+    wanted = postgres.literal(config.suspect.attachments_table)
+    table, _, kind = postgres.ask(live.server, TABLE.format(table=wanted)).rpartition(" ")
+    if not table:
         return None
+    rows = (ROWS_OF_PARTITIONS if kind == "p" else ROWS).format(table=table)
     directory = sources.attachments(config).path / DIRECTORY
     with open(os.devnull, "rb") as nothing, watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
-        found = _counted(live, table, directory, beat)
+        found = _counted(live, rows, directory, beat)
     if found.missing or found.other_size:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
@@ -90,17 +101,17 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
     return found
 
 
-def _counted(live: DatabaseSource, table: str, directory: Path, beat: Callable[[], None]) -> Matched:
+def _counted(live: DatabaseSource, rows: str, directory: Path, beat: Callable[[], None]) -> Matched:
     session = streams.new_session()
-    quoted = postgres.ask(live.server, f"select to_regclass({postgres.literal(table)})::text")
     options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
     program = postgres.matching(live.server, live.facts, "psql")
-    psql = postgres.client(live.server, program, *options, f"--command={KEYS.format(table=quoted)}", session=session)
+    asked = f"--command={pinned.TABLES_ONLY}{rows}"
+    psql = postgres.client(live.server, program, *options, asked, session=session)
     with tools.memory("matched") as out:
         ended = tools.pipeline(psql, ["perl", "-e", COUNT_FILES, "--", str(directory)], out=out, beat=beat)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
     failed = next((program for program in ended if not program.ok), None)
     if failed or not answer:
         raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
-    rows, missing, other = (int(number) for number in answer.groups())
-    return Matched(rows=rows, missing=missing, other_size=other)
+    count, missing, other = (int(number) for number in answer.groups())
+    return Matched(rows=count, missing=missing, other_size=other)

@@ -38,7 +38,7 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
     before = (dump(practice.server), on_disk(practice.attachments))
     empty(practice)
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "restore_safety_set=none, the live database was empty\n" in done.stdout
     assert done.stdout.endswith("\nattachment_rows_with_files=5\nrestore_all_status=ok\n")
     assert (dump(practice.server), on_disk(practice.attachments)) == before

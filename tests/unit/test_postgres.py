@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, tools
+from dental_pms_backup import pinned, postgres, tools
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,
@@ -57,6 +57,7 @@ def test_client_in_a_container_is_called_without_a_password() -> None:
         "docker",
         "exec",
         "--env=PGAPPNAME=s1",
+        f"--env=PGOPTIONS={pinned.OPTIONS}",
         "c0ffee",
         "sh",
         "-c",
@@ -86,6 +87,7 @@ def test_client_in_the_root_of_a_container_runs_as_its_user_without_new_rights_a
         "POSTGRES_USER=dental",
         "LC_ALL=C",
         "PGAPPNAME=s1",
+        f"PGOPTIONS={pinned.OPTIONS}",
         shutil.which("chroot"),
         "--userspec=+999:+998",
         "--groups=",
@@ -142,8 +144,9 @@ def test_client_on_the_host_is_called_as_the_system_user() -> None:
         "PGPORT=5433",
         "PGUSER=backup",
         "PGDATABASE=pms",
-        "PGAPPNAME=s1",
         "PGCONNECT_TIMEOUT=10",
+        "PGAPPNAME=s1",
+        f"PGOPTIONS={pinned.OPTIONS}",
         "/usr/bin/psql",
         "-X",
     ]
@@ -157,9 +160,10 @@ def test_client_over_tcp_reads_the_password_from_its_file() -> None:
         "PGPORT=5433",
         "PGUSER=backup",
         "PGDATABASE=pms",
-        "PGAPPNAME=s1",
         "PGCONNECT_TIMEOUT=10",
         "PGPASSFILE=/etc/dental-pms/pgpass",
+        "PGAPPNAME=s1",
+        f"PGOPTIONS={pinned.OPTIONS}",
         "/usr/bin/psql",
     ]
 
@@ -174,15 +178,15 @@ def test_client_over_tcp_reads_the_password_from_its_file() -> None:
         ({"POSTGRES_USER_FILE": "FILE", "POSTGRES_DB_FILE": "FILE"}, "from-file from-file -"),
         ({"POSTGRES_USER": "dental", "POSTGRES_PASSWORD_FILE": "FILE"}, "dental dental from-file"),
         ({"POSTGRES_USER": "$(touch x); `touch x`", "POSTGRES_DB": "a b"}, "$(touch x); `touch x` a b -"),
-        ({"PGHOST": "elsewhere", "PGPORT": "1", "PGOPTIONS": "-c x"}, "postgres postgres -1"),
+        ({"PGHOST": "elsewhere", "PGPORT": "1"}, "postgres postgres -1"),
     ],
 )
 def test_container_script_does_what_the_official_image_does(
     environment: dict[str, str], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("from-file\n")
-    script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}${PGOPTIONS-}" >"$1"; echo >>"$1"\n'
-    program(tmp_path / "bin", "docker", f'shift 3; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
+    script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}" >"$1"; echo >>"$1"\n'
+    program(tmp_path / "bin", "docker", f'shift 4; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
     program(tmp_path / "bin", "pg_dump", script)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, streams, tools
+from dental_pms_backup import pinned, postgres, streams, tools
 from dental_pms_backup.errors import (
     ArchiveError,
     BackupError,
@@ -29,7 +29,8 @@ from tests.unit.builders import DUMP, gone, program
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 ANSWER = json.dumps(dataclasses.asdict(FACTS))
-EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
+PINNED = f"--env=PGOPTIONS={pinned.OPTIONS}"
+EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
 
 
 @pytest.fixture
