@@ -83,11 +83,11 @@ def show(echo: Echo) -> None:
 def silent() -> Iterator[None]:
     """Write no entry while the block lasts: what a demo does is no part of the practice's audit trail."""
     global _silent  # noqa: PLW0603 - one process, one journal
-    _silent = True
+    before, _silent = _silent, True
     try:
         yield
     finally:
-        _silent = False
+        _silent = before
 
 
 def prepare() -> None:

@@ -12,7 +12,7 @@ from dental_pms_backup import durable, postgres, scratch
 from dental_pms_backup.postgres import OnHost
 from tests import faults
 from tests.integration.drills import change_manifest
-from tests.integration.support import Site, as_cluster_user, sql
+from tests.integration.support import JOURNAL, Site, as_cluster_user, sql
 
 PRACTICE = Path(__file__).with_name("practice.sql")
 
@@ -27,6 +27,8 @@ def grounds() -> Iterator[Path]:
     """A directory that every user may pass through, with a short name: sockets stand in it."""
     if os.geteuid() != 0:
         pytest.exit("the integration tests run as root: tests/run integration", returncode=4)
+    if (JOURNAL / "socket").exists():
+        pytest.exit("a journal is here, expected a root without one: tests/run integration", returncode=4)
     directory = Path(tempfile.mkdtemp(prefix="dental-pms-it-"))
     directory.chmod(0o755)
     try:

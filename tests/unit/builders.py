@@ -139,12 +139,17 @@ def program(directory: Path, name: str, script: str) -> Path:
     return path
 
 
+def python_path() -> str:
+    """Return where a program that a test starts finds its modules, without a journal: it would be this machine's."""
+    return os.pathsep.join([str(Path(__file__).with_name("without_journal")), str(TREE), *sys.path])
+
+
 def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """Start Python code of its own in the source tree; the caller waits for it or kills it."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=TREE,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(["", *sys.path]), **environment},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": python_path(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,7 @@ import pytest
 
 from dental_pms_backup import __version__, artefacts, cli, lock, publishing
 from dental_pms_backup.artefacts import Stream
-from tests.unit.builders import NAME, NOW, TREE, files_below, name_of, night, program, published
+from tests.unit.builders import NAME, NOW, TREE, files_below, name_of, night, program, published, python_path
 
 RESTORE = "CONFIRM=YES dental-pms-backup restore db latest --in-place"
 NO_SETS = "no set, expected at least one"
@@ -37,7 +37,7 @@ class Practice:
         """Run a line of shell, in which $program stands for the command."""
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join([str(TREE), *sys.path]),
+            "PYTHONPATH": python_path(),
             "TZ": "UTC",
             "program": f"{sys.executable} -W error -m dental_pms_backup -c {self.config}",
         }
