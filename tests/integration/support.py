@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -39,6 +40,11 @@ def bin_dir() -> Path:
 
 def major() -> int:
     return int(bin_dir().parts[-2])
+
+
+def release() -> str:
+    """Return the code name of the Debian release that the tests run on."""
+    return platform.freedesktop_os_release()["VERSION_CODENAME"]
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -16,9 +16,9 @@ from dental_pms_backup import artefacts
 from dental_pms_backup.artefacts import Kind
 from tests import faults
 from tests.integration.faults import OK
-from tests.integration.support import HEEDS_SIGNALS, TREE, Disk, Site, environment, on_disk
+from tests.integration.support import HEEDS_SIGNALS, TREE, Disk, Site, environment, on_disk, release
 
-KILLS = int(os.environ.get("DENTAL_PMS_KILLS", "200"))
+KILLS = int(os.environ.get("DENTAL_PMS_KILLS", "100"))
 KEEP = 3
 A_PROGRAM, EVERYTHING = "a program", "everything"
 HOW: dict[signal.Signals | str, int] = {
@@ -34,7 +34,7 @@ TRAILER = b"database dump complete\n"
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a run is killed, or all or one of its programs are")
 def test_a_run_that_is_killed_at_any_moment_loses_no_set_and_lies_in_none(site: Site) -> None:
     site.configure({"keep": KEEP})
-    chance = random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests
+    chance = random.Random(f"20260203 {release()}")  # noqa: S311 - moments, the same in every run of the tests
     began = time.monotonic()
     for _ in range(2):
         goes_well(site)

@@ -14,7 +14,7 @@ DB = "dental-pms-db-1"
 DRILL = "dental-pms-backup-drill.service"
 OURS = "docker ps --all --quiet --filter label=dental-pms-backup.drill"
 IDENTITY = "select system_identifier, pg_postmaster_start_time() from pg_control_system()"
-KILLS = 50
+KILLS = 25
 BETWEEN_WHOLE_ONES = 10
 CLEARED = r"\d+ things that a killed drill left were removed\n"
 
