@@ -109,7 +109,7 @@ def _list(arguments: Arguments) -> int:
         _print_json([report.set_summary(stored) for stored in sets])
     else:
         color = sys.stdout.isatty() and not arguments.no_color and "NO_COLOR" not in os.environ
-        _print(report.set_table(sets, _now(), color=color))
+        _print(report.set_table(sets, _now(), color=color), colored=color)
     return DONE
 
 
@@ -325,10 +325,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _print(lines: Iterable[str]) -> None:
+def _print(lines: Iterable[str], *, colored: bool = False) -> None:
     try:
         for line in lines:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{line if colored else journal.legible(line)}\n")
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes it once more at its end

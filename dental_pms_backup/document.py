@@ -100,8 +100,7 @@ def _read(path: Path) -> str:
         # O_NONBLOCK: opening a FIFO must not wait for a writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError((f"{path}: not a regular file, expected a YAML file",))
+            _check_trusted(path, os.fstat(descriptor))
             content = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError((f"{path}: cannot be read: {error.strerror}, expected a YAML file",)) from None
@@ -112,6 +111,20 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError((f"{path}:{line}: not UTF-8 text, expected a YAML file in UTF-8",)) from None
+
+
+def _check_trusted(path: Path, status: os.stat_result) -> None:
+    """Raise ConfigError for what is no file, or what somebody else can write: it names programs that we run."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError((f"{path}: not a regular file, expected a YAML file",))
+    if status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            (
+                f"{path}: can be written by others (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}), "
+                "expected by root alone",
+            ),
+            hint=f"chown root {path}; chmod go-w {path}",
+        )
 
 
 def _scalars(path: Path, node: yaml.Node, problems: list[str]) -> dict[str, Line]:

@@ -125,7 +125,7 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
 def say(text: str) -> None:
     """Write a line on stderr; once whoever read it has gone, nothing more arrives there, and nothing fails of it."""
     try:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{legible(text)}\n")
         sys.stderr.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the interpreter flushes it once more at its end
@@ -145,9 +145,16 @@ def stderr_is_the_journal() -> bool:
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
+def legible(text: str) -> str:
+    """Return a text with what is not to be seen spelled out: a name may hold what commands a terminal."""
+    return "".join(
+        each if each.isprintable() or each in "\t\n" else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def _encodable(text: str) -> str:
     """Return the text with what is not UTF-8, as a path may be, spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return legible(text).encode("utf-8", "backslashreplace").decode()
 
 
 def redacted(text: str) -> str:

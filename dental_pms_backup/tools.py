@@ -38,6 +38,7 @@ LINE_LENGTH = 1000
 END_GRACE_S = 3.0
 SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
+LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
 PACKAGE_OF |= dict.fromkeys(("env", "chroot", "sync", "wc"), "coreutils")
@@ -191,13 +192,13 @@ def capture(
 ) -> tuple[Ended, str]:
     """Run one program on a small input and return how it ended and its small standard output.
 
-    Output over 4 MiB is cut. After ``timeout_s`` seconds the program is killed: its exit code is then -9.
-    ``beat`` is as in ``pipeline``.
+    Output over 4 MiB is cut. After ``timeout_s`` seconds, or when it prints without end, the program is killed: its
+    exit code is then -9. ``beat`` is as in ``pipeline``.
     """
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
 
     def tick() -> None:
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or os.fstat(out).st_size > LARGEST_OUTPUT_BYTES:
             raise TimeoutError
         if beat:
             beat()
@@ -208,8 +209,9 @@ def capture(
         try:
             (ended,) = pipeline(argv, source=source, out=out, beat=tick)
         except TimeoutError:
-            late = f"no answer within {timeout_s:.0f} s"
-            ended = Ended(program=program_of(argv), exit_code=-9, said=(late,))
+            endless = os.fstat(out).st_size > LARGEST_OUTPUT_BYTES
+            why = "an answer without end" if endless else f"no answer within {timeout_s:.0f} s"
+            ended = Ended(program=program_of(argv), exit_code=-9, said=(why,))
         return ended, os.pread(out, CAPTURE_LIMIT_BYTES, 0).decode("utf-8", "replace")
 
 

@@ -12,7 +12,7 @@ from dental_pms_backup import postgres
 from dental_pms_backup.postgres import OnHost
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import OK, events, fails, listening, recovers
+from tests.integration.faults import OK, events, fails, is_suspect, listening, recovers
 from tests.integration.support import Ran, Site, sql
 
 PACKAGE = Path(dental_pms_backup.__file__).parent
@@ -195,4 +195,20 @@ def test_a_session_whose_names_are_not_pinned_is_not_used(site: Site) -> None:
     assert "the search_path that was asked for is not in force" in met.stderr
     assert "hint: set native.host and native.port to the server's own\n" in met.stderr
     site.mend()
+    recovers(site)
+
+
+@pytest.mark.fault("Somebody evil", "a table's name holds what commands a terminal")
+def test_a_name_cannot_command_the_terminal_of_whoever_reads_it(own_database: Site) -> None:
+    site = own_database
+    name = 'public."\x1b]0;owned\x07\x1b[2J\r"'
+    sql(site.server, f"create table {name} as select n from generate_series(1, 500) n")  # noqa: S608 - ours
+    site.takes()
+    sql(site.server, f"delete from {name}")  # noqa: S608 - ours
+    _, met = is_suspect(site)
+    shown = site.run("show", "latest")
+    for text in (met.stdout, met.stderr, met.told, shown.stdout, shown.stderr):
+        assert not set("\x1b\x07\r") & set(text)
+    assert "\\x1b]0;owned" in shown.stdout
+    assert site.run("accept", "latest").returncode == 0
     recovers(site)

@@ -794,3 +794,14 @@ def manual(name: str) -> str:
     """Return a man page's source as one line of plain words."""
     text = (TREE / "debian" / name).read_text()
     return " ".join(re.sub(r"\\(.)|[*`]|(?<!\w)_|_(?!\w)", r"\1", text).split())
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602, 0o666])
+def test_a_file_that_others_can_write_is_not_heeded(mode: int, tmp_path: Path) -> None:
+    file = tmp_path / "backup.yaml"
+    file.write_text("keep: 3\n")
+    file.chmod(mode)
+    with pytest.raises(ConfigError) as raised:
+        config.load(file, {})
+    said = f"{file}: can be written by others (owner {os.geteuid()}, mode {mode:o}), expected by root alone"
+    assert (str(raised.value), raised.value.hint) == (said, f"chown root {file}; chmod go-w {file}")

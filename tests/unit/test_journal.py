@@ -120,3 +120,15 @@ def test_trigger_is_the_timer_when_systemd_says_so(monkeypatch: pytest.MonkeyPat
     assert journal.trigger() == "command"
     monkeypatch.setenv("TRIGGER_TIMER_REALTIME_USEC", "1")
     assert journal.trigger() == "timer"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Zähne, 李 and 🦷\tstay\n", "Zähne, 李 and 🦷\tstay\n"),
+        ('public."\x1b]0;title\x07\x1b[2J"', 'public."\\x1b]0;title\\x07\\x1b[2J"'),
+        ("left\u202eright\r\x00\x9b31m", "left\\u202eright\\r\\x00\\x9b31m"),
+    ],
+)
+def test_what_commands_a_terminal_is_spelled_out(text: str, told: str) -> None:
+    assert journal.legible(text) == told

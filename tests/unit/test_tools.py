@@ -332,6 +332,12 @@ def test_captured_output_that_is_not_utf8_is_replaced() -> None:
     assert tools.capture(["printf", r"\351"])[1] == "�"
 
 
+def test_a_program_that_answers_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "LARGEST_OUTPUT_BYTES", 1 << 20)
+    ended, _ = tools.capture(["yes"], timeout_s=120)
+    assert ended == Ended(program="yes", exit_code=-9, said=("an answer without end",))
+
+
 def test_captured_output_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "CAPTURE_LIMIT_BYTES", 5)
     assert tools.capture(["echo", "123456789"])[1] == "12345"
