@@ -54,20 +54,22 @@ class Place:
         return os.listdir(self.descriptor)  # noqa: PTH208 - a descriptor has no path
 
     def has(self, name: str) -> bool:
-        """Tell whether anything has a name here, be it a link to nothing."""
-        return self.status_of(name) is not None
-
-    def status_of(self, name: str) -> os.stat_result | None:
-        """Return what is known of a name here, of a link itself; None without it."""
+        """Tell whether anything has a name here, be it a link to nothing, or what cannot be looked at."""
         try:
-            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
-            return None
+            return False
+        except OSError:
+            return True
+        return True
 
     def is_named(self, name: str, place: Place) -> bool:
         """Tell whether a name here is that of a directory that is held open."""
-        found = self.status_of(name)
-        return found is not None and identity_of(found) == place.identity
+        try:
+            found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return identity_of(found) == place.identity
 
     def sync(self) -> None:
         """Make the names here durable."""
@@ -103,6 +105,14 @@ def opened_as_it_is(path: Path, identity: Identity | None = None) -> Iterator[Pl
     with _held(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
         check_is(place, path, identity)
         yield place
+
+
+def pinned(path: Path) -> Identity:
+    """Return device and number of the directory at a path, which nothing else gets before the program ends; OSError.
+
+    It is left open: filesystems that make up their numbers, as CIFS does, may give it another one otherwise.
+    """
+    return identity_of(os.fstat(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
 
 
 def check_is(place: Place, path: Path, identity: Identity | None) -> None:
@@ -182,11 +192,11 @@ def move_all(source: Place, target: Place) -> None:
     target.sync()
 
 
-def check_store(store: Path, *, modes: bool = True) -> None:
+def check_store(store: Path, *, closing: bool = False) -> None:
     """Raise RefusedError when another user can rename what lies in a store, or in one of its directories.
 
-    What is not there is made by us. A filesystem that cannot hold a link leads nobody astray: there modes do not count,
-    and nowhere without ``modes``. StoreError when the disk does not say.
+    What is not there is made by us, and what is empty may be open to others while we are ``closing`` it. A filesystem
+    that cannot hold a link leads nobody astray: there modes do not count. StoreError when the disk does not say.
     """
     for directory in (store, store / "db", store / "sets"):
         try:
@@ -194,7 +204,7 @@ def check_store(store: Path, *, modes: bool = True) -> None:
         except OSError:  # there is none, or it cannot be reached: what is to be done there says so
             continue
         try:
-            _check_directory(descriptor, directory, modes=modes)
+            _check_directory(descriptor, directory, closing=closing)
         finally:
             os.close(descriptor)
 
@@ -273,11 +283,11 @@ def _held(descriptor: int) -> Iterator[Place]:
         os.close(descriptor)
 
 
-def _check_directory(descriptor: int, path: Path, *, modes: bool) -> None:
+def _check_directory(descriptor: int, path: Path, *, closing: bool) -> None:
     status = os.fstat(descriptor)
     mode, us = stat.S_IMODE(status.st_mode), os.geteuid()
     foreign = status.st_uid not in {ROOT, us}
-    if not foreign and not (modes and mode & OTHERS_WRITE):
+    if not foreign and (not mode & OTHERS_WRITE or (closing and _is_empty(descriptor))):
         return
     if not _holds_links(descriptor, path):
         return
@@ -287,6 +297,14 @@ def _check_directory(descriptor: int, path: Path, *, modes: bool) -> None:
         "else can write: whoever can rename there leads the backup astray; nothing was touched",
         hint=f"chown {us} {path}" if foreign else f"chmod go-w {path}",
     )
+
+
+def _is_empty(descriptor: int) -> bool:
+    try:
+        with os.scandir(f"/proc/self/fd/{descriptor}/") as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _holds_links(descriptor: int, path: Path) -> bool:

@@ -88,8 +88,7 @@ def attachments(config: Config) -> AttachmentsSource:
         path, container = compose.mounted_directory(_project(config.compose), config.compose.backend_service, mount)
         streams.check_source(path)
         seen, name = roads.seen_at(container, mount), container.name
-    with places.opened_as_it_is(path) as place:
-        identity = place.identity
+    identity = places.pinned(path)
     if seen not in {None, identity}:
         raise RefusedError(
             f"attachments: {path} is another directory than container {name} has at {config.attachments.mount}, "

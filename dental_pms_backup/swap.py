@@ -15,7 +15,6 @@ import contextlib
 import os
 import re
 import shutil
-import stat
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -161,8 +160,7 @@ def check_whole(target: Path) -> None:
     with places.opened_as_it_is(place.parent) as around:
         for word in (REPLACING, RESTORING):
             for left in _all_beside(around, place.name, word):
-                kept = around.status_of(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}")
-                if word == REPLACING or (kept and stat.S_ISDIR(kept.st_mode)):
+                if word == REPLACING or around.has(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}"):
                     raise SourceError(
                         f"attachments: a restore was cut off while it swapped them ({place.with_name(left)}), "
                         "expected them to be whole",

@@ -331,8 +331,8 @@ STORES = {
     "it is his link": 'link "$store"',
     "its db is his": 'chown 65534 "$store/db"',
     "it is his": 'chown 65534 "$store"',
-    "others can write to it": 'chmod 0770 "$store"; echo >"$store/mine"',
-    "others can write to its sets": 'chmod 0707 "$store/sets"; echo >"$store/mine"',
+    "others can write to it": 'chmod 0770 "$store"',
+    "others can write to its sets": 'chmod 0707 "$store/sets"',
 }
 SPOILS = 'link() { mv -T "$1" "$1.real"; ln -s "$victim/${1##*/}" "$1"; chown -h 65534 "$1"; }; '
 

@@ -120,7 +120,6 @@ def test_a_store_to_which_others_can_write_is_refused(tmp_path: Path, part: str,
         (tmp_path / name).mkdir(mode=0o700)
     places.check_store(tmp_path)
     (tmp_path / part).chmod(mode)
-    places.check_store(tmp_path, modes=False)
     with pytest.raises(RefusedError) as raised:
         places.check_store(tmp_path)
     assert f"{tmp_path / part}: can be written to by others (owner {os.geteuid()}, mode {mode:04o})" in str(
@@ -128,6 +127,14 @@ def test_a_store_to_which_others_can_write_is_refused(tmp_path: Path, part: str,
     )
     assert raised.value.hint == f"chmod go-w {tmp_path / part}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["db", "sets"]
+
+
+def test_a_store_that_is_empty_may_be_open_to_others_until_it_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    places.check_store(tmp_path, closing=True)
+    (tmp_path / "attachments_2026-02-03_023000.tgz").touch()  # as if it were ours
+    with pytest.raises(RefusedError, match="can be written to by others"):
+        places.check_store(tmp_path, closing=True)
 
 
 def test_a_store_that_is_not_there_yet_is_nobody_s(tmp_path: Path) -> None:
