@@ -201,8 +201,10 @@ def check_store(store: Path, *, closing: bool = False) -> None:
     for directory in (store, store / "db", store / "sets"):
         try:
             descriptor = walked(directory)
-        except OSError:  # there is none, or it cannot be reached: what is to be done there says so
+        except (FileNotFoundError, NotADirectoryError):  # what is to be done there says so
             continue
+        except OSError as error:
+            raise durable.refusal(directory, "cannot be looked at", error) from None
         try:
             _check_directory(descriptor, directory, closing=closing)
         finally:
