@@ -36,20 +36,32 @@ def remove(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def remove_tree(path: Path) -> None:
+def remove_tree(path: Path | str, *, within: int | None = None) -> None:
     """Remove a directory, if it is there, in which programs that were just killed may write for a moment more; OSError.
 
-    It is no more than gone: a power failure may bring it back.
+    It is no more than gone: a power failure may bring it back. ``within`` is a descriptor of the directory that a name
+    is of; no link is followed.
     """
     deadline = None
-    while os.path.lexists(path):
+    while _is_there(path, within):
         try:
-            shutil.rmtree(path)
+            if within is None:
+                shutil.rmtree(path)
+            else:
+                shutil.rmtree(path, dir_fd=within)
         except OSError as error:
             deadline = deadline or time.monotonic() + WRITTEN_TO_S
             if error.errno not in {errno.ENOTEMPTY, errno.ENOENT} or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def _is_there(path: Path | str, within: int | None) -> bool:
+    try:
+        os.stat(path, dir_fd=within, follow_symlinks=False)
+    except OSError:  # as lexists() has it
+        return False
+    return True
 
 
 def draft_path(path: Path) -> Path:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import dumps, durable, journal, originals, tools, unpack
+from dental_pms_backup import dumps, durable, journal, originals, places, tools, unpack
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError
 from dental_pms_backup.journal import Event
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.config import Config
     from dental_pms_backup.dumps import Source
+    from dental_pms_backup.places import Place
     from dental_pms_backup.progress import Watch
 
     Beat = Callable[[], None]
@@ -80,14 +81,15 @@ def files(
     _check_paths(paths)
     known = {} if stored_names else originals.names(config, archive.stored, paths, watch=watch)
     targets = [directory / name for name in originals.file_names(paths, known)]
-    _check_free(targets)
-    with dumps.opened(archive) as descriptor, _draft_directory(directory) as place:
-        proof = dumps.prove(archive, descriptor, watch=watch)
-        with watch.reading("attachments: extracting", descriptor) as beat:
-            _untar(archive, descriptor, proof.unpack, paths, place, beat=beat)
-        found = [_found(place / "content", path) for path in paths]
-        for source, target in zip(found, targets, strict=True):
-            _move(source, target)
+    with dumps.opened(archive) as descriptor, _opened(directory) as place:
+        _check_free(place, targets)
+        with _draft_directory(place) as content:
+            proof = dumps.prove(archive, descriptor, watch=watch)
+            with watch.reading("attachments: extracting", descriptor) as beat:
+                _untar(archive, descriptor, proof.unpack, paths, content, beat=beat)
+            found = [_found(content, path) for path in paths]
+            for source, target in zip(found, targets, strict=True):
+                _move(source, place, target)
     _tell(archive, Stream.ATTACHMENTS, f"{len(targets)} files or directories")
     return targets
 
@@ -116,36 +118,49 @@ def _check_paths(paths: Sequence[str]) -> None:
             raise UsageError(f'"{path}": no path in an archive, expected one of "tar -tzf", below the attachments')
 
 
-def _check_free(targets: Sequence[Path]) -> None:
+def _check_free(place: Place, targets: Sequence[Path]) -> None:
     for target in targets:
         if targets.count(target) > 1:
             raise UsageError(f"{target}: two of the paths end so, expected each to have a name of its own")
-        if durable.exists(target):
+        if place.has(target.name):
             raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint="ls; or give --to"))
 
 
 @contextlib.contextmanager
-def _draft_directory(directory: Path) -> Iterator[Path]:
-    """Make a hidden directory in another, mode 0700, that is gone when the block ends."""
-    try:
-        made = tempfile.TemporaryDirectory(prefix=".dental-pms-extract-", dir=directory)
-    except OSError as error:
-        raise UsageError(f"{directory}: {error.strerror}, expected a directory to extract to") from None
-    with made as name:
-        (Path(name) / "content").mkdir()
-        yield Path(name)
+def _opened(directory: Path) -> Iterator[Place]:
+    """Hold the directory open that something is to be extracted to: whoever renames above it changes nothing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(places.opened(directory))
+        except OSError as error:
+            raise UsageError(f"{directory}: {error.strerror}, expected a directory to extract to") from None
+        yield place
+
+
+@contextlib.contextmanager
+def _draft_directory(place: Place) -> Iterator[Place]:
+    """Make a directory in a hidden one, mode 0700, of another; both are gone when the block ends."""
+    name = f".dental-pms-extract-{secrets.token_hex(8)}"
+    with contextlib.ExitStack() as stack:
+        try:
+            outer = stack.enter_context(places.new(place, name))
+            stack.callback(places.remove, place, name, outer)
+            content = stack.enter_context(places.new(outer, "content"))
+        except OSError as error:
+            raise UsageError(f"{place.path}: {error.strerror}, expected a directory to extract to") from None
+        yield content
 
 
 def _untar(
-    archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], place: Path, *, beat: Beat
+    archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], content: Place, *, beat: Beat
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(originals.member(path)) for path in paths]
-    names = place / "names"  # not in argv, which everyone can read
-    names.write_bytes(b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
     argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
-    argv += ["--no-wildcards", "--anchored", f"--directory={place / 'content'}", "--null", f"--files-from={names}"]
-    with open(os.devnull, "wb") as nowhere:
+    argv += ["--no-wildcards", "--anchored", f"--directory={content.for_programs}", "--null"]
+    with open(os.devnull, "wb") as nowhere, tools.memory("names") as names:  # not in argv, which everyone can read
+        os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
+        argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
         unpacked, tar = tools.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=beat)
     # a path is in the archive with "./" or without, so that one of each pair is not found
     other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
@@ -156,10 +171,12 @@ def _untar(
         )
 
 
-def _found(content: Path, path: str) -> Path:
+def _found(content: Place, path: str) -> Path:
     """Return where an entry was unpacked; UsageError without it, RefusedError for a device or its like."""
-    found = content / originals.member(path)
-    if not durable.exists(found):
+    member = Path(originals.member(path))
+    found = content.for_programs / member
+    through_link = any((content.for_programs / parent).is_symlink() for parent in member.parents[:-1])
+    if through_link or not durable.exists(found):
         raise UsageError(f'"{path}": not in the archive, expected a path as "tar -tzf" lists it')
     for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):
         mode = each.lstat().st_mode
@@ -168,19 +185,19 @@ def _found(content: Path, path: str) -> Path:
     return found
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, place: Place, target: Path) -> None:
     """Give something its name, unless another has it by now; a file's content and its name are durable."""
     try:
         if source.is_dir() and not source.is_symlink():
-            target.mkdir()  # fails where something is; a rename replaces an empty directory
-            source.rename(target)
+            os.mkdir(target.name, 0o700, dir_fd=place.descriptor)  # fails where something is: a rename may replace it
+            os.rename(source, target.name, dst_dir_fd=place.descriptor)
         else:
-            os.link(source, target, follow_symlinks=False)
+            os.link(source, target.name, dst_dir_fd=place.descriptor, follow_symlinks=False)
+        place.sync()
     except FileExistsError:
         raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name")) from None
     except OSError as error:
         raise _unrecorded(RestoreError(f"{target}: {error.strerror}, expected to write it")) from None
-    durable.sync_directory(target.parent)
 
 
 def _unrecorded(error: BackupError) -> BackupError:
@@ -245,32 +262,46 @@ def _output(target: Path | None) -> Iterator[int]:
         sys.stdout.flush()
         yield sys.stdout.fileno()
         return
-    if durable.exists(target):
-        raise RefusedError(f"{target}: exists already, expected a free name", hint="give another file by --to")
-    draft = durable.draft_path(target)
+    with _opened(target.parent) as place:
+        if place.has(target.name):
+            raise RefusedError(f"{target}: exists already, expected a free name", hint="give another file by --to")
+        draft = durable.draft_path(target).name
+        descriptor = _new_file(place, draft, target)
+        try:
+            yield descriptor
+            _give_name(descriptor, place, target)
+        finally:
+            os.close(descriptor)
+            _unlink(place, draft)
+
+
+def _new_file(place: Place, name: str, target: Path) -> int:
+    """Make a file, mode 0600, in the place of what a killed command left; never write to what another has put there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        _unlink(place, name)
+        return os.open(name, flags, 0o600, dir_fd=place.descriptor)
     except OSError as error:
         raise UsageError(f"{target}: {error.strerror}, expected a new file to write to") from None
-    try:
-        yield descriptor
-        _give_name(descriptor, draft, target)
-    finally:
-        os.close(descriptor)
-        durable.unlink(draft)
 
 
-def _give_name(descriptor: int, draft: Path, target: Path) -> None:
+def _unlink(place: Place, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=place.descriptor)
+
+
+def _give_name(descriptor: int, place: Place, target: Path) -> None:
     try:
         os.fsync(descriptor)
-        os.link(draft, target)
+        # the file that was written, whatever has its draft's name by now
+        os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=place.descriptor, follow_symlinks=True)
+        place.sync()
     except FileExistsError:
         raise RefusedError(f"{target}: exists already, expected a free name") from None
     except OSError as error:  # the disk; or a filesystem without links
         raise RestoreError(
             f"{target}: {error.strerror}, expected to write it", hint="give another place by --to"
         ) from None
-    durable.sync_directory(target.parent)
 
 
 def _tell(source: Source, stream: Stream, what: str) -> None:

@@ -33,7 +33,7 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
     gzip -dc {store}/db/db_SET.sql.gz | docker compose exec -T db \\
         sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
 
-3. The attachments, as root, into an EMPTY directory NEWDIR:
+3. The attachments, as root, into an EMPTY directory NEWDIR, in a directory where only root can write:
     mkdir NEWDIR
     tar -xzpf {store}/attachments_SET.tgz --xattrs --xattrs-include='*' --acls --numeric-owner -C NEWDIR
    Plain tar -xzf also works; it leaves out extended attributes and access lists.

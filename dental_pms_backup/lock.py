@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import stop
+from dental_pms_backup import places, stop
 from dental_pms_backup.errors import LockHeldError, StoreError
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ def held(store: Path, *, wait_s: float = 0, beat: Callable[[], None] | None = No
     """Hold a lock of the store, waiting up to ``wait_s`` seconds; LockHeldError when another run keeps it.
 
     ``beat`` is called about ten times a second while it waits. Under the name RUNS whoever holds it may change the
-    store; under DRILLS it is the only drill, beside which runs go on.
+    store; under DRILLS it is the only drill, beside which runs go on. RefusedError when another user can rename there:
+    whoever writes to a store holds one of its locks.
     """
+    places.check_store(store)
     wait_s = max(wait_s, LEAST_WAIT_S)
     try:
         descriptor = os.open(store / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

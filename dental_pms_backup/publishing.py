@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import artefacts, durable, proofs
+from dental_pms_backup import artefacts, durable, places, proofs
 from dental_pms_backup.artefacts import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 
@@ -50,7 +50,9 @@ def prepare(store: Path) -> None:
     """Make the store's directories and close them to others, mode 0700; StoreError when that is impossible.
 
     A directory that holds anything else than a store does keeps its mode: it may be a mount point, or a typo.
+    RefusedError when one of them is another user's, or reached by his link, or he may have put something into it.
     """
+    places.check_store(store, closing=True)
     for directory in (store, store / "db", store / "sets"):
         try:
             if not directory.is_dir():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from dental_pms_backup import (
     safety,
     sources,
     stop,
+    swap,
     unpack,
 )
 from dental_pms_backup.artefacts import NAME_FORMAT, Kind, Stream
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.config import Config
     from dental_pms_backup.dumps import Source
+    from dental_pms_backup.places import Place
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import DatabaseSource
+    from dental_pms_backup.swap import Live
 
 OF_NOTHING = "none, the live database was empty"
 
@@ -150,24 +152,22 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
     was. What was restored and what is kept outlive a power failure from then on.
     """
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
-    target = sources.attachments(config).path.resolve()
-    check_swappable(target, archive.file)
-    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
-        for done in unpack.recover(target):
-            fields = {"target": str(target)}
-            journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
-        proof = dumps.prove(archive, descriptor, watch=watch)
-        losses = look_through(archive, descriptor, proof.unpack, live=target, watch=watch)
-        unpack.check_room(archive.file, target.parent)
-        terms.consent(Stream.ATTACHMENTS, losses)
-        stamp = _free_stamp(target, now)
-        with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, stamp)) as fresh:
-            unpack.copy_attributes(target, fresh)  # an archive without an entry for it leaves them so
-            _unpack(descriptor, proof.unpack, fresh, watch=watch)
-            stop.check()
-            kept = unpack.swap(target, stamp)
+    with live_attachments(config) as live:
+        check_swappable(live, archive.file)
+        with _recorded(config.store, Stream.ATTACHMENTS, str(live.path), now), dumps.opened(archive) as descriptor:
+            _recover(live)
+            proof = dumps.prove(archive, descriptor, watch=watch)
+            losses = look_through(archive, descriptor, proof.unpack, live=live.place, watch=watch)
+            unpack.check_room(archive.file, live.around)
+            terms.consent(Stream.ATTACHMENTS, losses)
+            stamp = swap.free_stamp(live.around, live.path.name, now)
+            with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
+                swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
+                _unpack(descriptor, proof.unpack, fresh.content, watch=watch)
+                stop.check()
+                kept = swap.swap(live, fresh, stamp)
     return Restored(
-        stream=Stream.ATTACHMENTS, file=archive.file, target=str(target), kept=kept, drop=("rm", "-r", str(kept))
+        stream=Stream.ATTACHMENTS, file=archive.file, target=str(live.path), kept=kept, drop=("rm", "-r", str(kept))
     )
 
 
@@ -175,30 +175,38 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
     """Restore a set's or an archive's attachments into a directory that is new or empty, all of them or none."""
     archive = dumps.find(config.store, wanted, Kind.ATTACHMENTS)
     target = Path(name).absolute()
-    unpack.check_new(target)
-    with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
-        proof = dumps.prove(archive, descriptor, watch=watch)
-        look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
-        unpack.check_room(archive.file, target.parent)
-        with unpack.temporary_directory(unpack.beside(target, unpack.RESTORING, _free_stamp(target, now))) as fresh:
-            _unpack(descriptor, proof.unpack, fresh, watch=watch)
-            stop.check()
-            unpack.into_new(fresh, target)
+    with swap.place_for(target) as around:
+        swap.check_new(around, target)
+        with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dumps.opened(archive) as descriptor:
+            proof = dumps.prove(archive, descriptor, watch=watch)
+            look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
+            unpack.check_room(archive.file, around)
+            stamp = swap.free_stamp(around, target.name, now)
+            with swap.fresh(around, f"{target.name}.{swap.RESTORING}-{stamp}") as fresh:
+                _unpack(descriptor, proof.unpack, fresh.content, watch=watch)
+                stop.check()
+                swap.into_new(around, fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
 
 
-def check_swappable(target: Path, archive: Path) -> None:
+def live_attachments(config: Config) -> contextlib.AbstractContextManager[Live]:
+    """Hold the live attachments open to be replaced; RefusedError when they are not what their container sees."""
+    found = sources.attachments(config)
+    return swap.live(found.path, found.seen)
+
+
+def check_swappable(live: Live, archive: Path) -> None:
     """Raise RefusedError when the live attachments are a mount point, which no rename reaches."""
-    if target.stat().st_dev != target.parent.stat().st_dev:
+    if live.place.identity[0] != live.around.identity[0]:
         raise RefusedError(
-            f"attachments: {target} is a mount point, expected a directory whose content can be swapped by rename",
+            f"attachments: {live.path} is a mount point, expected a directory whose content can be swapped by rename",
             hint="empty it, then: "
-            f"tar -xzpf {archive} --xattrs --xattrs-include='*' --acls --numeric-owner -C {target}",
+            f"tar -xzpf {archive} --xattrs --xattrs-include='*' --acls --numeric-owner -C {live.path}",
         )
 
 
 def look_through(
-    archive: Source, descriptor: int, how: Sequence[str], *, live: Path | None, watch: Watch
+    archive: Source, descriptor: int, how: Sequence[str], *, live: Place | None, watch: Watch
 ) -> Sequence[str]:
     """Look through a proven archive before it is unpacked, as ``unpack.look_through`` does."""
     ours = bool(archive.checksum)
@@ -206,21 +214,18 @@ def look_through(
         return unpack.look_through(archive.file, descriptor, how, ours=ours, live=live, beat=beat)
 
 
-def _unpack(descriptor: int, how: Sequence[str], fresh: Path, *, watch: Watch) -> None:
+def _recover(live: Live) -> None:
+    for done in swap.recover(live):
+        fields = {"target": str(live.path)}
+        journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
+
+
+def _unpack(descriptor: int, how: Sequence[str], content: Place, *, watch: Watch) -> None:
     """Unpack a proven archive into an empty directory, and compare every entry."""
     with watch.reading("attachments: unpacking", descriptor) as beat:
-        unpack.extract(descriptor, how, fresh, beat=beat)
+        unpack.extract(descriptor, how, content, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:
-        unpack.compare(descriptor, how, fresh, beat=beat)
-
-
-def _free_stamp(target: Path, now: datetime) -> str:
-    """Return the time as a stamp of a name beside the target; a later second when one of these is taken."""
-    while True:
-        stamp = now.astimezone().strftime(NAME_FORMAT)
-        if not any(unpack.beside(target, word, stamp).exists() for word in (unpack.RESTORING, unpack.KEPT)):
-            return stamp
-        now += timedelta(seconds=1)
+        unpack.compare(descriptor, how, content, beat=beat)
 
 
 def _check_name(live: DatabaseSource, target: str) -> None:

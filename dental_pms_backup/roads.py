@@ -54,6 +54,15 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
     )
 
 
+def seen_at(container: Container, mount: Path) -> tuple[int, int] | None:
+    """Return device and number of what a container has at a path; None where that is not seen from here."""
+    try:
+        status = (PROCESSES / str(_first_process(container)) / "root" / mount.relative_to("/")).stat()
+    except (BackupError, OSError, ValueError):  # it does not run; or dockerd is elsewhere; or we have not the right
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _entry(by_exec: InContainer, container: Container, road: Road) -> Inside | OnHost:
     pid = _first_process(container)
     match road:

@@ -17,14 +17,15 @@ from dental_pms_backup import (
     ledger,
     lock,
     notify,
+    places,
     preflight,
     publishing,
     retention,
     sources,
     stop,
+    swap,
     taking,
     tools,
-    unpack,
 )
 from dental_pms_backup.artefacts import Stream
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
@@ -75,6 +76,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         ):
             journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
             _warn_of_readers(store)
+            _warn_of_movers(store)
             recover(store)
             found = _reach_patiently(config, wanted)
             _check_apart(store, found)
@@ -194,7 +196,7 @@ def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Source
 def _check_apart(store: Path, found: sources.Sources) -> None:
     if found.attachments:
         preflight.check_apart(store, found.attachments.path)
-        unpack.check_whole(found.attachments.path)
+        swap.check_whole(found.attachments.path)
 
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
@@ -341,6 +343,13 @@ def _warn_of_readers(store: Path) -> None:
     if publishing.keeps_no_modes(store):
         text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
         _warn("", text, f"findmnt -T {store}   # mount it with umask=077")
+
+
+def _warn_of_movers(store: Path) -> None:
+    who = places.who_moves(store)
+    if who:
+        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
+        _warn("", text, f"namei -l {store}   # or another place by backup_dir")
 
 
 def recover(store: Path) -> None:

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import compose, postgres, roads, streams
+from dental_pms_backup import compose, places, postgres, roads, streams
 from dental_pms_backup.artefacts import Stream
+from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.keys import Source
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dental_pms_backup.config import Compose, Config, Native
+    from dental_pms_backup.places import Identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,16 @@ class DatabaseSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachmentsSource:
-    """A directory that can be listed; ``container`` is the one it was found by, empty for a configured path."""
+    """A directory that can be listed; ``container`` is the one it was found by, empty for a configured path.
+
+    ``identity`` tells it from what somebody puts in its place later. ``seen`` is that, too, where the container runs
+    and sees this very directory.
+    """
 
     path: Path
     container: str
+    identity: Identity | None = None
+    seen: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +76,26 @@ def database(config: Config) -> DatabaseSource:
 
 
 def attachments(config: Config) -> AttachmentsSource:
-    """Find the directory of the attachments: the configured path, else the backend's mount."""
+    """Find the directory of the attachments: the configured path, else the backend's mount.
+
+    RefusedError when a running backend has another directory mounted than is there on the host.
+    """
     if config.attachments.path:
-        found = AttachmentsSource(path=config.attachments.path, container="")
+        path, seen, name = config.attachments.path, None, ""
+        streams.check_source(path)
     else:
-        path, container = compose.mounted_directory(
-            _project(config.compose), config.compose.backend_service, config.attachments.mount
+        mount = config.attachments.mount
+        path, container = compose.mounted_directory(_project(config.compose), config.compose.backend_service, mount)
+        streams.check_source(path)
+        seen, name = roads.seen_at(container, mount), container.name
+    identity = places.pinned(path)
+    if seen not in {None, identity}:
+        raise RefusedError(
+            f"attachments: {path} is another directory than container {name} has at {config.attachments.mount}, "
+            "expected the files that the application sees; nothing was touched",
+            hint=f"docker restart {name}   # once what is in {path} is right",
         )
-        found = AttachmentsSource(path=path, container=container.name)
-    streams.check_source(found.path)
-    return found
+    return AttachmentsSource(path=path, container=name, identity=identity, seen=seen)
 
 
 def _native_server(settings: Native) -> postgres.Server:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres, stop, tools
+from dental_pms_backup import places, postgres, stop, tools
 from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, SourceError, StoreError
 from dental_pms_backup.keys import Road
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from dental_pms_backup.places import Identity
     from dental_pms_backup.postgres import Facts, Server
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -152,18 +153,21 @@ def archive_attachments(
     out: int,
     index: Path,
     *,
+    identity: Identity | None = None,
     level: int = USUAL_LEVEL,
     last_try: bool = True,
     beat: Callable[[], None] | None = None,
 ) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
-    An entry that changed or vanished while it was read is returned by name; one that could not be read raises
-    ArchiveError, with the names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
+    It is opened once, RefusedError unless it is that of ``identity``; tar follows no link below it. An entry that
+    changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
+    names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
-    check_source(source)
-    argv = tar_argv(source, index, sparse=tells_of_holes(source, MOUNTS.read_text("utf-8", "surrogateescape")))
-    tar, packer = tools.pipeline(argv, compressor(level), out=out, beat=beat)
+    with _opened(source, identity) as place:
+        sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
+        argv = tar_argv(place, index, sparse=sparse)
+        tar, packer = tools.pipeline(argv, compressor(level), out=out, beat=beat)
     if not packer.ok:
         raise _writing_failed("attachments", packer, out)
     usable = tar.exit_code in {0, TAR_CHANGED}
@@ -212,6 +216,14 @@ def tells_of_holes(source: Path, mounts: str) -> bool:
     around = max((point for point in kinds if place.startswith(point)), key=len, default="")
     found = {kind for point, kind in kinds.items() if point == around or point.startswith(place)}
     return bool(found) and found <= TELL_OF_HOLES
+
+
+@contextlib.contextmanager
+def _opened(source: Path, identity: Identity | None) -> Iterator[Path]:
+    """Hold a directory open that is read, and return a path of programs to it, wherever it is by then."""
+    check_source(source)
+    with places.opened_as_it_is(source, identity) as place:
+        yield place.for_programs
 
 
 def check_source(source: Path) -> None:

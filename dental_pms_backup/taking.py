@@ -80,7 +80,7 @@ def database(order: Order, source: DatabaseSource, settings: config.Database) ->
 def attachments(order: Order, source: AttachmentsSource) -> Proven:
     """Take the attachments; BackupError leaves drafts only. ``beside_rows`` completes what is strange about them."""
     with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
-        archived, archive = _archive(order, source.path, draft)
+        archived, archive = _archive(order, source, draft)
     _tell_taken(Stream.ATTACHMENTS, archive["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
     return Proven(
@@ -108,14 +108,20 @@ def beside_rows(archived: Proven, rows_with_files: int, order: Order) -> Proven:
 
 
 def _archive(
-    order: Order, source: Path, draft: publishing.Draft, *, tries: int = streams.TRIES
+    order: Order, source: AttachmentsSource, draft: publishing.Draft, *, tries: int = streams.TRIES
 ) -> tuple[streams.Archived, Entry]:
     """Archive a directory, anew where an entry shrank while it was read, and prove the draft."""
     index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
             archived = streams.archive_attachments(
-                source, draft.descriptor, index, level=order.level, last_try=tries == 1, beat=beat
+                source.path,
+                draft.descriptor,
+                index,
+                identity=source.identity,
+                level=order.level,
+                last_try=tries == 1,
+                beat=beat,
             )
         if archived:
             archive, _ = _prove(order, draft, reading, index=index)

@@ -7,7 +7,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import dumps, journal, pinned, postgres, restore, sources, streams, tools
+from dental_pms_backup import (
+    dumps,
+    journal,
+    pinned,
+    places,
+    postgres,
+    restore,
+    sources,
+    streams,
+    tools,
+    unpack,
+)
 from dental_pms_backup.artefacts import Kind
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.journal import Event
@@ -15,9 +26,9 @@ from dental_pms_backup.journal import Event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
-    from pathlib import Path
 
     from dental_pms_backup.config import Config
+    from dental_pms_backup.places import Place
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.restore import Restored, Terms
     from dental_pms_backup.sources import DatabaseSource
@@ -32,11 +43,14 @@ select c.oid::regclass::text || ' ' || c.relkind::text from pg_class c
 # As they are stored: no function, operator or cast that somebody made for the columns' types comes into it.
 ROWS = "set client_encoding = 'UTF8'; copy {table} (storage_key, byte_size) to stdout"
 ROWS_OF_PARTITIONS = "set client_encoding = 'UTF8'; copy (select storage_key, byte_size from {table}) to stdout"
-# Prints how many rows there are, of how many no file is there, and of how many it has another size.
+# Prints how many rows there are, of how many no file is there, and of how many it has another size. Keys come from the
+# database, and others write in the directory meanwhile: what leads out of it is not there.
 COUNT_FILES = (
     dumps.COPY_TEXT
+    + unpack.SHUT_IN
     + r"""
-my ($directory) = @ARGV; @ARGV = ();
+my ($place, $below) = @ARGV; @ARGV = ();
+my $directory = shut_in($place) . "/$below";
 my ($rows, $missing, $other) = (0, 0, 0);
 while (<STDIN>) {
     my ($key, $size) = /^([^\t]*)\t([^\t]*)$/ or die "not a row\n";
@@ -71,8 +85,8 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
     with dumps.opened(archive) as descriptor:
         proof = dumps.prove(archive, descriptor, watch=watch)
         restore.look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
-    target = sources.attachments(config).path.resolve()
-    restore.check_swappable(target, archive.file)
+    with restore.live_attachments(config) as live:
+        restore.check_swappable(live, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
     yield restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
 
@@ -88,9 +102,10 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
     if not table:
         return None
     rows = (ROWS_OF_PARTITIONS if kind == "p" else ROWS).format(table=table)
-    directory = sources.attachments(config).path / DIRECTORY
-    with open(os.devnull, "rb") as nothing, watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
-        found = _counted(live, rows, directory, beat)
+    files = sources.attachments(config)
+    with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
+        with watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
+            found = _counted(live, rows, place, beat)
     if found.missing or found.other_size:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
@@ -101,14 +116,15 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
     return found
 
 
-def _counted(live: DatabaseSource, rows: str, directory: Path, beat: Callable[[], None]) -> Matched:
+def _counted(live: DatabaseSource, rows: str, place: Place, beat: Callable[[], None]) -> Matched:
     session = streams.new_session()
     options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
     program = postgres.matching(live.server, live.facts, "psql")
     asked = f"--command={pinned.TABLES_ONLY}{rows}"
     psql = postgres.client(live.server, program, *options, asked, session=session)
     with tools.memory("matched") as out:
-        ended = tools.pipeline(psql, ["perl", "-e", COUNT_FILES, "--", str(directory)], out=out, beat=beat)
+        counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), DIRECTORY]
+        ended = tools.pipeline(psql, counting, out=out, beat=beat)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
     failed = next((program for program in ended if not program.ok), None)
     if failed or not answer:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, scratch, unpack
+from dental_pms_backup import postgres, scratch, swap
 from dental_pms_backup.postgres import OnHost
 from tests import faults
 from tests.integration import filesystems
@@ -124,7 +124,8 @@ def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_ne
 def found_live(site: Site) -> Live:
     """Return what is live; a swap of the attachments that was cut off is ended first, as any restore does."""
     at_rest(site)
-    unpack.recover(site.attachments)
+    with swap.live(site.attachments, None) as live:
+        swap.recover(live)
     return Live(database=dump(site.server), attachments=on_disk(site.attachments))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import unpack
+from dental_pms_backup import swap
 from tests import faults
 from tests.integration.faults import events, listening
 from tests.integration.support import (
@@ -24,20 +24,21 @@ from tests.integration.support import (
 
 # Kills itself at the Nth call of what the swap is made of.
 DIES = """\
-import os, pathlib, signal, sys
+import os, signal, sys, types
 left = int(os.environ["DIES_AT"])
 def counted(call):
-    def counting(*arguments):
+    def counting(*arguments, **more):
         global left
         left -= 1
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments)
+        return call(*arguments, **more)
     return counting
-from dental_pms_backup import cli, unpack
-unpack._sync = counted(unpack._sync)
-pathlib.Path.rename = counted(pathlib.Path.rename)
-pathlib.Path.rmdir = counted(pathlib.Path.rmdir)
+from dental_pms_backup import cli, places, swap
+places.Place.sync = counted(places.Place.sync)
+swap.os = places.os = types.SimpleNamespace(**vars(os))
+for name in ("rename", "rmdir", "mkdir"):
+    setattr(swap.os, name, counted(getattr(os, name)))
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -157,7 +158,8 @@ def test_a_swap_that_is_killed_at_any_step_is_undone_or_ended_by_the_next_restor
             run = site.run("run", "attachments")
             assert run.returncode == 1
             assert "attachments: a restore was cut off while it swapped them" in run.stderr
-        done = unpack.recover(site.attachments)
+        with swap.live(site.attachments, None) as live:
+            done = swap.recover(live)
         found = on_disk(site.attachments)
         assert found in (spoilt, restored), moment
         assert len(done) <= 2

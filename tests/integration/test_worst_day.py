@@ -55,6 +55,19 @@ def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> No
     assert "restore_all_status" not in done.stdout
 
 
+def test_a_file_behind_a_link_that_leads_out_of_the_attachments_is_no_row_s_file(practice: Site) -> None:
+    outside = practice.place / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("out")
+    (practice.attachments / "attachments/q").symlink_to(outside)
+    (practice.attachments / "attachments/inside").symlink_to("p")
+    sql(practice.server, "insert into attachments values (8, 'q/file', 3), (9, 'inside/zähne/3 a\tb.jpg', 3)")
+    practice.takes()
+    done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+    assert done.returncode == 1
+    assert "of 7 rows 1 have no file and 0 one of another size, expected none" in done.stderr
+
+
 def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> None:
     before = (dump(practice.server), on_disk(practice.attachments))
     sets = practice.sets()

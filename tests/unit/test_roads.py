@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +15,6 @@ from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError
 from dental_pms_backup.keys import Road
 from dental_pms_backup.postgres import Facts, Inside, OnHost
 from tests.unit.builders import program
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PID = 4711
 FACTS = Facts(version=150004, database="pms", user="pms", size=1, started="2026-11-01", system="7301")
@@ -148,3 +145,12 @@ def test_server_that_answers_on_no_road_is_worth_a_retry(wanted: Road, site: Sit
     with pytest.raises(BackupError) as raised:
         roads.open_to(site.container, wanted)
     assert type(raised.value) is DatabaseError
+
+
+def test_what_a_container_sees_at_its_mount_is_known_where_its_processes_are(site: Site) -> None:
+    mount = site.processes / f"{PID}/root/data"
+    mount.mkdir()
+    assert roads.seen_at(site.container, Path("/data")) == (mount.stat().st_dev, mount.stat().st_ino)
+    assert roads.seen_at(site.container, Path("/other")) is None
+    for changed in ({"pid": 0}, {"id": "another"}, {"pid": PID + 1}):
+        assert roads.seen_at(dataclasses.replace(site.container, **changed), Path("/data")) is None

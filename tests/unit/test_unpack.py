@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_KIB = 20 << 10
-HOW_MUCH = 'open my $status, "<", "/proc/self/status"; print grep /VmHWM/, <$status>;'
+WATCHED = 'open our $status, "<", "/proc/self/status";'  # it becomes shut in
+HOW_MUCH = "print grep /VmHWM/, <$status>;"
 
 
 def line(name: str, size: int = 4) -> str:
@@ -26,7 +27,7 @@ def line(name: str, size: int = 4) -> str:
 def looked_through(live: Path, listing: Iterable[str]) -> tuple[list[int], int]:
     """Return what is counted, and the most memory that it took, in KiB."""
     done = subprocess.run(
-        ["perl", "-e", unpack.LOOK_THROUGH + HOW_MUCH, "--", str(live)],
+        ["perl", "-e", WATCHED + unpack.LOOK_THROUGH + HOW_MUCH, "--", str(live)],
         input="".join(listing),
         capture_output=True,
         text=True,

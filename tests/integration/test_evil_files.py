@@ -1,0 +1,411 @@
+"""Somebody else owns the directory that root works in, and renames what is in it at the worst moment."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import faults
+from tests.integration.faults import events, fails, listening, recovers
+from tests.integration.support import PATH, Disk, Site, environment, executable, on_disk, wait_until
+
+NOBODY = 65534
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
+PASSES = 20
+# Tries again and again, and counts how often; $victim is root's directory, $outer each directory of a restore.
+LOOP = """
+cd {home}
+while :; do
+    for outer in attachments.restoring-* new.restoring-* .dental-pms-extract-*; do
+        [ -e "$outer" ] || continue
+        {{ {script}; }} 2>/dev/null
+    done
+    echo >>passes
+done
+"""
+
+
+class Somebody:
+    """A home of another user, in which the attachments lie, and a directory of root's that he would like to reach."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.home = site.place / "home"
+        self.victim = site.place / "victim"
+        self.home.mkdir()
+        for name in ("attachments/2026", "content/2026", "content/attachments", "db", "sets"):
+            (self.victim / name).mkdir(parents=True)
+        for name in ("canary-name-root", "2026.txt", "content/2026/0003.jpg", "db/.mine.draft"):
+            (self.victim / name).write_text("root's")
+        self.victim.chmod(0o755)
+        self.untouched = on_disk(self.victim)
+        site.attachments.rename(self.home / "attachments")
+        site.configure({"attachments.path": str(self.attachments)})
+        below = self.attachments / "attachments"
+        below.mkdir()
+        for number in range(40):
+            (below / f"{number:04d}").write_bytes(os.urandom(50_000))
+        self.own(self.home)
+
+    @property
+    def attachments(self) -> Path:
+        return self.home / "attachments"
+
+    def own(self, directory: Path) -> None:
+        subprocess.run(["chown", "--recursive", f"{NOBODY}:{NOBODY}", directory], check=True)
+
+    def does(self, script: str, *, check: bool = True) -> None:
+        subprocess.run([*AS_NOBODY, "sh", "-c", f"cd {self.home}; {script}"], check=check, env=self.variables)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return environment(victim=str(self.victim), home=str(self.home))
+
+    @contextlib.contextmanager
+    def trying(self, script: str) -> Iterator[None]:
+        """Do something again and again while the block lasts, as another user."""
+        loop = LOOP.format(home=self.home, script=script)
+        with subprocess.Popen([*AS_NOBODY, "sh", "-c", loop], env=self.variables, start_new_session=True) as process:
+            try:
+                yield
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def passes(self) -> int:
+        counted = self.home / "passes"
+        return len(counted.read_bytes()) if counted.exists() else 0
+
+    def wait_for_passes(self) -> None:
+        """Wait until he has tried some times from now on."""
+        before = self.passes()
+        wait_until(lambda: self.passes() >= before + PASSES)
+
+
+@pytest.fixture
+def somebody(site: Site) -> Somebody:
+    return Somebody(site)
+
+
+@contextlib.contextmanager
+def held(site: Site, program: str, before: str, after: str = 'exec "$real" "$@"') -> Iterator[tuple[str, Path, Path]]:
+    """A fake that waits, once, until it is let go: its PATH, the mark that it waits, and what lets it go."""
+    waits, go = site.place / "waits", site.place / "go"
+    os.mkfifo(go)
+    hold = f"hold() {{ if mkdir {waits} 2>/dev/null; then read answer <{go}; fi; }}\n"
+    fakes = site.place / "fakes"
+    fakes.mkdir(mode=0o755, exist_ok=True)
+    executable(fakes / program, f"real={shutil.which(program, path=PATH)}\n{hold}{before}\n{after}")
+    yield f"{fakes}:{PATH}", waits, go
+
+
+def halfway_unpacking(site: Site, home: Path) -> "contextlib.AbstractContextManager[tuple[str, Path, Path]]":
+    """Hold the unpacking of a restore or an extraction after a part of the archive has gone to tar."""
+    begun = f"ls -d {home}/*.restoring-* {home}/.dental-pms-extract-* 2>/dev/null"
+    now = f'[ -n "$({begun})" ] && [ ! -e {site.place}/waits ]'
+    return held(site, unpacker(), f'if {now}; then "$real" "$@" | {{ head -c 700000; hold; cat; }}; exit; fi')
+
+
+def unpacker() -> str:
+    return "igzip" if shutil.which("igzip", path=PATH) else "gzip"
+
+
+def attacked(somebody: Somebody, words: list[str], script: str) -> tuple[int, str, str, list[str]]:
+    """Run a command, held halfway while somebody does what he can; return its exit status, output and events."""
+    site = somebody.site
+    with (
+        halfway_unpacking(site, somebody.home) as (path, waits, go),
+        somebody.trying(script),
+        listening(site) as journal,
+        site.running(*words, wrapper=journal.wrapper, PATH=path) as process,
+    ):
+        wait_until(lambda: waits.exists() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        somebody.wait_for_passes()
+        with go.open("w") as letting:
+            letting.write("go\n")
+        out, err = process.communicate(timeout=120)
+        told = events(journal.close())
+    assert on_disk(somebody.victim) == somebody.untouched, "root's directory is as it was"
+    return process.returncode, out, err, told
+
+
+INSIDE = (
+    'for at in "$outer" "$outer/content"; do mv -T "$at/attachments" "$at/moved" && ln -s "$victim" "$at/attachments";'
+    ' mv -T "$at/2026" "$at/moved2" && ln -s "$victim" "$at/2026"; done;'
+    ' mv -T "$outer/content" "$outer/moved3" && ln -s "$victim" "$outer/content"'
+)
+OUTER = 'mv -T "$outer" "away" && ln -s "$victim" "$outer"'
+KEPT = 'ln -sT "$victim" "attachments.before-restore-${outer#attachments.restoring-}"'
+LIVE = '[ -L attachments ] || { mv -T attachments mine && ln -s "$victim" attachments; }'
+
+
+def spoil(somebody: Somebody) -> Disk:
+    (somebody.attachments / "later").write_text("later")
+    somebody.own(somebody.attachments)
+    return on_disk(somebody.attachments)
+
+
+def clear(somebody: Somebody) -> None:
+    """Take what somebody has left out of the way, as an admin does."""
+    if (somebody.home / "mine").exists():
+        somebody.attachments.unlink()
+        (somebody.home / "mine").rename(somebody.attachments)
+    for path in somebody.home.iterdir():
+        if path != somebody.attachments:
+            path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+
+
+@pytest.mark.fault("Somebody evil", "attachments are put back into a directory of his, and he swaps for a link")
+@pytest.mark.parametrize(
+    ("script", "status", "says"),
+    [
+        pytest.param(INSIDE, 0, "", id="a directory that is unpacked into"),
+        pytest.param(OUTER, 1, "was renamed or replaced under the restore", id="the directory around it"),
+        pytest.param(KEPT, 1, "the swap failed: File exists", id="the name of what is kept"),
+        pytest.param(LIVE, 1, "was renamed or replaced under the restore", id="the live directory"),
+    ],
+)
+def test_a_restore_in_place_writes_and_moves_nothing_through_his_link(
+    somebody: Somebody, script: str, status: int, says: str
+) -> None:
+    wanted = on_disk(somebody.attachments)
+    name = somebody.site.takes("attachments")
+    spoilt = spoil(somebody)
+    words = ["restore", "attachments", name, "--in-place", "--yes"]
+    returned, _, err, told = attacked(somebody, words, script)
+    live = somebody.home / "mine" if (somebody.home / "mine").exists() else somebody.attachments
+    assert (returned, on_disk(live)) == (status, spoilt if status else wanted), err
+    assert says in err
+    store = "the live attachments as they were" if status else "the live attachments as the set has them"
+    faults.saw(status=status, cause="restore" if status else "", store=f"{store}, and root's files", events=told)
+    clear(somebody)
+    again = somebody.site.run("restore", "attachments", name, "--in-place", "--yes")
+    assert (again.returncode, on_disk(somebody.attachments)) == (0, wanted), again.stderr
+    faults.recovered("ok, once his links are gone")
+
+
+@pytest.mark.fault("Somebody evil", "attachments are put into a new directory in one of his, and he swaps for a link")
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(INSIDE, id="a directory that is unpacked into"), pytest.param(OUTER, id="the one around it")],
+)
+def test_a_restore_into_a_new_directory_writes_nothing_through_his_link(somebody: Somebody, script: str) -> None:
+    wanted = on_disk(somebody.attachments)
+    name = somebody.site.takes("attachments")
+    words = ["restore", "attachments", name, "--to", str(somebody.home / "new")]
+    returned, _, err, told = attacked(somebody, words, script)
+    assert (returned, on_disk(somebody.home / "new")) == (0, wanted), err
+    faults.saw(status=returned, store="all of the set in the new directory, and root's files", events=told)
+    clear(somebody)
+    assert somebody.site.run(*words).returncode == 0
+    faults.recovered()
+
+
+@pytest.mark.fault("Somebody evil", "files are extracted into a directory of his, and he swaps for a link")
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(INSIDE, id="a directory that is unpacked into"), pytest.param(OUTER, id="the one around it")],
+)
+def test_an_extraction_takes_nothing_of_roots_through_his_link(somebody: Somebody, script: str) -> None:
+    wanted = (somebody.attachments / "2026/0003.jpg").read_bytes()
+    name = somebody.site.takes("attachments")
+    words = ["extract", name, "2026/0003.jpg", "attachments", "--to", str(somebody.home / "out"), "--stored-names"]
+    words[words.index(str(somebody.home / "out"))] = str(somebody.home)
+    shutil.move(somebody.attachments, somebody.home / "live")
+    returned, _, err, told = attacked(somebody, words, script)
+    assert (returned, (somebody.home / "0003.jpg").read_bytes()) == (0, wanted), err
+    assert len(list((somebody.home / "attachments").iterdir())) == 40
+    faults.saw(status=returned, store="what was asked for, and root's files", events=told)
+    faults.recovered()
+
+
+def test_rows_are_not_written_to_a_file_that_another_has_put_there(somebody: Somebody) -> None:
+    target = somebody.home / "rows.sql"
+    somebody.does("echo his >.rows.sql.draft; chmod 666 .rows.sql.draft; ln .rows.sql.draft his")
+    done = somebody.site.run("extract", "latest", "--table", "patients", "--to", str(target))
+    assert done.returncode == 0, done.stderr
+    assert (somebody.home / "his").read_text() == "his\n"
+    assert (target.stat().st_uid, oct(target.stat().st_mode & 0o777)) == (0, "0o600")
+
+
+@pytest.mark.parametrize("what", ["link", "directory"])
+def test_a_link_of_his_on_the_way_to_a_new_directory_is_refused(somebody: Somebody, what: str) -> None:
+    somebody.does('ln -s "$victim" out')
+    target = somebody.home / ("out/new" if what == "directory" else "out")
+    done = somebody.site.run("restore", "attachments", "latest", "--to", str(target))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert on_disk(somebody.victim) == somebody.untouched
+
+
+LEFT = "attachments.{}-2026-02-03_023000"
+
+
+@pytest.mark.fault("Somebody evil", "he puts there what a restore that was cut off would leave, and a restore follows")
+@pytest.mark.parametrize(
+    "what", ["a link as what comes in", "a link as what is kept", "a directory of his", "of root's"]
+)
+def test_a_restore_moves_and_removes_nothing_that_no_restore_left(somebody: Somebody, what: str) -> None:
+    spoilt, name = spoil(somebody), somebody.site.takes("attachments")
+    replacing, restoring, kept = (LEFT.format(word) for word in ("replacing", "restoring", "before-restore"))
+    match what:
+        case "a link as what comes in":
+            somebody.does(f'ln -s "$victim" {replacing}')
+        case "a link as what is kept":
+            (somebody.home / restoring).mkdir(mode=0o700)  # as if a restore had been killed
+            somebody.does(f'ln -s "$victim" {kept}')
+        case "a directory of his":
+            somebody.does(f"mkdir -m 700 {restoring}; echo his >{restoring}/mine")
+        case _:  # which root made there for something else, and he renamed
+            (somebody.home / "papers").mkdir(mode=0o700)
+            (somebody.home / "papers/one").write_text("root's")
+            somebody.does(f"mv papers {restoring}")
+    before = on_disk(somebody.home)
+    with listening(somebody.site) as journal:
+        words = ("restore", "attachments", name, "--in-place", "--yes")
+        done = somebody.site.run(*words, wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert (done.returncode, on_disk(somebody.home)) == (4, before), done.stderr
+    assert "it is left alone" in done.stderr
+    assert on_disk(somebody.victim) == somebody.untouched
+    faults.saw(status=4, cause="refused", store="the live attachments as they were, and root's files", events=told)
+    clear(somebody)
+    assert on_disk(somebody.attachments) == spoilt
+    assert somebody.site.run(*words).returncode == 0
+    faults.recovered("ok, once it is moved away")
+
+
+@pytest.mark.fault("Somebody evil", "he swaps for a link what a backup is about to read")
+@pytest.mark.parametrize("what", ["the attachments", "each directory in them"])
+def test_a_backup_reads_nothing_through_his_link(somebody: Somebody, what: str) -> None:
+    site = somebody.site
+    for number in range(10):
+        (somebody.attachments / f"many{number}").mkdir()
+        (somebody.attachments / f"many{number}/file").write_bytes(os.urandom(900_000))
+    somebody.own(somebody.attachments)
+    names = set(on_disk(somebody.attachments))
+    if what == "the attachments":
+        holding = held(site, "tar", 'case " $* " in *" --create "*) hold ;; esac')
+        script = 'mv attachments mine; ln -s "$victim" attachments'
+    else:
+        packer = unpacker()
+        unpacking = 'case " $* " in *" --decompress "*|*" -d"*) exec "$real" "$@" ;; esac'
+        holding = held(site, packer, f"{unpacking}\nhold")
+        script = 'mkdir mine; for each in attachments/*/; do mv "$each" mine/; ln -s "$victim" "${each%/}"; done'
+    site_sets = site.sets()
+    with (
+        holding as (path, waits, go),
+        listening(site) as journal,
+        site.running("run", "attachments", wrapper=journal.wrapper, PATH=path) as process,
+    ):
+        wait_until(waits.exists)
+        somebody.does(script)
+        with go.open("w") as letting:
+            letting.write("go\n")
+        _, err = process.communicate(timeout=120)
+        told = events(journal.close())
+    assert process.returncode == 0, err
+    (name,) = set(site.sets()) - set(site_sets)
+    with tarfile.open(site.store / f"attachments_{name}.tgz") as archive:
+        members = {member.name.removeprefix("./"): member for member in archive}
+    assert not [path for path in members if "canary-name-root" in path or path.endswith("2026.txt")]
+    if what == "the attachments":
+        assert names <= members.keys()
+    else:
+        assert [path for path, member in members.items() if member.issym()]
+    faults.saw(status=0, store="a new, verified set without any file of root's", events=told)
+    somebody.does(
+        "rm -f attachments attachments/*; mv mine attachments 2>/dev/null || mv mine/* attachments/", check=False
+    )
+    recovers(site)
+
+
+STORES = {
+    "its db is his link": 'link "$store/db"',
+    "its sets are his link": 'link "$store/sets"',
+    "it is his link": 'link "$store"',
+    "its db is his": 'chown 65534 "$store/db"',
+    "it is his": 'chown 65534 "$store"',
+    "others can write to it": 'chmod 0770 "$store"',
+    "others can write to its sets": 'chmod 0707 "$store/sets"',
+}
+SPOILS = 'link() { mv -T "$1" "$1.real"; ln -s "$victim/${1##*/}" "$1"; chown -h 65534 "$1"; }; '
+
+
+@pytest.mark.fault("Somebody evil", "another user can rename in the store")
+@pytest.mark.parametrize("how", STORES)
+def test_nothing_is_written_to_a_store_in_which_another_can_rename(somebody: Somebody, how: str) -> None:
+    site = somebody.site
+    (somebody.victim / "store").mkdir()
+    (name,) = site.sets()
+    dump = shutil.copy2(site.store / f"db/db_{name}.sql.gz", site.place / "from-elsewhere.sql.gz")
+    untouched = on_disk(somebody.victim)
+    variables = somebody.variables | {"store": str(site.store)}
+    subprocess.run(["sh", "-c", SPOILS + STORES[how]], check=True, env=variables)
+    before = on_disk(site.place / "store")
+    done = fails(site, cause="refused", status=4)
+    for words in ("prune", f"keep {name}", f"drill {name}", f"restore db {dump} --in-place --yes"):
+        other = site.run(*words.split())
+        expected = {4, 2} if "link" in how else {4}  # 2: behind the link there is no such set
+        assert other.returncode in expected, (words, other.stderr)
+    assert (on_disk(somebody.victim), on_disk(site.place / "store")) == (untouched, before)
+    assert "nothing was touched" in done.stderr
+    (command,) = [line.removeprefix("hint: ") for line in done.stderr.splitlines() if line.startswith("hint: ")]
+    mend(site, command)
+    recovers(site)
+
+
+def mend(site: Site, command: str) -> None:
+    """Do what the hint says; of a link it only says how to see where it leads."""
+    for path in (site.store, site.store / "db", site.store / "sets"):
+        if path.is_symlink():
+            assert command.startswith("readlink -f ")
+            path.unlink()
+            path.with_name(f"{path.name}.real").rename(path)
+            return
+    subprocess.run(["sh", "-c", command], check=True)
+
+
+def test_a_store_that_another_can_move_away_is_warned_of(somebody: Somebody) -> None:
+    site = somebody.site
+    site.store.rename(somebody.home / "store")
+    site.configure({"backup_dir": str(somebody.home / "store")})
+    done = site.run("run", "db")
+    assert done.returncode == 0
+    assert f"{somebody.home} belongs to user {NOBODY}, who can move the store away" in done.stderr
+
+
+@pytest.mark.fault(
+    "Somebody evil", "he swaps directories for links while root looks at what live has more than the set"
+)
+def test_the_look_at_what_is_live_is_not_led_out_of_it(somebody: Somebody) -> None:
+    site, wanted = somebody.site, on_disk(somebody.attachments)
+    name = site.takes("attachments")
+    for path in (path for path, facts in wanted.items() if facts[3]):
+        (somebody.victim / Path(path).name).write_text("newer, and of another size")
+    somebody.untouched = on_disk(somebody.victim)
+    # between two entries of a directory: that it is one was seen with the first of them
+    looking = 'case "$*" in *comes_into*) { head -n 12; hold; cat; } | "$real" "$@"; exit ;; esac'
+    words = ["restore", "attachments", name, "--in-place", "--yes"]
+    with (
+        held(site, "perl", looking) as (path, waits, go),
+        listening(site) as journal,
+        site.running(*words, wrapper=journal.wrapper, PATH=path) as process,
+    ):
+        wait_until(waits.exists)
+        somebody.does('mkdir mine; for each in attachments/*; do mv "$each" mine/; ln -s "$victim" "$each"; done')
+        with go.open("w") as letting:
+            letting.write("go\n")
+        out, err = process.communicate(timeout=120)
+        told = events(journal.close())
+    assert (process.returncode, on_disk(somebody.attachments)) == (0, wanted), err
+    assert "newer" not in out, "no file was compared that is not in the attachments"
+    assert on_disk(somebody.victim) == somebody.untouched
+    store = "the live attachments as the set has them, and root's files"
+    faults.saw(status=0, store=store, events=told)
+    faults.recovered()
