@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import pinned, tools
+from dental_pms_backup import cage, pinned, tools
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,
@@ -42,9 +42,10 @@ LOST = re.compile(r"server closed the connection|terminating connection|connecti
 ERROR = r"(?!(?:NOTICE|HINWEIS|WARNING|WARNUNG|INFO|LOG|DEBUG):)[^:a-z\d]+:\s+((?!0[01])[0-9A-Z]{5})$"
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
-# "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
+# "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump. And no other
+# program for the file: in the cage there is no second process.
 IN_CONTAINER = """\
-value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; then v=$(cat "$f"); fi; }
+value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; then IFS= read -r v <"$f" || :; fi; }
 value POSTGRES_USER; PGUSER=${v:-postgres}
 value POSTGRES_DB; PGDATABASE=${v:-$PGUSER}
 value POSTGRES_PASSWORD; if [ -n "$v" ]; then export PGPASSWORD="$v"; fi
@@ -162,12 +163,13 @@ def client(
     given = (f"PGAPPNAME={session}", f"PGOPTIONS={options}")
     match server:
         case InContainer(entry=OnHost() as on_socket):
-            return client(on_socket, program, *arguments, session=session, options=options)
+            here = dataclasses.replace(on_socket, host=cage.HERE)
+            hosts = client(here, program, *arguments, session=session, options=options)
+            return [*cage.beside(Path(on_socket.host)), *hosts]
         case InContainer(entry=Inside() as inside):
-            words = ["env", "-i", *inside.settings, "LC_ALL=C", *given, tools.path_of("chroot")]
-            root = [f"--userspec=+{inside.uid}:+{inside.gid}", "--groups=", str(inside.root)]
-            in_root = ["sh", "-c", IN_CONTAINER, "sh", program, *arguments]
-            return ["setpriv", "--no-new-privs", "--", *words, *root, *in_root]
+            environment = [*inside.settings, "LC_ALL=C", *given]
+            caged = cage.inside(inside.root, inside.uid, inside.gid, environment)
+            return [*caged, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
             argv = ["docker", "exec", *asked, *(f"--env={setting}" for setting in given), container_id]

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres
+from dental_pms_backup import cage, journal, postgres
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
 from dental_pms_backup.keys import Road
 from dental_pms_backup.postgres import InContainer, Inside, OnHost
@@ -25,6 +25,7 @@ PROCESSES = Path("/proc")
 ORDER = (Road.NAMESPACE, Road.SOCKET)
 SOCKET = "select split_part(current_setting('unix_socket_directories'), ',', 1) || ' ' || current_setting('port')"
 CONFIGURED = "/etc/dental-pms/backup.yaml"
+_told: list[str] = []
 
 
 def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -> tuple[InContainer, Facts]:
@@ -47,11 +48,22 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
             reasons.append(f"{error.message if isinstance(error, BackupError) else error.strerror}")
     facts = postgres.examine(by_exec)
     if wanted in {Road.AUTO, Road.EXEC}:
+        for reason in reasons:
+            _tell_of_no_cage(reason)
         return by_exec, facts
     raise ConfigError(
         (f"database.road: {wanted} cannot be taken ({reasons[0]}), expected a road that the server answers on",),
         hint=f"set database.road to auto in {CONFIGURED}",
     )
+
+
+def _tell_of_no_cage(reason: str) -> None:
+    """Write it to the journal, once, that programs are not started for want of a cage; other reasons are as wanted."""
+    if cage.REFUSED in reason and not _told:
+        _told.append(reason)
+        fields = {"hint": f"set database.road to exec in {CONFIGURED}"}
+        text = f"db: docker exec is taken, which is slower: {reason}"
+        journal.write(journal.Event.ROAD_CLOSED, text, priority=journal.WARNING, fields=fields)
 
 
 def _entry(by_exec: InContainer, container: Container, road: Road) -> Inside | OnHost:
@@ -104,6 +116,6 @@ def _on_socket(by_exec: InContainer, root: Path) -> OnHost:
         bin_dir=None,
     )
     postgres.matching(server, facts, "pg_dump")
-    if postgres.examine(server).system != facts.system:
+    if postgres.examine(dataclasses.replace(by_exec, entry=server)).system != facts.system:
         raise SourceError(f"{server.host}: the socket of another server, expected the container's")
     return server

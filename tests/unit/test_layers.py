@@ -26,6 +26,7 @@ LAYERS = (
         "lock",
         "feeder",
         "tools",
+        "cage",
         "durable",
         "disks",
     ),
@@ -82,6 +83,7 @@ ORDER = [module for layer in LAYERS for module in layer]
 ONLY_IN = {
     "sh": {"tools"},
     "subprocess": set[str](),
+    "seccomp": {"cage"},
     "systemd.journal": {"journal"},
     "systemd.daemon": {"notify"},
     "yaml": {"document"},
