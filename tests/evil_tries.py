@@ -1,11 +1,14 @@
 """What `tests/evil` is called with, and what came of its tries."""
 
+import ctypes
 import re
 from pathlib import Path
 
 EVIL = Path(__file__).parent / "evil"
 REFUSED = "Function not implemented"
 BY_LANDLOCK = "Operation not permitted"
+ABSENT = "absent"
+LANDLOCK_CREATE_RULESET, VERSION, WITH_SCOPES = 444, 1, 6
 ABSTRACT = "an abstract socket"
 SERVICE = "the service of the host"
 # What a user without rights is refused as a call that the kernel has not, cage or no cage.
@@ -33,3 +36,20 @@ def outcomes(said: str) -> dict[str, str]:
         if outcome not in found.setdefault(what, outcome):
             found[what] += f", {outcome}"
     return found
+
+
+def reached(said: str) -> dict[str, str]:
+    """Return the tries that came to something else than a refusal.
+
+    Abstract sockets are refused by kernels that can, from Linux 6.12 on.
+    """
+    found = outcomes(said)
+    assert found, "no try was made"
+    fine = {what: {REFUSED, ABSENT} for what in found}
+    fine[ABSTRACT] = {BY_LANDLOCK} if _scopes() else {BY_LANDLOCK, "done"}
+    return {what: outcome for what, outcome in found.items() if not set(outcome.split(", ")) <= fine[what]}
+
+
+def _scopes() -> bool:
+    """Tell whether this kernel's Landlock keeps abstract sockets away."""
+    return bool(ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, VERSION) >= WITH_SCOPES)
