@@ -24,8 +24,8 @@ REFUSED = "confine: filter: "
 HERE = "/proc/self/cwd"
 # All that a client program, its shell and its interpreter ask of the kernel. Of what is not here the program is told
 # that this kernel has none (ENOSYS), as a C library expects it of a call that is newer than the kernel. Not here, among
-# others: another process or thread, any signal, any look into a process, any network, any name that is made or changed
-# in a directory, memory and queues that are shared by number, keys, namespaces, mounts, limits of others.
+# others: another process or thread, any signal, any look into another process, any network, any file that is linked,
+# renamed or removed, memory and queues that are shared by number, keys, namespaces, mounts, limits of others.
 ALLOWED = (
     # open files, by descriptor and by name
     "access chdir close close_range dup dup2 dup3 faccessat faccessat2 fadvise64 fchdir fdatasync flock fstat fstatfs "

@@ -11,6 +11,9 @@ ABSENT = "absent"
 LANDLOCK_CREATE_RULESET, VERSION, WITH_SCOPES = 444, 1, 6
 ABSTRACT = "an abstract socket"
 SERVICE = "the service of the host"
+SEEN = "seeing it"
+OUTSIDE = "a file of the host"
+ELSEWHERE = {"No such file or directory", "another process of the same number"}
 # What a user without rights is refused as a call that the kernel has not, cage or no cage.
 NOT_COMPILED = {"a module", "a module by file", "a module gone", "another kernel", "ports", "the kernel's ciphers"}
 # Prints "NAME NUMBER" for the names of system calls that it is given; by the libseccomp of the machine that runs it.
@@ -46,6 +49,7 @@ def reached(said: str) -> dict[str, str]:
     found = outcomes(said)
     assert found, "no try was made"
     fine = {what: {REFUSED, ABSENT} for what in found}
+    fine[SEEN] = fine[OUTSIDE] = ELSEWHERE
     fine[ABSTRACT] = {BY_LANDLOCK} if _scopes() else {BY_LANDLOCK, "done"}
     return {what: outcome for what, outcome in found.items() if not set(outcome.split(", ")) <= fine[what]}
 
