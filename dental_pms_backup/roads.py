@@ -104,10 +104,8 @@ def _on_socket(by_exec: InContainer, root: Path) -> OnHost:
     """Return the server as programs of this host reach it, of which there are some of its major version."""
     facts = postgres.examine(by_exec)
     directory, _, port = postgres.ask(by_exec, SOCKET).rpartition(" ")
-    # an absolute link, as /var/run is one, would lead out of the container's root directory
-    inside = re.sub("^/var/run(?=/|$)", "/run", directory)
     server = OnHost(
-        host=f"{root}{inside}",
+        host=f"{root}{directory}",
         port=int(port),
         user=facts.user,
         database=facts.database,

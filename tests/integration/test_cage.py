@@ -193,6 +193,30 @@ def test_settings_of_a_container_in_files_are_read_in_the_cage(place: Path) -> N
     assert {"PGUSER=dental", "PGDATABASE=dental", "PGPASSWORD= with space", "PGAPPNAME=s1"} <= set(told)
 
 
+@contextlib.contextmanager
+def process_in(root: Path) -> Iterator[Path]:
+    """Run a process with that root directory and return the path by which it is entered from outside."""
+    script = "import os, sys, signal; os.chroot(sys.argv[1]); print(flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield Path(f"/proc/{process.pid}/root")
+        process.kill()
+
+
+@pytest.mark.parametrize(("target", "found"), [("/inside", "of the container\n"), ("/etc", "")])
+def test_link_of_a_container_leads_nowhere_else(target: str, found: str, place: Path) -> None:
+    (place / "run").mkdir()
+    (place / "inside").mkdir()
+    (place / "inside/hostname").write_text("of the container\n")
+    (place / "run/postgresql").symlink_to(target)
+    with process_in(place) as root:
+        argv = [*cage.beside(root / "run/postgresql"), "cat", "hostname"]
+        done = run(argv)
+        said = "" if found else f"confine: {root}/run/postgresql: No such file or directory\n"
+    assert (done.stdout, done.stderr) == (found, said)
+
+
 def test_hosts_client_reaches_a_foreign_socket_by_its_directory_only(live: OnHost) -> None:
     entry = dataclasses.replace(live, run_as=None)
     server = InContainer(container_id="c0ffee", name="db-1", image="postgres", entry=entry)

@@ -57,7 +57,7 @@ class Site:
         )
         self.process(PID, "999", cgroup="0::/system.slice/docker-c0ffee.scope", children="")
         program(place / "bin", "perl", CAGE)
-        (self.processes / str(PID) / "root/run/postgresql").mkdir(parents=True)
+        (self.processes / str(PID) / "root/var/run/postgresql").mkdir(parents=True)
         self.answers(inside=ANSWERS, by_exec=ANSWERS)
 
     def process(self, pid: int, uid: str, *, cgroup: str = "", children: str = "") -> None:
@@ -106,7 +106,7 @@ def test_hosts_programs_on_the_socket_are_the_second_choice(site: Site) -> None:
     server, facts = roads.open_to(site.container, Road.AUTO)
     assert isinstance(server.entry, OnHost)
     assert (server.road, facts) == (Road.SOCKET, FACTS)
-    assert (site.place / "asked").read_text() == f"/proc/self/cwd {site.processes}/4711/root/run/postgresql pms\n"
+    assert (site.place / "asked").read_text() == f"/proc/self/cwd {site.processes}/4711/root/var/run/postgresql pms\n"
 
 
 def test_docker_exec_is_what_remains(site: Site) -> None:
