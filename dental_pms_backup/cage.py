@@ -24,8 +24,9 @@ REFUSED = "confine: filter: "
 HERE = "/proc/self/cwd"
 # All that a client program, its shell and its interpreter ask of the kernel. Of what is not here the program is told
 # that this kernel has none (ENOSYS), as a C library expects it of a call that is newer than the kernel. Not here, among
-# others: another process or thread, any signal, any look into another process, any network, any file that is linked,
-# renamed or removed, memory and queues that are shared by number, keys, namespaces, mounts, limits of others.
+# others: any signal, any way out of the group of processes that we end, any look into another process, any network, any
+# file that is linked, renamed or removed, memory and queues that are shared by number, keys, namespaces, mounts, limits
+# of others.
 ALLOWED = (
     # open files, by descriptor and by name
     "access chdir close close_range dup dup2 dup3 faccessat faccessat2 fadvise64 fchdir fdatasync flock fstat fstatfs "
@@ -34,9 +35,9 @@ ALLOWED = (
     # memory
     "brk madvise membarrier mincore mmap mprotect mremap munmap",
     # this process, and what it becomes
-    "arch_prctl capget execve execveat exit exit_group getcpu getegid geteuid getgid getgroups "
+    "arch_prctl capget execve execveat exit exit_group fork getcpu getegid geteuid getgid getgroups "
     "getpgrp getpid getppid getrandom getresgid getresuid getrlimit getrusage gettid getuid rseq sched_yield "
-    "set_robust_list set_tid_address sysinfo uname wait4 waitid",
+    "set_robust_list set_tid_address sysinfo uname vfork wait4 waitid",
     # without a capability these change nothing, and busybox goes no further without them
     "setgid setregid setresgid setresuid setreuid setuid",
     # its own signals, and time
@@ -55,6 +56,8 @@ F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ = 1030, 1031, 1032
 TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
 PR_SET_NAME, PR_GET_NAME = 15, 16
 ITSELF = 0
+# CLONE_PIDFD, _PTRACE, _PARENT (ours) and all CLONE_NEW*; a shell and pg_dumpall have processes of their own
+NO_CLONE = 0x1000 | 0x2000 | 0x8000 | 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
 ONLY = (
     ("socket", 0, (AF_UNIX,)),
     ("getpgid", 0, (ITSELF,)),
@@ -102,6 +105,7 @@ def write_filter(file: IO[bytes]) -> None:
         rules.add_rule(seccomp.ALLOW, name)
     # of a process, none but itself, and to read
     rules.add_rule(seccomp.ALLOW, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0), seccomp.Arg(2, seccomp.EQ, 0))
+    rules.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, NO_CLONE, 0))
     for name, which, values in ONLY:
         for value in values:
             # the kernel looks at 32 bits of these

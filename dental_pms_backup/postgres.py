@@ -42,10 +42,9 @@ LOST = re.compile(r"server closed the connection|terminating connection|connecti
 ERROR = r"(?!(?:NOTICE|HINWEIS|WARNING|WARNUNG|INFO|LOG|DEBUG):)[^:a-z\d]+:\s+((?!0[01])[0-9A-Z]{5})$"
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
-# "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump. And no other
-# program for the file: in the cage there is no second process.
+# "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
 IN_CONTAINER = """\
-value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; then IFS= read -r v <"$f" || :; fi; }
+value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; then v=$(cat "$f"); fi; }
 value POSTGRES_USER; PGUSER=${v:-postgres}
 value POSTGRES_DB; PGDATABASE=${v:-$PGUSER}
 value POSTGRES_PASSWORD; if [ -n "$v" ]; then export PGPASSWORD="$v"; fi

@@ -368,7 +368,7 @@ def _nap_beside(pid: int) -> None:
 
 
 def _end(started: Sequence[Any]) -> None:
-    """End what still runs, and collect all exit codes and the last of stderr."""
+    """End what still runs, and what ended programs left behind, and collect all exit codes and the last of stderr."""
     deadline = time.monotonic() + END_GRACE_S
     for process in started:
         _signal(process, signal.SIGTERM)
@@ -376,6 +376,8 @@ def _end(started: Sequence[Any]) -> None:
         time.sleep(0.02)
     for process in started:
         _signal(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a number is not given anew while a group has it
+            os.killpg(process.pid, signal.SIGKILL)
     for process in started:
         with contextlib.suppress(sh.ErrorReturnCode):
             process.wait()

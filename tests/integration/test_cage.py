@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import cage, postgres
+from dental_pms_backup import cage, postgres, tools
 from dental_pms_backup.postgres import InContainer, Inside, OnHost
 from tests import evil_tries
 from tests.integration.support import PATH, alive, connection, dump, environment, wait_until, without_noise
@@ -24,6 +24,15 @@ USER = 4711
 SETTINGS = (f"PATH={PATH}", "LC_ALL=C")
 # The call of a 32-bit program, in a 64-bit one: getpid by the old gate.
 OLD_GATE = 'int main(void) { int is; __asm__ volatile ("int $0x80" : "=a"(is) : "a"(20)); return is < 1; }\n'
+# Leaves a process behind that has no parent, no file of its parent's and, if it can, a session or group of its own.
+LEAVES = """\
+use POSIX; $| = 1;
+if (my $parent = fork) { waitpid $parent, 0; exit }
+if (my $left = fork) { print "$left\\n"; POSIX::_exit(0) }
+POSIX::setsid(); setpgrp;
+open STDIN, '<', '/dev/null'; open STDOUT, '>', '/dev/null'; open STDERR, '>', '/dev/null';
+sleep 600;
+"""
 X32 = "0x40000000 + 39"  # getpid as x32 numbers it
 
 
@@ -89,7 +98,14 @@ def test_what_somebody_evil_tries_means_something_without_the_cage(place: Path) 
         wait_until(lambda: not alive(host.victim))
     refused = {what for what, outcome in outcomes.items() if outcome == evil_tries.REFUSED}
     assert refused <= evil_tries.NOT_COMPILED
-    for what in (evil_tries.ABSTRACT, evil_tries.SERVICE, "a signal", "reading by trace", "a process", "shared memory"):
+    for what in (
+        evil_tries.ABSTRACT,
+        evil_tries.SERVICE,
+        "a signal",
+        "reading by trace",
+        "a process beside its parent",
+        "shared memory",
+    ):
         assert outcomes[what] == "done"
 
 
@@ -138,6 +154,18 @@ def test_program_in_the_cage_dies_with_whoever_started_it(place: Path) -> None:
         wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
         starter.kill()
     wait_until(lambda: not alive(pid))
+
+
+def test_program_in_the_cage_cannot_start_processes_without_end() -> None:
+    (line,) = [line for line in caged(["cat", "/proc/self/limits"]).stdout.splitlines() if "processes" in line]
+    assert [int(word) for word in line.split() if word.isdigit()] == [4096, 4096]
+
+
+def test_whatever_a_program_in_the_cage_started_ends_with_it(place: Path) -> None:
+    (place / "leaves").write_text(LEAVES)
+    ended, out = tools.capture([*cage.inside(Path("/"), USER, USER, SETTINGS), "perl", str(place / "leaves")])
+    assert ended.exit_code == 0
+    wait_until(lambda: not alive(int(out)))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def evil_image(host: Machine) -> Iterator[None]:
         f"systemd-run --quiet --unit={SERVICE} python3 /root/evil-listeners"
     )
     try:
-        admin.wait_for(lambda: host.run(f"ss -Hltn sport = :{PORT}", check=False).stdout != "")
+        admin.wait_for(lambda: host.run(f"grep -w @{ABSTRACT} /proc/net/unix", check=False).returncode == 0)
         victim = host.run(f"systemctl show --property=MainPID --value {VICTIM}").stdout
         for path, content in (
             ("numbers", numbers),
