@@ -89,7 +89,7 @@ def beside(directory: Path) -> list[str]:
 
 
 def write_filter(file: IO[bytes]) -> None:
-    """Write the filter of this machine as the kernel takes it into an open file of the disk's or in memory.
+    """Write the filter of this machine as the kernel takes it into an open file, on a disk or in memory.
 
     A call of another architecture, as of a 32-bit program, ends the program. ToolMissingError.
     """
@@ -100,7 +100,6 @@ def write_filter(file: IO[bytes]) -> None:
             f"{REFUSED}no libseccomp for Python here, expected it to be installed", hint="apt install python3-seccomp"
         ) from None
     rules = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.ENOSYS))
-    rules.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     for name in " ".join(ALLOWED).split():
         rules.add_rule(seccomp.ALLOW, name)
     # of a process, none but itself, and to read
@@ -117,5 +116,10 @@ def write_filter(file: IO[bytes]) -> None:
 def _filter() -> str:
     """Return the path of this process's filter, a file in memory that is there as long as the process."""
     with open(os.memfd_create("filter", os.MFD_CLOEXEC), "wb", closefd=False) as file:
-        write_filter(file)
+        try:
+            write_filter(file)
+        except (RuntimeError, ValueError, OSError) as error:  # what libseccomp's binding raises
+            raise ToolMissingError(
+                f"{REFUSED}libseccomp cannot make it: {error}", hint="apt install python3-seccomp"
+            ) from None
         return f"/proc/{os.getpid()}/fd/{file.fileno()}"
