@@ -376,7 +376,7 @@ def _end(started: Sequence[Any]) -> None:
         time.sleep(0.02)
     for process in started:
         _signal(process, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # a number is not given anew while a group has it
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # a group keeps its number from being given anew
             os.killpg(process.pid, signal.SIGKILL)
     for process in started:
         with contextlib.suppress(sh.ErrorReturnCode):
