@@ -21,7 +21,7 @@ CONFINE = Path(__file__).parent / "filters" / "confine"
 # Of no range that users are made from (systemd.io/UIDS-GIDS): "nobody" has processes of its own on some hosts.
 STRANGER = "1900000005"
 REFUSED = "confine: filter: "
-HERE = "/proc/self/cwd"
+HERE = "/proc/self/fd/9"  # not the working directory: one of a container has no path, and pg_dumpall wants that
 # All that a client program, its shell and its interpreter ask of the kernel. Of what is not here the program is told
 # that this kernel has none (ENOSYS), as a C library expects it of a call that is newer than the kernel. Not here, among
 # others: any signal, any way out of the group of processes that we end, any look into another process, any network, any

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import platform
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -140,6 +141,12 @@ def test_program_in_the_cage_has_no_open_file_but_its_three() -> None:
     assert done.stdout.split() == [b"0", b"1", b"2", b"3"]  # the last is the directory that ls reads
 
 
+def test_program_beside_a_directory_works_in_the_root_directory_and_has_that_one_open() -> None:
+    told = run([*cage.beside(Path("/etc")), "ls", "-l", "/proc/self/cwd", cage.HERE]).stdout
+    assert re.findall("-> (.*)", told) == ["/", "/etc"]
+    assert run([*cage.beside(Path("/etc")), "ls", "/proc/self/fd"]).stdout.split() == ["0", "1", "2", "3", "9"]
+
+
 def test_environment_of_a_program_in_the_cage_is_what_it_is_given() -> None:
     assert sorted(caged(["env"]).stdout.splitlines()) == sorted(SETTINGS)
 
@@ -241,19 +248,26 @@ def test_link_of_a_container_leads_nowhere_else(target: str, found: str, place: 
     (place / "inside/hostname").write_text("of the container\n")
     (place / "run/postgresql").symlink_to(target)
     with process_in(place) as root:
-        argv = [*cage.beside(root / "run/postgresql"), "cat", "hostname"]
+        argv = [*cage.beside(root / "run/postgresql"), "cat", f"{cage.HERE}/hostname"]
         done = run(argv)
         said = "" if found else f"confine: {root}/run/postgresql: No such file or directory\n"
     assert (done.stdout, done.stderr) == (found, said)
 
 
-def test_hosts_client_reaches_a_foreign_socket_by_its_directory_only(live: OnHost) -> None:
+@pytest.mark.parametrize("program", ["psql", "pg_dump", "pg_dumpall"])
+def test_hosts_client_reaches_a_foreign_socket_by_its_directory_only(program: str, live: OnHost) -> None:
     entry = dataclasses.replace(live, run_as=None)
     server = InContainer(container_id="c0ffee", name="db-1", image="postgres", entry=entry)
-    argv = postgres.client(server, "psql", "-XAtqc", "select 'reached'", session="s1")
+    words = {"psql": "-XAtqc select 'reached'", "pg_dump": "--schema-only", "pg_dumpall": "--globals-only"}[program]
+    argv = postgres.client(server, program, *words.split(" ", 1), session="s1")
     Path(live.host).chmod(0o711)
     try:
         done = run(argv)
     finally:
         Path(live.host).chmod(0o700)
-    assert (done.stdout, done.stderr) == ("reached\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(
+        "^(reached|-- PostgreSQL database dump complete|-- PostgreSQL database cluster dump complete)$",
+        done.stdout,
+        re.MULTILINE,
+    )

@@ -111,7 +111,7 @@ def test_client_on_the_socket_of_a_container_is_the_hosts_and_caged_as_nobody_at
     assert program_ == str(installed / "15/bin/pg_dump")
     argv = postgres.client(server, program_, session="s1")
     assert argv[3:9] == ["directory", "/proc/4711/root/run/postgresql", "1900000005", "1900000005", "--", "env"]
-    here = dataclasses.replace(on_socket, host="/proc/self/cwd")
+    here = dataclasses.replace(on_socket, host="/proc/self/fd/9")
     assert argv[8:] == postgres.client(here, program_, session="s1")
     assert tools.program_of(argv) == "pg_dump"
 

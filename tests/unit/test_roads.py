@@ -27,7 +27,7 @@ OTHER = f"echo '{json.dumps(dataclasses.asdict(dataclasses.replace(FACTS, system
 CAGE = """\
 case $1 in */filters/confine) ;; *) exit 99 ;; esac
 [ -s "$2" ] || exit 98
-[ "$3" = root ] || cd "$4" || exit 97
+[ "$3" = root ] || exec 9<"$4" || exit 97
 shift 6
 while [ "$1" != -- ]; do export "$1"; shift; done
 shift
@@ -73,7 +73,11 @@ class Site:
         program(self.place / "bin", "docker", f"{socket}\n{by_exec}\n")
         for name in ("psql", "pg_dump"):
             (self.place / "host/15/bin").mkdir(parents=True, exist_ok=True)
-            program(self.place / "host/15/bin", name, f'echo "$PGHOST $PWD $PGUSER" >{self.place}/asked\n{on_socket}\n')
+            program(
+                self.place / "host/15/bin",
+                name,
+                f'echo "$PGHOST $(readlink $PGHOST) $PGUSER" >{self.place}/asked\n{on_socket}\n',
+            )
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ def test_hosts_programs_on_the_socket_are_the_second_choice(site: Site) -> None:
     server, facts = roads.open_to(site.container, Road.AUTO)
     assert isinstance(server.entry, OnHost)
     assert (server.road, facts) == (Road.SOCKET, FACTS)
-    assert (site.place / "asked").read_text() == f"/proc/self/cwd {site.processes}/4711/root/var/run/postgresql pms\n"
+    assert (site.place / "asked").read_text() == f"/proc/self/fd/9 {site.processes}/4711/root/var/run/postgresql pms\n"
 
 
 def test_docker_exec_is_what_remains(site: Site) -> None:
