@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import pinned, tools
+from dental_pms_backup import confinement, pinned, tools
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,
@@ -162,12 +162,13 @@ def client(
     given = (f"PGAPPNAME={session}", f"PGOPTIONS={options}")
     match server:
         case InContainer(entry=OnHost() as on_socket):
-            return client(on_socket, program, *arguments, session=session, options=options)
+            here = dataclasses.replace(on_socket, host=confinement.HERE)
+            hosts = client(here, program, *arguments, session=session, options=options)
+            return [*confinement.beside(Path(on_socket.host)), *hosts]
         case InContainer(entry=Inside() as inside):
-            words = ["env", "-i", *inside.settings, "LC_ALL=C", *given, tools.path_of("chroot")]
-            root = [f"--userspec=+{inside.uid}:+{inside.gid}", "--groups=", str(inside.root)]
-            in_root = ["sh", "-c", IN_CONTAINER, "sh", program, *arguments]
-            return ["setpriv", "--no-new-privs", "--", *words, *root, *in_root]
+            environment = [*inside.settings, "LC_ALL=C", *given]
+            caged = confinement.inside(inside.root, inside.uid, inside.gid, environment)
+            return [*caged, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
             argv = ["docker", "exec", *asked, *(f"--env={setting}" for setting in given), container_id]

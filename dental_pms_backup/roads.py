@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres
+from dental_pms_backup import confinement, journal, postgres
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
 from dental_pms_backup.keys import Road
 from dental_pms_backup.postgres import InContainer, Inside, OnHost
@@ -25,6 +25,7 @@ PROCESSES = Path("/proc")
 ORDER = (Road.NAMESPACE, Road.SOCKET)
 SOCKET = "select split_part(current_setting('unix_socket_directories'), ',', 1) || ' ' || current_setting('port')"
 CONFIGURED = "/etc/dental-pms/backup.yaml"
+_told: list[str] = []
 
 
 def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -> tuple[InContainer, Facts]:
@@ -47,6 +48,8 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
             reasons.append(f"{error.message if isinstance(error, BackupError) else error.strerror}")
     facts = postgres.examine(by_exec)
     if wanted in {Road.AUTO, Road.EXEC}:
+        for reason in reasons:
+            _tell_of_no_cage(reason)
         return by_exec, facts
     raise ConfigError(
         (f"database.road: {wanted} cannot be taken ({reasons[0]}), expected a road that the server answers on",),
@@ -61,6 +64,15 @@ def seen_at(container: Container, mount: Path) -> tuple[int, int] | None:
     except (BackupError, OSError, ValueError):  # it does not run; or dockerd is elsewhere; or we have not the right
         return None
     return status.st_dev, status.st_ino
+
+
+def _tell_of_no_cage(reason: str) -> None:
+    """Write it to the journal, once, that programs are not started for want of a cage; other reasons are as wanted."""
+    if confinement.REFUSED in reason and not _told:
+        _told.append(reason)
+        fields = {"hint": f"set database.road to exec in {CONFIGURED}"}
+        text = f"db: docker exec is taken, which is slower: {reason}"
+        journal.write(journal.Event.ROAD_CLOSED, text, priority=journal.WARNING, fields=fields)
 
 
 def _entry(by_exec: InContainer, container: Container, road: Road) -> Inside | OnHost:
@@ -101,10 +113,8 @@ def _on_socket(by_exec: InContainer, root: Path) -> OnHost:
     """Return the server as programs of this host reach it, of which there are some of its major version."""
     facts = postgres.examine(by_exec)
     directory, _, port = postgres.ask(by_exec, SOCKET).rpartition(" ")
-    # an absolute link, as /var/run is one, would lead out of the container's root directory
-    inside = re.sub("^/var/run(?=/|$)", "/run", directory)
     server = OnHost(
-        host=f"{root}{inside}",
+        host=f"{root}{directory}",
         port=int(port),
         user=facts.user,
         database=facts.database,
@@ -113,6 +123,6 @@ def _on_socket(by_exec: InContainer, root: Path) -> OnHost:
         bin_dir=None,
     )
     postgres.matching(server, facts, "pg_dump")
-    if postgres.examine(server).system != facts.system:
+    if postgres.examine(dataclasses.replace(by_exec, entry=server)).system != facts.system:
         raise SourceError(f"{server.host}: the socket of another server, expected the container's")
     return server

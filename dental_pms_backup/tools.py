@@ -41,7 +41,7 @@ CAPTURE_LIMIT_BYTES = 4 << 20
 LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
-PACKAGE_OF |= dict.fromkeys(("env", "chroot", "sync", "wc"), "coreutils")
+PACKAGE_OF |= dict.fromkeys(("env", "sync", "wc"), "coreutils")
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -272,12 +272,15 @@ def as_user(argv: Sequence[str], user: str) -> list[str]:
 def program_of(argv: Sequence[str]) -> str:
     """Return the name of the program that an argv is about, without the wrappers of this module."""
     words = list(argv)
+    confined = words[0] == "perl" and os.path.basename(words[1]) == "confine"  # noqa: PTH119 - as below
+    if confined:
+        words = words[words.index("--") + 1 :]
     while words[0] in {"setpriv", "env"}:
         words = words[words.index("--") + 1 :] if words[0] == "setpriv" else words[1:]
-        while "=" in words[0] or words[0] == "-i":
+        while "=" in words[0]:
             words = words[1:]
-    if os.path.basename(words[0]) == "chroot":  # noqa: PTH119 - as below
-        words = words[words.index("sh") + len(("sh", "-c", "SCRIPT", "sh")) :]
+    if confined and words[0] == "sh":
+        words = words[len(("sh", "-c", "SCRIPT", "sh")) :]
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 
@@ -365,7 +368,7 @@ def _nap_beside(pid: int) -> None:
 
 
 def _end(started: Sequence[Any]) -> None:
-    """End what still runs, and collect all exit codes and the last of stderr."""
+    """End what still runs, and what ended programs left behind, and collect all exit codes and the last of stderr."""
     deadline = time.monotonic() + END_GRACE_S
     for process in started:
         _signal(process, signal.SIGTERM)
@@ -373,6 +376,8 @@ def _end(started: Sequence[Any]) -> None:
         time.sleep(0.02)
     for process in started:
         _signal(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # a group keeps its number from being given anew
+            os.killpg(process.pid, signal.SIGKILL)
     for process in started:
         with contextlib.suppress(sh.ErrorReturnCode):
             process.wait()

@@ -49,9 +49,9 @@ def installed(machine: Machine) -> Machine:
 def test_apt_installs_the_package_and_what_it_needs(machine: Machine) -> None:
     machine.run(f"dpkg --purge {admin.PACKAGE}", check=False)  # a machine of an earlier run has it
     machine.install(admin.package_file(machine))
-    needed = "python3-sh python3-systemd python3-yaml python3-tqdm"
+    needed = "python3-seccomp python3-sh python3-systemd python3-yaml python3-tqdm"
     states = machine.run(f"dpkg-query --show --showformat='${{db:Status-Status}} ' {admin.PACKAGE} {needed}").stdout
-    assert states.split() == ["installed"] * 5
+    assert states.split() == ["installed"] * 6
     assert admin.unit_states(machine) == AT_REST
     machine.run("apt-get check")
 

@@ -3,15 +3,46 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from tests import evil_tries
 from tests.system import admin, faults, practice
 from tests.system.machine import Machine
 from tests.system.test_4_docker_faults import DB, kill, labelled
 
 EXEC_ONLY = "/usr/share/doc/dental-pms-backup/examples/docker-exec-only.conf"
 SAME = "/srv/same"
+IN_IMAGE = "/usr/local/bin"
+EVIL = "/evil"
+PORT = 7411
+ABSTRACT = "evil"
+VICTIM = "evil-victim.service"
+SERVICE = "evil-service.service"
+# Does what it is for after it has tried all that somebody evil might, when one of our sessions starts it.
+EVIL_CLIENT = f"""\
+#!/usr/bin/perl
+my ($name) = $0 =~ m{{([^/]+)$}};
+my @arguments = @ARGV;
+if (($ENV{{PGAPPNAME}} // '') =~ /^dental-pms-backup/ && -e '{EVIL}/victim' && open my $log, '>>', '{EVIL}/log') {{
+    select $log;
+    open my $victim, '<', '{EVIL}/victim';
+    chomp(@ARGV = ('{EVIL}/numbers', scalar <$victim>, {PORT}, '{ABSTRACT}'));
+    do '{EVIL}/evil' or print "evil: $@ $!\\n";
+    close $log;
+}}
+exec "/usr/bin/$name", @arguments;
+"""
+LISTENERS = f"""\
+import signal, socket
+service = socket.create_server(("127.0.0.1", {PORT}))
+abstract = socket.socket(socket.AF_UNIX)
+abstract.bind("\\0{ABSTRACT}")
+abstract.listen()
+signal.pause()
+"""
+WITHOUT_SECCOMP = "/usr/lib/python3/dist-packages/seccomp*.so"
 CONTENT = r"gzip -dc {}/db/db_{}.sql.gz | grep -v '^\\\(un\)\?restrict ' | sha256sum"
 
 
@@ -43,6 +74,75 @@ def dumps(host: Machine) -> list[str]:
         "grep --files-with-matches --text -e '[-]-format=plain' /proc/[0-9]*/cmdline 2>/dev/null", check=False
     )
     return [path.split("/")[2] for path in found.stdout.split()]
+
+
+@contextmanager
+def evil_image(host: Machine) -> Iterator[None]:
+    """Replace the clients in the database's container, and give the host what they look for, while the block lasts."""
+    uid = host.run(f"{practice.in_db('id -u postgres')}").stdout.strip()
+    numbers = host.run(f"/usr/bin/python3 - {' '.join(evil_tries.calls())}", stdin=evil_tries.NUMBERS).stdout
+    host.write("/root/evil-listeners", LISTENERS)
+    host.run(
+        f"systemd-run --quiet --unit={VICTIM} --uid={uid} sleep infinity;"
+        f"systemd-run --quiet --unit={SERVICE} python3 /root/evil-listeners"
+    )
+    try:
+        admin.wait_for(lambda: host.run(f"grep -w @{ABSTRACT} /proc/net/unix", check=False).returncode == 0)
+        victim = host.run(f"systemctl show --property=MainPID --value {VICTIM}").stdout
+        for path, content in (
+            ("numbers", numbers),
+            ("evil", evil_tries.EVIL.read_text()),
+            ("client", EVIL_CLIENT),
+            ("victim", victim),
+        ):
+            put = f"'mkdir -p {EVIL} && chmod 777 {EVIL} && cat >{EVIL}/{path} && chmod 755 {EVIL}/{path}'"
+            host.run(practice.in_db(f"sh -c {put}", options="-i --user root"), stdin=content)
+        for name in ("psql", "pg_dump", "pg_dumpall"):
+            host.run(practice.in_db(f"cp {EVIL}/client {IN_IMAGE}/{name}", options="--user root"))
+        yield
+    finally:
+        gone = f"rm -rf {EVIL} {IN_IMAGE}/psql {IN_IMAGE}/pg_dump {IN_IMAGE}/pg_dumpall"
+        host.run(practice.in_db(gone, options="--user root"), check=False)
+        host.run(f"systemctl stop {VICTIM} {SERVICE}")
+
+
+@pytest.mark.fault(
+    "Somebody evil", "the image's own programs try to reach processes, services and the kernel of the host"
+)
+@pytest.mark.parametrize("way", ["in the service", "by hand"])
+def test_programs_of_an_evil_image_reach_nothing_of_the_host(host: Machine, way: str) -> None:
+    run = faults.begin(host)
+    with evil_image(host):
+        if way == "by hand":
+            admin.took(host, "run")
+        else:
+            assert faults.start(host) == 0
+        said = host.run(practice.in_db(f"cat {EVIL}/log")).stdout
+        alive = host.run(f"systemctl is-active {VICTIM} {SERVICE}", check=False).stdout.split()
+    assert evil_tries.reached(said) == {}
+    assert said.count(f"{evil_tries.SERVICE}: ") >= 5  # each of the clients tried
+    assert alive == ["active", "active"]
+    assert road(host, faults.has_succeeded(run)) == "namespace"
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Somebody evil", "the host cannot make the cage that the image's own programs run in")
+def test_programs_of_an_image_are_not_started_without_the_cage_and_that_is_told_once(host: Machine) -> None:
+    run = faults.begin(host)
+    host.run(f"mkdir -p /root/away && mv {WITHOUT_SECCOMP} /root/away")
+    try:
+        assert faults.start(host) == 0
+        assert road(host, faults.has_succeeded(run)) == "exec"
+        (told,) = [entry for entry in run.told if entry.get("DENTAL_PMS_EVENT") == "road-closed"]
+        why = "confine: filter: no libseccomp for Python here, expected it to be installed"
+        assert told["MESSAGE"] == f"db: docker exec is taken, which is slower: {why}"
+        host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: namespace}}\n")
+        said = faults.fails(host, cause="configuration", status=78)
+        assert said.startswith(f"run failed: database.road: namespace cannot be taken ({why})")
+    finally:
+        host.run("mv /root/away/* /usr/lib/python3/dist-packages/")
+    host.write(admin.CONFIG, faults.AUTO_CONFIG)
+    faults.recovers(host)
 
 
 def test_service_takes_the_containers_own_programs_and_says_so(host: Machine) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
         "lock",
         "feeder",
         "tools",
+        "confinement",
         "disks",
     ),
     (
@@ -84,6 +85,7 @@ ORDER = [module for layer in LAYERS for module in layer]
 ONLY_IN = {
     "sh": {"tools"},
     "subprocess": set[str](),
+    "seccomp": {"confinement"},
     "systemd.journal": {"journal"},
     "systemd.daemon": {"notify"},
     "yaml": {"document"},

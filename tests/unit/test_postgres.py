@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.postgres import Facts, InContainer, Inside, OnHost
-from tests.unit.builders import program
+from tests.unit.builders import TREE, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
@@ -73,25 +73,26 @@ def test_client_in_a_container_reads_our_input_only_when_asked() -> None:
     assert argv[:4] == ["docker", "exec", "--interactive", "--env=PGAPPNAME=s1"]
 
 
-def test_client_in_the_root_of_a_container_runs_as_its_user_without_new_rights_and_with_its_environment_only() -> None:
+def test_client_in_the_root_of_a_container_is_caged_with_the_containers_environment_only() -> None:
     settings = ("PATH=/opt/bin", "POSTGRES_USER=dental")
     inside = Inside(root=Path("/proc/4711/root"), uid=999, gid=998, settings=settings)
     server = dataclasses.replace(CONTAINER, entry=inside)
-    assert postgres.client(server, "pg_dump", "--format=plain", session="s1") == [
-        "setpriv",
-        "--no-new-privs",
-        "--",
-        "env",
-        "-i",
+    argv = postgres.client(server, "pg_dump", "--format=plain", session="s1")
+    filter_ = argv.pop(2)
+    assert re.fullmatch(rf"/proc/{os.getpid()}/fd/\d+", filter_)
+    assert argv == [
+        "perl",
+        str(TREE / "dental_pms_backup/filters/confine"),
+        "root",
+        "/proc/4711/root",
+        "999",
+        "998",
         "PATH=/opt/bin",
         "POSTGRES_USER=dental",
         "LC_ALL=C",
         "PGAPPNAME=s1",
         f"PGOPTIONS={pinned.OPTIONS}",
-        shutil.which("chroot"),
-        "--userspec=+999:+998",
-        "--groups=",
-        "/proc/4711/root",
+        "--",
         "sh",
         "-c",
         postgres.IN_CONTAINER,
@@ -99,15 +100,20 @@ def test_client_in_the_root_of_a_container_runs_as_its_user_without_new_rights_a
         "pg_dump",
         "--format=plain",
     ]
+    assert tools.program_of([*argv[:2], filter_, *argv[2:]]) == "pg_dump"
 
 
-def test_client_on_the_socket_of_a_container_is_the_hosts(installed: Path) -> None:
+def test_client_on_the_socket_of_a_container_is_the_hosts_and_caged_as_nobody_at_all(installed: Path) -> None:
     on_socket = on_host(host="/proc/4711/root/run/postgresql")
     server = dataclasses.replace(CONTAINER, entry=on_socket)
     facts = dataclasses.replace(FACTS, version=150004)
     program_ = postgres.matching(server, facts, "pg_dump")
     assert program_ == str(installed / "15/bin/pg_dump")
-    assert postgres.client(server, program_, session="s1") == postgres.client(on_socket, program_, session="s1")
+    argv = postgres.client(server, program_, session="s1")
+    assert argv[3:9] == ["directory", "/proc/4711/root/run/postgresql", "1900000005", "1900000005", "--", "env"]
+    here = dataclasses.replace(on_socket, host="/proc/self/fd/9")
+    assert argv[8:] == postgres.client(here, program_, session="s1")
+    assert tools.program_of(argv) == "pg_dump"
 
 
 @pytest.mark.parametrize(

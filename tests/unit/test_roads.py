@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, roads
+from dental_pms_backup import journal, postgres, roads
 from dental_pms_backup.compose import Container
 from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError
 from dental_pms_backup.keys import Road
@@ -20,12 +20,17 @@ PID = 4711
 FACTS = Facts(version=150004, database="pms", user="pms", size=1, started="2026-11-01", system="7301")
 ANSWERS = f"echo '{json.dumps(dataclasses.asdict(FACTS))}'"
 OTHER = f"echo '{json.dumps(dataclasses.asdict(dataclasses.replace(FACTS, system='7302')))}'"
-# what chroot does, as far as a user who is no root can: the program is found on the container's PATH
-CHROOT = """\
-while case $1 in --*) true ;; *) false ;; esac; do shift; done
+# what the cage does, as far as a user who is no root can: the environment, and the program is found on its PATH
+CAGE = """\
+case $1 in */filters/confine) ;; *) exit 99 ;; esac
+[ -s "$2" ] || exit 98
+[ "$3" = root ] || exec 9<"$4" || exit 97
+shift 6
+while [ "$1" != -- ]; do export "$1"; shift; done
 shift
 exec "$@"
 """
+NO_FILTER = "echo 'confine: filter: Invalid argument' >&2; exit 125"
 FAILS = "echo 'psql: error: FATAL: no' >&2; exit 2"
 
 
@@ -48,8 +53,8 @@ class Site:
             settings=(f"PATH={place}/inside:/usr/bin:/bin",),
         )
         self.process(PID, "999", cgroup="0::/system.slice/docker-c0ffee.scope", children="")
-        (self.processes / str(PID) / "root").mkdir()
-        program(place / "bin", "chroot", CHROOT)
+        program(place / "bin", "perl", CAGE)
+        (self.processes / str(PID) / "root/var/run/postgresql").mkdir(parents=True)
         self.answers(inside=ANSWERS, by_exec=ANSWERS)
 
     def process(self, pid: int, uid: str, *, cgroup: str = "", children: str = "") -> None:
@@ -65,7 +70,11 @@ class Site:
         program(self.place / "bin", "docker", f"{socket}\n{by_exec}\n")
         for name in ("psql", "pg_dump"):
             (self.place / "host/15/bin").mkdir(parents=True, exist_ok=True)
-            program(self.place / "host/15/bin", name, f'echo "$PGHOST $PGUSER" >{self.place}/asked\n{on_socket}\n')
+            program(
+                self.place / "host/15/bin",
+                name,
+                f'echo "$PGHOST $(readlink $PGHOST) $PGUSER" >{self.place}/asked\n{on_socket}\n',
+            )
 
 
 @pytest.fixture
@@ -73,6 +82,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setattr(roads, "PROCESSES", tmp_path / "proc")
     monkeypatch.setattr(postgres, "INSTALLED", tmp_path / "host")
+    monkeypatch.setattr(roads, "_told", [])
     return Site(tmp_path)
 
 
@@ -97,7 +107,7 @@ def test_hosts_programs_on_the_socket_are_the_second_choice(site: Site) -> None:
     server, facts = roads.open_to(site.container, Road.AUTO)
     assert isinstance(server.entry, OnHost)
     assert (server.road, facts) == (Road.SOCKET, FACTS)
-    assert (site.place / "asked").read_text() == f"{site.processes}/4711/root/run/postgresql pms\n"
+    assert (site.place / "asked").read_text() == f"/proc/self/fd/9 {site.processes}/4711/root/var/run/postgresql pms\n"
 
 
 def test_docker_exec_is_what_remains(site: Site) -> None:
@@ -133,6 +143,30 @@ def test_road_that_is_wanted_and_cannot_be_taken_is_told(wanted: Road, site: Sit
         roads.open_to(site.container, wanted)
     assert raised.value.message.startswith(f"database.road: {wanted} cannot be taken (db: the server does not answer")
     assert raised.value.hint == "set database.road to auto in /etc/dental-pms/backup.yaml"
+
+
+def test_programs_of_an_image_are_not_started_without_a_cage_and_that_is_told_once(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(site.place / "bin", "perl", NO_FILTER)
+    site.answers(inside=ANSWERS, by_exec=ANSWERS, on_socket=ANSWERS)
+    journal.show(journal.Echo.WARNINGS)
+    assert roads.open_to(site.container, Road.AUTO)[0].road is Road.EXEC
+    assert roads.open_to(site.container, Road.AUTO)[0].road is Road.EXEC
+    reason = "db: the server does not answer: confine: filter: Invalid argument"
+    assert capsys.readouterr().err == f"db: docker exec is taken, which is slower: {reason}\n"
+    assert not (site.place / "asked").exists()
+    with pytest.raises(ConfigError) as raised:
+        roads.open_to(site.container, Road.NAMESPACE)
+    expected = f"database.road: namespace cannot be taken ({reason}), expected a road that the server answers on"
+    assert raised.value.message == expected
+
+
+def test_road_that_the_sandbox_closes_is_not_told(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    program(site.place / "bin", "perl", "echo 'confine: chroot /r: Operation not permitted' >&2; exit 125")
+    journal.show(journal.Echo.WARNINGS)
+    assert roads.open_to(site.container, Road.AUTO)[0].road is Road.EXEC
+    assert capsys.readouterr().err == ""
 
 
 def test_docker_exec_is_taken_when_it_is_wanted(site: Site) -> None:
