@@ -297,7 +297,9 @@ def _check_directory(descriptor: int, path: Path, *, closing: bool) -> None:
     raise RefusedError(
         f"{path}: {what} (owner {status.st_uid}, mode {mode:04o}), expected a directory of user {us} to which nobody "
         "else can write: whoever can rename there leads the backup astray; nothing was touched",
-        hint=f"chown {us} {path}" if foreign else f"chmod go-w {path}",
+        hint=f"chown {us} {path}   # or type it as user {status.st_uid}, where the service runs as that user"
+        if foreign
+        else f"chmod go-w {path}",
     )
 
 
