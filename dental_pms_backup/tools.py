@@ -42,6 +42,7 @@ LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
 PACKAGE_OF |= dict.fromkeys(("env", "sync", "wc"), "coreutils")
+ENDED_AND_STAYS = os.WEXITED | os.WNOHANG | os.WNOWAIT
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -101,7 +102,7 @@ class Running:
     @property
     def over(self) -> bool:
         """Tell whether every program has ended."""
-        return not any(process.process.is_alive()[0] for process in self._started)
+        return not any(_is_alive(process) for process in self._started)
 
     def wait(self, beat: Callable[[], None] | None = None) -> tuple[Ended, ...]:
         """Wait until every program has ended, and return how; ``beat`` is called about ten times a second."""
@@ -345,7 +346,7 @@ def _collector(said: collections.deque[str]) -> Callable[[str], None]:
 
 
 def _wait(started: Sequence[Any], beat: Callable[[], None] | None) -> None:
-    while running := [process.pid for process in started if process.process.is_alive()[0]]:
+    while running := [process.pid for process in started if _is_alive(process)]:
         stop.check()
         if beat:
             beat()
@@ -372,18 +373,32 @@ def _end(started: Sequence[Any]) -> None:
     deadline = time.monotonic() + END_GRACE_S
     for process in started:
         _signal(process, signal.SIGTERM)
-    while time.monotonic() < deadline and any(process.process.is_alive()[0] for process in started):
+    while time.monotonic() < deadline and any(_is_alive(process) for process in started):
         time.sleep(0.02)
     for process in started:
         _signal(process, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # a group keeps its number from being given anew
-            os.killpg(process.pid, signal.SIGKILL)
+        if not _is_collected(process):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
     for process in started:
         with contextlib.suppress(sh.ErrorReturnCode):
             process.wait()
 
 
+def _is_alive(process: Any) -> bool:
+    """Tell whether a program runs; one that has ended keeps its number from being given anew until it is collected."""
+    return not _is_collected(process) and os.waitid(os.P_PID, process.pid, ENDED_AND_STAYS) is None
+
+
+def _is_collected(process: Any) -> bool:
+    try:
+        os.waitid(os.P_PID, process.pid, ENDED_AND_STAYS)
+    except ChildProcessError:
+        return True
+    return False
+
+
 def _signal(process: Any, number: int) -> None:
-    if process.process.is_alive()[0]:
+    if _is_alive(process):
         with contextlib.suppress(ProcessLookupError):
             process.signal_group(number)
