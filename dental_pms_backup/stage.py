@@ -24,6 +24,7 @@ MB = 1_000_000
 EMPTY_BYTES = 350 * MB  # an empty cluster and its log
 UNPACKED_TIMES = 6  # a database is so many times larger than its compressed dump, mostly less
 ALMOST_FULL_BYTES = 64 * MB
+TO_CLEAR_UP_S = 600  # over the drill's own limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ def server(
 
 def _started(config: Config, stage: Stage, place: Path, superuser: str) -> contextlib.AbstractContextManager[Server]:
     if not stage.image:
-        return throwaway.cluster(place, stage.major, superuser=superuser)
+        longest_s = config.drill.timeout_s + TO_CLEAR_UP_S
+        return throwaway.cluster(place, stage.major, superuser=superuser, longest_s=longest_s)
     mark = throwaway.mark_of(config.store)
     return throwaway.container(mark, stage.image, config.database.road, superuser=superuser)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import compose, durable, journal, postgres, roads, scratch, stop, tools
+from dental_pms_backup import cage, compose, durable, journal, postgres, roads, scratch, stop, tools
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.keys import Road
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LABEL = "dental-pms-backup.drill"
 PREFIX = "dental-pms-drill-"
 PROCESSES = Path("/proc")
-SERVERS = ("/postgres", "/initdb")
+SERVERS = ("/postgres", "/initdb", "/bwrap")
 DATA = "/var/lib/postgresql/data"
 DOCKER_ANSWERS_S = 120
 STARTS_WITHIN_S = 180
@@ -73,6 +73,7 @@ def clear(mark: str, directory: Path) -> int:
             containers = docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL}={mark}").split()
     for container in containers:
         _remove_container(container)
+    cage.end_units(f"{PREFIX}{mark}-")
     left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
     _end_servers(f"{directory}/{PREFIX}{mark}-")
     for path in left:
@@ -146,8 +147,8 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
 
 
 @contextlib.contextmanager
-def cluster(place: Path, major: int, *, superuser: str) -> Iterator[OnHost]:
-    """Run a private cluster of a major version below a directory; ToolMissingError when none is installed."""
+def cluster(place: Path, major: int, *, superuser: str, longest_s: float) -> Iterator[OnHost]:
+    """Run a private cluster of a major version in a cage below a directory; ToolMissingError when none is installed."""
     bin_dir = scratch.programs(major)
     if bin_dir is None:
         raise ToolMissingError(
@@ -160,7 +161,7 @@ def cluster(place: Path, major: int, *, superuser: str) -> Iterator[OnHost]:
             f"drill: {directory}: too long a name for a socket in it, expected a shorter drill.directory",
             hint="dental-pms-backup config show",
         )
-    with scratch.server(directory, bin_dir, superuser=superuser, settings=SETTINGS) as server:
+    with scratch.caged(directory, bin_dir, superuser=superuser, settings=SETTINGS, longest_s=longest_s) as server:
         yield server
 
 

@@ -58,6 +58,7 @@ LAYERS = (
         "preflight",
         "suspicion",
         "offsite",
+        "cage",
         "scratch",
     ),
     ("throwaway", "rehearsal", "likeness", "roundtrip", "inventory", "stage", "proving"),
