@@ -1,4 +1,4 @@
-"""A throwaway PostgreSQL: a private cluster on a private socket that ends with its block, in a cage or without."""
+"""A throwaway PostgreSQL: a private cluster on a private socket that ends with its block, in a sandbox or without."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import cage, postgres, stop, tools
+from dental_pms_backup import postgres, sandbox, stop, tools
 from dental_pms_backup.errors import BackupError, DatabaseError, ToolMissingError
 from dental_pms_backup.postgres import INSTALLED, OnHost
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dental_pms_backup.cage import Cage
+    from dental_pms_backup.sandbox import Sandbox
 
 PORT = 5432
 STARTS_WITHIN_S = 60
@@ -59,21 +59,21 @@ def cluster(directory: Path, *, database: str, user: str = "postgres") -> Iterat
 
 
 @contextlib.contextmanager
-def caged(
+def sandboxed(
     directory: Path, bin_dir: Path, *, superuser: str, settings: Sequence[str], longest_s: float
 ) -> Iterator[OnHost]:
-    """Make and run a cluster in a cage, whose new directory is all that it may write to, for rows of anybody's making.
+    """Make and run a cluster in a sandbox, for rows of anybody's making: it may write to its new directory only.
 
-    Its clients run as the cage's user, too, and see what the cage sees. All of it ends with the block, also when this
-    process is killed, and after so many seconds; the directory stays for the caller to remove. BackupError.
+    Its clients run as the sandbox's user, too, and see what the sandbox sees. All of it ends with the block, also when
+    this process is killed, and after so many seconds; the directory stays for the caller to remove. BackupError.
     """
     made = shlex.join(_initdb(directory, bin_dir, superuser))
     runs = shlex.join(_postgres(directory, bin_dir, settings))
     log = directory.with_suffix(".log")
-    with cage.running(["sh", "-c", f"{made} && exec {runs}"], directory, longest_s=longest_s) as caged_server:
-        _wait_for_socket(caged_server, directory, log)
-        with caged_server.root() as root:
-            server = _on_socket(directory, bin_dir, superuser, cage.USER, root)
+    with sandbox.running(["sh", "-c", f"{made} && exec {runs}"], directory, longest_s=longest_s) as sandboxed:
+        _wait_for_socket(sandboxed, directory, log)
+        with sandboxed.root() as root:
+            server = _on_socket(directory, bin_dir, superuser, sandbox.USER, root)
             _wait_for(server)
             yield server
 
@@ -117,11 +117,11 @@ def _postgres(directory: Path, bin_dir: Path, settings: Sequence[str] = ()) -> l
     return [*argv, *(word for setting in (*SETTINGS, *settings) for word in ("-c", setting))]
 
 
-def _wait_for_socket(caged_server: Cage, directory: Path, log: Path) -> None:
+def _wait_for_socket(sandboxed: Sandbox, directory: Path, log: Path) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while not os.path.lexists(directory / f".s.PGSQL.{PORT}"):
-        if caged_server.over or time.monotonic() > deadline:
-            said = cage.last_line(log) or "it says nothing"
+        if sandboxed.over or time.monotonic() > deadline:
+            said = sandbox.last_line(log) or "it says nothing"
             raise DatabaseError(f"drill: the private cluster does not start: {said}, expected it to", hint="df -h")
         stop.rest(0.02)
 

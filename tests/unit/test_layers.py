@@ -58,10 +58,10 @@ LAYERS = (
         "preflight",
         "suspicion",
         "offsite",
-        "cage",
+        "sandbox",
         "scratch",
     ),
-    ("throwaway", "rehearsal", "likeness", "roundtrip", "inventory", "stage", "proving"),
+    ("throwaway", "rehearsal", "reader", "likeness", "roundtrip", "inventory", "stage", "proving"),
     (
         "taking",
         "attempts",

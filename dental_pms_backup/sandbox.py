@@ -1,9 +1,9 @@
-"""A cage: one program of a drill, run as a system user that owns nothing, with next to nothing of this host in view.
+"""A sandbox: one program of a drill, run as a system user that owns nothing, with next to nothing of this host in view.
 
 What a dump defines runs in it with every right of its server: it has its own directory, the programs in /usr, and
-processes, sockets and a loopback that are the cage's own (bubblewrap). Where systemd runs, a transient unit bounds it
-as well: our own services may make no namespaces, PID 1 makes them. Nothing in it outlives the drill: kernel or PID 1
-ends all of it when this process is gone, be it killed.
+processes, sockets and a loopback of its own (bubblewrap). Where systemd runs, a transient unit bounds it as well: our
+own services may make no namespaces, PID 1 has them made. Nothing in it outlives the drill: kernel or PID 1 ends all of
+it when this process is gone, be it killed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MIB = 1 << 20
 LONGEST_LINE_BYTES = 1000
 # For each process, and of processes and threads for the user: a server and the few sessions of a drill need far less.
 LIMITS = (f"--as={4096 * MIB}", f"--fsize={2048 * MIB}", "--nproc=400", "--nofile=4096", "--core=0")
-# For all of the cage together, where systemd runs. What is read and written is cached beyond that.
+# For all of the sandbox together, where systemd runs. What is read and written is cached beyond that.
 BOUNDS = ("MemoryMax=2G", "MemorySwapMax=0", "TasksMax=400", "CPUWeight=20", "IOWeight=20")
 OF_ROOT = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Debian keeps the dictionaries of text search, which hunspell's packages bring, outside of /usr.
 SEEN = ("/etc/ld.so.cache", "/etc/localtime", "/var/cache/postgresql/dicts")
 MADE = ("/etc", "/var", "/var/cache", "/var/cache/postgresql")
-# What bubblewrap needs, which it drops; the program in the cage has none. The file system is looked through as root.
+# What bubblewrap needs, and drops: the program in the sandbox has none. No RestrictSUIDSGID=, it takes openat2 away.
 CAPABILITIES = "CAP_SYS_ADMIN CAP_NET_ADMIN CAP_SETPCAP CAP_SETUID CAP_SETGID CAP_DAC_READ_SEARCH"
 HARDENED = (
     f"CapabilityBoundingSet={CAPABILITIES}",
@@ -50,7 +50,6 @@ HARDENED = (
     "RestrictNamespaces=cgroup ipc mnt net pid uts",
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
     "RestrictRealtime=yes",
-    "RestrictSUIDSGID=yes",
     "LockPersonality=yes",
     "MemoryDenyWriteExecute=yes",
     "DevicePolicy=closed",
@@ -58,15 +57,15 @@ HARDENED = (
     "KillSignal=SIGKILL",
     "LogLevelMax=warning",
 )
-# "$1" is the file that gets the process of the cage, "$@" from "$2" on bubblewrap and its arguments.
+# "$1" is the file that gets the process of the sandbox, "$@" from "$2" on bubblewrap and its arguments.
 REMEMBERED = 'info=$1; shift; exec "$@" 3>"$info" 2>&1'
 # The same in a unit, whose first process reads a pipe that this process alone holds open, and ends with its end.
 ALIVE_WITH_US = 'exec <"$1" >>"$2" 2>&1; info=$3; shift 3; "$@" 3>"$info" </dev/null & exec cat'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cage:
-    """A program that runs in a cage. ``process`` is a descriptor that can be read when all of it has ended."""
+class Sandbox:
+    """A program that runs in a sandbox. ``process`` is a descriptor that can be read when all of it has ended."""
 
     inside: Path
     process: int
@@ -79,7 +78,7 @@ class Cage:
 
     @contextlib.contextmanager
     def root(self) -> Iterator[str]:
-        """Open the root directory that the program in the cage has; a path to it while the block lasts.
+        """Open the root directory that the program in the sandbox has; a path to it while the block lasts.
 
         DatabaseError when it has ended.
         """
@@ -87,7 +86,7 @@ class Cage:
             descriptor = os.open(f"/proc/{self.number}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise DatabaseError(
-                f"drill: the cage cannot be entered: {error.strerror}, expected it to be there"
+                f"drill: the sandbox cannot be entered: {error.strerror}, expected it to be there"
             ) from None
         try:
             _check_same(descriptor, self.inside)
@@ -97,7 +96,7 @@ class Cage:
 
 
 def check() -> None:
-    """Raise BackupError unless this process can make a cage."""
+    """Raise BackupError unless this process can make a sandbox."""
     if os.geteuid() != 0:
         raise RefusedError(
             "drill: a private cluster runs as a user that owns nothing, expected to be root, who alone can see to that",
@@ -108,7 +107,7 @@ def check() -> None:
 
 
 def user() -> pwd.struct_passwd:
-    """Return the system user that programs in a cage run as; ToolMissingError without it: it is never another one."""
+    """Return the system user that programs in a sandbox run as; ToolMissingError without it: never is it another."""
     try:
         return pwd.getpwnam(USER)
     except KeyError:
@@ -119,7 +118,7 @@ def user() -> pwd.struct_passwd:
 
 
 def unit_name(place: Path) -> str:
-    """Return the name of the transient unit of the cage in a place, where systemd runs."""
+    """Return the name of the transient unit of the sandbox in a place, where systemd runs."""
     return f"{place.name}.service"
 
 
@@ -130,10 +129,10 @@ def end_units(prefix: str) -> None:
 
 
 @contextlib.contextmanager
-def running(argv: Sequence[str], inside: Path, *, longest_s: float) -> Iterator[Cage]:
-    """Run a program in a cage, of which it may write to one new directory only; all of it ends with the block.
+def running(argv: Sequence[str], inside: Path, *, longest_s: float) -> Iterator[Sandbox]:
+    """Run a program in a sandbox, of which it may write to one new directory only; all of it ends with the block.
 
-    Its output goes to ``inside`` with the suffix .log, which it cannot see. RefusedError when no cage can be made here.
+    Its output goes to ``inside`` with the suffix .log, which it cannot see. RefusedError when no sandbox can be made.
     """
     check()
     place, who = inside.parent, user()
@@ -143,24 +142,24 @@ def running(argv: Sequence[str], inside: Path, *, longest_s: float) -> Iterator[
     (place / "group").write_text(f"{USER}:x:{who.pw_gid}:\n")
     for name in ("passwd", "group"):
         (place / name).chmod(0o644)
-    info, log = place / "cage.json", inside.with_suffix(".log")
-    caged = _argv(argv, inside, who)
-    start = _in_unit(caged, info, log, longest_s) if SYSTEMD.is_dir() else _below_us(caged, info, log)
+    info, log = place / "sandbox.json", inside.with_suffix(".log")
+    sandboxed = _argv(argv, inside, who)
+    start = _in_unit(sandboxed, info, log, longest_s) if SYSTEMD.is_dir() else _below_us(sandboxed, info, log)
     with contextlib.ExitStack() as afterwards, start:
         number = _first_process(info, log)
         process = os.pidfd_open(number)
         afterwards.callback(_await_end, process)
-        yield Cage(inside=inside, process=process, number=number)
+        yield Sandbox(inside=inside, process=process, number=number)
 
 
 @contextlib.contextmanager
-def _below_us(caged: Sequence[str], info: Path, log: Path) -> Iterator[None]:
-    with tools.background(["sh", "-c", REMEMBERED, "sh", str(info), *caged], log=log):
+def _below_us(sandboxed: Sequence[str], info: Path, log: Path) -> Iterator[None]:
+    with tools.background(["sh", "-c", REMEMBERED, "sh", str(info), *sandboxed], log=log):
         yield
 
 
 @contextlib.contextmanager
-def _in_unit(caged: Sequence[str], info: Path, log: Path, longest_s: float) -> Iterator[None]:
+def _in_unit(sandboxed: Sequence[str], info: Path, log: Path, longest_s: float) -> Iterator[None]:
     place = info.parent
     lifeline, unit = place / "lifeline", unit_name(place)
     os.mkfifo(lifeline, 0o600)
@@ -170,7 +169,7 @@ def _in_unit(caged: Sequence[str], info: Path, log: Path, longest_s: float) -> I
     words += [f"--property={setting}" for setting in settings]
     shell = ["sh", "-c", ALIVE_WITH_US, "sh", str(lifeline), str(log), str(info)]
     try:
-        started, _ = tools.capture(["systemd-run", *words, "--", *shell, *caged], timeout_s=BEGINS_WITHIN_S)
+        started, _ = tools.capture(["systemd-run", *words, "--", *shell, *sandboxed], timeout_s=BEGINS_WITHIN_S)
         if not started.ok:
             said = [str(started), *started.said][-1]
             raise TemporaryError(f"drill: {said}, expected systemd to run a unit", hint="systemctl status")
@@ -205,8 +204,8 @@ def _argv(argv: Sequence[str], inside: Path, who: pwd.struct_passwd) -> list[str
 
 
 def _view(inside: Path) -> Iterator[str]:
-    """Yield the options for what can be seen in the cage: nothing of the host but what stands here."""
-    yield from ("--perms", "1777", "--size", str(64 * MIB), "--tmpfs", "/tmp")  # noqa: S108 - the cage's own
+    """Yield the options for what can be seen in the sandbox: nothing of the host but what stands here."""
+    yield from ("--perms", "1777", "--size", str(64 * MIB), "--tmpfs", "/tmp")  # noqa: S108 - the sandbox's own
     for directory in sorted({*MADE, *map(str, inside.parents)} - {"/", "/tmp"}):  # noqa: S108 - as above
         yield from ("--perms", "0755", "--dir", directory)
     yield from ("--ro-bind", "/usr", "/usr")
@@ -220,7 +219,7 @@ def _view(inside: Path) -> Iterator[str]:
         yield from ("--ro-bind-try", seen, seen)
     for name in ("passwd", "group"):
         yield from ("--ro-bind", str(inside.parent / name), f"/etc/{name}")
-    yield from ("--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(512 * MIB), "--tmpfs", "/dev/shm")  # noqa: S108 - the cage's own
+    yield from ("--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(512 * MIB), "--tmpfs", "/dev/shm")  # noqa: S108 - the sandbox's own
     yield from ("--bind", str(inside), str(inside), "--remount-ro", "/")
 
 
@@ -228,19 +227,19 @@ def _first_process(info: Path, log: Path) -> int:
     """Return the process id of what bubblewrap started, once it says; RefusedError when it does not come so far."""
     deadline = time.monotonic() + BEGINS_WITHIN_S
     while True:
-        said = last_line(log)  # asked first: the program in the cage may say something, too, but only after that
+        said = last_line(log)  # asked first: the program in the sandbox may say something, too, but only after that
         with contextlib.suppress(OSError, ValueError, KeyError):
             return int(json.loads(info.read_text())["child-pid"])
         if said or time.monotonic() > deadline:
             raise RefusedError(
-                f"drill: no cage can be made here ({said or 'bwrap says nothing'}), expected to be allowed namespaces",
+                f"drill: no sandbox can be made here ({said or 'bwrap says nothing'}), expected to be allowed that",
                 hint="dental-pms-backup config show   # or set drill.where to container",
             )
         stop.rest(0.02)
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that a program in a cage, or bubblewrap, said."""
+    """Return the last line that a program in a sandbox, or bubblewrap, said."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LONGEST_LINE_BYTES))
         lines = file.read(LONGEST_LINE_BYTES).decode("utf-8", "replace").split("\n")
@@ -250,18 +249,18 @@ def last_line(log: Path) -> str:
 
 
 def _check_same(root: int, inside: Path) -> None:
-    """Raise DatabaseError unless a directory is the root that a cage has: a process id is given anew."""
+    """Raise DatabaseError unless a directory is the root that a sandbox has: a process id is given anew."""
     try:
         same = os.path.samestat(os.stat(str(inside).lstrip("/"), dir_fd=root), inside.stat())
         outside = os.path.samestat(os.fstat(root), Path("/").stat())
     except OSError:
         same = outside = False
     if not same or outside:
-        raise DatabaseError("drill: the cage cannot be entered, expected it to be there", hint="journalctl -k")
+        raise DatabaseError("drill: the sandbox cannot be entered, expected it to be there", hint="journalctl -k")
 
 
 def _await_end(process: int) -> None:
-    """Wait until the last process of a cage has ended, and close the descriptor."""
+    """Wait until the last process of a sandbox has ended, and close the descriptor."""
     _ended(process, ENDS_WITHIN_S)
     os.close(process)
 
