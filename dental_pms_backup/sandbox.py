@@ -86,7 +86,8 @@ class Sandbox:
             descriptor = os.open(f"/proc/{self.number}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise DatabaseError(
-                f"drill: the sandbox cannot be entered: {error.strerror}, expected it to be there"
+                f"drill: the sandbox cannot be entered: {error.strerror}, expected to be allowed to",
+                hint="systemctl cat dental-pms-backup-drill.service   # CAP_SYS_PTRACE and CAP_SYS_CHROOT are needed",
             ) from None
         try:
             _check_same(descriptor, self.inside)
