@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Beat = Callable[[], None] | None
 
 ANSWERS_S = 60
+TO_END_S = 15  # for a server to end by itself what takes longer
 READY = "ready\n"
 # SQLSTATE of what only says that live is busy: a canceled statement, a lock, a conflict with another transaction
 BUSY = re.compile("57014|55P03|40")
@@ -65,7 +66,7 @@ def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[tools.Ended, s
     )
     done = False
     try:
-        ended, out = tools.capture(argv, text_in=script, timeout_s=2 * ANSWERS_S, beat=beat)
+        ended, out = tools.capture(argv, text_in=script, timeout_s=ANSWERS_S + TO_END_S, beat=beat)
         done = ended.ok
     finally:
         if not done:  # a function may have caught the time limit, and a session heeds no client that has gone

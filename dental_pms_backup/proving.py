@@ -220,7 +220,9 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     room = stage.room(job.config, where)
     with (
         job.limit.over_room(room.check),
-        stage.server(job.config, where, source, job.place, superuser=superuser, packed_bytes=packed_bytes) as server,
+        stage.server(
+            job.config, where, source, room, job.place, superuser=superuser, packed_bytes=packed_bytes
+        ) as server,
     ):
         with findings.proof(LOAD), findings.timed("restore_s"):
             _load(job, server, head.encoding)

@@ -93,16 +93,22 @@ def room(config: Config, stage: Stage) -> Room:
 
 @contextlib.contextmanager
 def server(
-    config: Config, stage: Stage, source: Mapping[str, Any], place: Path, *, superuser: str, packed_bytes: int
+    config: Config,
+    stage: Stage,
+    source: Mapping[str, Any],
+    room: Room,
+    place: Path,
+    *,
+    superuser: str,
+    packed_bytes: int,
 ) -> Iterator[Server]:
     """Run a server for a dump of ``packed_bytes`` that has room for it and is provably not the live one.
 
     RoomError, RefusedError; other BackupError when it does not come up.
     """
     live, live_bytes = _live(config)
-    directory = throwaway.room_of(stage.kind, config.drill.directory)
-    _check_room(directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
-    with _full_disk_named(directory), _started(config, stage, place, superuser) as made:
+    _check_room(room.directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
+    with _full_disk_named(room.directory), _started(config, stage, place, superuser) as made:
         target = throwaway.identity(made)
         for other in (Identity(system=source["system_identifier"]), *live):
             throwaway.check_apart(target, other)

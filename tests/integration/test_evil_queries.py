@@ -45,7 +45,8 @@ begin
 end $evil$;
 create table evil_tries as select unnest(array[{tries}]) as what;
 create view harmless as select string_agg(evil_once(what), '; ' order by what) as answer,
- (select rolsuper from pg_roles where rolname = current_user) as is_superuser, current_user::text ~ '^dental_pms_reader_' as is_reader
+ (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
+ current_user::text ~ '^dental_pms_reader_' as is_reader
  from evil_tries;
 """
 
