@@ -8,14 +8,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres, rehearsal, tools, verify
-from dental_pms_backup.errors import BackupError, DrillError, RoomError
+from dental_pms_backup import postgres, reader, rehearsal, tools, verify
+from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-    from dental_pms_backup.postgres import Server
 
     Beat = Callable[[], None] | None
 
@@ -80,21 +78,21 @@ def listing(source: int, place: Path) -> Iterator[Listing]:
         yield Listing(programs=programs, place=place)
 
 
-def match(server: Server, query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:
+def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:
     """Compare what a query returns, key and size of each file, with the list made before; None without its table.
 
-    DrillError when the query fails.
+    ``rows_argv`` runs the SQL on its stdin. DrillError when the query fails.
     """
     directory = "" if below == "." else below.strip("/")
     with (place / "entries").open("rb") as entries:
         perl = ["perl", "-ne", FILES, directory]
         _into(place / "files", [perl, _sorted(place)], source=entries.fileno(), beat=beat)
-    script = f"copy ({query.strip().rstrip(';')}) to stdout;\n"
+    script = f"copy (\n{reader.query(query)}\n) to stdout;\n"
     with tools.memory("query") as source:
         os.write(source, script.encode())
         os.lseek(source, 0, os.SEEK_SET)
         try:
-            _into(place / "rows", [rehearsal.rows_argv(server), _sorted(place)], source=source, beat=beat)
+            _into(place / "rows", [rows_argv, _sorted(place)], source=source, beat=beat)
         except DrillError as error:
             if UNDEFINED_TABLE in error.message:
                 return None
@@ -158,6 +156,11 @@ def _failure(failed: tools.Ended) -> BackupError:
     state = next((found[1] for line in failed.said if (found := refused.match(line))), "")
     if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
         return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
+    if state == reader.NO_RIGHT:
+        return ConfigError(
+            ("drill.files_query: it needs a right beyond reading, expected a query that only reads",),
+            hint="see drill.files_query in man dental-pms-backup.yaml",
+        )
     return rehearsal.not_of_the_set(state, failed) or DrillError(
         f"attachments: drill.files_query failed (SQLSTATE {state}), expected names and sizes",
         hint="dental-pms-backup config show",

@@ -77,7 +77,10 @@ END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity wh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnHost:
-    """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own."""
+    """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own.
+
+    ``root`` is the root directory that they run in, empty for ours.
+    """
 
     host: str
     port: int
@@ -86,6 +89,7 @@ class OnHost:
     run_as: str | None
     pgpass_file: Path | None
     bin_dir: Path | None
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,7 @@ def client(
                 settings["PGPASSFILE"] = str(server.pgpass_file)
             words = [*(f"{name}={value}" for name, value in settings.items()), *given]
             argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
-            return tools.as_user(argv, server.run_as) if server.run_as else argv
+            return tools.as_user(argv, server.run_as, root=server.root) if server.run_as else argv
 
 
 def to_database(name: str) -> str:

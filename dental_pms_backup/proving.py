@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import inventory, likeness, notify, rehearsal, roundtrip, sources, stage, stop, verify
+from dental_pms_backup import inventory, likeness, notify, reader, rehearsal, roundtrip, sources, stage, stop, verify
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,
     DatabaseError,
+    DatabaseRefusedError,
     DrillError,
     StalledError,
     TemporaryError,
@@ -79,10 +80,13 @@ class Limit:
     def __init__(self, timeout_s: float) -> None:
         self._ends = time.monotonic() + timeout_s
         self._told = 0.0
+        self._room: Callable[[], None] | None = None
 
     def beat(self) -> None:
-        """Raise StalledError when the time is over."""
+        """Raise StalledError when the time is over, RoomError when the room is."""
         now = time.monotonic()
+        if self._room:
+            self._room()
         if now > self._ends:
             raise StalledError(
                 "drill: not at its end in the time it has, expected it to be done",
@@ -91,6 +95,15 @@ class Limit:
         if now - self._told >= 1:
             self._told = now
             notify.alive()
+
+    @contextlib.contextmanager
+    def over_room(self, check: Callable[[], None]) -> Iterator[None]:
+        """Have each beat of the block ask whether there is room left, which raises RoomError if not."""
+        self._room = check
+        try:
+            yield
+        finally:
+            self._room = None
 
     @property
     def left_s(self) -> float:
@@ -126,6 +139,14 @@ class Job:
         """Return what the manifest says of a stream."""
         part: Mapping[str, Any] = self.manifest["streams"][stream]
         return part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """The throwaway server, and the role that the admin's queries on the copy run as."""
+
+    server: Server
+    role: str
 
 
 def prove(job: Job) -> None:
@@ -196,7 +217,13 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     findings.where = where.kind
     notify.status(f"drill: starting a throwaway {where.kind}")
     packed_bytes = os.fstat(job.files[Kind.DB]).st_size
-    with stage.server(job.config, where, source, job.place, superuser=superuser, packed_bytes=packed_bytes) as server:
+    room = stage.room(job.config, where)
+    with (
+        job.limit.over_room(room.check),
+        stage.server(
+            job.config, where, source, room, job.place, superuser=superuser, packed_bytes=packed_bytes
+        ) as server,
+    ):
         with findings.proof(LOAD), findings.timed("restore_s"):
             _load(job, server, head.encoding)
         if findings.results[LOAD] is Result.FAILED:
@@ -204,9 +231,10 @@ def _prove_database(job: Job, went_in: Counting) -> None:
         came_back = _compare(job, server, head.encoding, went_in)
         if came_back:
             _compare_rows(job, came_back)
-        _check_content(job, server)
-        _compare_with_live(job, server)
-        _match_files(job, server)
+        reading = _Reading(server=server, role=reader.make(server, head.major))
+        _check_content(job, reading)
+        _compare_with_live(job, reading)
+        _match_files(job, reading)
 
 
 def _load(job: Job, server: Server, encoding: str) -> None:
@@ -240,7 +268,7 @@ def _compare_rows(job: Job, came_back: Tally) -> None:
         _refuse(roundtrip.row_differences(rows, came_back.rows), "not the rows that the manifest counts")
 
 
-def _match_files(job: Job, server: Server) -> None:
+def _match_files(job: Job, reading: _Reading) -> None:
     """Look for the file of every row that has one."""
     findings, settings = job.findings, job.config.drill
     if Kind.ATTACHMENTS not in job.files or findings.results[ATTACHMENTS] is Result.FAILED:
@@ -252,7 +280,8 @@ def _match_files(job: Job, server: Server) -> None:
     found = None
     with findings.proof(FILES):
         notify.status("drill: attachments: looking for the file of every row")
-        found = inventory.match(server, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
+        rows = reader.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
+        found = inventory.match(rows, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
         if found:
             findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
             _refuse_lack(found)
@@ -287,27 +316,32 @@ def _demand_word(job: Job) -> None:
         )
 
 
-def _check_content(job: Job, server: Server) -> None:
+def _check_content(job: Job, reading: _Reading) -> None:
     for name, sql in job.config.drill.checks:
         with job.findings.proof(f"check {name}"):
-            rehearsal.check(server, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat)
+            reader.check(reading.server, reading.role, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat)
 
 
-def _compare_with_live(job: Job, server: Server) -> None:
+def _compare_with_live(job: Job, reading: _Reading) -> None:
     """Ask both databases the same; while live does not answer, that is not checked, for a drill is for that day."""
     queries = job.config.drill.same_as_live
     live, unreachable = _live(job.config) if queries else (None, "")
     for name, sql in queries:
-        proof = f"same as live {name}"
+        proof, unasked = f"same as live {name}", unreachable
         with job.findings.proof(proof):
-            here = rehearsal.answer(server, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat)
+            here = reader.answer(
+                reading.server, reading.role, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat
+            )
             if live:
                 try:
                     likeness.compare(here, live, name, sql, beat=job.limit.beat)
+                except DatabaseRefusedError as error:
+                    unasked = error.message
                 except DatabaseError as error:
-                    live, unreachable = None, error.message
-        if live is None and job.findings.results[proof] is Result.PASSED:
-            job.findings.leave(proof, unreachable)
+                    live, unasked = None, error.message
+                    unreachable = unasked
+        if unasked and job.findings.results[proof] is Result.PASSED:
+            job.findings.leave(proof, unasked)
 
 
 def _live(config: Config) -> tuple[DatabaseSource | None, str]:

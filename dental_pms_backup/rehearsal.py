@@ -140,32 +140,14 @@ def dump_argv(server: Server, encoding: str) -> list[str]:
     return _client(server, "pg_dump", "--format=plain", "--no-password", f"--encoding={encoding}", IN_COPY)
 
 
-def rows_argv(server: Server) -> list[str]:
-    """Return the argv that runs the SQL on its stdin and prints what it returns."""
-    return _client(server, "psql", *ROWS, IN_COPY, stdin=True, options=pinned.AS_CONFIGURED)
+def rows_argv(server: Server, *arguments: str, options: str) -> list[str]:
+    """Return the argv that runs the SQL on its stdin in the copy and prints what it returns."""
+    return _client(server, "psql", *ROWS, IN_COPY, *arguments, stdin=True, options=options)
 
 
-def statement(sql: str) -> str:
-    """Return a query as a statement for psql, whether it ends in a semicolon or not."""
-    return f"{sql.rstrip().rstrip(';')};\n"
-
-
-def answer(server: Server, name: str, sql: str, *, timeout_s: float, beat: Beat = None) -> str:
-    """Return what a query prints; DrillError, which names it but nothing that it returned, when it fails."""
-    ended, out = tools.capture(rows_argv(server), text_in=statement(sql), timeout_s=timeout_s, beat=beat)
-    if not ended.ok:
-        if excuse := not_of_the_set(sqlstate(ended), ended):
-            raise excuse
-        raise DrillError(f"check {name}: the query failed ({_why(ended)}), expected an answer")
-    return out
-
-
-def check(server: Server, name: str, sql: str, *, timeout_s: float, beat: Beat = None) -> None:
-    """Raise DrillError, which names a query but nothing that it returned, unless that is one true."""
-    out = answer(server, name, sql, timeout_s=timeout_s, beat=beat)
-    if out != "t\n":
-        what = "returned false" if out == "f\n" else "returned neither true nor false"
-        raise DrillError(f"check {name}: {what}, expected true")
+def script_argv(server: Server) -> list[str]:
+    """Return the argv that runs statements of ours, on its stdin, in the copy."""
+    return rows_argv(server, options=pinned.OPTIONS)
 
 
 def not_of_the_set(state: str, psql: tools.Ended) -> BackupError | None:
@@ -236,11 +218,6 @@ def _stopped_at(psql: tools.Ended) -> tuple[str, int]:
         if found:
             return found[2] or "", int(found[1])
     return "", 0
-
-
-def _why(ended: tools.Ended) -> str:
-    state = sqlstate(ended)
-    return f"SQLSTATE {state}" if state else str(ended)
 
 
 def _statement(what: str, source: int, line: int) -> str:

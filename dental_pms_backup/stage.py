@@ -24,6 +24,8 @@ MB = 1_000_000
 EMPTY_BYTES = 350 * MB  # an empty cluster and its log
 UNPACKED_TIMES = 6  # a database is so many times larger than its compressed dump, mostly less
 ALMOST_FULL_BYTES = 64 * MB
+LEAST_FILES = 1000
+TO_CLEAR_UP_S = 600  # over the drill's own limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +63,52 @@ def choose(where: Where, source: Mapping[str, Any]) -> Stage:
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Where a throwaway server writes, and how many bytes have to be left there: live and store may be beside it."""
+
+    directory: Path
+    least_bytes: int
+
+    def check(self) -> None:
+        """Raise RoomError when less is left: whatever a dump does, it fills no disk to its end."""
+        try:
+            status = os.statvfs(self.directory)
+        except OSError:  # what befalls the disk, the server's programs say
+            return
+        few_files = status.f_files and status.f_favail < LEAST_FILES
+        if status.f_bavail * status.f_frsize < self.least_bytes or few_files:
+            raise RoomError(
+                f"drill: {self.directory}: a copy of the database has taken all room but {size(self.least_bytes)}, "
+                "expected it to need less; it is gone again",
+                hint=f"df -h {self.directory}; df -i {self.directory}",
+            )
+
+
+def room(config: Config, stage: Stage) -> Room:
+    """Return where a server writes, and what it has to leave."""
+    directory = throwaway.room_of(stage.kind, config.drill.directory)
+    return Room(directory=directory, least_bytes=max(config.room.reserve_mb * MB, ALMOST_FULL_BYTES))
+
+
 @contextlib.contextmanager
 def server(
-    config: Config, stage: Stage, source: Mapping[str, Any], place: Path, *, superuser: str, packed_bytes: int
+    config: Config,
+    stage: Stage,
+    source: Mapping[str, Any],
+    room: Room,
+    place: Path,
+    *,
+    superuser: str,
+    packed_bytes: int,
 ) -> Iterator[Server]:
     """Run a server for a dump of ``packed_bytes`` that has room for it and is provably not the live one.
 
     RoomError, RefusedError; other BackupError when it does not come up.
     """
     live, live_bytes = _live(config)
-    room = throwaway.room_of(stage.kind, config.drill.directory)
-    _check_room(room, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
-    with _full_disk_named(room), _started(config, stage, place, superuser) as made:
+    _check_room(room.directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
+    with _full_disk_named(room.directory), _started(config, stage, place, superuser) as made:
         target = throwaway.identity(made)
         for other in (Identity(system=source["system_identifier"]), *live):
             throwaway.check_apart(target, other)
@@ -81,7 +117,8 @@ def server(
 
 def _started(config: Config, stage: Stage, place: Path, superuser: str) -> contextlib.AbstractContextManager[Server]:
     if not stage.image:
-        return throwaway.cluster(place, stage.major, superuser=superuser)
+        longest_s = config.drill.timeout_s + TO_CLEAR_UP_S
+        return throwaway.cluster(place, stage.major, superuser=superuser, longest_s=longest_s)
     mark = throwaway.mark_of(config.store)
     return throwaway.container(mark, stage.image, config.database.road, superuser=superuser)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import compose, durable, journal, postgres, roads, scratch, stop, tools
+from dental_pms_backup import compose, durable, journal, postgres, roads, sandbox, scratch, stop, tools
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
 from dental_pms_backup.journal import Event
 from dental_pms_backup.keys import Road
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 LABEL = "dental-pms-backup.drill"
 PREFIX = "dental-pms-drill-"
 PROCESSES = Path("/proc")
-SERVERS = ("/postgres", "/initdb")
+SERVERS = ("/postgres", "/initdb", "/bwrap")
 DATA = "/var/lib/postgresql/data"
+OWN_VOLUME = "/var/lib/dental-pms-drill"
 DOCKER_ANSWERS_S = 120
 STARTS_WITHIN_S = 180
 LONGEST_PLACE_BYTES = 107 - len("/.s.PGSQL.5432")  # unix(7): sun_path, with its NUL
@@ -45,9 +46,48 @@ SETTINGS = (
     "max_locks_per_transaction=8192",
 )
 IN_CONTAINER = ("listen_addresses=127.0.0.1", *(each for each in scratch.SETTINGS if not each.startswith("listen")))
+# Nothing of the host, nothing of the network, no right beyond an ordinary user's, and an end to everything. Its output,
+# which may be anything, is kept in a small file that goes with it, and reaches no journal.
+CONFINED = (
+    "--pull=never",
+    "--network=none",
+    "--ipc=private",
+    "--cgroupns=private",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--memory=2g",  # what it reads and writes is cached beyond that
+    "--memory-swap=2g",
+    "--pids-limit=500",
+    "--cpu-shares=128",
+    "--shm-size=512m",
+    "--ulimit=nofile=4096:4096",
+    f"--ulimit=fsize={2 << 30}:{2 << 30}",
+    "--ulimit=core=0:0",
+    "--log-driver=json-file",
+    "--log-opt=max-size=1m",
+    "--log-opt=max-file=1",
+)
+# Without the image's entry point and its own scripts, from the beginning as the image's database user: a server, made
+# in a volume of its own, and nothing else that it could write to but what is gone with its memory.
+PLAIN = (
+    "--read-only",
+    "--tmpfs=/tmp:rw,mode=1777,size=64m",
+    "--tmpfs=/run:rw,mode=1777,size=16m",
+    "--tmpfs=/var/run/postgresql:rw,mode=1777,size=16m",
+    f"--volume={OWN_VOLUME}",
+    "--entrypoint=sh",
+)
+SERVES = """\
+initdb --pgdata="$0" --username="$POSTGRES_USER" --auth=trust --encoding=UTF8 --no-locale --no-sync >/dev/null &&
+exec postgres -D "$0" "$@"
+"""
+# What an entry point needs that begins as root, as the official image's does: it hands its directory to a user, and
+# becomes that user.
+BY_ENTRY_POINT = tuple(f"--cap-add={each}" for each in ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"))
 IMAGE = "{{.Image}} {{.Config.Image}}"
 # Data in the container's own layer is slow, and stays in it: an image that declares no volume gets one.
 PLACE_OF_DATA = "{{len .Config.Volumes}}{{range .Config.Env}} {{.}}{{end}}"
+OWN_SOURCE = f'{{{{range .Mounts}}}}{{{{if eq .Destination "{OWN_VOLUME}"}}}}{{{{.Source}}}}{{{{end}}}}{{{{end}}}}'
 SYSTEM = "select system_identifier from pg_control_system()"
 
 
@@ -73,6 +113,7 @@ def clear(mark: str, directory: Path) -> int:
             containers = docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL}={mark}").split()
     for container in containers:
         _remove_container(container)
+    sandbox.end_units(f"{PREFIX}{mark}-")
     left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
     _end_servers(f"{directory}/{PREFIX}{mark}-")
     for path in left:
@@ -134,9 +175,14 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
     # the password is nobody's: over the socket none is asked for, and there is no network
     settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
     settings += "POSTGRES_INITDB_ARGS=--no-sync\n"
+    labelled = [f"--name={name}", f"--label={LABEL}={mark}", "--env-file=/proc/self/fd/0"]
     try:
-        docker(*_run_arguments(mark, name, image), text_in=settings)
-        _wait_for(name)
+        try:
+            _start_plain(labelled, name, image, settings)
+        except DockerError:  # an image of another kind, whose entry point knows how
+            stop.check()
+            _remove_container(name)
+            _start_by_entry_point(labelled, name, image, settings)
         own = Road.EXEC if road is Road.EXEC else Road.AUTO
         server, _ = roads.open_to(compose.container(name), own, (Road.NAMESPACE,))
         yield server
@@ -146,8 +192,8 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
 
 
 @contextlib.contextmanager
-def cluster(place: Path, major: int, *, superuser: str) -> Iterator[OnHost]:
-    """Run a private cluster of a major version below a directory; ToolMissingError when none is installed."""
+def cluster(place: Path, major: int, *, superuser: str, longest_s: float) -> Iterator[OnHost]:
+    """Run a private cluster of a version, in a sandbox, below a directory; ToolMissingError when none is installed."""
     bin_dir = scratch.programs(major)
     if bin_dir is None:
         raise ToolMissingError(
@@ -160,7 +206,7 @@ def cluster(place: Path, major: int, *, superuser: str) -> Iterator[OnHost]:
             f"drill: {directory}: too long a name for a socket in it, expected a shorter drill.directory",
             hint="dental-pms-backup config show",
         )
-    with scratch.server(directory, bin_dir, superuser=superuser, settings=SETTINGS) as server:
+    with scratch.sandboxed(directory, bin_dir, superuser=superuser, settings=SETTINGS, longest_s=longest_s) as server:
         yield server
 
 
@@ -218,27 +264,30 @@ def docker(*arguments: str, text_in: str = "") -> str:
     return out
 
 
-def _run_arguments(mark: str, name: str, image: str) -> Sequence[str]:
+def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) -> None:
+    """Start a server in a new container, without its entry point; DockerError when the image does not bear that."""
+    user = docker("image", "inspect", "--format={{.Config.User}}", image).strip() or "postgres"
+    argv = [*labelled, *CONFINED, *PLAIN, f"--user={user}", image, "-c", SERVES, f"{OWN_VOLUME}/data", *_settings()]
+    docker("create", *argv, text_in=settings)
+    try:  # the volume is root's, whoever writes to it, and nobody but root passes through the directories above it
+        Path(docker("inspect", "--type=container", f"--format={OWN_SOURCE}", name).strip()).chmod(0o777)
+    except OSError as error:
+        raise DockerError(f"drill: the throwaway container's volume: {error.strerror}, expected it here") from None
+    docker("start", name)
+    _wait_for(name)
+
+
+def _start_by_entry_point(labelled: Sequence[str], name: str, image: str, settings: str) -> None:
     volumes, *environment = docker("image", "inspect", f"--format={PLACE_OF_DATA}", image).split()
     data = next((each.partition("=")[2] for each in environment if each.startswith("PGDATA=")), DATA)
-    return [
-        "run",
-        "--detach",
-        "--pull=never",
-        "--network=none",
-        f"--name={name}",
-        f"--label={LABEL}={mark}",
-        "--memory=2g",  # what it reads and writes is cached beyond that
-        "--pids-limit=500",
-        "--cpu-shares=128",
-        "--shm-size=512m",
-        "--security-opt=no-new-privileges",
-        "--env-file=/proc/self/fd/0",
-        *([f"--volume={data}"] if volumes == "0" else []),
-        image,
-        "postgres",
-        *(word for setting in (*IN_CONTAINER, *SETTINGS) for word in ("-c", setting)),
-    ]
+    own = [f"--volume={data}"] if volumes == "0" else []
+    argv = [*labelled, *CONFINED, *BY_ENTRY_POINT, *own, image, "postgres", *_settings()]
+    docker("run", "--detach", *argv, text_in=settings)
+    _wait_for(name)
+
+
+def _settings() -> list[str]:
+    return [word for setting in (*IN_CONTAINER, *SETTINGS) for word in ("-c", setting)]
 
 
 def _wait_for(name: str) -> None:
@@ -249,10 +298,18 @@ def _wait_for(name: str) -> None:
         state = docker("inspect", "--type=container", "--format={{.State.Status}}", name).strip()
         if state != "running" or time.monotonic() > deadline:
             raise DockerError(
-                f"drill: the throwaway container is {state} and takes no connections, expected a server in it",
+                f"drill: the throwaway container is {state} and takes no connections{_said(name)}, "
+                "expected a server in it",
                 hint="docker info; df -h   # or set drill.where to cluster",
             )
         stop.rest(0.2)
+
+
+def _said(name: str) -> str:
+    """Return the last line that a container said, redacted; nothing of a set has come into it yet."""
+    ended, out = tools.capture(["docker", "logs", "--tail=5", name], timeout_s=DOCKER_ANSWERS_S)
+    line = next((each for each in reversed([*out.splitlines(), *ended.said]) if each.strip()), "")
+    return f" ({journal.redacted(line.strip())})" if line.isprintable() and line else ""
 
 
 def _end_servers(directories: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from dental_pms_backup import durable, postgres, scratch
 from dental_pms_backup.postgres import OnHost
 from tests import faults
 from tests.integration.drills import change_manifest
-from tests.integration.support import JOURNAL, Site, as_cluster_user, release, sql
+from tests.integration.support import JOURNAL, TREE, Site, as_cluster_user, release, sql
 
+USERS = TREE / "systemd/dental-pms-backup.sysusers"
 PRACTICE = Path(__file__).with_name("practice.sql")
 # What does not depend on the release is seen on one: the order of steps on a disk, filesystems, clocks, content.
 ON_ONE_RELEASE = {"test_power_loss", "test_clocks", "test_faults_content", "test_faults_store"}
@@ -39,6 +41,7 @@ def grounds() -> Iterator[Path]:
         pytest.exit("the integration tests run as root: tests/run integration", returncode=4)
     if (JOURNAL / "socket").exists():
         pytest.exit("a journal is here, expected a root without one: tests/run integration", returncode=4)
+    subprocess.run(["systemd-sysusers", USERS], check=True)  # as the package's installation does
     directory = Path(tempfile.mkdtemp(prefix="dental-pms-it-"))
     directory.chmod(0o755)
     try:

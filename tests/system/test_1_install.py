@@ -23,6 +23,7 @@ SHIPPED = {
     "/usr/lib/systemd/system/dental-pms-backup-drill.timer",
     "/usr/lib/systemd/system/dental-pms-backup.service",
     "/usr/lib/systemd/system/dental-pms-backup.timer",
+    "/usr/lib/sysusers.d/dental-pms-backup.conf",
     "/usr/share/bash-completion/completions/dental-pms-backup",
     "/usr/share/dental-pms-backup/backup.schema.json",
     "/usr/share/dental-pms-backup/dental-pms-backup",
@@ -49,10 +50,11 @@ def installed(machine: Machine) -> Machine:
 def test_apt_installs_the_package_and_what_it_needs(machine: Machine) -> None:
     machine.run(f"dpkg --purge {admin.PACKAGE}", check=False)  # a machine of an earlier run has it
     machine.install(admin.package_file(machine))
-    needed = "python3-seccomp python3-sh python3-systemd python3-yaml python3-tqdm"
+    needed = "python3-seccomp python3-sh python3-systemd python3-yaml python3-tqdm bubblewrap"
     states = machine.run(f"dpkg-query --show --showformat='${{db:Status-Status}} ' {admin.PACKAGE} {needed}").stdout
-    assert states.split() == ["installed"] * 6
+    assert states.split() == ["installed"] * 7
     assert admin.unit_states(machine) == AT_REST
+    assert machine.run("getent passwd dental-pms-drill").stdout.endswith(":/nonexistent:/usr/sbin/nologin\n")
     machine.run("apt-get check")
 
 

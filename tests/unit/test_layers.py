@@ -58,9 +58,10 @@ LAYERS = (
         "preflight",
         "suspicion",
         "offsite",
+        "sandbox",
         "scratch",
     ),
-    ("throwaway", "rehearsal", "likeness", "roundtrip", "inventory", "stage", "proving"),
+    ("throwaway", "rehearsal", "reader", "likeness", "roundtrip", "inventory", "stage", "proving"),
     (
         "taking",
         "attempts",

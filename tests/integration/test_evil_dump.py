@@ -1,0 +1,243 @@
+"""Whatever a dump does as the superuser of its copy stays in the drill's sandbox, and ends with it."""
+
+import contextlib
+import os
+import pwd
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import sandbox
+from tests import evil_dump, faults
+from tests.evil_dump import BEGINNING, FILLS_THE_DISK, SWAPS_THE_SOCKET, Tries, planted
+from tests.integration import drills
+from tests.integration.drills import left_behind
+from tests.integration.faults import events, listening
+from tests.integration.support import HEEDS_SIGNALS, TREE, Site, alive, environment, mounted_tmpfs, sql, wait_until
+
+PROVEN = faults.AS_BEFORE + ", the drilled one proven"
+OF_THE_HOST = (
+    "/etc/shadow",
+    "/etc/dental-pms",
+    "/root",
+    "/home",
+    "/run",
+    "/srv",
+    "/sys",
+    "/proc/1/environ",
+    "/proc/1/root",
+)
+BOMB = 700
+BOUND = 400
+
+
+@contextlib.contextmanager
+def listener(family: int, address: object) -> Iterator[list[int]]:
+    """Count who connects to a socket of the host."""
+    connected: list[int] = []
+    with socket.socket(family, socket.SOCK_STREAM) as listening_socket:
+        listening_socket.bind(address)  # type: ignore[arg-type]
+        listening_socket.listen()
+        if isinstance(address, str) and address.startswith("/"):
+            Path(address).chmod(0o777)
+        connected.append(listening_socket.getsockname()[1] if family == socket.AF_INET else 0)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listening_socket.accept()[0].close()
+                    connected.append(1)
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield connected
+        finally:
+            listening_socket.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def idle_process() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process of the host of the same user as those in the sandbox."""
+    user = sandbox.USER
+    argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--", "sleep", "600"]
+    with subprocess.Popen(argv) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def of_the_user(*, but: int = 0) -> list[int]:
+    """Return the processes of the sandbox's user, but for one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == pwd.getpwnam(sandbox.USER).pw_uid and int(process.name) != but:
+                found.append(int(process.name))
+    return [pid for pid in found if alive(pid)]
+
+
+def inside(site: Site) -> Path | None:
+    """Return the directory of the throwaway server whose dump has tried all it wanted."""
+    return next((path.parent for path in site.place.glob("dental-pms-drill-*/pg/done")), None)
+
+
+@contextlib.contextmanager
+def drilling_until_tried(site: Site, script: str) -> Iterator["tuple[subprocess.Popen[str], Path]"]:
+    """Drill a set with a program in it; the block begins when that has tried everything, and waits."""
+    sql(site.server, planted(script))
+    site.takes("db")
+    with subprocess.Popen(
+        [*HEEDS_SIGNALS, *site.command("drill", "latest")],
+        cwd=TREE,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait_until(lambda: inside(site) is not None or process.poll() is not None)
+            place = inside(site)
+            assert place, process.communicate()
+            yield process, place
+        finally:
+            process.kill()
+
+
+def recovers(site: Site) -> None:
+    """Have nothing evil in the database any more, and drill it."""
+    sql(site.server, f"drop table {evil_dump.TABLE}")
+    drills.recovers(site)
+
+
+@pytest.mark.fault(
+    "Somebody evil",
+    "a dump that is drilled in a private cluster reads, writes, connects, signals and forks all that it can",
+)
+def test_a_dump_that_is_loaded_by_a_drill_gets_nowhere(own_database: Site) -> None:
+    site = own_database
+    secret = site.place / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o666)
+    outside = site.place / "socket"
+    live = site.server.host
+    with (
+        idle_process() as idle,
+        listener(socket.AF_UNIX, str(outside)) as by_path,
+        listener(socket.AF_UNIX, f"\0{site.place.name}") as by_name,
+        listener(socket.AF_INET, ("127.0.0.1", 0)) as by_port,
+    ):
+        tries = Tries(
+            read=[*OF_THE_HOST, str(site.store), str(site.config), str(secret), live, f"{live}/data"],
+            write=["/evil", "/etc/evil", "/usr/evil", "/usr/bin/psql", f"{site.place}/evil", str(secret)],
+            unix=[str(outside), f"@{site.place.name}", f"{live}/.s.PGSQL.5432", "/run/systemd/private"],
+            tcp=[by_port[0]],
+            pids=[idle.pid],
+            bomb=BOMB,
+            bound=BOUND,
+            memory=True,
+        )
+        with drilling_until_tried(site, tries.script()) as (process, place):
+            tried = evil_dump.refused((place / "tries").read_text())
+            assert len(of_the_user(but=idle.pid)) <= BOUND
+            (place / "go").touch()
+            out, err = process.communicate(timeout=120)
+        assert (by_path[1:], by_name[1:], by_port[1:]) == ([], [], [])
+        assert idle.poll() is None
+        assert of_the_user(but=idle.pid) == []
+    assert len(tried) == 35
+    assert (process.returncode, err) == (0, ""), out
+    assert out.endswith("drill_status=proven\n")
+    assert secret.read_text() == "secret"
+    assert not (site.place / "evil").exists()
+    assert left_behind(site) == []
+    faults.saw(status=process.returncode, store=PROVEN, events=[])
+    recovers(site)
+
+
+@pytest.mark.fault("Somebody evil", "a drill is killed while its dump has processes that heed no signal in the copy")
+def test_what_a_dump_started_does_not_outlive_a_drill_that_is_killed(own_database: Site) -> None:
+    site = own_database
+    with drilling_until_tried(site, Tries(bomb=30, bound=31).script()) as (process, _):
+        assert len(of_the_user()) > 30
+        process.kill()
+        process.wait(timeout=30)
+        wait_until(lambda: of_the_user() == [], within_s=20)
+    faults.saw(status="killed", store=faults.AS_BEFORE, events=[])
+    sql(site.server, f"drop table {evil_dump.TABLE}")
+    with listening(site) as journal:
+        name = site.takes("db")
+        assert site.run("drill", name, wrapper=journal.wrapper).returncode == 0
+        assert events(journal.close())[0] == "drill-cleared"
+    assert left_behind(site) == []
+    faults.recovered("ok, and proven")
+
+
+@pytest.mark.fault("Somebody evil", "a dump that is drilled fills the disk of the copy")
+def test_a_dump_that_fills_the_disk_is_ended_before_it_is_full(own_database: Site) -> None:
+    site = own_database
+    small = site.place / "small"
+    sql(site.server, planted(BEGINNING + FILLS_THE_DISK))
+    site.takes("db")
+    with mounted_tmpfs(small, 900 << 20):
+        small.chmod(0o755)
+        site.configure({"drill.directory": str(small), "reserve_mb": 100})
+        least = [10**12]
+        with sampled(lambda: least.append(free(small))):
+            met = drills.fails(site, "latest", cause="room")
+        assert "a copy of the database has taken all room but 100" in met.stderr
+        assert 20_000_000 < min(least) < 100_000_000
+        assert free(small) > 800_000_000
+        site.configure({"drill.directory": str(site.place), "reserve_mb": None})
+    recovers(site)
+
+
+def free(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def sampled(sample: Callable[[], object]) -> Iterator[None]:
+    ended = threading.Event()
+
+    def again() -> None:
+        while not ended.wait(0.01):
+            sample()
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.fault("Somebody evil", "a dump that is drilled leads the drill's own programs to another socket")
+def test_a_dump_that_swaps_its_socket_leads_the_drills_programs_nowhere(own_database: Site) -> None:
+    site = own_database
+    outside = site.place / "socket"
+    sql(site.server, planted(BEGINNING + SWAPS_THE_SOCKET.replace("UNIX", str(outside))))
+    site.takes("db")
+    with listener(socket.AF_UNIX, str(outside)) as connected:
+        met = drills.fails(site, "latest", cause="temporary", status=75)
+        assert connected[1:] == []
+    assert "pg_dump: exit status 1" in met.stderr
+    recovers(site)
+
+
+def test_without_its_system_user_a_private_cluster_is_not_made(site: Site) -> None:
+    passwd = site.place / "passwd"
+    lines = Path("/etc/passwd").read_text().splitlines(True)
+    passwd.write_text("".join(line for line in lines if not line.startswith(f"{sandbox.USER}:")))
+    hidden = ["unshare", "--mount", "sh", "-c", f'mount --bind {passwd} /etc/passwd && exec "$0" "$@"']
+    done = site.run("drill", wrapper=hidden)
+    assert (done.returncode, done.stdout) == (1, "failure=tool\ndrill_status=failed\n")
+    assert f"the system user {sandbox.USER} is missing" in done.stderr
+    assert "hint: systemd-sysusers" in done.stderr

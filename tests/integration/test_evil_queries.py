@@ -1,0 +1,166 @@
+"""What the admin's queries read may be anything: asked of copy and live, it gets no right and leaves no trace."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import faults
+from tests.integration import drills
+from tests.integration.drills import drills_well
+from tests.integration.faults import events, listening
+from tests.integration.support import CANARIES, Site, sql
+
+# What the functions of a view that the admin's query reads try, each as whoever asks.
+TRIED = (
+    "reset role; alter role {app} superuser",
+    "reset session authorization; alter role {app} superuser",
+    "set session authorization postgres; alter role {app} superuser",
+    "select set_config('role', 'postgres', false); alter role {app} superuser",
+    "alter role {app} superuser",
+    "set transaction read write; alter role {app} superuser",
+    "copy (select 1) to program 'touch {trace}'",
+    "copy (select 1) to '{trace}'",
+    "select pg_read_file('/etc/passwd')",
+    "select lo_export(lo_from_bytea(0, 'x'), '{trace}')",
+    "update patients set family = 'evil'",
+    "create table public.evil_made()",
+    "create temp table evil_made(); insert into evil_made default values",
+    "declare evil_cursor cursor with hold for select evil_later()",
+    "set log_min_messages = debug1",
+    "set log_statement = 'all'",
+    "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()",
+)
+VIEW = """\
+create role {app};
+create function evil_once(what text) returns text language plpgsql as $evil$
+begin
+ begin
+  execute what;
+  return 'done: ' || what;
+ exception when others then
+  return 'refused: ' || what;
+ end;
+end $evil$;
+create table evil_tries as select unnest(array[{tries}]) as what;
+create view harmless as select string_agg(evil_once(what), '; ' order by what) as answer,
+ (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
+ current_user::text ~ '^dental_pms_reader_' as is_reader
+ from evil_tries;
+"""
+
+
+@contextlib.contextmanager
+def evil_view(site: Site, tries: tuple[str, ...]) -> Iterator[str]:
+    """Have a view in the database whose functions try all that; the role that they would give rights to."""
+    app, trace = f"app_{site.place.name}", site.place / "trace"
+    quoted = ", ".join("$try$" + each.format(app=app, trace=trace) + "$try$" for each in tries)
+    site.place.chmod(0o777)
+    sql(site.server, VIEW.format(app=app, tries=quoted))
+    try:
+        yield app
+    finally:
+        sql(site.server, f"drop view if exists harmless; drop role {app}")
+
+
+def rights(site: Site, app: str) -> str:
+    return sql(site.server, f"select rolsuper from pg_roles where rolname = '{app}'")  # noqa: S608 - ours
+
+
+ONLY_LIVE_FAILS = """\
+select case when current_database() = 'dental_pms_drill' then 1 else (select min(family::int) from patients) end"""
+ALL_REFUSED = "select answer !~ 'done: ' and not is_superuser and is_reader from harmless"
+
+
+@pytest.mark.fault("Somebody evil", "what drill.checks and drill.same_as_live ask calls functions that want rights")
+def test_functions_that_the_admins_queries_call_get_no_right(own_database: Site) -> None:
+    site = own_database
+    with evil_view(site, TRIED) as app:
+        site.takes("db")
+        logged = log(site)
+        site.configure({"drill.checks": {"evil": ALL_REFUSED}, "drill.same_as_live": {"evil": ALL_REFUSED}})
+        with listening(site) as journal:
+            done = site.run("drill", "latest", wrapper=journal.wrapper)
+            told = journal.close()
+        assert "proof_check_evil=passed\nproof_same_as_live_evil=passed\n" in done.stdout, done.stdout + done.stderr
+        assert rights(site, app) == "f"
+        assert sql(site.server, "select count(*) from patients where family = 'evil'") == "0"
+        assert not (site.place / "trace").exists()
+        assert sql(site.server, "select count(*) from pg_roles where rolname like 'dental_pms_reader%'") == "0"
+        assert log(site) == logged
+        faults.saw(status=done.returncode, store=faults.AS_BEFORE + ", the drilled one proven", events=events(told))
+        site.configure({"drill.checks": None, "drill.same_as_live": None})
+        drills.recovers(site)
+
+
+def log(site: Site) -> str:
+    """Return what the live server has logged of rows, errors and statements."""
+    text = Path(f"{site.server.host}.log").read_text(errors="replace")
+    return "\n".join(line for line in text.splitlines() if "checkpoint" not in line)
+
+
+@pytest.mark.fault("Somebody evil", "what drill.same_as_live asks fails with a row in its error")
+def test_an_error_that_quotes_a_row_comes_into_no_log(own_database: Site) -> None:
+    site = own_database
+    site.takes("db")
+    logged = log(site)
+    site.configure({"drill.same_as_live": {"odd": ONLY_LIVE_FAILS}})
+    met = drills.fails(site, "latest", cause="drill")
+    assert "the query failed on the live database (SQLSTATE 22P02)" in met.stderr
+    assert log(site) == logged
+    for canary in CANARIES:
+        assert canary not in log(site)
+    site.configure({"drill.same_as_live": None})
+    drills.recovers(site)
+
+
+@pytest.mark.fault("Somebody evil", "what drill.same_as_live asks catches the time limit and goes on")
+def test_a_function_that_catches_the_time_limit_is_ended(own_database: Site) -> None:
+    site = own_database
+    site.takes("db")
+    site.configure({"drill.same_as_live": {"slow": "select stays()"}})
+    stays = """create function stays() returns int language plpgsql as $f$ begin
+     if current_database() = 'dental_pms_drill' then return 1; end if;
+     loop begin perform pg_sleep(1000); exception when query_canceled then null; end; end loop; end $f$"""
+    sql(site.server, stays)
+    site.takes("db")
+    said = drills_well(site, "latest")
+    assert said["proof_same_as_live_slow"] == "not checked"
+    sessions = "select count(*) from pg_stat_activity where query ~ 'stays' and pid <> pg_backend_pid()"
+    assert sql(site.server, sessions) == "0"
+    faults.saw(status=0, store="a set that is proven, with what was not checked", events=[])
+    site.configure({"drill.same_as_live": None})
+    drills.recovers(site)
+
+
+def test_rows_that_a_policy_hides_from_others_are_there_for_the_admins_queries(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, "alter table patients enable row level security", "alter table patients force row level security")
+    site.takes("db")
+    query = {"all": "select count(*) from patients"}
+    site.configure({"drill.checks": {"all": "select count(*) > 3000 from patients"}, "drill.same_as_live": query})
+    said = drills_well(site, "latest")
+    assert (said["proof_check_all"], said["proof_same_as_live_all"]) == ("passed", "passed")
+
+
+def test_a_query_that_needs_a_right_beyond_reading_is_no_fault_of_the_set(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, "create function kept() returns bool language sql as 'select true'")
+    sql(site.server, "revoke execute on function kept() from public")
+    site.takes("db")
+    site.configure({"drill.checks": {"kept": "select kept()"}})
+    met = drills.fails(site, "latest", cause="configuration", status=78)
+    assert "check kept: the query needs a right beyond reading" in met.stderr
+
+
+def test_a_role_that_is_no_superuser_asks_live_as_itself(own_database: Site) -> None:
+    site = own_database
+    role = f"plain_{site.place.name}"
+    sql(site.server, f"create role {role} login; grant pg_read_all_data to {role}")
+    site.takes("db")
+    try:
+        site.configure({"native.user": role, "drill.same_as_live": {"all": "select count(*) from patients;"}})
+        assert drills_well(site, "latest")["proof_same_as_live_all"] == "passed"
+    finally:
+        sql(site.server, f"drop role {role}")
