@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-AREAS = ("Database", "Attachments", "Store", "Ourselves", "Content", "Somebody evil")
+EVIL = "Somebody evil"
+AREAS = ("Database", "Attachments", "Store", "Ourselves", "Content", EVIL)
 SUITES = {"trixie": "13", "bookworm": "12"}
 AS_BEFORE = "all sets as they were"
 A_NEW_SET = "a new, verified set"
