@@ -90,7 +90,8 @@ sub put {
     if (defined $tell) {
         my $began = $out_line;
         $out_line += $bytes =~ tr/\n//;
-        return if !$tell || $out_line < $tell || $began <= $tell && !defined $what;
+        my $last = $out_line - (substr($bytes, -1) eq "\n");
+        return if !$tell || $last < $tell || $began <= $tell && !defined $what;
         print STDOUT $what if $began <= $tell;
         exit 0;
     }
@@ -172,6 +173,7 @@ sub kind {
     my $first = uc $1;
     return $first if $statement !~ /^(?:CREATE(?: OR REPLACE)?|ALTER|DROP|COMMENT ON|REFRESH)((?: [A-Z]+)*?) (?:IF (?:NOT )?EXISTS )?((?!(?i:AGGREGATE|FUNCTION|PROCEDURE|ROUTINE|TABLE|VIEW|SCHEMA|TYPE|DOMAIN|INDEX|TRIGGER|EXTENSION|SERVER|CAST|OPERATOR|LANGUAGE|SUBSCRIPTION|PUBLICATION|POLICY|RULE|SEQUENCE|MATERIALIZED|FOREIGN|EVENT|ACCESS|DEFAULT|TEXT|USER|UNIQUE|ONLY|CLASS|FAMILY|DATA|WRAPPER|MAPPING|SEARCH|PARSER|TEMPLATE|METHOD|TRANSFORM|TRUSTED|PROCEDURAL|COLLATION|CONVERSION|STATISTICS)\b)$name)/i;
     my ($kinds, $named) = (uc $1, $2);
+    $kinds =~ s/ ONLY$//;
     $named =~ s/[^ -~\x80-\xff]/?/g;
     return "$first$kinds " . substr($named, 0, 128);
 }
@@ -234,7 +236,7 @@ sub take {
         my $table = $1;
         put(pins() . "$statement\n", "rows of $table");
         $at++;
-        return rows($table);
+        return rows("rows of $table");
     }
     if ($one eq "begin" || $one eq "commit") {
         return put("\n" x ($statement =~ tr/\n//)) if $statement =~ /^(?:BEGIN|COMMIT)\s*;$/i;

@@ -49,6 +49,8 @@ LAYERS = (
         "dumps",
         "originals",
         "databases",
+        "restorer",
+        "filtering",
         "replay",
         "unpack",
         "retention",
