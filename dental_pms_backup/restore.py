@@ -267,7 +267,7 @@ def _check_replaces(dump: Opened, proof: Proof, wanted: str, terms: Terms) -> No
         )
     if not terms.as_superuser and beside.owned_by_others(dump, proof.unpack):
         raise RefusedError(
-            "restore: --replace is work of the superuser, and the set has objects of others, expected your word for it: "
+            "restore: --replace is work of the superuser, and the set has objects of others, expected your word: "
             "whoever could make objects in that database could then do on the server all that its superuser can",
             hint=f"CONFIRM=YES dental-pms-backup restore db {wanted} --in-place --replace --as-superuser",
         )

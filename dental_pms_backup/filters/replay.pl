@@ -216,7 +216,8 @@ sub may_not_own {
 sub pins {
     return "" if $is{restricts};
     my $strings = $plain_strings ? "on" : "off";
-    return ($encoding ? "SET client_encoding = '$encoding'; " : "") . "SET standard_conforming_strings = $strings;\n";
+    my $set = $encoding ? "SET client_encoding = '$encoding'" : "RESET client_encoding";
+    return "$set; SET standard_conforming_strings = $strings;\n";
 }
 
 my %no = map { $_ => 1 } qw(rollback abort end start savepoint release prepare begin commit);

@@ -31,7 +31,7 @@ from tests.integration.support import (
 
 CHANGES = ("delete from lines", "create table later (id int)", 'create schema "later"', "drop view reports.balances")
 UNLESS_IN_REPLAY = 'if ! grep -q "echo && cat" /proc/$PPID/cmdline; then exec "$real" "$@"; fi; '
-REPLACE = ("--replace", "--as-superuser")  # the practice has objects of others
+REPLACE: tuple[str, ...] = ("--replace", "--as-superuser")  # the practice has objects of others
 LINE_AT_END = b"ALTER TABLE ONLY public.images\n    ADD CONSTRAINT"
 
 
@@ -187,7 +187,7 @@ def test_an_unpacker_that_dies_in_the_replay_commits_nothing(own_database: Site)
     sql(site.server, *CHANGES)
     for ending in ("exit 1", "exit 0", "kill -KILL $$"):
         path = site.fake_on_path("igzip", f"{cut}; {ending}")
-        for how in ([], REPLACE):
+        for how in ((), REPLACE):
             said = refuses(site, "db", "latest", *how, "--no-safety-set", PATH=path)
             assert "the live database is as it was" in said
 

@@ -212,8 +212,10 @@ def test_an_old_psql_is_told_before_each_statement_how_to_read_it(tmp_path: Path
     dump = "SET client_encoding = 'LATIN1';\nSELECT 1; SELECT 2;\nCOPY t FROM stdin;\n1\n\\.\n"
     fine = passed(tmp_path, dump, *OLD_PSQL)
     pin = "SET client_encoding = 'LATIN1'; SET standard_conforming_strings = on;\n"
-    told = f"SELECT 1; {pin}SELECT 2;\n{pin}COPY t FROM stdin;\n1\n\\.\n\n{ENDS}\n\nAFTER;\n"
+    told = f"SELECT 1; {pin}SELECT 2;\n{pin}COPY t FROM stdin;\n1\n\\.\n\n{ENDS}\n\nAFTER;\n"  # noqa: S608 - nobody runs it
     assert fine.sql == f"SET client_encoding = 'LATIN1';\n{pin}{told}".replace("SET client", f"{pin}SET client", 1)
+    unset = "RESET client_encoding; SET standard_conforming_strings = on;\n"
+    assert passed(tmp_path, "SELECT 1;", *OLD_PSQL).sql.startswith(f"{unset}SELECT 1;")
     assert "safely" in passed(tmp_path, "SET client_encoding = 'SJIS';", *OLD_PSQL).no
 
 
