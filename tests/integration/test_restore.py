@@ -30,7 +30,7 @@ from tests.integration.support import (
 )
 
 CHANGES = ("delete from lines", "create table later (id int)", 'create schema "later"', "drop view reports.balances")
-UNLESS_IN_REPLAY = 'if ! grep -q "echo && cat" /proc/$PPID/cmdline; then exec "$real" "$@"; fi; '
+UNLESS_IN_REPLAY = 'if ! grep -q "&& cat -- " /proc/$PPID/cmdline; then exec "$real" "$@"; fi; '
 REPLACE: tuple[str, ...] = ("--replace", "--as-superuser")  # the practice has objects of others
 LINE_AT_END = b"ALTER TABLE ONLY public.images\n    ADD CONSTRAINT"
 
