@@ -90,7 +90,9 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
 @contextlib.contextmanager
 def looked_at(live: DatabaseSource) -> Iterator[None]:
     """Look at the live database before the block and after a failure in it, which then says what is known of it."""
-    before = databases.look(live.server)
+    before = None
+    with contextlib.suppress(BackupError):  # it may be what the restore is for
+        before = databases.look(live.server)
     try:
         yield
     except RestoreError as error:
@@ -98,7 +100,9 @@ def looked_at(live: DatabaseSource) -> Iterator[None]:
         raise
 
 
-def _state(live: DatabaseSource, before: str) -> str:
+def _state(live: DatabaseSource, before: str | None) -> str:
+    if before is None:
+        return "what becomes of the live database is not known: it could not be looked at before either"
     try:
         after, left = databases.look(live.server), databases.unfinished(live.server)
     except BackupError as error:

@@ -83,6 +83,7 @@ EXTENSION_STATES = {
     "DP005": "it stands behind what the dump makes, expected before that",
 }
 OTHERS_CHANGED = "DP006"
+RUN_BY_THE_SERVER = "DP007"
 AS_SUPERUSER = (
     "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
     "superuser can"
@@ -275,6 +276,12 @@ def _error(failed: tools.Ended, what: str, *, ours: bool) -> RestoreError:
     if state == OTHERS_CHANGED:
         return RestoreError(
             "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
+        )
+    if state == RUN_BY_THE_SERVER:
+        return RestoreError(
+            "db: the file has functions under its indexes, which the server itself runs as the tables' owner; the "
+            "live database's owner is a superuser, expected one who is not",
+            hint="CREATE ROLE dental_owner; ALTER DATABASE DATABASE OWNER TO dental_owner;   # then try again",
         )
     return _refused(failed, state)
 

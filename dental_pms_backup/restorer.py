@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import databases, journal, pinned, postgres, streams, tools
+from dental_pms_backup import databases, pinned, postgres, streams, tools
 from dental_pms_backup.errors import BackupError, RefusedError
-from dental_pms_backup.journal import Event
 from dental_pms_backup.postgres import InContainer, OnHost, literal
 
 if TYPE_CHECKING:
@@ -125,6 +124,19 @@ do $dental_pms$ begin if exists (select from pg_temp.dental_pms_others b join ({
  where b.owner <> n.owner or b.acl is distinct from n.acl) then raise 'others' using errcode = 'DP006'; end if;
 end $dental_pms$;
 """
+# The server runs the functions of an index, and of what describes a table's content to the planner, by itself, as the
+# table's owner (autovacuum). So of a file from elsewhere a superuser gets nothing that stands on such a function.
+RUN_BY_THE_SERVER = """\
+do $dental_pms$ begin if (select rolsuper from pg_roles where rolname = {owner}) and exists (
+ select from pg_depend d left join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid
+ where (c.relkind in ('i', 'I') or d.classid = 'pg_statistic_ext'::regclass
+   or d.classid = 'pg_type'::regclass and d.objid in (select rngtypid from pg_range))
+  and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and d.refobjid >= 16384
+  and (d.refclassid <> 'pg_type'::regclass
+   or exists (select from pg_type t where t.oid = d.refobjid and t.typtype = 'd'))
+  and not exists (select from pg_depend e where e.classid = d.refclassid and e.objid = d.refobjid and e.deptype = 'e'))
+ then raise 'run by the server' using errcode = 'DP007'; end if; end $dental_pms$;
+"""
 # Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can.
 MIGHTY = """\
 select r.rolname from pg_roles r where r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication
@@ -208,8 +220,10 @@ def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
 
 def after_rights(restorer: Restorer) -> str:
     """Return the SQL that stands after them: the role has nothing any more."""
-    others = "" if restorer.ours else f"reset session authorization;\n{COMPARE_OTHERS}"
-    return others + GIVE_AWAY.format(role=restorer.role, owner=databases.quoted(restorer.owner))
+    checks = f"reset session authorization;\n{COMPARE_OTHERS}{RUN_BY_THE_SERVER.format(owner=literal(restorer.owner))}"
+    return ("" if restorer.ours else checks) + GIVE_AWAY.format(
+        role=restorer.role, owner=databases.quoted(restorer.owner)
+    )
 
 
 def remove(live: DatabaseSource, role: str) -> None:
@@ -222,8 +236,6 @@ def clear(live: DatabaseSource) -> None:
     for role in databases.tell(live.server, LEFT).splitlines():
         with contextlib.suppress(BackupError):
             remove(live, role)
-            text = f"role {role} was left of a restore that was cut off; it is gone"
-            journal.write(Event.RESTORE_WARNING, text, fields={"target": role})
 
 
 def superusers(live: DatabaseSource) -> list[str]:
