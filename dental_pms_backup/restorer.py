@@ -62,9 +62,9 @@ create function {role}.make_extension(wanted text, place text) returns void lang
  end if;
  if not {ours} and wanted <> all ({known}::text[]) and not exists (select from pg_available_extension_versions v
   where v.name = wanted and (to_jsonb(v)->>'trusted')::bool) then raise 'not trusted' using errcode = 'DP004'; end if;
- if exists (select from pg_class where relowner = '{role}'::regrole)
-  or exists (select from pg_proc where proowner = '{role}'::regrole)
-  or exists (select from pg_type where typowner = '{role}'::regrole)
+ if exists (select from pg_class where relowner = '{role}'::regrole and relnamespace <> pg_my_temp_schema())
+  or exists (select from pg_proc where proowner = '{role}'::regrole and pronamespace <> pg_my_temp_schema())
+  or exists (select from pg_type where typowner = '{role}'::regrole and typnamespace <> pg_my_temp_schema())
   or exists (select from pg_operator where oprowner = '{role}'::regrole)
   then raise 'too late' using errcode = 'DP005'; end if;
  execute format('create extension %I', wanted) || case when place <> '' then format(' schema %I', place) else '' end;
