@@ -452,9 +452,19 @@ def test_a_file_from_elsewhere_is_never_the_superusers_nor_replayed_in_live(vict
     recovers(victim)
 
 
-def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(victim: Site) -> None:
+@pytest.mark.parametrize("words", [(), ("--as-superuser",)], ids=["as a role", "as the superuser"])
+def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(victim: Site, words: tuple[str, ...]) -> None:
     log = Path(victim.server.host).with_suffix(".log")
     bad = "CREATE TABLE public.bills (amount integer);\nCOPY public.bills (amount) FROM stdin;\ncanary-patient-9\n\\.\n"
-    assert "SQLSTATE 22P02" in fails(victim, elsewhere(victim, bad))
-    assert log.exists()
+    (file,) = victim.store.glob("db/db_*.sql.gz")
+    file.write_bytes(gzip.compress(with_more(victim, bad)))
+    know(victim, Kind.DB)
+    loud = ("log_min_messages", "log_min_error_statement", "log_error_verbosity")
+    sql(victim.server, f"alter role all set {loud[0]} = 'debug1'", f"alter role all set {loud[1]} = 'debug1'")
+    try:
+        sql(victim.server, "do $$ begin raise log 'it is loud'; end $$")
+        assert "SQLSTATE 22P02" in fails(victim, victim.sets()[0], *words)
+    finally:
+        sql(victim.server, *(f"alter role all reset {name}" for name in loud))
+    assert "it is loud" in log.read_text()
     assert "canary-patient-9" not in log.read_text()
