@@ -128,7 +128,7 @@ def _knows_restrict(live: DatabaseSource) -> bool:
     return ended.ok
 
 
-def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer) -> str:
+def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:
     """Return what stood in a line of what a filter gave to psql: kind and name, empty where that is not known."""
     with opened() as (files, keeper), contextlib.suppress(RestoreError):
         keeper.close()

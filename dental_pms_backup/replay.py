@@ -141,7 +141,12 @@ def replay(
         argvs = [filtering.unpacking(dump, files), files.argv(), _psql(live, into, session, mark)]
         failed = _run(live.server, session, argvs, dump.source, beat_and_open)
         if failed:
-            raise _error(failed, _standing_at(failed, dump, live, into), ours=dump.ours)
+            if failed.program == "perl":
+                raise _not_sql(failed)
+            what = _standing_at(failed, dump, live, into)
+            if into.restorer:
+                raise _error(failed, what, ours=dump.ours)
+            raise _refused(failed, databases.sqlstate(failed), what)
         if into.restorer:
             _settle(live, into, into.restorer, files, beat)
 
@@ -248,19 +253,13 @@ def _run(
 def _standing_at(failed: tools.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
     """Return what stood in the dump where a role without rights was refused something."""
     found = next((match for line in reversed(failed.said) if (match := AT_LINE.match(line))), None)
-    if found and into.restorer and databases.sqlstate(failed) in {NOT_ALLOWED, *EXTENSION_STATES}:
+    if found and databases.sqlstate(failed) in {NOT_ALLOWED, *EXTENSION_STATES}:
         return filtering.standing_at(found[1], dump, live, into.restorer)
     return ""
 
 
 def _error(failed: tools.Ended, what: str, *, ours: bool) -> RestoreError:
     state = databases.sqlstate(failed)
-    if failed.program == "perl":
-        said = filtering.complaint(failed) or failed
-        return RestoreError(
-            f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
-            hint="pg_dump DATABASE >FILE   # without --create; of pg_dumpall's output the part of one database alone",
-        )
     if state in EXTENSION_STATES:
         return RestoreError(
             f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "
@@ -286,8 +285,16 @@ def _error(failed: tools.Ended, what: str, *, ours: bool) -> RestoreError:
     return _refused(failed, state)
 
 
-def _refused(failed: tools.Ended, state: str) -> RestoreError:
-    why = f"SQLSTATE {state}" if state else str(failed)
+def _not_sql(failed: tools.Ended) -> RestoreError:
+    said = filtering.complaint(failed) or failed
+    return RestoreError(
+        f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
+        hint="pg_dump DATABASE >FILE   # without --create; of pg_dumpall's output the part of one database alone",
+    )
+
+
+def _refused(failed: tools.Ended, state: str, what: str = "") -> RestoreError:
+    why = f"SQLSTATE {state}{f', at {what}' if what else ''}" if state else str(failed)
     hint = "dental-pms-backup list   # another set"
     others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
     if others:

