@@ -45,7 +45,7 @@ UNLOGGED = {
 }
 MAKE_ROLE = """\
 set log_statement = 'none';
-create role {role} login nosuperuser nocreatedb nocreaterole noinherit noreplication bypassrls connection limit 3
+create role {role} login nosuperuser nocreatedb nocreaterole inherit noreplication bypassrls connection limit 3
  password {verifier};
 {settings}
 select format('grant create on tablespace %I to {role}', spcname) from pg_tablespace where spcname !~ '^pg_' \\gexec
@@ -93,6 +93,10 @@ reset session authorization;
 reassign owned by {role} to {owner};
 drop owned by {role};
 drop schema {role} cascade;
+"""
+NO_LOGIN = """\
+select format('alter role %I nologin', rolname) from pg_roles where rolname = '{role}'
+ and not exists (select from pg_stat_activity where usename = '{role}') \\gexec
 """
 REMOVE = """\
 select format(word, rolname) from pg_roles, unnest(array['drop owned by %I', 'drop role %I']) word
@@ -234,8 +238,11 @@ def remove(live: DatabaseSource, role: str) -> None:
 def clear(live: DatabaseSource) -> None:
     """Drop the roles that restores have left which were cut off, but for those whose database is still there."""
     for role in databases.tell(live.server, LEFT).splitlines():
-        with contextlib.suppress(BackupError):
+        try:
             remove(live, role)
+        except BackupError:  # it owns what is left of that restore, until somebody drops it
+            with contextlib.suppress(BackupError):
+                databases.tell(live.server, NO_LOGIN.format(role=role))
 
 
 def superusers(live: DatabaseSource) -> list[str]:
@@ -273,17 +280,16 @@ def _passfile(server: Server, password: str) -> Iterator[Path]:
 
 
 def _roads(server: Server, role: str, passfile: Path) -> Iterator[Server]:
-    """Yield how the role may log in: as we do, then with its password."""
+    """Yield how the role may log in: as we do, and then by the address of the server's own host."""
     match server:
         case InContainer(entry=OnHost() as entry):
-            yield dataclasses.replace(server, entry=dataclasses.replace(entry, user=role, pgpass_file=None))
+            yield dataclasses.replace(server, entry=dataclasses.replace(entry, user=role, pgpass_file=passfile))
         case InContainer():
             yield server
         case OnHost():
-            host = "127.0.0.1" if server.host.startswith("/") else server.host
-            if server.host != host:
-                yield dataclasses.replace(server, user=role, pgpass_file=None)
-            yield dataclasses.replace(server, user=role, host=host, pgpass_file=passfile)
+            yield dataclasses.replace(server, user=role, pgpass_file=passfile)
+            if server.host.startswith("/"):
+                yield dataclasses.replace(server, user=role, host="127.0.0.1", pgpass_file=passfile)
 
 
 def _lets_in(server: Server, role: str, database: str) -> bool:
@@ -295,11 +301,15 @@ def _lets_in(server: Server, role: str, database: str) -> bool:
 
 
 def _not_let_in(server: Server) -> RefusedError:
-    local = isinstance(server, InContainer) or server.host.startswith("/")
-    line = "host all all 127.0.0.1/32 scram-sha-256" if local else "host all all samehost scram-sha-256"
+    match server:
+        case InContainer():
+            how = "set database.road to socket, which can give a password"
+        case OnHost(host=host):
+            address = "127.0.0.1/32" if host.startswith("/") else "samehost"
+            how = f"add the line 'host all all {address} scram-sha-256' to pg_hba.conf and reload the server"
     return RefusedError(
         "restore: the server lets a role that is made for the replay not log in, expected that: what is in a dump "
         "runs while it is replayed, and a superuser's session would let it do everything",
-        hint=f"add the line '{line}' to pg_hba.conf and reload the server; or, for a set of your own only, if you "
-        "trust all who could make objects in that database, add --as-superuser",
+        hint=f"{how}; or, for a set of your own, if you trust all who could make objects in that database: "
+        "--as-superuser",
     )

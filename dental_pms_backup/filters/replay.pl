@@ -37,6 +37,7 @@ binmode STDOUT;
 
 my $block = 1 << 20;
 my $lookahead = 4096;
+my $most_rights = 1 << 28;
 my $longest = 1 << 20;    # bytes of a statement that is looked at as a whole; what is longer goes through
 my ($text, $at, $over) = ("", 0, 0);    # what was read, where we are in it, whether there is no more
 my ($from, $token, $long) = (0);        # where in it a statement begins, its first word; whether it was too long
@@ -73,7 +74,7 @@ my $roles = qr/(?:GROUP )?$ident(?:,\s*(?:GROUP )?$ident)*/i;
 my $grant = qr/GRANT $list ON ($granted) TO $roles(?: WITH GRANT OPTION)?|REVOKE (?:GRANT OPTION FOR )?$list ON ($granted) FROM $roles(?: CASCADE| RESTRICT)?/i;
 my $default = qr/
     ALTER\ DEFAULT\ PRIVILEGES(?:\ FOR\ (?:ROLE|USER)\ $ident)?(?:\ IN\ SCHEMA\ $ident)?\ (?:GRANT\ $list|REVOKE\ (?:GRANT\ OPTION\ FOR\ )?$list)
-    \ ON\ (?:TABLES|SEQUENCES|FUNCTIONS|ROUTINES|TYPES|SCHEMAS|LARGE\ OBJECTS)\ (?:TO|FROM)\ $roles(?:\ WITH\ GRANT\ OPTION)?
+    \ ON\ (?:TABLES|SEQUENCES|FUNCTIONS|ROUTINES|TYPES|SCHEMAS|LARGE\ OBJECTS)\ {1,2}(?:TO|FROM)\ $roles(?:\ WITH\ GRANT\ OPTION)?
 /xi;
 my $event = qr/
     CREATE\ EVENT\ TRIGGER\ $ident\ ON\ $word(?:\s+WHEN\ TAG\ IN\ \('[A-Z ]+'(?:,\s*'[A-Z ]+')*\))?\s+EXECUTE\ (?:FUNCTION|PROCEDURE)\ $name\(\)
@@ -199,6 +200,7 @@ sub as_rights {
     return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
         $other = $bare !~ /^RESET| DEFAULT$/i;
+        $others++ if $other;
         return [$statement, 0];
     }
     return [$statement, 0] if $is{ours} && $bare =~ /^$published$/i;
@@ -263,11 +265,14 @@ sub take {
             return put(pins() . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
         }
         return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
+        refuse("too many rights") if length($rights) > $most_rights;
         if (my $kept = as_rights($statement)) {
             $kept->[1] ? ($late .= "$kept->[0]\n") : ($rights .= "$kept->[0]\n");
             return put($blank);
         }
     }
+    # whose it is then nobody knows
+    $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     return put(pins() . $statement, kind($statement));
 }

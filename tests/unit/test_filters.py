@@ -249,7 +249,7 @@ REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 REVOKE GRANT OPTION FOR ALL ON SEQUENCE public.s FROM a, "b c";
 GRANT SELECT ON LARGE OBJECT 12345 TO a;
 ALTER DEFAULT PRIVILEGES FOR ROLE dental_owner IN SCHEMA reports GRANT SELECT ON TABLES TO "dental reports";
-ALTER DEFAULT PRIVILEGES FOR ROLE dental_owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE dental_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
 SET SESSION AUTHORIZATION dental_app;
 RESET SESSION AUTHORIZATION;
 """
@@ -358,6 +358,12 @@ def test_owners_who_are_not_superusers_are_counted(tmp_path: Path) -> None:
     words = ("tell=0", "split=1", "ours=1", "mighty=postgres")
     assert passed(tmp_path, dump, *words).sql == "0"
     assert passed(tmp_path, dump + "ALTER TABLE b OWNER TO app;\n", *words).sql == "1"
+    for other in (
+        "ALTER NOTHING b OWNER TO app;",
+        "SET SESSION AUTHORIZATION app;",
+        "CREATE SCHEMA s AUTHORIZATION a;",
+    ):
+        assert passed(tmp_path, f"{dump}{other}\n", *words).sql == "1"
 
 
 ROLES = """\
