@@ -47,8 +47,9 @@ my ($encoding, $plain_strings) = ("", 1);
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
 my ($after_line, $whole) = (1, 0);
 
-my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*/;
-my $ident = qr/(?:"(?:[^"]|"")+"|$word)/;
+# possessive: a word that could be cut anywhere would take a hostile statement for ever
+my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
+my $ident = qr/(?:"(?:[^"]|"")++"|$word)/;
 my $name = qr/$ident(?:\.$ident)*/;
 my $types = qr/\((?:$ident|[\s.,*\[\]])*\)/;
 my $plain = qr/'(?:[^'\\]|'')*'/;

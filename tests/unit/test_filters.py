@@ -1,6 +1,7 @@
 """What the filters let through to psql: SQL and rows, and nothing that psql takes for a command of its own."""
 
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -264,6 +265,13 @@ def test_owners_and_rights_are_kept_for_the_superuser_and_lines_keep_their_numbe
     assert fine.rights == RIGHTS
     blank = "\n" * RIGHTS.count("\n")
     assert fine.sql.startswith(f"\\restrict OURS\nSELECT 1;\n{blank}SELECT 2;\n")
+
+
+@pytest.mark.parametrize("hard", ["ALTER FUNCTION f({}'x') OWNER TO b;", "GRANT SELECT ON TABLE {}! TO b;"])
+def test_a_statement_that_is_hard_to_tell_takes_no_time(tmp_path: Path, hard: str) -> None:
+    began = time.monotonic()
+    passed(tmp_path, hard.format(" ".join(["a" * 900] * 100)), *OF_A_SET)
+    assert time.monotonic() - began < 20
 
 
 NOT_RIGHTS = (
