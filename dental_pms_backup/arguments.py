@@ -95,6 +95,9 @@ def _add_restore(commands: Commands) -> None:
     target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
     target.add_argument("--in-place", action="store_true", help="replace what is live")
     command.add_argument("--replace", action="store_true", help="in place, where the disk cannot hold two databases")
+    command.add_argument(
+        "--as-superuser", action="store_true", help="replay as the superuser what a role without rights may not make"
+    )
     command.add_argument("--no-safety-set", action="store_true", help="in place, without a set of what is live first")
     command.add_argument(
         "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import databases, dumps, journal, replay, stop, verify
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError
+from dental_pms_backup import databases, dumps, filtering, journal, replay, restorer, stop, verify
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
+from dental_pms_backup.filtering import Dump
 from dental_pms_backup.journal import Event
 from dental_pms_backup.progress import size
+from dental_pms_backup.replay import Into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +24,11 @@ if TYPE_CHECKING:
     from dental_pms_backup.config import Config
     from dental_pms_backup.dumps import Head, ProofToCome, Source
     from dental_pms_backup.progress import Watch
-    from dental_pms_backup.replay import Into
     from dental_pms_backup.sources import DatabaseSource
     from dental_pms_backup.verify import Proof
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
 GROWTH = 1.1
-NEW_IS_GONE = "the live database is as it was, and nothing is left of the new one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,11 @@ class Opened:
     descriptor: int
     head: Head
     live: DatabaseSource
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether it is a set's, with a checksum in its manifest; of any other nobody knows who wrote it."""
+        return bool(self.source.checksum)
 
 
 def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
@@ -53,6 +58,7 @@ def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
             priority=journal.WARNING,
             fields={"target": left},
         )
+    restorer.clear(live)
     return Opened(source=dump, descriptor=descriptor, head=head, live=live)
 
 
@@ -82,14 +88,47 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
 
 
 @contextlib.contextmanager
-def made(live: DatabaseSource, *, now: datetime) -> Iterator[str]:
-    """Make an empty database like the live one and yield its name; it is dropped when the block fails."""
-    name = free_name(live, "_restoring_", now)
+def looked_at(live: DatabaseSource) -> Iterator[None]:
+    """Look at the live database before the block and after a failure in it, which then says what is known of it."""
+    before = None
+    with contextlib.suppress(BackupError):  # it may be what the restore is for
+        before = databases.look(live.server)
     try:
-        databases.create_like(live.server, live.facts.database, name)
-        yield name
+        yield
+    except RestoreError as error:
+        error.message += f"; {_state(live, before)}"
+        raise
+
+
+def _state(live: DatabaseSource, before: str | None) -> str:
+    if before is None:
+        return "what becomes of the live database is not known: it could not be looked at before either"
+    try:
+        after, left = databases.look(live.server), databases.unfinished(live.server)
+    except BackupError as error:
+        return f"the live database could not be looked at afterwards ({error.message})"
+    if after != before:
+        return (
+            "the live database is not as it was: its tables, functions, rights or owner were changed meanwhile, by the "
+            "application or by this"
+        )
+    return f"the live database is as it was{'' if left else ', and nothing is left of the new one'}"
+
+
+@contextlib.contextmanager
+def made(dump: Opened, *, now: datetime, as_superuser: bool) -> Iterator[Into]:
+    """Make an empty database like the live one, and who is to fill it; both are removed when the block fails."""
+    live = dump.live
+    name, role = free_name(live, "_restoring_", now), restorer.new_role()
+    try:
+        if as_superuser:
+            databases.create_like(live.server, live.facts.database, name)
+            yield Into(database=name)
+        else:
+            with restorer.made(live, name, role, ours=dump.ours) as by:
+                yield Into(database=name, restorer=by)
     except BaseException:
-        _drop(live, name)
+        _drop(live, name, role)
         raise
 
 
@@ -102,11 +141,14 @@ def fill_while_proving(config: Config, dump: Opened, into: Into, to_come: ProofT
         again = dataclasses.replace(dump, descriptor=descriptor)
         try:
             _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)
-        except RestoreError:
+        except RestoreError as error:
             proof = to_come.wait()  # the dump is at fault, or what unpacked it, or else the server says no
-            if proof.unpack == to_come.unpack:
+            if isinstance(error, SuperuserNeededError):
+                _fill_as_superuser(config, again, into, proof, error, watch=watch)
+            elif proof.unpack == to_come.unpack:
                 raise
-            fill(config, again, into, proof, watch=watch)
+            else:
+                fill(config, again, into, proof, watch=watch)
         return to_come.wait()
 
 
@@ -115,7 +157,38 @@ def fill(config: Config, dump: Opened, into: Into, proof: Proof, *, watch: Watch
 
     The roles of its set that the server lacks are made first.
     """
-    _replay(config, dump, into, proof.unpack, lambda: proof, watch=watch)
+    try:
+        _replay(config, dump, into, proof.unpack, lambda: proof, watch=watch)
+    except SuperuserNeededError as error:
+        _fill_as_superuser(config, dump, into, proof, error, watch=watch)
+
+
+def _fill_as_superuser(
+    config: Config, dump: Opened, into: Into, proof: Proof, error: SuperuserNeededError, *, watch: Watch
+) -> None:
+    """Begin again as the superuser, where only superusers made what is in a set: nobody gains by it.
+
+    The error is raised again where it is not so.
+    """
+    if not into.restorer or not dump.ours or owned_by_others(dump, proof.unpack):
+        raise error
+    text = f"{error.message.removesuffix(', expected nothing in it that only a superuser may do')}; all owners in the "
+    text += "set are superusers, it is replayed as one"
+    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": into.database})
+    live = dump.live
+    databases.drop(live.server, into.database)
+    databases.create_like(live.server, live.facts.database, into.database)
+    restorer.remove(live, into.restorer.role)
+    _replay(config, dump, dataclasses.replace(into, restorer=None), proof.unpack, lambda: proof, watch=watch)
+
+
+def owned_by_others(dump: Opened, unpack: Sequence[str]) -> bool:
+    """Tell whether somebody is named in a dump as an owner who is not a superuser."""
+    return filtering.others_own(dump.live, _dump(dump, unpack))
+
+
+def _dump(dump: Opened, unpack: Sequence[str]) -> Dump:
+    return Dump(source=dump.descriptor, unpack=unpack, token=dump.head.token, ours=dump.ours)
 
 
 def _replay(
@@ -133,7 +206,9 @@ def _replay(
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
     with patient.reading("db: restoring", dump.descriptor) as beat:
-        replay.replay(dump.live, dump.descriptor, into, unpack=unpack, token=dump.head.token, proven=proven, beat=beat)
+        replay.replay(dump.live, _dump(dump, unpack), into, proven=proven, beat=beat)
+    if into.analyze and not into.restorer:
+        databases.analyze(dump.live.server, into.database)
 
 
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
@@ -143,14 +218,15 @@ def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
     with dumps.opened(roles) as descriptor:
         dumps.prove(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(dump.live, descriptor, beat=beat)
+            replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), beat=beat)
 
 
-def _drop(live: DatabaseSource, name: str) -> None:
+def _drop(live: DatabaseSource, name: str, role: str) -> None:
     """Drop what a failed restore has made; where even that fails, say so: the failure itself is told by others."""
     try:
         with stop.deferred():
             databases.drop(live.server, name)
+            restorer.remove(live, role)
     except BackupError:
         text = f"database {name} is left of the restore that failed; nothing needs it"
         journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": name})

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres, streams, tools
+from dental_pms_backup import pinned, postgres, streams, tools
 from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
 from dental_pms_backup.postgres import literal
 
@@ -28,7 +28,7 @@ UNFINISHED = re.compile(r".*_restoring_[0-9]{4}(?:_[0-9]{2}){2}_[0-9]{6}")
 # The columns of pg_database that say which locale differ from version to version.
 CREATE = """\
 select format('create database %I template template0 owner %I encoding %L lc_collate %L lc_ctype %L', {new},
-  r.rolname, pg_encoding_to_char(d.encoding), j->>'datcollate', j->>'datctype')
+  coalesce({owner}, r.rolname), pg_encoding_to_char(d.encoding), j->>'datcollate', j->>'datctype')
  || case j->>'datlocprovider' when 'c' then ' locale_provider libc'
   when 'i' then format(' locale_provider icu icu_locale %L', coalesce(j->>'datlocale', j->>'daticulocale'))
    || coalesce(format(' icu_rules %L', nullif(j->>'daticurules', '')), '')
@@ -50,13 +50,17 @@ select format('alter %s set %I to %s', case when r.rolname is null then format('
  from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole,
   unnest(s.setconfig) entry, split_part(entry, '=', 1) name, substr(entry, strpos(entry, '=') + 1) value
  where d.datname = {live} \\gexec
-select format('revoke all on database %I from public, %I', {new}, r.rolname)
- from pg_database d join pg_roles r on r.oid = d.datdba where d.datname = {live} and d.datacl is not null \\gexec
+select distinct format('revoke all on database %I from %s cascade', {new},
+  case when grantee = 0 then 'public' else quote_ident(r.rolname) end)
+ from pg_database d join pg_database n on n.datname = {new},
+  aclexplode(coalesce(n.datacl, acldefault('d', n.datdba))) a left join pg_roles r on r.oid = a.grantee
+ where d.datname = {live} and (d.datacl is not null or n.datacl is not null) \\gexec
 select format('grant %s on database %I to %s%s', privilege_type, {new},
   case when grantee = 0 then 'public' else quote_ident(r.rolname) end,
   case when is_grantable then ' with grant option' else '' end)
- from pg_database d, aclexplode(d.datacl) a left join pg_roles r on r.oid = a.grantee
- where d.datname = {live} \\gexec
+ from pg_database d join pg_database n on n.datname = {new},
+  aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a left join pg_roles r on r.oid = a.grantee
+ where d.datname = {live} and (d.datacl is not null or n.datacl is not null) \\gexec
 """
 # While pg_database is locked nobody can connect, so that nobody comes between the end of the sessions and the new
 # names; and nothing has to be undone if the server or we die on the way.
@@ -65,10 +69,26 @@ lock table pg_database in access exclusive mode;
 select count(pg_terminate_backend(pid)) from pg_stat_activity
  where datname in ({live}, {new}) and pid <> pg_backend_pid() \\g /dev/null
 """
+# A name may be a view's by then, whose functions would run with our rights: once it is locked it stays what it is.
 COUNT = """\
-select case when to_regclass(t) is null then format('select %L, -1', t)
-  else format('select %L, count(*) from only %s', t, to_regclass(t)) end from unnest(array[{tables}]::text[]) t \\gexec
+{tables_only}
+begin;
+select format('lock table only %s in access share mode', to_regclass(t))
+ from unnest(array[{tables}]::text[]) t where to_regclass(t) is not null \\gexec
+select case when c.oid is null then format('select %L, -1', t)
+  else format('select %L, count(*) from only %s', t, c.oid::regclass) end
+ from unnest(array[{tables}]::text[]) t left join pg_class c on c.oid = to_regclass(t) and c.relkind in ('r', 'p')
+ \\gexec
+commit;
 """
+# Of what is live, without reading its rows: whose it is, its tables and their files, its functions, who may do what.
+LOOK = """\
+select concat_ws(' ', d.oid, d.datdba, d.datacl,
+ (select md5(string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relowner, c.relacl,
+    pg_relation_filenode(c.oid)), ',' order by c.oid))
+  from pg_class c where relpersistence <> 't' and relkind in ('r', 'p', 'v', 'm', 'S', 'f')),
+ (select md5(string_agg(concat_ws(' ', p.oid, p.xmin), ',' order by p.oid)) from pg_proc p))
+ from pg_database d where d.datname = current_database()"""
 # The server's own df, in its data directory: it alone sees where a database will lie, in a container or elsewhere.
 FREE = """\
 create temp table dental_pms_df (line text);
@@ -91,7 +111,7 @@ class Room:
 
 def names(server: Server) -> set[str]:
     """Return the names of all databases of a server."""
-    return set(_tell(server, "select datname from pg_database;").splitlines())
+    return set(tell(server, "select datname from pg_database;").splitlines())
 
 
 def unfinished(server: Server) -> list[str]:
@@ -108,7 +128,7 @@ def name_like(database: str, suffix: str) -> str:
 def room(server: Server, live: str) -> Room | None:
     """Return the room on the server's disk, None where the server does not let us ask its ``df``."""
     try:
-        out = _tell(server, FREE.format(live=literal(live)))
+        out = tell(server, FREE.format(live=literal(live)))
     except BackupError:
         return None
     line = DF_LINE.search(out)
@@ -116,34 +136,44 @@ def room(server: Server, live: str) -> Room | None:
     return Room(free_bytes=int(line[3]) * KIB, wal_bytes=int(wal[1])) if line and wal else None
 
 
-def create_like(server: Server, live: str, new: str) -> None:
+def create_like(server: Server, live: str, new: str, *, owner: str | None = None) -> None:
     """Make an empty database, as template0 has it, with the owner, encoding, locale and tablespace of the live one."""
-    _tell(server, CREATE.format(new=literal(new), live=literal(live)))
+    named = "null" if owner is None else literal(owner)
+    tell(server, CREATE.format(new=literal(new), live=literal(live), owner=named))
 
 
 def drop(server: Server, database: str) -> None:
     """Drop a database, whoever is connected to it; nothing when there is none."""
-    _tell(server, f"drop database if exists {_quoted(database)} with (force);")
+    no_template = "select format('alter database %I is_template false', datname) from pg_database"
+    found = f"{no_template} where datname = {literal(database)} and datistemplate \\gexec\n"
+    tell(server, f"{found}drop database if exists {quoted(database)} with (force);")
+
+
+def look(server: Server) -> str:
+    """Return what the live database is, but for its rows, as a text that is only ever compared; DatabaseError."""
+    return postgres.ask(server, LOOK)
 
 
 def row_counts(server: Server, database: str, tables: Iterable[str]) -> dict[str, int]:
     """Return how many rows tables of a database have, named as pg_dump names them; -1 where there is no such table."""
     wanted = ", ".join(literal(table) for table in tables)
-    out = _tell(server, COUNT.format(tables=wanted), database=database, timeout_s=COUNTS_S)
+    out = tell(
+        server, COUNT.format(tables=wanted, tables_only=pinned.TABLES_ONLY), database=database, timeout_s=COUNTS_S
+    )
     lines = [line.rpartition("|") for line in out.splitlines()]
     return {table: int(rows) for table, _, rows in lines}
 
 
 def analyze(server: Server, database: str) -> None:
     """Let the planner know the database's content, which a dump does not bring along."""
-    _tell(server, "analyze;", database=database, timeout_s=COUNTS_S)
+    tell(server, "analyze;", database=database, timeout_s=COUNTS_S)
 
 
 def take_name(server: Server, live: str, made: str, name: str) -> None:
     """Give a database that was made beside the live one its name, with the live one's settings and privileges."""
     carried = CARRY_OVER.format(live=literal(live), new=literal(made))
-    renamed = f"alter database {_quoted(made)} rename to {_quoted(name)};"
-    _tell(
+    renamed = f"alter database {quoted(made)} rename to {quoted(name)};"
+    tell(
         server, f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{renamed}\ncommit;", timeout_s=SWITCH_S
     )
 
@@ -157,7 +187,7 @@ def switch(server: Server, live: str, made: str, kept: str) -> None:
     renamed = "\n".join(_renames(live, made, kept))
     locked = LOCK_OUT.format(live=literal(live), new=literal(made))
     script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{locked}{renamed}\ncommit;"
-    _tell(server, script, timeout_s=SWITCH_S)
+    tell(server, script, timeout_s=SWITCH_S)
 
 
 def switch_command(server: Server, user: str, live: str, made: str, kept: str) -> list[str]:
@@ -170,7 +200,7 @@ def switch_command(server: Server, user: str, live: str, made: str, kept: str) -
 
 def drop_command(server: Server, user: str, database: str) -> list[str]:
     """Return the argv with which an admin drops a database."""
-    return admins_psql(server, user, f"drop database {_quoted(database)}")
+    return admins_psql(server, user, f"drop database {quoted(database)}")
 
 
 def admins_psql(server: Server, user: str, sql: str) -> list[str]:
@@ -186,16 +216,17 @@ def admins_psql(server: Server, user: str, sql: str) -> list[str]:
 
 def _renames(live: str, made: str, kept: str) -> tuple[str, str]:
     return (
-        f"alter database {_quoted(live)} rename to {_quoted(kept)};",
-        f"alter database {_quoted(made)} rename to {_quoted(live)};",
+        f"alter database {quoted(live)} rename to {quoted(kept)};",
+        f"alter database {quoted(made)} rename to {quoted(live)};",
     )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as SQL quotes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s: float = SHORT_S) -> str:
+def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s: float = SHORT_S) -> str:
     """Run SQL, strictly, and return what it prints; what a killed client leaves running is ended.
 
     RestoreError with the SQLSTATE when the server says no, DatabaseError when it does not answer.

@@ -33,6 +33,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
         consent=lambda name, losses: _consent(name, losses, say),
         safety_set=not arguments.no_safety_set,
         replay=arguments.replace,
+        as_superuser=arguments.as_superuser,
     )
     if arguments.stream == ALL:
         for restored in worst_day.both_in_place(config, wanted, terms, now=now, watch=watch):
@@ -44,7 +45,9 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
         case Stream.DB, True:
             restored = restore.database_in_place(config, wanted, terms, now=now, watch=watch)
         case Stream.DB, False:
-            restored = restore.database_into_new(config, wanted, target, now=now, watch=watch)
+            restored = restore.database_into_new(
+                config, wanted, target, as_superuser=terms.as_superuser, now=now, watch=watch
+            )
         case _, True:
             restored = restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
         case _:
@@ -80,6 +83,8 @@ def _check_words(arguments: Arguments) -> None:
         raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
     if arguments.replace and what != Stream.DB:
         raise UsageError(f"restore: --replace is about the database, expected db, not {what}")
+    if arguments.as_superuser and what == Stream.ATTACHMENTS:
+        raise UsageError("restore: --as-superuser is about the database, expected db or all, not attachments")
     if what == ALL and not arguments.in_place:
         raise RefusedError(
             "restore: all is what is live, expected --in-place to replace it, and no other target",

@@ -26,6 +26,8 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
     gzip -dc {store}/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
     gzip -dc {store}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
    Both psql have to end without an error. If one does not, drop NEWDB and begin again with an empty one.
+   What is in a dump runs while it is loaded, with the rights of who loads it, and psql obeys lines that begin with a
+   backslash. So load a set that step 1 says is whole, and never a file of whose origin you are not sure.
    With docker compose, NEWDB in the container of service db:
     docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" NEWDB'
     gzip -dc {store}/db/globals_SET.sql.gz | docker compose exec -T db \\

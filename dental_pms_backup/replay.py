@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import databases, postgres, streams, tools
-from dental_pms_backup.errors import RestoreError
+from dental_pms_backup import databases, filtering, pinned, postgres, restorer, streams, tools
+from dental_pms_backup.errors import RestoreError, SuperuserNeededError
+from dental_pms_backup.filtering import FILTERS, Dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dental_pms_backup.postgres import Server
+    from dental_pms_backup.restorer import Restorer
     from dental_pms_backup.sources import DatabaseSource
     from dental_pms_backup.verify import Proof
 
-PUBLIC_IS_OWNED_SINCE = 15
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
 do $$ declare s name; begin
@@ -26,22 +29,21 @@ do $$ declare s name; begin
  for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
   and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
  loop execute format('drop schema %I cascade', s); end loop; end $$"""
-# psql takes the end of its input as the end of a COPY and would commit half a dump; and a dump with large objects has
-# a COMMIT of its own. So nothing can be committed before the mark, which follows the last byte of a whole dump.
+# psql takes the end of its input as the end of a COPY and would commit half a dump. So nothing can be committed before
+# the mark, which follows the last byte of a whole dump, and which nothing in it can know: the server has its hash.
 GUARD = """\
 create temp table dental_pms_guard (n int);
 create function pg_temp.dental_pms_guard() returns trigger language plpgsql as $$ begin
- if coalesce(current_setting('dental_pms.whole', true), '') <> 'yes' then
-  raise 'the dump is not whole' using errcode = 'DP001'; end if;
+ if pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
+  coalesce(pg_catalog.current_setting('dental_pms.whole', true), ''), 'UTF8')), 'hex') operator(pg_catalog.<>) '{hash}'
+ then raise 'the dump is not whole' using errcode = 'DP001'; end if;
  return null; end $$;
-create constraint trigger whole after insert on dental_pms_guard deferrable initially deferred
+create constraint trigger whole after insert on pg_temp.dental_pms_guard deferrable initially deferred
  for each row execute function pg_temp.dental_pms_guard();
-insert into dental_pms_guard values (1)"""
-MARK = "set local dental_pms.whole = 'yes';"
-WITHOUT_COMMIT = r"""/^COPY .* FROM stdin;$/,/^\\\.$/b
-/^-- Data for Name: .*; Type: BLOBS; /,/^COMMIT;$/{/^BEGIN;$/d;/^COMMIT;$/d}"""
-# The gate is a pipe that nobody writes to: it is at its end once it is known what comes after.
-UNPACKED_AND_AFTER = 'gate=$1 after=$2; shift 2; "$@" && echo && cat -- "$gate" "$after"'
+insert into pg_temp.dental_pms_guard values (1)"""
+MARK = "set local dental_pms.whole = '{mark}';"
+# What a dump that is not pg_dump's may look for; ours are looked up in pg_catalog before it and after it.
+AS_USUAL = 'set search_path = "$user", public'
 # Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
 # its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
 # in part. A partitioned table has, beside rows loaded through it, those of its partitions. No message of it can quote a
@@ -56,7 +58,7 @@ do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; row
  parent boolean; filled boolean; counted bigint; wrong int := 0; first text; begin
  for name, rows in select * from jsonb_each_text(dumped) loop
   relation := to_regclass(name);
-  if relation is not null then
+  if relation is not null and exists (select from pg_class where oid = relation and relkind in ('r', 'p')) then
    select relkind = 'p', exists (select from pg_extension where relation = any (extconfig)) into parent, filled
     from pg_class where oid = relation;
    if parent then select sum(value::bigint) into rows from jsonb_each_text(dumped)
@@ -74,151 +76,165 @@ ROLE_MISSING = "42704"
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
 FULL = "53100"
 OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
-KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
-# Of pg_dumpall's roles only those that the server lacks: what live ones may do now, nobody asked to change. A statement
-# goes on over lines while a quote is open.
-MISSING_ROLES = r"""
-my %there = map { $_ => 1 } @ARGV;
-my $name = qr/"(?:[^"]|"")*"|[^\s;"]+/;
-my ($kept, $open) = (0, 0);
-while (<STDIN>) {
-    if (!$open) {
-        next if /^--/;
-        if (/^(?:DO \$dental_pms\$ BEGIN )?CREATE ROLE ($name);/) { $kept = !$there{$1} }
-        elsif (/^(?:ALTER|COMMENT ON) ROLE ($name) (?!IN DATABASE)/) { $kept = !$there{$1} }
-        elsif (/^GRANT ($name) TO ($name)/) { $kept = !($there{$1} && $there{$2}) }
-        else { $kept = /^SET / }
-    }
-    print if $kept;
-    my $text = $_;
-    $text =~ s/"(?:[^"]|"")*"//g if !$open;
-    $open ^= ($text =~ tr/'//) % 2;
+NOT_ALLOWED = "42501"
+EXTENSION_STATES = {
+    "DP003": "the server does not have it installed",
+    "DP004": "it is not a trusted one, and the live database does not have it",
+    "DP005": "it stands behind what the dump makes, expected before that",
 }
-"""
-EXISTING_ROLES = "select quote_ident(rolname) from pg_roles"
+OTHERS_CHANGED = "DP006"
+RUN_BY_THE_SERVER = "DP007"
+AS_SUPERUSER = (
+    "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
+    "superuser can"
+)
+AT_LINE = re.compile(r"psql:<stdin>:(\d+): ")
+# the text of an error may quote a row
+STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
+EXISTING_ROLES = "select rolname from pg_roles"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Into:
-    """Where a dump is replayed: ``database``, whose content it replaces or which is new; ``state`` if it fails."""
+    """Where a dump is replayed: ``database``, whose content it replaces or which is new.
+
+    ``restorer`` is the role that does it, None for the superuser.
+    """
 
     database: str
-    replacing: bool
+    replacing: bool = False
+    restorer: Restorer | None = None
     lock_wait_s: int = 60
-    state: str = "the live database is as it was"
+    analyze: bool = False
 
 
 def replay(
     live: DatabaseSource,
-    source: int,
+    dump: Dump,
     into: Into,
     *,
-    unpack: Sequence[str],
-    token: str | None,
     proven: Callable[[], Proof | None],
     beat: Callable[[], None],
 ) -> None:
-    """Replay an open dump, from its offset on, into a database of the live server; RestoreError, and nothing changed.
+    """Replay an open dump into a database of the live server; RestoreError, and nothing of it is committed.
 
-    ``token`` is what its line restrict has, see ``dumps.Head``. ``proven`` returns the dump's proof as soon as there is
-    one, before which nothing is committed; it has to be by ``unpack``.
+    SuperuserNeededError where a role without rights may not do what stands in it. ``proven`` returns the dump's proof
+    as soon as there is one, before which nothing is committed; it has to be by ``dump.unpack``.
     """
-    session = streams.new_session()
-    psql = postgres.client(
-        live.server,
-        postgres.matching(live.server, live.facts, "psql"),
-        "-Xq",
-        "-w",
-        postgres.to_database(into.database),
-        "--set=ON_ERROR_STOP=1",
-        "--set=VERBOSITY=sqlstate",  # the text of an error may quote a row
-        "--output=/dev/null",
-        *(f"--command={statement}" for statement in _before(into, live.facts.major)),
-        "--file=-",
-        "--command=commit",
-        session=session,
-        stdin=True,
-    )
-    filters = [WITHOUT_COMMIT, *_without_restrict(live, token)]
-    with tools.memory("after") as after, tools.pipe() as (gate, keeper):
+    token, mark = secrets.token_hex(16), secrets.token_hex(16)
+    with filtering.opened() as (files, keeper):
+        filtering.write_control(files, live, dump, into.restorer, token)
 
         def beat_and_open() -> None:
             beat()
             if not keeper.closed and (proof := proven()):
-                if proof.unpack != unpack:
+                if proof.unpack != dump.unpack:
                     raise RestoreError(
-                        f"db: {unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
+                        f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
                     )
                 rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
-                os.write(after, f"{COUNT.format(rows=rows)}{MARK}\n".encode())
+                filtering.write(files.after, f"{pinned.TABLES_ONLY}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
                 keeper.close()
 
         beat_and_open()
-        behind = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in (gate, after)]
-        argvs = [
-            ["sh", "-c", UNPACKED_AND_AFTER, "sh", *behind, *unpack],
-            ["sed", *(f"--expression={script}" for script in filters)],
-            psql,
-        ]
-        failed = _run(live.server, session, argvs, source, beat_and_open)
-    if failed:
-        raise _error(failed, into.state)
+        session = streams.new_session()
+        argvs = [filtering.unpacking(dump, files), files.argv(), _psql(live, into, session, mark)]
+        failed = _run(live.server, session, argvs, dump.source, beat_and_open)
+        if failed:
+            if failed.program == "perl":
+                raise _not_sql(failed)
+            what = _standing_at(failed, dump, live, into)
+            if into.restorer:
+                raise _error(failed, what, ours=dump.ours)
+            raise _refused(failed, databases.sqlstate(failed), what)
+        if into.restorer:
+            _settle(live, into, into.restorer, files, beat)
 
 
-def load_roles(live: DatabaseSource, source: int, *, beat: Callable[[], None]) -> None:
-    """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made."""
+def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[[], None]) -> None:
+    """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
+
+    Those of a file from elsewhere may do nothing, and not log in.
+    """
     existing = postgres.ask(live.server, EXISTING_ROLES).splitlines()
     session = streams.new_session()
-    options = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
     psql = postgres.client(
         live.server,
         postgres.matching(live.server, live.facts, "psql"),
-        *options,
+        *STRICT,
         postgres.to_database(databases.MAINTENANCE),
         "--single-transaction",
         "--file=-",
         session=session,
         stdin=True,
     )
-    argvs = [["gzip", "--decompress", "--stdout"], ["perl", "-e", MISSING_ROLES, "--", *existing], psql]
-    failed = _run(live.server, session, argvs, source, beat)
+    with tools.memory("control") as control:
+        filtering.write(
+            control, filtering.words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
+        )
+        filters = ["perl", str(FILTERS / "roles.pl"), filtering.path(control)]
+        failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
     if failed:
         state = databases.sqlstate(failed)
-        why = f"SQLSTATE {state}" if state else str(failed)
+        why = f"SQLSTATE {state}" if state else filtering.complaint(failed) or str(failed)
         raise RestoreError(f"db: the set's roles cannot be made ({why}), expected those that the server lacks")
 
 
-def _before(into: Into, major: int) -> Sequence[str]:
+def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str]:
+    program = postgres.matching(live.server, live.facts, "psql")
+    words = (
+        *STRICT,
+        postgres.to_database(into.database),
+        *(f"--command={statement}" for statement in _before(into, live.facts.major, mark)),
+        "--file=-",
+        "--command=commit",
+        *(["--command=analyze"] if into.analyze and into.restorer else []),
+    )
+    if into.restorer:
+        return into.restorer.psql(program, *words, session=session)
+    return postgres.client(live.server, program, *words, session=session, stdin=True)
+
+
+def _before(into: Into, major: int, mark: str) -> Sequence[str]:
     """Return the statements that stand before the dump."""
-    before = ["begin", GUARD, f"set local lock_timeout = '{into.lock_wait_s}s'"]
-    return [*before, DROP, *_public(major)] if into.replacing else before
+    unlogged = [] if into.restorer else [f"set {name} = '{value}'" for name, value in restorer.UNLOGGED.items()]
+    guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
+    before = [*unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
+    return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
 
 
 def _public(major: int) -> tuple[str, ...]:
     """Return what makes schema public as a new database has it: a dump holds only what differs from that."""
     comment = "comment on schema public is 'standard public schema'"
-    if major >= PUBLIC_IS_OWNED_SINCE:
+    if major >= restorer.PUBLIC_IS_OWNED_SINCE:
         owned = "create schema public authorization pg_database_owner"
         return (owned, "grant usage on schema public to public", comment)
     return ("create schema public", "grant all on schema public to public", comment)
 
 
-def _without_restrict(live: DatabaseSource, token: str | None) -> Sequence[str]:
-    """Return what takes the lines restrict and unrestrict away for a psql from before August 2025, which stops there.
-
-    One that knows it keeps it: nothing in the dump can then make psql do more than SQL.
-    """
-    if token is None:
-        return ()
+def _settle(
+    live: DatabaseSource, into: Into, role: Restorer, files: filtering.Filter, beat: Callable[[], None]
+) -> None:
+    """Give what was made to whom the dump says, and to the live database's owner what it names nobody for."""
+    restorer.lock_out(live, role, into.database)
+    session = streams.new_session()
     program = postgres.matching(live.server, live.facts, "psql")
-    ended, _ = tools.capture(postgres.client(live.server, program, "-X", "-w", *KNOWS_RESTRICT, session="restrict"))
-    return () if ended.ok else (rf"/^\\\(un\)\{{0,1\}}restrict {token}$/d",)
+    words = (*STRICT, postgres.to_database(into.database), "--file=-")
+    psql = postgres.client(live.server, program, *words, session=session, stdin=True)
+    with tools.memory("middle") as middle, tools.memory("commit") as commit, open(os.devnull, "rb") as nothing:
+        filtering.write(middle, restorer.after_rights(role))
+        filtering.write(commit, "commit;\n")
+        cat = ["cat", "--", *(filtering.path(each) for each in (files.rights, middle, files.late, commit))]
+        failed = _run(live.server, session, [cat, psql], nothing.fileno(), beat)
+    if failed:
+        raise _error(failed, "", ours=role.ours)
+    restorer.remove(live, role.role)
 
 
 def _run(
     server: Server, session: str, argvs: Sequence[Sequence[str]], source: int, beat: Callable[[], None]
 ) -> tools.Ended | None:
-    """Run a pipeline that ends in psql; return None, or the last program that failed, when nothing runs any more."""
+    """Run a pipeline that ends in psql; return None, or the program that failed, when nothing runs any more."""
     done = False
     with open(os.devnull, "wb") as nowhere:
         try:
@@ -227,12 +243,58 @@ def _run(
         finally:
             if not done:
                 streams.end_quietly(server, session)
-    return None if done else next(program for program in reversed(ended) if not program.ok)
+    if done:
+        return None
+    # what a filter says no to, psql only sees end
+    by_filter = (program for program in ended if program.program == "perl" and program.exit_code > 0)
+    return next(by_filter, None) or next(program for program in reversed(ended) if not program.ok)
 
 
-def _error(failed: tools.Ended, left: str) -> RestoreError:
+def _standing_at(failed: tools.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
+    """Return what stood in the dump where a role without rights was refused something."""
+    found = next((match for line in reversed(failed.said) if (match := AT_LINE.match(line))), None)
+    if found and databases.sqlstate(failed) in {NOT_ALLOWED, *EXTENSION_STATES}:
+        return filtering.standing_at(found[1], dump, live, into.restorer)
+    return ""
+
+
+def _error(failed: tools.Ended, what: str, *, ours: bool) -> RestoreError:
     state = databases.sqlstate(failed)
-    why = f"SQLSTATE {state}" if state else str(failed)
+    if state in EXTENSION_STATES:
+        return RestoreError(
+            f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "
+            "make the extension",
+            hint="install its package on the server; or make it in the live database first; then try again",
+        )
+    if state == NOT_ALLOWED:
+        where = f", at {what}" if what else ""
+        return SuperuserNeededError(
+            f"db: the replay failed (SQLSTATE {state}{where}), expected nothing in it that only a superuser may do",
+            hint=AS_SUPERUSER if ours else "take that out of the file, and make it by hand in the new database",
+        )
+    if state == OTHERS_CHANGED:
+        return RestoreError(
+            "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
+        )
+    if state == RUN_BY_THE_SERVER:
+        return RestoreError(
+            "db: the file has functions under its indexes, which the server itself runs as the tables' owner; the "
+            "live database's owner is a superuser, expected one who is not",
+            hint="CREATE ROLE dental_owner; ALTER DATABASE DATABASE OWNER TO dental_owner;   # then try again",
+        )
+    return _refused(failed, state)
+
+
+def _not_sql(failed: tools.Ended) -> RestoreError:
+    said = filtering.complaint(failed) or failed
+    return RestoreError(
+        f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
+        hint="pg_dump DATABASE >FILE   # without --create; of pg_dumpall's output the part of one database alone",
+    )
+
+
+def _refused(failed: tools.Ended, state: str, what: str = "") -> RestoreError:
+    why = f"SQLSTATE {state}{f', at {what}' if what else ''}" if state else str(failed)
     hint = "dental-pms-backup list   # another set"
     others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
     if others:
@@ -252,4 +314,4 @@ def _error(failed: tools.Ended, left: str) -> RestoreError:
             "max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: "
             "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again"
         )
-    return RestoreError(f"db: the replay failed ({why}), expected every statement to succeed; {left}", hint=hint)
+    return RestoreError(f"db: the replay failed ({why}), expected every statement to succeed", hint=hint)

@@ -7,6 +7,7 @@ one is kept under a dated name. Attachments are unpacked beside the live directo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from dental_pms_backup.beside import Opened
     from dental_pms_backup.config import Config
     from dental_pms_backup.dumps import Source
     from dental_pms_backup.places import Place
     from dental_pms_backup.progress import Watch
     from dental_pms_backup.sources import DatabaseSource
     from dental_pms_backup.swap import Live
+    from dental_pms_backup.verify import Proof
 
 OF_NOTHING = "none, the live database was empty"
 
@@ -68,15 +71,19 @@ class Terms:
     """How what is live may be replaced.
 
     ``consent`` is given the name of what will be replaced and what of it the set has not; it raises where the admin
-    does not want that. ``replay`` in the live database itself is for a disk that cannot hold two.
+    does not want that. ``replay`` in the live database itself is for a disk that cannot hold two. ``as_superuser`` is
+    for what a role without rights may not make.
     """
 
     consent: Callable[[str, Sequence[str]], None]
     safety_set: bool = True
     replay: bool = False
+    as_superuser: bool = False
 
 
-def database_into_new(config: Config, wanted: str, name: str | None, *, now: datetime, watch: Watch) -> Restored:
+def database_into_new(
+    config: Config, wanted: str, name: str | None, *, as_superuser: bool, now: datetime, watch: Watch
+) -> Restored:
     """Restore a set's or a file's dump into a new database beside the live one, which is not touched.
 
     Nothing is left of the new one when that fails: RestoreError, VerificationError.
@@ -88,12 +95,16 @@ def database_into_new(config: Config, wanted: str, name: str | None, *, now: dat
     with _recorded(config.store, Stream.DB, target, now), dumps.opened(dump) as descriptor:
         _check_name(live, target)
         found = beside.look(dump, descriptor, live)
+        _check_superuser(found, wanted, as_superuser=as_superuser)
         beside.check_room(found)
-        with dumps.proving(dump, descriptor, watch=watch) as to_come, beside.made(live, now=now) as made:
-            into = Into(database=made, replacing=False, state=beside.NEW_IS_GONE)
+        with (
+            dumps.proving(dump, descriptor, watch=watch) as to_come,
+            beside.looked_at(live),
+            beside.made(found, now=now, as_superuser=as_superuser) as into,
+        ):
             proof = beside.fill_while_proving(config, found, into, to_come, watch=watch)
             stop.check()
-            databases.take_name(live.server, live.facts.database, made, target)
+            databases.take_name(live.server, live.facts.database, into.database, target)
         kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
     return Restored(
         stream=Stream.DB,
@@ -116,24 +127,27 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     with _recorded(config.store, Stream.DB, database, now), dumps.opened(dump) as descriptor:
         proof = dumps.prove(dump, descriptor, watch=watch)
         found = beside.look(dump, descriptor, live)
-        if not terms.replay:
+        _check_superuser(found, wanted, as_superuser=terms.as_superuser)
+        if terms.replay:
+            _check_replaces(found, proof, wanted, terms)
+        else:
             beside.check_room(
-                found, hint=f"dental-pms-backup restore db {wanted} --in-place --replace   # needs no room twice"
+                found,
+                hint=f"dental-pms-backup restore db {wanted} --in-place --replace --as-superuser   # no room twice",
             )
         counts = _live_rows(live, needed=terms.safety_set)
         terms.consent(database, _losses(counts, proof.rows))
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
-            beside.fill(config, found, Into(database=database, replacing=True), proof, watch=watch)
+            with beside.looked_at(live):
+                beside.fill(config, found, Into(database=database, replacing=True), proof, watch=watch)
             rows = sum(proof.rows.values())
             return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
-        with beside.made(live, now=now) as made:
-            into = Into(database=made, replacing=False, state=beside.NEW_IS_GONE)
-            beside.fill(config, found, into, proof, watch=watch)
-            databases.analyze(live.server, made)
+        with beside.looked_at(live), beside.made(found, now=now, as_superuser=terms.as_superuser) as into:
+            beside.fill(config, found, dataclasses.replace(into, analyze=True), proof, watch=watch)
             kept = beside.free_name(live, "_before_", now)
             stop.check()
-            _switch(live, made, kept)
+            _switch(live, into.database, kept)
     return Restored(
         stream=Stream.DB,
         file=dump.file,
@@ -238,6 +252,32 @@ def _check_name(live: DatabaseSource, target: str) -> None:
         )
 
 
+def _check_superuser(dump: Opened, wanted: str, *, as_superuser: bool) -> None:
+    """Raise RefusedError when a file from elsewhere is to be replayed by the superuser."""
+    if as_superuser and not dump.ours:
+        raise RefusedError(
+            f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --as-superuser: what is in "
+            "the file could do anything on the server",
+            hint=f"dental-pms-backup restore db {wanted}   # as a role without rights, beside the live database",
+        )
+
+
+def _check_replaces(dump: Opened, proof: Proof, wanted: str, terms: Terms) -> None:
+    """Raise RefusedError unless a dump may be replayed in the live database, which a role without rights cannot do."""
+    if not dump.ours:
+        raise RefusedError(
+            f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --replace, which is done "
+            "by the superuser",
+            hint=f"dental-pms-backup restore db {wanted}   # beside the live database; then the command that it prints",
+        )
+    if not terms.as_superuser and beside.owned_by_others(dump, proof.unpack):
+        raise RefusedError(
+            "restore: --replace is work of the superuser, and the set has objects of others, expected your word: "
+            "whoever could make objects in that database could then do on the server all that its superuser can",
+            hint=f"CONFIRM=YES dental-pms-backup restore db {wanted} --in-place --replace --as-superuser",
+        )
+
+
 def _live_rows(live: DatabaseSource, *, needed: bool) -> dict[str, int] | None:
     """Return the rows of the live database by table; None where it cannot be read, and that is not ``needed``."""
     try:
@@ -277,7 +317,7 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
         except BackupError as error:
             if not {kept, live.facts.database} <= databases.names(live.server):
                 raise RestoreError(
-                    f"db: the switch failed: {error.message}; {beside.NEW_IS_GONE}",
+                    f"db: the switch failed: {error.message}",
                     hint="a role that may rename databases is needed; or --in-place --replace, which needs less",
                 ) from None
 

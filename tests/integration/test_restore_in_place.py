@@ -158,7 +158,9 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     said = refused(site, "latest")
     assert "1.0 kB free on the server's disk" in said
     assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
-    lines = in_place(site, "latest", "--replace")
+    said = refused(site, "latest", "--replace")
+    assert "restore: --replace is work of the superuser, and the set has objects of others, expected your word" in said
+    lines = in_place(site, "latest", "--replace", "--as-superuser")
     assert "restore_kept" not in lines
     assert int(lines["restore_rows"]) > 3001, "they were counted"
     assert dump(site.server) == before

@@ -415,7 +415,7 @@ def test_a_docker_client_that_is_not_installed_is_named_with_its_package(host: M
 # in place of whichever unpacks
 SLOW = f"""\
 #!/bin/bash
-grep --quiet 'echo && cat' /proc/$PPID/cmdline || exec /usr/bin/${{0##*/}} "$@"
+grep --quiet '&& cat -- ' /proc/$PPID/cmdline || exec /usr/bin/${{0##*/}} "$@"
 set -o pipefail
 /usr/bin/${{0##*/}} "$@" | (while [ -e {faults.SLOWLY} ]; do head -c 30000; sleep 0.1; done; cat)
 """

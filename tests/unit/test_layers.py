@@ -51,6 +51,8 @@ LAYERS = (
         "dumps",
         "originals",
         "databases",
+        "restorer",
+        "filtering",
         "replay",
         "unpack",
         "swap",

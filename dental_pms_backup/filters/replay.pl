@@ -1,0 +1,484 @@
+# Between a dump and the psql that replays it: psql gets SQL and rows, and nothing that it takes for a command of its own.
+#
+#   unpack | perl replay.pl CONTROL [GATE AFTER RIGHTS LATE] | psql
+#
+# It reads SQL as psql does (src/fe_utils/psqlscan.l): quotes, dollar quotes, nested comments, BEGIN ATOMIC, rows of COPY.
+# It dies at a backslash anywhere else, at a COPY that pg_dump does not write, and at transaction control but for the
+# BEGIN and COMMIT around large objects, which it takes out. Lines keep their numbers.
+#
+# With "split" what changes owners and rights does not go to psql, which is a role's without rights, but to the file
+# RIGHTS: statements that a strict grammar takes whole, which can run nothing. Those that have to come last of all go to
+# LATE; CREATE EXTENSION becomes a call of the function that "extension" names.
+#
+# A psql that knows \restrict gets all of it between \restrict and \unrestrict with a token of ours. For one that does not,
+# every statement has before it what psql's own reading depends on: no code in the dump can then have changed that.
+#
+# CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, ours, extension,
+# owner (who gets what may not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number),
+# ends (the line that follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0:
+# how many statements name an owner who is not mighty).
+use strict;
+use warnings;
+
+my ($control, $gate, $after, $rights_file, $late_file) = @ARGV;
+my (%is, %mighty);
+{
+    open my $words, "<:raw", $control or die "no control\n";
+    local $/ = "\0";
+    while (<$words>) {
+        chomp;
+        my ($key, $value) = split /=/, $_, 2;
+        $key eq "mighty" ? ($mighty{$value} = 1) : ($is{$key} = $value);
+    }
+}
+my $tell = $is{tell};
+binmode STDIN;
+binmode STDOUT;
+
+my $block = 1 << 20;
+my $lookahead = 4096;
+my $most_rights = 1 << 28;
+my $longest = 1 << 20;    # bytes of a statement that is looked at as a whole; what is longer goes through
+my ($text, $at, $over) = ("", 0, 0);    # what was read, where we are in it, whether there is no more
+my ($from, $token, $long) = (0);        # where in it a statement begins, its first word; whether it was too long
+my ($out, $out_line) = ("", 1);
+my $line = 1;                           # of the input, where $text begins
+my ($encoding, $plain_strings) = ("", 1);
+my ($rights, $late, $other, $others) = ("", "", 0, 0);
+my ($after_line, $whole) = (1, 0);
+
+# possessive: a word that could be cut anywhere would take a hostile statement for ever
+my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
+my $ident = qr/(?:"(?:[^"]|"")++"|$word)/;
+my $name = qr/$ident(?:\.$ident)*/;
+my $types = qr/\((?:$ident|[\s.,*\[\]])*\)/;
+my $plain = qr/'(?:[^'\\]|'')*'/;
+my $columns = qr/\(\s*$ident(?:,\s*$ident)*\s*\)/;
+
+# What stands for an object in ALTER ... OWNER TO, and in GRANT and REVOKE.
+my $routine = qr/(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE) $name\s*$types/;
+my $owned = qr/
+    (?:TABLE(?:\ ONLY)?|SEQUENCE|VIEW|MATERIALIZED\ VIEW|FOREIGN\ TABLE|SCHEMA|TYPE|DOMAIN|COLLATION|CONVERSION|STATISTICS
+      |TEXT\ SEARCH\ DICTIONARY|TEXT\ SEARCH\ CONFIGURATION|SERVER|FOREIGN\ DATA\ WRAPPER|PUBLICATION|SUBSCRIPTION
+      |(?:PROCEDURAL\ )?LANGUAGE)\ $name
+    |$routine|LARGE\ OBJECT\ [0-9]+|OPERATOR\ (?:CLASS|FAMILY)\ $name\ USING\ $ident
+    |OPERATOR\ (?:$ident\.)*[-+*\/<>=~!@#%^&|`?]+\s*$types
+/xi;
+my $granted = qr/
+    (?:TABLE\ |SEQUENCE\ |SCHEMA\ |TYPE\ |DOMAIN\ |(?:PROCEDURAL\ )?LANGUAGE\ |FOREIGN\ DATA\ WRAPPER\ |FOREIGN\ SERVER\ )?$name
+    |$routine|LARGE\ OBJECT\ [0-9]+
+/xi;
+my $right = qr/(?:ALL(?: PRIVILEGES)?|SELECT|INSERT|UPDATE|DELETE|TRUNCATE|REFERENCES|TRIGGER|MAINTAIN|USAGE|CREATE|EXECUTE)/i;
+my $each = qr/$right(?:\s*$columns)?/;
+my $list = qr/$each(?:,\s*$each)*/;
+my $roles = qr/(?:GROUP )?$ident(?:,\s*(?:GROUP )?$ident)*/i;
+my $grant = qr/GRANT $list ON ($granted) TO $roles(?: WITH GRANT OPTION)?|REVOKE (?:GRANT OPTION FOR )?$list ON ($granted) FROM $roles(?: CASCADE| RESTRICT)?/i;
+my $default = qr/
+    ALTER\ DEFAULT\ PRIVILEGES(?:\ FOR\ (?:ROLE|USER)\ $ident)?(?:\ IN\ SCHEMA\ $ident)?\ (?:GRANT\ $list|REVOKE\ (?:GRANT\ OPTION\ FOR\ )?$list)
+    \ ON\ (?:TABLES|SEQUENCES|FUNCTIONS|ROUTINES|TYPES|SCHEMAS|LARGE\ OBJECTS)\ {1,2}(?:TO|FROM)\ $roles(?:\ WITH\ GRANT\ OPTION)?
+/xi;
+my $event = qr/
+    CREATE\ EVENT\ TRIGGER\ $ident\ ON\ $word(?:\s+WHEN\ TAG\ IN\ \('[A-Z ]+'(?:,\s*'[A-Z ]+')*\))?\s+EXECUTE\ (?:FUNCTION|PROCEDURE)\ $name\(\)
+    |ALTER\ EVENT\ TRIGGER\ $ident\ (?:OWNER\ TO\ $ident|DISABLE|ENABLE(?:\ ALWAYS|\ REPLICA)?)|COMMENT\ ON\ EVENT\ TRIGGER\ $ident\ IS\ $plain
+/xi;
+my $published = qr/
+    CREATE\ PUBLICATION\ $ident\ FOR\ (?:ALL\ TABLES|TABLES\ IN\ SCHEMA\ $ident)(?:\ WITH\ \((?:$word\ =\ (?:'[a-z, ]*'|$word)(?:,\ )?)+\))?
+    |ALTER\ PUBLICATION\ $ident\ ADD\ TABLES\ IN\ SCHEMA\ $ident
+/xi;
+
+# Where a line of the output ends, what stands there is told with "tell", by kind and name and never by a row.
+sub put {
+    my ($bytes, $what) = @_;
+    if (defined $tell) {
+        my $began = $out_line;
+        $out_line += $bytes =~ tr/\n//;
+        my $last = $out_line - (substr($bytes, -1) eq "\n");
+        return if !$tell || $last < $tell || $began <= $tell && !defined $what;
+        print STDOUT $what if $began <= $tell;
+        exit 0;
+    }
+    $out .= $bytes;
+    flush() if length $out >= $block;
+}
+
+sub flush {
+    my $sent = 0;
+    while ($sent < length $out) {
+        $sent += syswrite(STDOUT, $out, length($out) - $sent, $sent) // die "psql ended\n";
+    }
+    $out = "";
+}
+
+# Dies with the line, and says what stands there: nothing of the file itself.
+sub refuse {
+    my ($what) = @_;
+    die "line " . ($line + (substr($text, 0, $at) =~ tr/\n//)) . ": $what\n";
+}
+
+# Makes sure that there is something at $at, and some of what follows it; false at the end of the file. What was dealt
+# with is let go, and of a statement that is too long what was read of it.
+sub want {
+    return $at < length $text if $over || length($text) - $at >= $lookahead;
+    if ($at - $from > $longest) {
+        if (defined $token) {
+            put(substr($text, $from, $token - $from) . pins()) if !$long;
+            put(substr($text, $long ? $from : $token, $at - ($long ? $from : $token)), "a long statement");
+            ($long, $token) = (1, $at);
+        }
+        else { put(substr($text, $from, $at - $from)) }
+        $from = $at;
+    }
+    if ($from > 0) {
+        $line += substr($text, 0, $from) =~ tr/\n//;
+        substr($text, 0, $from, "");
+        $at -= $from;
+        $token -= $from if defined $token;
+        $from = 0;
+    }
+    while (!$over && length($text) - $at < $lookahead) {
+        my $had = length $text;
+        my $read = sysread(STDIN, $text, $block, $had) // die "cannot be read\n";
+        $over = $read == 0;
+        refuse("a byte that is zero") if substr($text, $had) =~ tr/\0//;
+    }
+    return $at < length $text;
+}
+
+# Passes on the rows of a COPY, up to their end.
+sub rows {
+    my ($what) = @_;
+    my $begins = 1;    # a line, where we are
+    while (1) {
+        $from = $at;
+        want() or refuse("the file ends in the rows of a table");
+        if ($begins && substr($text, $at, 2) eq "\\.") {
+            refuse("rows that do not end as pg_dump ends them") if substr($text, $at, 3) ne "\\.\n";
+            put("\\.\n", $what);
+            $at += 3;
+            $after_line = 1;
+            return $from = $at;
+        }
+        my $end = index($text, "\n\\.", $at);
+        # the last two bytes may be the beginning of that
+        my $to = $end >= 0 ? $end + 1 : length($text) - ($over ? 0 : 2);
+        $to = $at + 1 if $to <= $at;
+        put(substr($text, $at, $to - $at), $what);
+        $begins = substr($text, $to - 1, 1) eq "\n";
+        $at = $to;
+    }
+}
+
+# What a person may be told of a statement: what it is about, and never what it says.
+sub kind {
+    my ($statement) = @_;
+    return "" if $statement !~ /^(CREATE|ALTER|DROP|COMMENT ON|GRANT|REVOKE|REFRESH|SECURITY LABEL|IMPORT|COPY|DO|CALL|SET|SELECT|INSERT|UPDATE|DELETE|WITH)\b/i;
+    my $first = uc $1;
+    return $first if $statement !~ /^(?:CREATE(?: OR REPLACE)?|ALTER|DROP|COMMENT ON|REFRESH)((?: [A-Z]+)*?) (?:IF (?:NOT )?EXISTS )?((?!(?i:AGGREGATE|FUNCTION|PROCEDURE|ROUTINE|TABLE|VIEW|SCHEMA|TYPE|DOMAIN|INDEX|TRIGGER|EXTENSION|SERVER|CAST|OPERATOR|LANGUAGE|SUBSCRIPTION|PUBLICATION|POLICY|RULE|SEQUENCE|MATERIALIZED|FOREIGN|EVENT|ACCESS|DEFAULT|TEXT|USER|UNIQUE|ONLY|CLASS|FAMILY|DATA|WRAPPER|MAPPING|SEARCH|PARSER|TEMPLATE|METHOD|TRANSFORM|TRUSTED|PROCEDURAL|COLLATION|CONVERSION|STATISTICS)\b)$name)/i;
+    my ($kinds, $named) = (uc $1, $2);
+    $kinds =~ s/ ONLY$//;
+    $named =~ s/[^ -~\x80-\xff]/?/g;
+    return "$first$kinds " . substr($named, 0, 128);
+}
+
+sub named {
+    my ($role) = @_;
+    if ($role =~ /^"(.*)"$/s) { ($role = $1) =~ s/""/"/g }
+    else { $role = lc $role }
+    return $role;
+}
+
+# Whether a statement may be run by a superuser: it has to be all of what the grammar knows. Returns what it is to be there.
+sub as_rights {
+    my ($statement) = @_;
+    (my $bare = $statement) =~ s/\s*;$//;
+    if ($bare =~ /^ALTER ($owned) OWNER TO ($ident)$/i) {
+        my ($object, $role) = ($1, $2);
+        return if $role !~ /^"/ && $role =~ /^(?:current_user|current_role|session_user|public|none)$/i;
+        my $may_not = may_not_own($role);
+        $others++ if !$may_not;
+        return [$is{ours} || !$may_not ? $statement : "ALTER $object OWNER TO $is{owner};", 0];
+    }
+    return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
+    if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
+        $other = $bare !~ /^RESET| DEFAULT$/i;
+        $others++ if $other;
+        return [$statement, 0];
+    }
+    return [$statement, 0] if $is{ours} && $bare =~ /^$published$/i;
+    return [$statement, 1] if $is{ours} && $bare =~ /^$event$/i;
+    return;
+}
+
+sub may_not_own {
+    my ($role) = @_;
+    my $bytes = named($role);
+    return $mighty{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %mighty;
+}
+
+# What psql has to be told before it reads a statement, if it is an old one.
+sub pins {
+    return "" if $is{restricts};
+    my $strings = $plain_strings ? "on" : "off";
+    my $set = $encoding ? "SET client_encoding = '$encoding'" : "RESET client_encoding";
+    return "$set; SET standard_conforming_strings = $strings;\n";
+}
+
+my %no = map { $_ => 1 } qw(rollback abort end start savepoint release prepare begin commit);
+my %of_the_server = map { $_ => 1 } qw(database role user group tablespace system);
+my %safe_encoding = map { $_ => 1 } qw(utf8 sql_ascii latin1 latin2 latin3 latin4 latin5 latin6 latin7 latin8 latin9 latin10
+    win1250 win1251 win1252 win1253 win1254 win1255 win1256 win1257 win1258 win866 win874 koi8r koi8u iso_8859_5 iso_8859_6
+    iso_8859_7 iso_8859_8 euc_cn euc_jp euc_kr euc_tw euc_jis_2004 mule_internal);
+
+# Deals with a whole statement: $words are its first ones, $simple that no comment stands in it, $first that a line
+# begins with it.
+sub take {
+    my ($statement, $words, $simple, $first) = @_;
+    my ($one, $two) = (@$words, "", "");
+    if ($one eq "copy") {
+        refuse("a COPY that pg_dump does not write")
+            if !$simple || !$first || $statement !~ /^COPY ($name)(?: \(.*\))? {1,2}FROM stdin;$/ || substr($text, $at, 1) ne "\n";
+        my $table = $1;
+        put(pins() . "$statement\n", "rows of $table");
+        $at++;
+        return rows("rows of $table");
+    }
+    if ($one eq "begin" || $one eq "commit") {
+        return put("\n" x ($statement =~ tr/\n//)) if $statement =~ /^(?:BEGIN|COMMIT)\s*;$/i;
+    }
+    refuse("a statement that ends or divides the transaction") if $no{$one};
+    if ($one =~ /^(?:create|alter|drop)$/ && $of_the_server{$two} && "@$words" !~ /^\w+ user mapping\b/) {
+        my $hint = $two eq "database" ? ", as pg_dump --create writes it" : "";
+        refuse(uc("$one $two") . "$hint: of the server and not of a database");
+    }
+    if ($one eq "set" && $statement =~ /^SET client_encoding = '(\w+)';$/) {
+        refuse("an encoding that an old psql cannot be given safely") if !$is{restricts} && !$safe_encoding{lc $1};
+        $encoding = $1;
+        $rights = $statement . "\n" . $rights if $is{split};
+    }
+    if ($one eq "set" && $statement =~ /^SET standard_conforming_strings = (on|off);$/) {
+        $plain_strings = $1 eq "on";
+    }
+    my $blank = "\n" x ($statement =~ tr/\n//);
+    if ($is{split} && $simple) {
+        if ($statement =~ /^CREATE EXTENSION IF NOT EXISTS ($ident)(?: WITH SCHEMA ($ident))?;$/i) {
+            my @named = map { defined $_ ? named($_) : "" } ($1, $2);
+            s/'/''/g for @named;
+            return put(pins() . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
+        }
+        return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
+        refuse("too many rights") if length($rights) > $most_rights;
+        if (my $kept = as_rights($statement)) {
+            $kept->[1] ? ($late .= "$kept->[0]\n") : ($rights .= "$kept->[0]\n");
+            return put($blank);
+        }
+    }
+    # whose it is then nobody knows
+    $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
+    refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
+    return put(pins() . $statement, kind($statement));
+}
+
+# Reads one statement, with what stands before it, and deals with it. False at the end of the file.
+sub statement {
+    my ($parens, $begins, $count, $simple, $escaped, $copy, $stdin) = (0, 0, 0, 1, 0, 0, 0);
+    my ($ids, $first, @words) = ("");
+    my ($line_begins, $defines) = ($after_line, 0);
+    ($from, $token, $long) = ($at, undef, 0);
+    while (want()) {
+        pos($text) = $at;
+        if ($text =~ /\G[ \t\f\x0b\r\n]+/gc) {
+            my $space = substr($text, $at, pos($text) - $at);
+            $at = pos $text;
+            $escaped = 2 if $escaped && $space =~ /[\r\n]/;
+            $line_begins = 1 if $space =~ /\n\z/;
+            next;
+        }
+        if ($text =~ /\G--/gc) {
+            $whole ||= $line_begins && substr($text, $at, length $is{ends}) eq $is{ends};
+            my $ended = comment();
+            $simple = 0 if defined $token;
+            $escaped = 2 if $escaped;
+            $line_begins = $ended eq "\n";
+            next;
+        }
+        if ($text =~ /\G\/\*/gc) {
+            nested_comment();
+            $simple = $escaped = $line_begins = 0;
+            next;
+        }
+        if (!defined $token) {
+            my $head = $is{head} // "";
+            if ($line_begins && $head ne "" && $text =~ /\G\\(?:un)?restrict \Q$head\E\n/gc) {
+                put(substr($text, $from, $at - $from) . "\n");
+                $from = $at = pos $text;
+                next;
+            }
+            ($token, $first) = ($at, $line_begins);
+        }
+        if ($text =~ /\G($word)/gc) {
+            my $id = lc $1;
+            refuse("a name that is too long") if length $id > 1000;
+            $at = pos $text;
+            push @words, $id if @words < 3;
+            my $next = substr($text, $at, 2);
+            if ($id =~ /^[ebx]$/ && $next =~ /^'/) {
+                $at++;
+                quoted("'", $id eq "e");
+                $escaped = $id eq "e";
+                next;
+            }
+            if ($id eq "u" && $next =~ /^&['"]/) {
+                $at += 2;
+                quoted(substr($next, 1), 0);
+                next;
+            }
+            $escaped = 0;
+            $copy ||= $id eq "copy";
+            $stdin ||= $id eq "stdin";
+            if ($count < 4) {
+                $ids .= $id =~ /^(?:create|function|procedure|or|replace)$/ ? substr($id, 0, 1) : ".";
+                $defines = $ids =~ /^c(?:[fp]|or[fp])/;
+            }
+            $count++;
+            next if $parens || !$defines;
+            if ($id eq "begin") {
+                refuse("BEGIN in the definition of a function") if substr($text, $at, 64) !~ /^\s+ATOMIC\b/i;
+                $begins++;
+            }
+            $begins++ if $id eq "case" && $begins;
+            $begins-- if $id eq "end" && $begins;
+            next;
+        }
+        my $byte = substr($text, $at, 1);
+        refuse("a command of psql") if $byte eq "\\";
+        if ($byte eq "'") {
+            # what goes on after the end of a line goes on as it began
+            my $continues = $escaped == 2;
+            $at++;
+            quoted("'", $continues || !$plain_strings);
+            $escaped = $continues;
+            next;
+        }
+        $escaped = 0;
+        if ($text =~ /\G[0-9][A-Za-z0-9_.\x80-\xff]*/gc) {
+            $at = pos $text;
+            refuse("a number with something behind it")
+                if substr($text, $at, 1) =~ /['"\$]/ || $at - $-[0] > 1000;
+        }
+        elsif ($byte eq '"') {
+            $at++;
+            quoted('"', 0);
+        }
+        elsif ($text =~ /\G(\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$)/gc) {
+            $at = pos $text;
+            dollar_quoted($1);
+        }
+        else {
+            $at++;
+            $parens++ if $byte eq "(";
+            $parens-- if $byte eq ")" && $parens;
+            if ($byte eq ";" && !$parens && !$begins) {
+                refuse("a COPY within another statement") if $copy && $stdin && ($words[0] // "") ne "copy";
+                ended(\@words, $simple, $first);
+                return 1;
+            }
+        }
+    }
+    refuse("the file ends within a statement") if defined $token;
+    put(substr($text, $from, $at - $from));
+    $from = $at;
+    return 0;
+}
+
+# What is read and not passed on yet is a whole statement, or the end of a long one.
+sub ended {
+    my ($words, $simple, $first) = @_;
+    $after_line = 0;
+    if ($long) {
+        refuse("a COPY that pg_dump does not write") if ($words->[0] // "") eq "copy";
+        put(substr($text, $from, $at - $from), "a long statement");
+    }
+    else {
+        put(substr($text, $from, $token - $from));
+        take(substr($text, $token, $at - $token), $words, $simple, $first);
+    }
+    $from = $at;
+}
+
+# Goes past a comment, to and with the end of the line, which is returned: for psql a return ends one as well.
+sub comment {
+    while (want()) {
+        pos($text) = $at;
+        $text =~ /\G[^\r\n]*/gc;
+        $at = pos $text;
+        next if $at >= length $text;
+        return substr($text, $at++, 1);
+    }
+    return "";
+}
+
+sub nested_comment {
+    my $depth = 0;
+    do {
+        want() or refuse("the file ends within a comment");
+        pos($text) = $at;
+        if ($text =~ /\G\/\*/gc) { $depth++ }
+        elsif ($text =~ /\G\*\//gc) { $depth-- }
+        else { $text =~ /\G(?:[^*\/]+|.)/gcs }
+        $at = pos $text;
+    } while ($depth);
+}
+
+# Goes to the end of what a quote began; with $escapes a backslash takes what comes after it along.
+sub quoted {
+    my ($quote, $escapes) = @_;
+    my $other = $escapes ? qr/\G[^'\\]+/ : $quote eq "'" ? qr/\G[^']+/ : qr/\G[^"]+/;
+    while (want()) {
+        pos($text) = $at;
+        if ($text =~ /$other/gc) { $at = pos $text }
+        elsif (substr($text, $at, 1) eq "\\") { $at += 2 }
+        elsif (substr($text, $at + 1, 1) eq $quote) { $at += 2 }    # twice is one of it
+        else { return $at++ }
+    }
+    refuse("the file ends within a quote");
+}
+
+sub dollar_quoted {
+    my ($tag) = @_;
+    while (want()) {
+        my $end = index($text, $tag, $at);
+        return $at = $end + length $tag if $end >= 0;
+        refuse("the file ends within a quote") if $over;
+        $at = length($text) - length($tag) + 1;
+    }
+}
+
+# What follows the last byte of a whole dump: nothing else may have come to psql, and the rest is ours.
+sub behind {
+    open my $gate_file, "<:raw", $gate or die "no gate\n";
+    1 while sysread $gate_file, my $nothing, 1;
+    open my $after_file, "<:raw", $after or die "nothing after\n";
+    local $/;
+    put(<$after_file>);
+}
+
+sub keep {
+    my ($file, $content) = @_;
+    open my $to, ">>:raw", $file or die "$file cannot be written\n";
+    print $to $content or die "$file cannot be written\n";
+    close $to or die "$file cannot be written\n";
+}
+
+put("\\restrict $is{token}\n") if $is{restricts};
+1 while statement();
+print $others if defined $tell && !$tell;
+exit 0 if defined $tell;
+refuse("the file ends before its end") if !$whole;
+put("\n");
+put("\\unrestrict $is{token}\n") if $is{restricts};
+if ($is{split}) {
+    keep($rights_file, $rights);
+    keep($late_file, $late);
+}
+behind();
+flush();

@@ -1,0 +1,452 @@
+"""Somebody evil wrote what is restored, or what was backed up: it fills a new database, and reaches nothing else."""
+
+import gzip
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from dental_pms_backup import postgres
+from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.postgres import OnHost
+from tests import faults
+from tests.integration.conftest import databases_like
+from tests.integration.drills import know
+from tests.integration.faults import events, listening
+from tests.integration.support import Site, as_cluster_user, dump, sql
+
+NOT_OURS = "rolname !~ '^dental_pms_restore_'"  # of a restore that another test has killed
+AS_IT_WAS = "the live database as it was"
+AT_END = "--\n-- PostgreSQL database dump complete\n"
+# What somebody who becomes the superuser for a moment would do; each by itself, and quietly.
+REACH = """\
+CREATE FUNCTION public.reach() RETURNS integer LANGUAGE plpgsql AS $reach$
+DECLARE step text;
+BEGIN
+    FOREACH step IN ARRAY ARRAY[
+        'alter role {app} superuser', 'alter role current_user superuser', 'create role {app}_made superuser',
+        'alter system set application_name = ''{app}''', 'alter database {live} set search_path = ''{app}''',
+        'alter database {live} rename to {app}_renamed', 'reset role', 'reset session authorization',
+        'set session authorization postgres', 'grant pg_execute_server_program to {app}',
+        'copy (select 1) to program ''touch {place}/touched''', 'copy (select 1) to ''{place}/touched''',
+        'create table public.read as select pg_read_file(''PG_VERSION'')',
+        'select lo_export(lo_from_bytea(0, ''x''), ''{place}/touched'')', 'create extension dblink',
+        'set log_statement = ''all''', 'alter role {app} superuser']
+    LOOP
+        BEGIN
+            EXECUTE step;
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
+    END LOOP;
+    RETURN 1;
+END $reach$;
+CREATE FUNCTION public.innocent(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+    AS 'BEGIN PERFORM public.reach(); RETURN n; END';
+"""
+# Where it is run while a dump is replayed: each with a row, which comes with it.
+PLACES = """\
+CREATE TABLE public.checked (n integer, CHECK (public.reach() = n));
+CREATE DOMAIN public.odd AS integer CHECK (public.reach() = VALUE);
+CREATE TABLE public.domains (n public.odd);
+CREATE TABLE public.generated (n integer, m integer GENERATED ALWAYS AS (public.innocent(n)) STORED);
+CREATE TABLE public.defaults (n integer, m integer DEFAULT public.reach());
+CREATE TABLE public.indexed (n integer);
+CREATE INDEX ON public.indexed (public.innocent(n));
+CREATE INDEX ON public.indexed (n) WHERE public.innocent(n) > 0;
+CREATE TABLE public.triggered (n integer);
+CREATE FUNCTION public.by_trigger() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM public.reach(); RETURN NEW; END';
+CREATE TRIGGER evil BEFORE INSERT ON public.triggered FOR EACH ROW EXECUTE FUNCTION public.by_trigger();
+CREATE TABLE public.guarded (n integer);
+CREATE POLICY evil ON public.guarded USING (public.reach() = 1);
+ALTER TABLE public.guarded ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.guarded FORCE ROW LEVEL SECURITY;
+CREATE STATISTICS public.counted ON (public.innocent(n)), n FROM public.indexed;
+CREATE FUNCTION public.apart(a integer, b integer) RETURNS double precision LANGUAGE sql IMMUTABLE
+    AS 'SELECT public.innocent(1)::double precision';
+CREATE TYPE public.span AS RANGE (subtype = integer, subtype_diff = public.apart);
+CREATE TABLE public.spans (s public.span);
+CREATE INDEX ON public.spans USING gist (s);
+CREATE VIEW public.seen AS SELECT public.reach() AS n;
+CREATE MATERIALIZED VIEW public.kept AS SELECT public.reach() AS n;
+"""
+ROWS = "".join(
+    f"\n--\n-- Data for Name: {table}; Type: TABLE DATA; Schema: public; Owner: postgres\n--\n\n"
+    f"COPY public.{table} ({column}) FROM stdin;\n{row}\n\\.\n\n"
+    for table, column, row in (
+        *(
+            (name, "n", "1")
+            for name in ("checked", "domains", "generated", "defaults", "indexed", "triggered", "guarded")
+        ),
+        ("spans", "s", "[1,5)"),
+    )
+)
+DIRECTLY = {
+    "COPY (SELECT 1) TO PROGRAM 'touch {place}/touched';": "a COPY that pg_dump does not write",
+    "COPY public.lines FROM '/etc/passwd';": "a COPY that pg_dump does not write",
+    "INSERT INTO public.lines SELECT pg_read_file('PG_VERSION');": "SQLSTATE 42501, at INSERT",
+    "SELECT lo_export(lo_from_bytea(0, 'x'), '{place}/touched');": "SQLSTATE 42501, at SELECT",
+    "SELECT lo_import('/etc/passwd');": "SQLSTATE 42501, at SELECT",
+    "SELECT pg_ls_dir('.');": "SQLSTATE 42501, at SELECT",
+    "ALTER SYSTEM SET application_name = 'evil';": "ALTER SYSTEM: of the server and not of a database",
+    "CREATE ROLE {app}_made SUPERUSER;": "CREATE ROLE: of the server and not of a database",
+    "ALTER ROLE {app} SUPERUSER;": "ALTER ROLE: of the server and not of a database",
+    "DROP DATABASE {live};": "DROP DATABASE, as pg_dump --create writes it: of the server and not of a database",
+    "ALTER DATABASE {live} RENAME TO {app};": "ALTER DATABASE, as pg_dump --create writes it: of the server and not",
+    "DO $$ BEGIN EXECUTE 'create role {app}_made superuser'; END $$;": "SQLSTATE 42501, at DO",
+    "DO $$ BEGIN EXECUTE 'alter role {app} superuser'; END $$;": "SQLSTATE 42501, at DO",
+    "DO $$ BEGIN EXECUTE 'alter database {live} set search_path = evil'; END $$;": "SQLSTATE 42501, at DO",
+    "DO $$ BEGIN EXECUTE 'copy (select 1) to program ''touch {place}/touched'''; END $$;": "SQLSTATE 42501, at DO",
+    "DO $$ BEGIN EXECUTE 'set session authorization postgres'; END $$;": "SQLSTATE 42501, at DO",
+    "GRANT pg_execute_server_program TO {app};": "SQLSTATE 42501, at GRANT",
+    "GRANT ALL ON TABLESPACE pg_global TO {app};": "SQLSTATE 42501",
+    "CREATE FUNCTION public.c(cstring) RETURNS cstring LANGUAGE c AS '/lib/x', 'system';": (
+        "SQLSTATE 42501, at CREATE FUNCTION public.c"
+    ),
+    "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION public.by_trigger();": (
+        "SQLSTATE 42501, at CREATE EVENT TRIGGER e"
+    ),
+    "CREATE SUBSCRIPTION s CONNECTION 'dbname={live}' PUBLICATION p;": "SQLSTATE ",
+    "UPDATE pg_catalog.pg_authid SET rolsuper = true;": "SQLSTATE 42501, at UPDATE",
+    "ALTER FUNCTION pg_catalog.pg_read_file(text) OWNER TO {app};": "changes owners or rights of what it does not make",
+    "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO {app};": "changes owners or rights of what it does not",
+    "GRANT ALL ON SCHEMA pg_catalog TO {app};": "changes owners or rights of what it does not make itself",
+    "GRANT SELECT ON TABLE pg_authid TO PUBLIC;": "changes owners or rights of what it does not make itself",
+}
+COMMANDS = (
+    "\\connect {live}",
+    "\\c {live}\nDROP TABLE public.lines;",
+    "\\! touch {place}/touched",
+    "SELECT 1; \\! touch {place}/touched",
+    "SELECT 1 \\gexec",
+    "SELECT 'touch {place}/touched' \\g |sh",
+    "\\o |touch {place}/touched",
+    "\\i {place}/script",
+    "\\ir {place}/script",
+    "\\copy public.lines from program 'touch {place}/touched; echo x'",
+    "\\set x `touch {place}/touched`",
+    "\\setenv PAGER 'touch {place}/touched'",
+    "/* /* */ */ \\! touch {place}/touched",
+    "-- comment\r\\! touch {place}/touched\n",
+    "SELECT 'C:\\' \\! touch {place}/touched\n;",
+    "SELECT E'a'\n'\\'' \\! touch {place}/touched\n;",
+    "\\restrict theirs\n\\unrestrict theirs\n\\! touch {place}/touched",
+    "{unrestrict}\n\\! touch {place}/touched",
+    "COPY public.lines (content) FROM stdin;\nx\n\\.\n\\! touch {place}/touched",
+    "CREATE FUNCTION begin() RETURNS integer LANGUAGE sql AS 'select 1'; COPY public.lines FROM STDIN; END;\n'\n\\.\n"
+    "\\! touch {place}/touched\n';",
+)
+
+
+@pytest.fixture
+def victim(new_site: Site, live: OnHost) -> Iterator[Site]:
+    """A site whose database belongs to the application, a role without rights, with a set of it."""
+    site, name = new_site, f"evil_{new_site.place.name}".lower()
+    sql(live, f"create role {name} login", f'create database "{name}" owner {name}')
+    site.server = postgres.in_database(live, name)
+    site.configure({"native.database": name})
+    site.place.chmod(0o777)
+    (site.place / "script").write_text(f"\\! touch {site.place}/touched\n")
+    sql(site.server, f"set role {name}; create table lines as select n::text as content from generate_series(1, 9) n")
+    site.takes("db")
+    try:
+        yield site
+    finally:
+        for made in databases_like(live, name):
+            sql(live, f'drop database "{made}" with (force)')
+        sql(live, "reset all", f"drop role {name}")
+
+
+def filled(site: Site, text: str) -> str:
+    live = site.server.database
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    token = re.search(rb"(?m)^\\restrict (\w+)$", gzip.decompress(file.read_bytes()))
+    unrestrict = f"\\unrestrict {token[1].decode()}" if token else "\\unrestrict x"
+    words = {"{live}": live, "{app}": live, "{place}": str(site.place), "{unrestrict}": unrestrict}
+    return re.sub(r"\{(live|app|place|unrestrict)\}", lambda found: words[found[0]], text)
+
+
+def with_more(site: Site, more: str) -> bytes:
+    """Return the set's dump with something more before its end."""
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    before, end, after = gzip.decompress(file.read_bytes()).decode().rpartition(AT_END)
+    return (before + filled(site, more) + "\n" + end + after).encode()
+
+
+def elsewhere(site: Site, more: str) -> str:
+    """Return a file from elsewhere: the set's dump with something more before its end."""
+    file = site.place / "elsewhere.sql"
+    file.write_bytes(with_more(site, more))
+    return str(file)
+
+
+def reached(site: Site) -> dict[str, object]:
+    """Return what somebody could have reached: roles, databases, settings, files, and what is live."""
+    server = postgres.in_database(site.server, "postgres")
+    return {
+        "roles": sql(server, f"select r::text from pg_authid r where {NOT_OURS} order by 1"),
+        "members": sql(server, "select roleid::regrole, member::regrole from pg_auth_members order by 1, 2"),
+        "databases": sql(server, "select datname, datdba, datconnlimit, datacl from pg_database order by 1"),
+        "settings": sql(server, "select * from pg_db_role_setting order by 1, 2"),
+        "system": sql(server, "select pg_read_file('postgresql.auto.conf')"),
+        "live": dump(site.server),
+        "files": sorted(path.name for path in site.place.iterdir() if path.name != "elsewhere.sql"),
+    }
+
+
+def fails(site: Site, *words: str) -> str:
+    """Restore, expecting that it fails, that nothing is reached and nothing left; return what was said."""
+    before = reached(site)
+    with listening(site) as journal:
+        done = site.run("restore", "db", *words, wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert (done.returncode, done.stdout) == (1, ""), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "the live database is as it was, and nothing is left of the new one" in done.stderr
+    assert reached(site) == before
+    faults.saw(status=1, cause="restore", store=AS_IT_WAS, events=told)
+    return done.stderr
+
+
+def comes(site: Site, *words: str) -> OnHost:
+    """Restore, expecting that it comes, and that nothing is reached; return the new database, the only new thing."""
+    before = reached(site)
+    with listening(site) as journal:
+        done = site.run("restore", "db", *words, wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert done.returncode == 0, done.stderr
+    (name,) = re.findall("^restore_target=(.+)$", done.stdout, re.MULTILINE)
+    made = postgres.in_database(site.server, name)
+    assert sql(made, "select to_regclass('public.read')") == ""
+    rows = sql(
+        made, "select oid, datname, datdba, datconnlimit, datacl from pg_database where datname = current_database()"
+    )
+    after = reached(site)
+    gone = rows.partition("|")[2]
+    databases = str(after["databases"]).splitlines()
+    assert gone in databases
+    assert after | {"databases": "\n".join(line for line in databases if line != gone)} == before
+    faults.saw(status=0, store=AS_IT_WAS, events=told)
+    return made
+
+
+def recovers(site: Site) -> None:
+    """Restore the set, which leaves no role."""
+    assert sql(site.server, "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'") == ""
+    made = comes(site, site.sets()[-1], "--to", f"{site.server.database}_again")
+    assert dump(made) == dump(site.server)
+    faults.recovered()
+
+
+@pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, in the open or well hidden")
+def test_no_command_of_psql_in_a_file_is_run(victim: Site) -> None:
+    for command in COMMANDS:
+        said = fails(victim, elsewhere(victim, command))
+        assert "db: the file cannot be replayed (line " in said, command
+        assert "touched" not in said
+    recovers(victim)
+
+
+@pytest.mark.fault(
+    "Somebody evil", "a file from elsewhere is a part of pg_dumpall's, with the line that goes elsewhere"
+)
+def test_a_part_of_pg_dumpall_goes_nowhere_else(victim: Site) -> None:
+    text = as_cluster_user(victim.server, "pg_dumpall", "--exclude-database=practice").stdout
+    begins = text.index(f"\n\\connect {victim.server.database}")
+    section = text[begins : text.index(AT_END, begins)]
+    file = victim.place / "elsewhere.sql"
+    file.write_text(f"{section}{AT_END}--\n\n")
+    assert "a command of psql), expected only SQL and rows" in fails(victim, str(file))
+    recovers(victim)
+
+
+OLD_PSQL = r"""case "$*" in *'\restrict'*) echo 'invalid command \restrict' >&2; exit 1 ;; esac
+case "$*" in
+*--file=-*) tee "$0.$$" | sed --quiet '/^\\restrict/{s/.*/invalid command \\restrict/;w /dev/stderr
+q3};p' | "$real" "$@" ;;
+*) exec "$real" "$@" ;;
+esac"""
+
+
+@pytest.mark.fault(
+    "Somebody evil", "a file from elsewhere has commands of psql in it, and psql is from before August 2025"
+)
+def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Site) -> None:
+    victim.fake("psql", OLD_PSQL)
+    (victim.place / "clients").chmod(0o777)
+    for command in COMMANDS:
+        before = {path.name for path in (victim.place / "clients").iterdir()}
+        assert "db: the file cannot be replayed (line " in fails(victim, elsewhere(victim, command)), command
+        for seen in {path.name for path in (victim.place / "clients").iterdir()} - before:
+            assert "touched" not in (victim.place / "clients" / seen).read_text()
+    # what an old psql reads depends on what the dump's own code has set meanwhile
+    flips = (
+        "CREATE FUNCTION public.flip(text) RETURNS boolean LANGUAGE sql AS $$ SELECT set_config("
+        "'standard_conforming_strings', 'off', false) IS NOT NULL AND set_config('client_encoding', 'SJIS', false) "
+        "IS NOT NULL $$;\nCREATE TABLE public.flips (t text CHECK (public.flip(t)));\n"
+        "INSERT INTO public.flips VALUES ('x');\nCOMMENT ON TABLE public.flips IS 'a\\';\n"
+        "COMMENT ON TABLE public.flips IS ' \\! touch {place}/touched\n';\n"
+    )
+    made = comes(victim, elsewhere(victim, flips), "--to", f"{victim.server.database}_flips")
+    assert sql(made, "select obj_description('public.flips'::regclass)").startswith("\\! touch")
+    recovers(victim)
+
+
+@pytest.mark.fault(
+    "Somebody evil", "a file from elsewhere reaches for files, programs, roles and other databases in SQL"
+)
+def test_no_sql_in_a_file_gets_at_more_than_the_new_database(victim: Site) -> None:
+    for statement, no in DIRECTLY.items():
+        said = fails(victim, elsewhere(victim, REACH + PLACES + statement))
+        assert filled(victim, no) in said, (statement, said)
+        assert "--as-superuser" not in said
+    recovers(victim)
+
+
+@pytest.mark.fault("Somebody evil", "what a file from elsewhere makes runs while its rows are loaded, and looks around")
+@pytest.mark.parametrize("how", ["to", "in place"])
+def test_what_a_file_makes_runs_as_a_role_without_rights(victim: Site, how: str) -> None:
+    file = elsewhere(victim, REACH + PLACES + ROWS + "REFRESH MATERIALIZED VIEW public.kept;")
+    if how == "to":
+        made = comes(victim, file)
+        assert sql(made, "select count(*) from only public.checked") == "1"
+        assert sql(
+            made, "select distinct relowner::regrole from pg_class where relnamespace = 'public'::regnamespace"
+        ) == (victim.server.database)
+        recovers(victim)
+        return
+    before = reached(victim)
+    with listening(victim) as journal:
+        done = victim.run("restore", "db", file, "--in-place", "--yes", "--no-safety-set", wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert done.returncode == 0, done.stderr
+    after = reached(victim)
+    for each in ("roles", "members", "settings", "system", "files"):
+        assert after[each] == before[each]
+    faults.saw(status=0, store=AS_IT_WAS, events=told)
+    faults.recovered()
+
+
+@pytest.mark.fault(
+    "Somebody evil", "whoever may make tables in the database puts a function under them, and a set is restored"
+)
+def test_what_the_application_made_runs_as_a_role_without_rights(victim: Site) -> None:
+    app = victim.server.database
+    forced = "ALTER TABLE public.guarded FORCE ROW LEVEL SECURITY;\n"  # else its owner may not load it
+    script = REACH + PLACES.replace(forced, "") + re.sub(r"\n--\n.*\n--\n", "", ROWS)
+    as_application = replace(victim.server, user=app)
+    loaded = as_cluster_user(as_application, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=filled(victim, script))
+    assert loaded.returncode == 0, loaded.stderr
+    sql(victim.server, f"alter database {app} reset all")
+    name = victim.takes("db")
+    made = comes(victim, name)
+    assert dump(made) == dump(victim.server)
+    recovers(victim)
+
+
+RUN_WHILE_LOADED = ("checked", "domains", "generated", "defaults", "indexed", "triggered")
+
+
+@pytest.mark.parametrize("table", RUN_WHILE_LOADED)
+def test_each_place_is_one_where_a_superusers_replay_would_be_lost(victim: Site, table: str) -> None:
+    """So the attacks are real ones: with --as-superuser, which the manual warns of, the application becomes one."""
+    app = victim.server.database
+    only = re.sub(r"(?s)ARRAY\[.*?\]", f"ARRAY['alter role {app} superuser']", REACH)
+    rows = "".join(each for each in ROWS.split("\n--\n-- ")[1:] if f"Name: {table};" in each)
+    (file,) = victim.store.glob("db/db_*.sql.gz")
+    file.write_bytes(
+        gzip.compress(with_more(victim, f"{only}{PLACES.split('CREATE VIEW', maxsplit=1)[0]}\n--\n-- {rows}"))
+    )
+    know(victim, Kind.DB)
+    done = victim.run("restore", "db", "latest", "--as-superuser")
+    assert done.returncode == 0, done.stderr
+    assert sql(victim.server, f"select rolsuper from pg_roles where rolname = '{app}'") == "t"
+
+
+EVIL_ROLES = {
+    "CREATE ROLE {app}_made; ALTER ROLE {app} SUPERUSER;": "ALTER ROLE",
+    "CREATE ROLE {app}_made; COPY (SELECT 1) TO PROGRAM 'touch {place}/touched';": "COPY in a form that pg_dumpall",
+    "DO $dental_pms$ BEGIN CREATE ROLE {app}_made; EXECUTE 'alter role {app} superuser'; END $dental_pms$;": "",
+    "\\! touch {place}/touched": "something in a form that pg_dumpall does not write",
+    "ALTER SYSTEM SET application_name = 'evil';": "ALTER SYSTEM SET in a form that pg_dumpall does not write",
+    "DROP DATABASE {live};": "DROP DATABASE in a form that pg_dumpall does not write",
+    "ALTER ROLE {app} WITH SUPERUSER": "ALTER ROLE",
+}
+
+
+@pytest.mark.fault("Somebody evil", "the file of roles beside a file from elsewhere has more in it than roles")
+def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
+    stamp = "2026-02-03_023000"
+    file = victim.place / f"db_{stamp}.sql"
+    file.write_bytes(with_more(victim, ""))
+    beside = victim.place / f"globals_{stamp}.sql.gz"
+    trailer = "\n--\n-- PostgreSQL database cluster dump complete\n--\n\n"
+    for text, no in EVIL_ROLES.items():
+        beside.write_bytes(gzip.compress((filled(victim, text) + trailer).encode()))
+        said = fails(victim, str(file))
+        assert "db: the set's roles cannot be made (line 1: " in said, said
+        assert no in said
+    roles = (
+        "CREATE ROLE {app}_made;\nALTER ROLE {app}_made WITH SUPERUSER LOGIN PASSWORD 'known';\n"
+        "GRANT pg_execute_server_program TO {app}_made;\nGRANT postgres TO {app}_made;\n"
+        "ALTER ROLE {app} WITH SUPERUSER;\n"
+    )
+    beside.write_bytes(gzip.compress((filled(victim, roles) + trailer).encode()))
+    try:
+        assert victim.run("restore", "db", str(file)).returncode == 0
+        made = f"{victim.server.database}_made"
+        asked = f"select rolsuper, rolcanlogin, rolpassword from pg_authid where rolname = '{made}'"
+        assert sql(victim.server, asked) == "f|f|"
+        assert sql(victim.server, f"select count(*) from pg_auth_members where member = '{made}'::regrole") == "0"
+        assert sql(victim.server, f"select rolsuper from pg_roles where rolname = '{victim.server.database}'") == "f"
+    finally:
+        sql(victim.server, f"drop role if exists {victim.server.database}_made")
+    beside.unlink()
+    recovers(victim)
+
+
+@pytest.mark.fault("Somebody evil", "a file from elsewhere gives what it makes to the superuser, to be run as one")
+def test_nothing_of_a_file_comes_to_belong_to_a_superuser(victim: Site) -> None:
+    definer = "CREATE FUNCTION public.d() RETURNS integer LANGUAGE sql SECURITY DEFINER AS 'select public.reach()';\n"
+    for number, owner in enumerate(("postgres", '"postgres"', "CURRENT_USER")):
+        more = f"{REACH}{definer}ALTER FUNCTION public.d() OWNER TO {owner};\n"
+        made = comes(victim, elsewhere(victim, more), "--to", f"{victim.server.database}_{number}")
+        assert sql(made, "select proowner::regrole from pg_proc where proname = 'd'") == victim.server.database
+        before = reached(victim)
+        as_application = replace(made, user=victim.server.database)
+        assert sql(as_application, "select public.d()") == "1"
+        assert {**reached(victim), "settings": ""} == {**before, "settings": ""}, "but for its own database's"
+        sql(victim.server, f"alter database {victim.server.database} reset all")
+    recovers(victim)
+
+
+@pytest.mark.fault(
+    "Somebody evil", "a file from elsewhere has a function under an index, and the live database is a superuser's"
+)
+def test_nothing_that_the_server_runs_by_itself_comes_to_a_superuser(victim: Site) -> None:
+    elsewhere_database = postgres.in_database(victim.server, "postgres")
+    sql(elsewhere_database, f"alter database {victim.server.database} owner to postgres")
+    assert "has functions under its indexes, which the server itself runs" in fails(
+        victim, elsewhere(victim, REACH + PLACES)
+    )
+    indexes = re.sub(r"(?m)^CREATE (INDEX|STATISTICS|TYPE|TABLE public.spans).*\n", "", PLACES)
+    comes(victim, elsewhere(victim, REACH + indexes))
+    sql(elsewhere_database, f"alter database {victim.server.database} owner to {victim.server.database}")
+    recovers(victim)
+
+
+@pytest.mark.fault("Somebody evil", "a file from elsewhere is to be replayed as the superuser, or in the live database")
+def test_a_file_from_elsewhere_is_never_the_superusers_nor_replayed_in_live(victim: Site) -> None:
+    before = reached(victim)
+    file = elsewhere(victim, REACH)
+    for words in (["--as-superuser"], ["--in-place", "--yes", "--replace"], ["--in-place", "--yes", "--as-superuser"]):
+        with listening(victim) as journal:
+            done = victim.run("restore", "db", file, *words, wrapper=journal.wrapper)
+            told = events(journal.close())
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "a file from elsewhere, expected a set with a manifest for --" in done.stderr
+        assert f"hint: dental-pms-backup restore db {file}   # " in done.stderr
+        faults.saw(status=4, cause="refused", store=AS_IT_WAS, events=told)
+    assert reached(victim) == before
+    recovers(victim)

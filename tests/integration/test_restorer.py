@@ -1,0 +1,258 @@
+"""The role that replays a dump comes in by the road there is, makes what was there, and leaves nothing of itself."""
+
+import contextlib
+import gzip
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup import postgres
+from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.postgres import OnHost
+from tests.integration.drills import know
+from tests.integration.support import Site, as_cluster_user, dump, sql
+from tests.integration.test_faults_restore import pg_ctl, small_site
+from tests.integration.test_restore_new import at_end, beside, in_new, printed
+
+DEFINITIONS = Path(__file__).with_name("definitions.sql")
+LEFT = "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'"
+OWNERS_AND_RIGHTS = r"""
+create extension if not exists pg_trgm;
+create extension if not exists pgstattuple;
+create extension if not exists dblink;
+alter schema wide owner to dental_owner;
+grant usage on schema wide to dental_app with grant option;
+revoke usage on schema public from public;
+grant create on schema public to dental_owner;
+alter table wide.patients owner to dental_owner;
+alter view wide.v1 owner to "dental reports";
+alter materialized view wide.mv owner to dental_owner;
+alter function wide.f(varchar, int) owner to dental_app;
+revoke all on function wide.f(varchar, int) from public;
+grant execute on function wide.f(varchar, int) to dental_reader;
+alter aggregate wide.agg(text) owner to dental_owner;
+alter type wide.mood owner to dental_owner;
+alter domain wide.email owner to dental_app;
+alter table wide.part owner to dental_owner;
+alter table wide.part1 owner to "dental reports";
+alter sequence wide.s1 owner to dental_reader;
+alter statistics wide.st owner to dental_owner;
+grant select (id, status), update (kind) on wide.patients to dental_app with grant option;
+set session authorization dental_app;
+grant select (id) on wide.patients to dental_reader;
+reset session authorization;
+revoke update on wide.patients from dental_owner;
+grant usage on type wide.mood to dental_reader;
+revoke usage on type wide.mood from public;
+alter default privileges for role dental_owner in schema wide grant select on tables to "dental reports"
+ with grant option;
+alter default privileges for role dental_app revoke execute on functions from public;
+alter default privileges grant select on sequences to dental_reader;
+create function wide.told() returns event_trigger language plpgsql as $$ begin end $$;
+create event trigger told on ddl_command_end when tag in ('CREATE TABLE', 'DROP TABLE') execute function wide.told();
+create event trigger asleep on sql_drop execute function wide.told();
+alter event trigger asleep disable;
+comment on event trigger told is 'it''s told';
+create publication everything for all tables with (publish = 'insert, update');
+create publication a_few for table wide.child where (id > 3);
+alter publication a_few owner to dental_owner;
+select lo_from_bytea(4711, 'letter');
+alter large object 4711 owner to dental_owner;
+grant select on large object 4711 to dental_reader;
+create operator wide.=== (leftarg = int, rightarg = int, function = int4eq);
+alter operator wide.=== (int, int) owner to dental_owner;
+create collation wide.c (provider = libc, locale = 'C');
+alter collation wide.c owner to dental_owner;
+create text search configuration wide.german (copy = pg_catalog.simple);
+alter text search configuration wide.german owner to dental_owner;
+create procedure wide.p(inout n int) language sql begin atomic select n; end;
+alter procedure wide.p(int) owner to dental_owner;
+create table wide.guarded (n int);
+insert into wide.guarded select generate_series(1, 5);
+alter table wide.guarded owner to dental_owner;
+alter table wide.guarded enable row level security;
+alter table wide.guarded force row level security;
+create policy none on wide.guarded to dental_app using (n > 3);
+grant connect on database "{0}" to dental_app;
+insert into wide.child select n, null, 'a' from generate_series(1, 9) n;
+"""
+
+
+@pytest.fixture
+def wide(new_site: Site, live: OnHost) -> Iterator[Site]:
+    """A site with a database of all kinds of objects, owners and rights, and a set of it."""
+    site, name = new_site, f"wide_{new_site.place.name}"
+    sql(live, f'create database "{name}"')
+    site.server = postgres.in_database(live, name)
+    site.configure({"native.database": name})
+    script = DEFINITIONS.read_text() + OWNERS_AND_RIGHTS.replace("{0}", name)
+    loaded = as_cluster_user(site.server, "psql", "-Xq", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", stdin=script)
+    assert loaded.returncode == 0, loaded.stderr
+    site.takes("db")
+    try:
+        yield site
+    finally:
+        for made in [*beside(site), name]:
+            sql(live, f'drop database "{made}" with (force)')
+
+
+def dumps_like(site: Site, name: str) -> None:
+    """Compare two dumps of the same, but for casts that PostgreSQL writes otherwise once it has read its own."""
+    found, expected = (
+        sorted(re.sub(r"::[a-z ]+|[()\[\]]", "", line) for line in lines)
+        for lines in (in_new(site, name), dump(site.server))
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize("source", ["latest", "elsewhere"])
+def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source: str) -> None:
+    site = wide
+    if source == "elsewhere":  # an event trigger, and a publication of all tables, only a superuser may make
+        sql(site.server, "drop event trigger told", "drop event trigger asleep", "drop publication everything")
+        file = site.place / "elsewhere.sql"
+        file.write_text(as_cluster_user(site.server, "pg_dump").stdout)
+        source = str(file)
+    done = site.run("restore", "db", source)
+    assert (done.returncode, done.stderr) == (0, "")
+    dumps_like(site, printed(done)["restore_target"])
+    made = postgres.in_database(site.server, printed(done)["restore_target"])
+    assert sql(made, LEFT, "select nspname from pg_namespace where nspname ~ '^dental_pms'") == ""
+    acl = "select datacl from pg_database where datname = current_database()"
+    assert sql(made, acl) == sql(site.server, acl)
+
+
+def test_a_set_with_what_only_a_superuser_may_make_names_it_and_the_option(wide: Site) -> None:
+    site = wide
+    internal = "create function wide.raw(int) returns int language internal as 'int4abs'"
+    sql(site.server, internal, "alter function wide.raw(int) owner to dental_owner")
+    name = site.takes("db")
+    done = site.run("restore", "db", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "db: the replay failed (SQLSTATE 42501, at CREATE FUNCTION wide.raw), expected nothing in it" in done.stderr
+    assert (
+        "hint: --as-superuser does it: whoever could make objects in that database can then do on the " in done.stderr
+    )
+    done = site.run("restore", "db", name, "--as-superuser")
+    assert done.returncode == 0, done.stderr
+    dumps_like(site, printed(done)["restore_target"])
+
+
+def test_a_set_of_superusers_alone_is_replayed_as_one_where_that_is_needed_and_it_is_told(new_site: Site) -> None:
+    site, live = new_site, new_site.server
+    name = f"alone_{site.place.name}"
+    sql(live, f'create database "{name}"')
+    site.server = postgres.in_database(live, name)
+    site.configure({"native.database": name})
+    try:
+        sql(
+            site.server,
+            "create table lines as select 1 as n",
+            "create function raw(int) returns int language internal as 'int4abs'",
+        )
+        site.takes("db")
+        done = site.run("restore", "db", "latest")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == (
+            "db: the replay failed (SQLSTATE 42501, at CREATE FUNCTION public.raw); all owners in the set are "
+            "superusers, it is replayed as one\n"
+        )
+        assert in_new(site, printed(done)["restore_target"]) == dump(site.server)
+        assert sql(site.server, LEFT) == ""
+    finally:
+        for made in [*beside(site), name]:
+            sql(live, f'drop database "{made}" with (force)')
+
+
+def test_an_extension_that_the_server_lacks_is_named(own_database: Site) -> None:
+    site = own_database
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    begins = b"CREATE TYPE "
+    more = b"CREATE EXTENSION IF NOT EXISTS no_such_one WITH SCHEMA public;\n\n\n"
+    text = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(text.replace(begins, more + begins, 1)))
+    know(site, Kind.DB)
+    done = site.run("restore", "db", "latest")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "at CREATE EXTENSION no_such_one: the server does not have it installed" in done.stderr
+    untrusted = site.place / "untrusted.sql"
+    untrusted.write_bytes(text.replace(begins, more.replace(b"no_such_one", b"dblink") + begins, 1))
+    done = site.run("restore", "db", str(untrusted))
+    assert "at CREATE EXTENSION dblink: it is not a trusted one, and the live database does not have it" in done.stderr
+    sql(site.server, "create extension dblink")
+    assert site.run("restore", "db", str(untrusted)).returncode == 0
+
+
+@contextlib.contextmanager
+def restarted(site: Site, *options: str) -> Iterator[Path]:
+    """Have the server of a small site started anew, with a file for its log, while the block lasts."""
+    server = site.server
+    pg_ctl(server, "stop", "--mode=fast")
+    words = f"-k {server.host} {' '.join(options)}"
+    pg_ctl(server, "start", f"--options={words}", f"--log={server.host}/log")
+    try:
+        yield Path(server.host) / "log"
+    finally:
+        pg_ctl(server, "stop", "--mode=immediate")
+
+
+BAD_ROW = b"""\
+CREATE TABLE public.bills (amount integer);
+COPY public.bills (amount) FROM stdin;
+canary-patient-9
+\\.
+
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--as-superuser",)], ids=["as a role", "as the superuser"])
+def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(site: Site, words: tuple[str, ...]) -> None:
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    file.write_bytes(gzip.compress(at_end(gzip.decompress(file.read_bytes()), BAD_ROW)))
+    know(site, Kind.DB)
+    loud = ("-c log_min_messages=debug1", "-c log_min_error_statement=debug1")
+    with small_site(site, site.place / "pg"), restarted(site, *loud) as log:
+        done = site.run("restore", "db", "latest", *words)
+        sql(site.server, "do $$ begin raise log 'it is loud'; end $$")
+        assert "SQLSTATE 22P02" in done.stderr
+        assert "it is loud" in log.read_text()
+        assert "canary-patient" not in log.read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+PEER = "local all postgres trust\nlocal all all reject\n"
+
+
+def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site: Site) -> None:
+    port = free_port()
+    with small_site(site, site.place / "pg"):
+        server = site.server
+        hba = Path(server.host) / "data/pg_hba.conf"
+        hba.write_text(PEER)
+        os.utime(hba)
+        with restarted(site, f"-p {port}", "-c listen_addresses=127.0.0.1"):
+            site.server = replace(server, port=port)
+            site.configure({"native.port": port})
+            done = site.run("restore", "db", "latest")
+            assert (done.returncode, done.stdout) == (4, "")
+            assert "the server lets a role that is made for the replay not log in" in done.stderr
+            assert "add the line 'host all all 127.0.0.1/32 scram-sha-256' to pg_hba.conf" in done.stderr
+            assert (sql(site.server, LEFT), beside(site)) == ("", [])
+            hba.write_text(PEER + "host all all 127.0.0.1/32 scram-sha-256\n")
+            sql(site.server, "select pg_reload_conf()")
+            done = site.run("restore", "db", "latest")
+            assert done.returncode == 0, done.stderr
+            assert (sql(site.server, LEFT), beside(site)) == ("", [printed(done)["restore_target"]])
+            assert list(Path(tempfile.gettempdir()).glob("dental-pms-restore-*")) == []
