@@ -47,7 +47,7 @@ def passed(place: Path, dump: str | bytes, *words: str, ended: bool = True) -> P
     return Passed(sql=done.stdout.decode(errors="replace"), rights=rights, late=late, no=done.stderr.decode().strip())
 
 
-@pytest.fixture(params=[OF_A_SET, OF_ELSEWHERE, OLD_PSQL, ()], ids=["set", "elsewhere", "old psql", "superuser"])
+@pytest.fixture(params=[OF_A_SET, OLD_PSQL], ids=["set", "old psql"])
 def words(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """What a filter is told: whose dump it is, which psql there is, whether rights are kept apart."""
     given: tuple[str, ...] = request.param
@@ -267,10 +267,9 @@ def test_owners_and_rights_are_kept_for_the_superuser_and_lines_keep_their_numbe
     assert fine.sql.startswith(f"\\restrict OURS\nSELECT 1;\n{blank}SELECT 2;\n")
 
 
-@pytest.mark.parametrize("hard", ["ALTER FUNCTION f({}'x') OWNER TO b;", "GRANT SELECT ON TABLE {}! TO b;"])
-def test_a_statement_that_is_hard_to_tell_takes_no_time(tmp_path: Path, hard: str) -> None:
+def test_a_statement_that_is_hard_to_tell_takes_no_time(tmp_path: Path) -> None:
     began = time.monotonic()
-    passed(tmp_path, hard.format(" ".join(["a" * 900] * 100)), *OF_A_SET)
+    passed(tmp_path, f"ALTER FUNCTION f({' '.join(['a' * 900] * 1000)}'x') OWNER TO b;", *OF_A_SET)
     assert time.monotonic() - began < 20
 
 
