@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import artefacts, config, journal, postgres, report, run, scratch, tools
+from dental_pms_backup import artefacts, config, journal, pinned, postgres, report, run, scratch, tools
 from dental_pms_backup.artefacts import Kind, Stream
 from dental_pms_backup.errors import RestoreError, UsageError
 from dental_pms_backup.progress import Watch
@@ -41,9 +41,9 @@ create view balances as select patient_id, sum(pence) as pence from ledger_entri
 alter table patients owner to dental_app; grant select on balances to dental_reports;
 """
 COUNTS = """\
-select json_object_agg(t, n order by t) from (values ('patients', (select count(*) from patients)),
- ('notes', (select count(*) from notes)), ('ledger_entries', (select count(*) from ledger_entries)),
- ('attachments', (select count(*) from attachments))) as counted (t, n)"""
+select json_object_agg(t, n order by t) from (values ('patients', (select count(*) from public.patients)),
+ ('notes', (select count(*) from public.notes)), ('ledger_entries', (select count(*) from public.ledger_entries)),
+ ('attachments', (select count(*) from public.attachments))) as counted (t, n)"""
 
 
 def perform(*, keep: Path | None, now: datetime, say: Callable[[str], None], bar: bool) -> None:
@@ -98,7 +98,8 @@ def _make_practice(live: OnHost, images: Path) -> None:
         (images / key).write_bytes(content)
         rows.append(f"({number}, {number * 7}, '{key}', {len(content)})")
     script = f"{PRACTICE}insert into attachments values {', '.join(rows)};\n"
-    psql = postgres.client(live, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", session="demo", stdin=True)
+    words = ("-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-")
+    psql = postgres.client(live, "psql", *words, session="demo", stdin=True, options=pinned.AS_CONFIGURED)
     ended, _ = tools.capture(psql, text_in=script)
     if not ended.ok:
         raise RestoreError(f"demo: {ended}, expected the sample practice to load")
