@@ -19,7 +19,6 @@ BackupError                 1   failed
 ├── StalledError            1   stalled          no byte moved for too long
 ├── SuspectError            1   suspect          a set was published, but the admin has to look at it
 ├── RestoreError            1   restore
-│   └── SuperuserNeededError  1  restore         the dump has what only a superuser may make
 │   └── SuperuserNeededError 1  restore          what is in a dump only a superuser may do
 ├── DrillError              1   drill            a set did not come back as what it was
 ├── OffsiteError            1   offsite

@@ -18,6 +18,7 @@ import select
 import shutil
 import signal
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 logging.getLogger("sh").setLevel(logging.ERROR)  # it logs argv
+_seen_ended: weakref.WeakSet[Any] = weakref.WeakSet()
 
 LINES_KEPT = 1000
 LINE_LENGTH = 1000
@@ -42,7 +44,6 @@ LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
 PACKAGE_OF |= dict.fromkeys(("chroot", "env", "sync", "wc"), "coreutils")
-ENDED_AND_STAYS = os.WEXITED | os.WNOHANG | os.WNOWAIT
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -375,20 +376,19 @@ def _end(started: Sequence[Any]) -> None:
         time.sleep(0.02)
     for process in started:
         _signal(process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError, ProcessLookupError, PermissionError):
-            os.waitid(os.P_PID, process.pid, ENDED_AND_STAYS)  # it was not collected: nobody else has its number
-            os.killpg(process.pid, signal.SIGKILL)
     for process in started:
         with contextlib.suppress(sh.ErrorReturnCode):
             process.wait()
 
 
 def _is_alive(process: Any) -> bool:
-    """Tell whether a program runs; one that has ended keeps its number from being given anew until it is collected."""
-    try:
-        return os.waitid(os.P_PID, process.pid, ENDED_AND_STAYS) is None
-    except ChildProcessError:
-        return False
+    """Tell whether a program runs; when it is first seen to have ended, what it left behind is ended, too."""
+    alive: bool = process.process.is_alive()[0]
+    if not alive and process.process not in _seen_ended:
+        _seen_ended.add(process.process)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # at once: later its number may be another's
+            os.killpg(process.pid, signal.SIGKILL)
+    return alive
 
 
 def _signal(process: Any, number: int) -> None:
