@@ -10,7 +10,6 @@ from tests.system.machine import Machine
 
 FILE = "/root/elsewhere.sql"
 AS_IT_WAS = "the live database as it was"
-AT_END = "-- PostgreSQL database dump complete"
 COMMANDS = (
     "\\connect dental_pms",
     "\\! touch /tmp/touched",
@@ -49,10 +48,10 @@ def host(request: pytest.FixtureRequest, practice_machine: Machine) -> Iterator[
 
 
 def elsewhere(host: Machine, more: str) -> None:
-    """Make a file from elsewhere: a dump of what is live, with something more before its end."""
+    """Make a file from elsewhere: a dump of what is live, with something more near its beginning."""
     dump = practice.in_db(f"pg_dump -U {practice.USER} {practice.DATABASE}")
     host.write("/root/more", more)
-    host.run(f"{dump} | sed '/^{AT_END}/{{e cat /root/more\n}}' >{FILE}")
+    host.run(f"{dump} | sed '/^SET row_security = off;/r /root/more' >{FILE}")
 
 
 def reached(host: Machine) -> tuple[str, ...]:
