@@ -91,7 +91,7 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     if dump.ours:
         write(files.control, words("ours=1"))
     else:
-        write(files.control, words(*(f"mighty={role}" for role in restorer.mighty(live, by.owner))))
+        write(files.control, words(*(f"mighty={role}" for role in restorer.mighty(live))))
     write(files.rights, restorer.before_rights(live, by))
 
 

@@ -21,6 +21,7 @@ TO_END_S = 15  # for a server to end by itself what takes longer
 READY = "ready\n"
 # SQLSTATE of what only says that live is busy: a canceled statement, a lock, a conflict with another transaction
 BUSY = re.compile("57014|55P03|40")
+IS_SUPERUSER = "select rolsuper from pg_roles where rolname = session_user"
 
 
 def compare(here: str, live: DatabaseSource, name: str, sql: str, *, beat: Beat = None) -> None:
@@ -37,7 +38,7 @@ def compare(here: str, live: DatabaseSource, name: str, sql: str, *, beat: Beat 
 
 
 def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
-    superuser = postgres.ask(live.server, "select current_setting('is_superuser')") == "on"
+    superuser = postgres.ask(live.server, IS_SUPERUSER) == "t"
     script = reader.live_script(sql, superuser=superuser, major=live.facts.major, timeout_s=ANSWERS_S)
     ended, out = _told(live, script, beat)
     if ended.ok:

@@ -1,7 +1,8 @@
 """What a session of ours does not take over from whoever may set things for a role or a database.
 
 With a foreign search_path every name in our SQL could be a function of the application, run with our rights (PostgreSQL
-manual, "Writing SECURITY DEFINER Functions Safely"); with foreign limits a run or a restore would be given up.
+manual, "Writing SECURITY DEFINER Functions Safely"); with foreign limits a run or a restore would be given up; in some
+encodings psql takes a quote for a part of a character (PostgreSQL manual, "Supported Character Sets", of clients only).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "off",
     "standard_conforming_strings": "on",
+    "role": "none",
+    "client_encoding": "UTF8",
 }
 AS_CONFIGURED = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
 OPTIONS = f"-c search_path={SEARCH_PATH} {AS_CONFIGURED}"

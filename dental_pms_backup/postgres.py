@@ -59,6 +59,7 @@ select json_build_object('version', current_setting('server_version_num')::int, 
   'timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output'),
   'lc_monetary', current_setting('lc_monetary'),
   'standard_conforming_strings', current_setting('standard_conforming_strings'),
+  'encoding', pg_encoding_to_char(d.encoding),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
   'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))

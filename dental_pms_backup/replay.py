@@ -79,7 +79,7 @@ OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction m
 NOT_ALLOWED = "42501"
 EXTENSION_STATES = {
     "DP003": "the server does not have it installed",
-    "DP004": "it is not a trusted one, and the live database does not have it",
+    "DP004": "it is not a trusted one, and the live database does not have it, or it reaches other databases",
     "DP005": "it stands behind what the dump makes, expected before that",
 }
 OTHERS_CHANGED = "DP006"
@@ -133,7 +133,9 @@ def replay(
                         f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
                     )
                 rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
-                filtering.write(files.after, f"{pinned.TABLES_ONLY}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
+                # whatever the dump has set: what is ours is read as what it is
+                ours = f"set client_encoding = 'UTF8';\n{pinned.TABLES_ONLY}"
+                filtering.write(files.after, f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
                 keeper.close()
 
         beat_and_open()
@@ -278,8 +280,8 @@ def _error(failed: tools.Ended, what: str, *, ours: bool) -> RestoreError:
         )
     if state == RUN_BY_THE_SERVER:
         return RestoreError(
-            "db: the file has functions under its indexes, which the server itself runs as the tables' owner; the "
-            "live database's owner is a superuser, expected one who is not",
+            "db: the file has what runs with its owner's rights (functions under an index, SECURITY DEFINER, views of "
+            "the system's tables); the live database's owner is a superuser, expected one who is not",
             hint="CREATE ROLE dental_owner; ALTER DATABASE DATABASE OWNER TO dental_owner;   # then try again",
         )
     return _refused(failed, state)

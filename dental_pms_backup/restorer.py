@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import databases, pinned, postgres, streams, tools
+from dental_pms_backup import confinement, databases, pinned, postgres, streams, tools
 from dental_pms_backup.errors import BackupError, RefusedError
 from dental_pms_backup.postgres import InContainer, OnHost, literal
 
@@ -83,7 +83,12 @@ select format('alter schema public owner to %I', r.rolname) from pg_roles r, pg_
 # The restorer owned the database: what it set there would be in force for every session, ours too.
 LOCK_OUT = """\
 alter role {role} nologin;
-select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = '{role}' \\g /dev/null
+do $dental_pms$ begin
+ for turn in 1..300 loop
+  perform pg_terminate_backend(pid), pg_stat_clear_snapshot() from pg_stat_activity where usename = '{role}';
+  exit when not found;
+  perform pg_sleep(0.1);
+ end loop; end $dental_pms$;
 alter database {database} reset all;
 select format('alter database %I with is_template false allow_connections true connection limit %s', {name},
  datconnlimit) from pg_database where datname = {live} \\gexec
@@ -128,17 +133,28 @@ do $dental_pms$ begin if exists (select from pg_temp.dental_pms_others b join ({
  where b.owner <> n.owner or b.acl is distinct from n.acl) then raise 'others' using errcode = 'DP006'; end if;
 end $dental_pms$;
 """
-# The server runs the functions of an index, and of what describes a table's content to the planner, by itself, as the
-# table's owner (autovacuum). So of a file from elsewhere a superuser gets nothing that stands on such a function.
+# Of a file from elsewhere a superuser gets nothing that would lend his rights to others. The server runs the functions
+# of an index, and of what describes a table's content to the planner, by itself, as the table's owner (autovacuum). A
+# function may be made to run as its owner, and a view or a rule looks into the system's tables as its owner; that is
+# of use where somebody else can log in.
 RUN_BY_THE_SERVER = """\
-do $dental_pms$ begin if (select rolsuper from pg_roles where rolname = {owner}) and exists (
+do $dental_pms$ begin if (select rolsuper from pg_roles where rolname = {owner}) and (exists (
+  select from pg_roles where rolcanlogin and not rolsuper) and (exists (
+   select from pg_proc p where p.prosecdef and p.oid >= 16384 and p.pronamespace <> '{role}'::regnamespace
+    and not exists (select from pg_depend e
+    where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e'))
+  or exists (select from pg_rewrite w join pg_class c on c.relnamespace = 'pg_catalog'::regnamespace
+    and (c.relkind = 'r' or not has_table_privilege('public', c.oid, 'select'))
+   where w.oid >= 16384 and w.ev_action::text ~ (':relid ' || c.oid || ' ') and not exists (select from pg_depend e
+    where e.classid = 'pg_class'::regclass and e.objid = w.ev_class and e.deptype = 'e')))
+ or exists (
  select from pg_depend d left join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid
  where (c.relkind in ('i', 'I') or d.classid = 'pg_statistic_ext'::regclass
    or d.classid = 'pg_type'::regclass and d.objid in (select rngtypid from pg_range))
   and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and d.refobjid >= 16384
   and (d.refclassid <> 'pg_type'::regclass
    or exists (select from pg_type t where t.oid = d.refobjid and t.typtype = 'd'))
-  and not exists (select from pg_depend e where e.classid = d.refclassid and e.objid = d.refobjid and e.deptype = 'e'))
+  and not exists (select from pg_depend e where e.classid = d.refclassid and e.objid = d.refobjid and e.deptype = 'e')))
  then raise 'run by the server' using errcode = 'DP007'; end if; end $dental_pms$;
 """
 # Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can.
@@ -149,6 +165,7 @@ select r.rolname from pg_roles r where r.rolsuper or r.rolcreaterole or r.rolcre
 SUPERUSERS = "select rolname from pg_roles where rolsuper"
 OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"
 EXTENSIONS = "select extname from pg_extension"
+GOING_ELSEWHERE = {"dblink", "postgres_fdw"}  # to another database of this server, too
 LEFT = f"select rolname from pg_roles where rolname ~ '^{PREFIX}[0-9a-f]{{12}}$';"
 
 
@@ -198,7 +215,8 @@ def _make(live: DatabaseSource, database: str, role: str, password: str, *, ours
     settings = "\n".join(f"alter role {role} set {name} = '{value}';" for name, value in UNLOGGED.items())
     databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(verifier(password)), settings=settings))
     databases.create_like(live.server, live.facts.database, database, owner=role)
-    known = [] if ours else postgres.ask(live.server, EXTENSIONS).splitlines()
+    there = [] if ours else postgres.ask(live.server, EXTENSIONS).splitlines()
+    known = [each for each in there if each not in GOING_ELSEWHERE]
     array = f"array[{', '.join(literal(each) for each in known)}]"
     script = MAKE_EXTENSION.format(role=role, ours=str(ours).lower(), known=array)
     script += OWN_PUBLIC.format(role=role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
@@ -224,7 +242,8 @@ def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
 
 def after_rights(restorer: Restorer) -> str:
     """Return the SQL that stands after them: the role has nothing any more."""
-    checks = f"reset session authorization;\n{COMPARE_OTHERS}{RUN_BY_THE_SERVER.format(owner=literal(restorer.owner))}"
+    lent = RUN_BY_THE_SERVER.format(owner=literal(restorer.owner), role=restorer.role)
+    checks = f"reset session authorization;\n{COMPARE_OTHERS}{lent}"
     return ("" if restorer.ours else checks) + GIVE_AWAY.format(
         role=restorer.role, owner=databases.quoted(restorer.owner)
     )
@@ -250,9 +269,9 @@ def superusers(live: DatabaseSource) -> list[str]:
     return postgres.ask(live.server, SUPERUSERS).splitlines()
 
 
-def mighty(live: DatabaseSource, owner: str) -> list[str]:
-    """Return the names of the roles that a file from elsewhere may not give anything to."""
-    return [role for role in postgres.ask(live.server, MIGHTY).splitlines() if role != owner]
+def mighty(live: DatabaseSource) -> list[str]:
+    """Return the roles that a file from elsewhere may give nothing to, unless one is the live database's owner."""
+    return postgres.ask(live.server, MIGHTY).splitlines()
 
 
 def verifier(password: str) -> str:
@@ -274,8 +293,11 @@ def _passfile(server: Server, password: str) -> Iterator[Path]:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as out:
             out.write(f"*:*:*:*:{password}\n")
-        if isinstance(server, OnHost) and server.run_as:
-            shutil.chown(file, server.run_as)
+        match server:
+            case OnHost(run_as=str(user)):
+                shutil.chown(file, user)
+            case InContainer(entry=OnHost()):  # its clients are confined
+                os.chown(file, int(confinement.STRANGER), int(confinement.STRANGER))
         yield file
 
 

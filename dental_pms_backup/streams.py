@@ -74,7 +74,9 @@ def compressor(level: int = USUAL_LEVEL) -> list[str]:
 def dump_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int) -> list[str]:
     """Return the argv that writes the database as plain SQL on stdout."""
     program = postgres.matching(server, facts, "pg_dump")
-    options = ("--format=plain", "--no-password", f"--lock-wait-timeout={lock_wait_s * 1000}")
+    options = ["--format=plain", "--no-password", f"--lock-wait-timeout={lock_wait_s * 1000}"]
+    if encoding := facts.settings.get("encoding"):  # the database's own, whatever is set for it
+        options.append(f"--encoding={encoding}")
     return postgres.client(server, program, *options, session=session)
 
 

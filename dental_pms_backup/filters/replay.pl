@@ -198,6 +198,10 @@ sub as_rights {
         $others++ if !$may_not;
         return [$is{ours} || !$may_not ? $statement : "ALTER $object OWNER TO $is{owner};", 0];
     }
+    if ($bare =~ /^$default$/i && !$is{ours}) {    # what a role that may do more will make is not the file's
+        my ($role) = $bare =~ /^ALTER DEFAULT PRIVILEGES FOR (?:ROLE|USER) ($ident)/i;
+        return ["", 0] if !defined $role || is_mighty($role);
+    }
     return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
         $other = $bare !~ /^RESET| DEFAULT$/i;
@@ -210,6 +214,11 @@ sub as_rights {
 }
 
 sub may_not_own {
+    my ($role) = @_;
+    return is_mighty($role) && named($role) ne named($is{owner} // "");
+}
+
+sub is_mighty {
     my ($role) = @_;
     my $bytes = named($role);
     return $mighty{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %mighty;
@@ -245,13 +254,9 @@ sub take {
     if ($one eq "begin" || $one eq "commit") {
         return put("\n" x ($statement =~ tr/\n//)) if $statement =~ /^(?:BEGIN|COMMIT)\s*;$/i;
     }
-    refuse("a statement that ends or divides the transaction") if $no{$one};
-    if ($one =~ /^(?:create|alter|drop)$/ && $of_the_server{$two} && "@$words" !~ /^\w+ user mapping\b/) {
-        my $hint = $two eq "database" ? ", as pg_dump --create writes it" : "";
-        refuse(uc("$one $two") . "$hint: of the server and not of a database");
-    }
+    check_words(@$words);
     if ($one eq "set" && $statement =~ /^SET client_encoding = '(\w+)';$/) {
-        refuse("an encoding that an old psql cannot be given safely") if !$is{restricts} && !$safe_encoding{lc $1};
+        refuse("an encoding in which psql may take a quote for a part of a character") if !$safe_encoding{lc $1};
         $encoding = $1;
         $rights = $statement . "\n" . $rights if $is{split};
     }
@@ -276,6 +281,16 @@ sub take {
     $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     return put(pins() . $statement, kind($statement));
+}
+
+# Dies at what ends the transaction, or changes the server, by the first words of a statement however long it is.
+sub check_words {
+    my ($one, $two) = (@_, "", "");
+    refuse("a statement that ends or divides the transaction") if $no{$one};
+    if ($one =~ /^(?:create|alter|drop)$/ && $of_the_server{$two} && "@_" !~ /^\w+ user mapping\b/) {
+        my $hint = $two eq "database" ? ", as pg_dump --create writes it" : "";
+        refuse(uc("$one $two") . "$hint: of the server and not of a database");
+    }
 }
 
 # Reads one statement, with what stands before it, and deals with it. False at the end of the file.
@@ -396,6 +411,7 @@ sub ended {
     $after_line = 0;
     if ($long) {
         refuse("a COPY that pg_dump does not write") if ($words->[0] // "") eq "copy";
+        check_words(@$words);
         put(substr($text, $from, $at - $from), "a long statement");
     }
     else {

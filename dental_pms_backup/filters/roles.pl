@@ -46,7 +46,7 @@ pos($text) = 0;
 while (pos $text < length $text) {
     next if $text =~ /\G(?:\s+|--[^\r\n]*|\\(?:un)?restrict \w+\n)/gc;
     next if $text =~ /\GSET (?:default_transaction_read_only = off|standard_conforming_strings = on);/gc;
-    if ($text =~ /\G(SET client_encoding = '\w+';)/gc) { $kept .= "$1\n" }
+    if ($text =~ /\G(SET client_encoding = '(?:UTF8|SQL_ASCII|LATIN\d+|WIN\d+|EUC_\w+|ISO_8859_\d|KOI8[RU]|MULE_INTERNAL)';)/gc) { $kept .= "$1\n" }
     elsif ($text =~ /\G(?:DO \$dental_pms\$ BEGIN )?CREATE ROLE ($ident);(?: EXCEPTION WHEN duplicate_object THEN NULL; END \$dental_pms\$;)?/gc) {
         $kept .= "CREATE ROLE $1;\n" if missing($1);
     }

@@ -124,6 +124,12 @@ HOSTILE = {
     "a statement without an end": ("SELECT 1", "the file ends within a statement"),
     "rows without an end": ("COPY t FROM stdin;\n1\n", "the file ends in the rows of a table"),
     "rollback": ("ROLLBACK;", "a statement that ends or divides the transaction"),
+    "a long rollback": (f"ROLLBACK /*{'x' * (3 << 20)}*/;", "a statement that ends or divides the transaction"),
+    "a long role": (f"CREATE ROLE /*{'x' * (3 << 20)}*/ evil;", "CREATE ROLE: of the server and not of a database"),
+    "an encoding of clients only": (
+        "SET client_encoding = 'SJIS';",
+        "an encoding in which psql may take a quote for a part of a character",
+    ),
     "commit and more": ("COMMIT AND CHAIN;", "a statement that ends or divides the transaction"),
     "prepare": ("PREPARE TRANSACTION 'x';", "a statement that ends or divides the transaction"),
     "create database": (
@@ -217,7 +223,7 @@ def test_an_old_psql_is_told_before_each_statement_how_to_read_it(tmp_path: Path
     assert fine.sql == f"SET client_encoding = 'LATIN1';\n{pin}{told}".replace("SET client", f"{pin}SET client", 1)
     unset = "RESET client_encoding; SET standard_conforming_strings = on;\n"
     assert passed(tmp_path, "SELECT 1;", *OLD_PSQL).sql.startswith(f"{unset}SELECT 1;")
-    assert "safely" in passed(tmp_path, "SET client_encoding = 'SJIS';", *OLD_PSQL).no
+    assert "a part of a character" in passed(tmp_path, "SET client_encoding = 'SJIS';", *OLD_PSQL).no
 
 
 def test_the_dumps_own_restrict_is_taken_out_and_so_is_what_divides_the_transaction(tmp_path: Path) -> None:
