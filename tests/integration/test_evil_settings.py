@@ -93,7 +93,7 @@ def typed(site: Site, *words: str, store: str) -> Ran:
 
 
 @pytest.mark.fault(
-    "Somebody evil", "a file from elsewhere changes the encoding, so that psql sees no quote where one is,"
+    "Somebody evil", "a file from elsewhere changes the encoding, so that psql sees no quote where one is"
 )
 @pytest.mark.parametrize("where", list(FILES))
 def test_no_encoding_hides_a_quote_from_psql(own_database: Site, trace: Path, where: str) -> None:
@@ -186,9 +186,7 @@ LENDS = {
 }
 
 
-@pytest.mark.fault(
-    "Somebody evil", "a file from elsewhere has what would lend the rights of the superuser who gets it:"
-)
+@pytest.mark.fault("Somebody evil", "a file from elsewhere has what would lend the rights of the superuser who gets it")
 @pytest.mark.parametrize("what", list(LENDS))
 def test_a_superuser_gets_nothing_that_lends_his_rights(own_database: Site, what: str) -> None:
     site = own_database
