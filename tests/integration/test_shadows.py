@@ -36,7 +36,8 @@ select format('create function evil.%I(%s) returns %s %s language plpgsql {body}
   case when proretset then 'setof' end, prorettype::regtype)
  from pg_proc p where pronamespace = 'pg_catalog'::regnamespace and proname = any ({names}) and prokind <> 'p'
  and not exists (select from pg_aggregate where aggfnoid = p.oid and aggkind <> 'n')
- and not proargtypes::oid[] && array['internal', '"any"']::regtype[]::oid[] and proretset = {is_set}
+ and not proargtypes::oid[] && array['internal', '"any"']::regtype[]::oid[]
+ and (proretset or prorettype = 'void'::regtype) = {is_set}
  and prorettype not in ('internal'::regtype, 'trigger'::regtype, 'event_trigger'::regtype) \\gexec
 """
 OF_ANY = """\
