@@ -25,7 +25,7 @@ LEFT = "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'"
 OWNERS_AND_RIGHTS = r"""
 create extension if not exists pg_trgm;
 create extension if not exists pgstattuple;
-create extension if not exists dblink;
+create extension if not exists pageinspect;
 alter schema wide owner to dental_owner;
 grant usage on schema wide to dental_app with grant option;
 revoke usage on schema public from public;
@@ -114,8 +114,9 @@ def dumps_like(site: Site, name: str) -> None:
 @pytest.mark.parametrize("source", ["latest", "elsewhere"])
 def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source: str) -> None:
     site = wide
-    if source == "elsewhere":  # an event trigger, and a publication of all tables, only a superuser may make
+    if source == "elsewhere":  # these only a superuser may make, or be given
         sql(site.server, "drop event trigger told", "drop event trigger asleep", "drop publication everything")
+        sql(site.server, "alter default privileges revoke select on sequences from dental_reader")
         file = site.place / "elsewhere.sql"
         file.write_text(as_cluster_user(site.server, "pg_dump").stdout)
         source = str(file)
@@ -182,11 +183,26 @@ def test_an_extension_that_the_server_lacks_is_named(own_database: Site) -> None
     assert (done.returncode, done.stdout) == (1, "")
     assert "at CREATE EXTENSION no_such_one: the server does not have it installed" in done.stderr
     untrusted = site.place / "untrusted.sql"
-    untrusted.write_bytes(text.replace(begins, more.replace(b"no_such_one", b"dblink") + begins, 1))
+    untrusted.write_bytes(text.replace(begins, more.replace(b"no_such_one", b"pageinspect") + begins, 1))
     done = site.run("restore", "db", str(untrusted))
-    assert "at CREATE EXTENSION dblink: it is not a trusted one, and the live database does not have it" in done.stderr
-    sql(site.server, "create extension dblink")
+    assert (
+        "at CREATE EXTENSION pageinspect: it is not a trusted one, and the live database does not have" in done.stderr
+    )
+    sql(site.server, "create extension pageinspect")
     assert site.run("restore", "db", str(untrusted)).returncode == 0
+
+
+def test_a_file_from_elsewhere_gets_no_extension_that_reaches_other_databases(own_database: Site) -> None:
+    site = own_database
+    (file,) = site.store.glob("db/db_*.sql.gz")
+    begins = b"CREATE TYPE "
+    more = b"CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n\n\n"
+    linked = site.place / "linked.sql"
+    linked.write_bytes(gzip.decompress(file.read_bytes()).replace(begins, more + begins, 1))
+    sql(site.server, "create extension dblink")
+    done = site.run("restore", "db", str(linked))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "at CREATE EXTENSION dblink: it is not a trusted one" in done.stderr
 
 
 @contextlib.contextmanager
