@@ -13,6 +13,7 @@ from tests.system.test_7_drill import left_behind
 
 DRILL = admin.DRILL
 USER = "dental-pms-drill"
+UIDS = {"trixie": 873, "bookworm": 874}
 OURS = "docker ps --quiet --filter label=dental-pms-backup.drill"
 DATA = "/var/lib/docker/volumes/dental-pms_dental_pms_db/_data"
 HOSTS = ["/etc/shadow", admin.CONFIG, admin.FALLBACK_STORE, DATA]
@@ -43,6 +44,8 @@ def host(practice_machine: Machine, source: str) -> Iterator[Machine]:
     """Both machines, with the package as delivered; afterwards nothing evil is in a database."""
     admin.make_ready(practice_machine)
     practice_machine.run(f"systemctl stop {DRILL}; systemctl reset-failed")
+    # the kernel counts a user's processes by number, on both machines together
+    practice_machine.run(f"usermod --uid {UIDS[practice_machine.suite]} {USER}")
     if source == "native":
         admin.make_native_ready(practice_machine)
         practice_machine.write(admin.CONFIG, admin.NATIVE)
