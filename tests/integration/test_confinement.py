@@ -100,14 +100,15 @@ def test_what_somebody_evil_tries_means_something_without_the_cage(place: Path) 
     refused = {what for what, outcome in outcomes.items() if outcome == evil_tries.REFUSED}
     assert refused <= evil_tries.NOT_COMPILED
     for what in (
-        evil_tries.ABSTRACT,
-        evil_tries.SERVICE,
+        "a TCP connection",
         "a signal",
         "reading by trace",
         "a process beside its parent",
         "shared memory",
     ):
         assert outcomes[what] == "done"
+    for what in (evil_tries.SERVICE, evil_tries.ABSTRACT):  # by then it may be in a network of its own
+        assert outcomes[what] in {"done", "Connection refused"}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the other ways into this kernel are those of x86_64")
