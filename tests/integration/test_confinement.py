@@ -108,7 +108,7 @@ def test_what_somebody_evil_tries_means_something_without_the_cage(place: Path) 
     ):
         assert outcomes[what] == "done"
     for what in (evil_tries.SERVICE, evil_tries.ABSTRACT):  # by then it may be in a network of its own
-        assert outcomes[what] in {"done", "Connection refused"}
+        assert outcomes[what] in {"done", "Connection refused", "Network is unreachable"}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the other ways into this kernel are those of x86_64")
