@@ -39,6 +39,7 @@ def host(request: pytest.FixtureRequest, practice_machine: Machine) -> Iterator[
     """Both machines, with a good set in the store, each road, and a role that would like to be more."""
     faults.make_ready(practice_machine)
     practice_machine.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {request.param}}}\n")
+    admin.took(practice_machine, "restore db latest")  # removes the role of a restore that another test killed
     practice.sql(practice_machine, "create role evil")
     yield practice_machine
     practice_machine.run(f"rm -f {FILE}")
