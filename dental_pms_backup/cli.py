@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from dental_pms_backup import config
     from dental_pms_backup.artefacts import Stream
+    from dental_pms_backup.config import Config
     from dental_pms_backup.progress import Watch
 
 DONE, FAILED = 0, 1
@@ -82,12 +82,12 @@ def _run(arguments: Arguments) -> int:
     journal.prepare()
     notify.prepare()
     try:
-        settings = _settings(arguments)
+        config = _settings(arguments)
         wanted = _streams(arguments.streams)
         if arguments.dry_run:
-            _print(report.rehearsal_lines(settings.store, *run.rehearse(settings, wanted, now=_now())))
+            _print(report.rehearsal_lines(config.store, *run.rehearse(config, wanted, now=_now())))
             return DONE
-        taken = run.take(settings, wanted, now=_now(), watch=_watch(arguments, settings))
+        taken = run.take(config, wanted, now=_now(), watch=_watch(arguments, config))
     except BackupError as error:
         with contextlib.suppress(OutputError):  # the failure is the one to tell
             _print([f"failure={error.cause}", "backup_run_status=failed"])
@@ -97,19 +97,19 @@ def _run(arguments: Arguments) -> int:
             _print(["failure=bug", "backup_run_status=failed"])
         raise
     _print([*report.run_lines(taken), "backup_run_status=ok"])
-    follow(settings)
+    follow(config)
     return DONE
 
 
 def _list(arguments: Arguments) -> int:
     from dental_pms_backup import artefacts, report
 
-    sets = artefacts.listing(_settings(arguments).store)
+    listed = artefacts.listing(_settings(arguments).store)
     if arguments.json:
-        _print_json([report.set_summary(stored) for stored in sets])
+        _print_json([report.set_summary(stored) for stored in listed])
     else:
         color = sys.stdout.isatty() and not arguments.no_color and "NO_COLOR" not in os.environ
-        _print(report.set_table(sets, _now(), color=color), colored=color)
+        _print(report.set_table(listed, _now(), color=color), colored=color)
     return DONE
 
 
@@ -128,12 +128,12 @@ def _show(arguments: Arguments) -> int:
 def _verify(arguments: Arguments) -> int:
     from dental_pms_backup import artefacts, audit, report
 
-    settings = _settings(arguments)
-    store = settings.store
-    sets = [artefacts.find(store, name) for name in arguments.sets] or artefacts.listing(store)
-    if not sets:
+    config = _settings(arguments)
+    store = config.store
+    chosen = [artefacts.find(store, name) for name in arguments.sets] or artefacts.listing(store)
+    if not chosen:
         artefacts.find(store, "latest")
-    found = [audit.verify_set(store, stored, watch=_watch(arguments, settings)) for stored in sets]
+    found = [audit.verify_set(store, stored, watch=_watch(arguments, config)) for stored in chosen]
     verdicts = [verdict for verdict in found if verdict]
     if arguments.json:
         _print_json([report.verdict_summary(verdict) for verdict in verdicts])
@@ -145,16 +145,16 @@ def _verify(arguments: Arguments) -> int:
 def _restore(arguments: Arguments) -> int:
     from dental_pms_backup import getting_back
 
-    settings = _settings(arguments)
-    getting_back.restore_as_asked(settings, arguments, now=_now(), watch=_watch(arguments, settings), say=_print)
+    config = _settings(arguments)
+    getting_back.restore_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=_print)
     return DONE
 
 
 def _extract(arguments: Arguments) -> int:
     from dental_pms_backup import getting_back
 
-    settings = _settings(arguments)
-    getting_back.extract_as_asked(settings, arguments, watch=_watch(arguments, settings), say=_print)
+    config = _settings(arguments)
+    getting_back.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=_print)
     return DONE
 
 
@@ -162,8 +162,8 @@ def _drill(arguments: Arguments) -> int:
     from dental_pms_backup import drill, report
 
     try:
-        settings = _settings(arguments)
-        drilled = drill.perform(settings, arguments.set, now=_now(), watch=_watch(arguments, settings))
+        config = _settings(arguments)
+        drilled = drill.perform(config, arguments.set, now=_now(), watch=_watch(arguments, config))
         if drilled is None:
             _print(["drill_status=nothing"])
             return DONE
@@ -224,19 +224,19 @@ def _config_check(arguments: Arguments) -> int:
 def _config_show(arguments: Arguments) -> int:
     from dental_pms_backup import keys
 
-    settings = _settings(arguments)
+    config = _settings(arguments)
     shown = {
         name: {
             "value": keys.plain(value),
             "origin": origin,
         }
-        for (name, value), origin in zip(settings.values.items(), settings.origins.values(), strict=True)
+        for (name, value), origin in zip(config.values.items(), config.origins.values(), strict=True)
     }
     if arguments.json:
-        _print_json({"store": str(settings.store), "keys": shown})
+        _print_json({"store": str(config.store), "keys": shown})
     else:
-        _print([f"# the store is {settings.store}"])
-        _print(f"{name}: {keys.render(value)}  # {settings.origins[name]}" for name, value in settings.values.items())
+        _print([f"# the store is {config.store}"])
+        _print(f"{name}: {keys.render(value)}  # {config.origins[name]}" for name, value in config.values.items())
     return DONE
 
 
@@ -292,7 +292,7 @@ def _demo(arguments: Arguments) -> int:
     return DONE
 
 
-def _settings(arguments: Arguments) -> config.Config:
+def _settings(arguments: Arguments) -> Config:
     from dental_pms_backup import config
 
     return config.load(arguments.config, os.environ)
@@ -309,10 +309,10 @@ def _streams(names: list[str]) -> list[Stream]:
     return [stream for stream in Stream if not names or stream in names]
 
 
-def _watch(arguments: Arguments, settings: config.Config) -> Watch:
+def _watch(arguments: Arguments, config: Config) -> Watch:
     from dental_pms_backup.progress import Watch
 
-    return Watch(bar=_bar(arguments), stall_timeout_s=settings.stall_timeout_s)
+    return Watch(bar=_bar(arguments), stall_timeout_s=config.stall_timeout_s)
 
 
 def _bar(arguments: Arguments) -> bool:

@@ -64,10 +64,10 @@ def perform(*, keep: Path | None, now: datetime, say: Callable[[str], None], bar
         counts = postgres.ask(live, COUNTS)
         say(f"A sample practice is in it: {counts}, {IMAGES} images.")
         store = keep or place / "store"
-        settings = config.load(_settings(place, live, images, store), {})
+        loaded = config.load(_settings(place, live, images, store), {})
         say("")
         say(f"$ dental-pms-backup --config {place}/backup.yaml run")
-        taken = run.take(settings, list(Stream), now=now, watch=Watch(bar=bar))
+        taken = run.take(loaded, list(Stream), now=now, watch=Watch(bar=bar))
         for line in [*report.run_lines(taken), "backup_run_status=ok"]:
             say(line)
         say("")

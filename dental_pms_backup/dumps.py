@@ -244,8 +244,8 @@ def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
     """Return the set in the store that a file belongs to, None for a file from elsewhere."""
     if not file.is_relative_to(store.resolve()):
         return None
-    sets = [stored for stored in artefacts.listing(store) if (artefact := stored.artefact(kind))]
-    found = [each for each in sets if (artefact := each.artefact(kind)) and (store / artefact.path).resolve() == file]
+    listed = [stored for stored in artefacts.listing(store) if (artefact := stored.artefact(kind))]
+    found = [each for each in listed if (artefact := each.artefact(kind)) and (store / artefact.path).resolve() == file]
     return found[0] if found else None
 
 

@@ -57,12 +57,12 @@ class Matched:
 class Listing:
     """An archive while it is read to its last byte; its list comes into a directory."""
 
-    programs: tools.Running
+    pipeline: tools.Running
     place: Path
 
     def count(self, beat: Beat = None) -> int:
         """Wait for the archive's end and return how many entries it has; DrillError when a program fails."""
-        _demand(self.programs.wait(beat))
+        _demand(self.pipeline.wait(beat))
         return _count(self.place / "entries", beat)
 
 
@@ -73,9 +73,9 @@ def listing(source: int, place: Path) -> Iterator[Listing]:
     tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
     with (
         _new(place / "entries") as out,
-        tools.running(verify.unpacker(), tar, source=source, out=out) as programs,
+        tools.running(verify.unpacker(), tar, source=source, out=out) as pipeline,
     ):
-        yield Listing(programs=programs, place=place)
+        yield Listing(pipeline=pipeline, place=place)
 
 
 def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:

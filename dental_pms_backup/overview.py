@@ -18,12 +18,12 @@ TIMER = "dental-pms-backup.timer"
 
 def status(store: Path, *, now: datetime) -> dict[str, Any]:
     """Return what ``status`` shows, without touching anything."""
-    sets = artefacts.listing(store)
-    newest = sets[-1] if sets else None
-    proven = next((stored for stored in reversed(sets) if stored.state == "proven"), None)
+    listed = artefacts.listing(store)
+    newest = listed[-1] if listed else None
+    proven = next((stored for stored in reversed(listed) if stored.state == "proven"), None)
     return {
         "store": str(store),
-        "sets": len(sets),
+        "sets": len(listed),
         "newest_set": newest and {**_age(newest, now), "state": newest.state},
         "newest_proven": proven and _age(proven, now),
         "last_run": ledger.last_report(store),

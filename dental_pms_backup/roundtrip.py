@@ -127,7 +127,7 @@ class Tally:
 class Counting:
     """A dump while it is counted; what is known of it then comes to ``out``."""
 
-    programs: tools.Running
+    pipeline: tools.Running
     out: int
 
     def tally(self, beat: Beat = None) -> Tally:
@@ -135,7 +135,7 @@ class Counting:
 
         DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
         """
-        ended = self.programs.wait(beat)
+        ended = self.pipeline.wait(beat)
         failed = next((program for program in reversed(ended) if not program.ok), None)
         if failed and failed.program in UNPACKERS and failed.exit_code > 0:
             raise DrillError(f"db: {failed}, expected to read the dump to its end")
@@ -149,9 +149,9 @@ def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Count
     """Count the dump that a pipeline writes beside what the block does."""
     with (
         tools.memory("tally") as out,
-        tools.running(*argvs, ["perl", "-e", TALLY], source=source, out=out) as programs,
+        tools.running(*argvs, ["perl", "-e", TALLY], source=source, out=out) as pipeline,
     ):
-        yield Counting(programs=programs, out=out)
+        yield Counting(pipeline=pipeline, out=out)
 
 
 def counting_packed(source: int) -> contextlib.AbstractContextManager[Counting]:

@@ -111,11 +111,11 @@ def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tupl
     preflight.check_mount(config.store, config.room)
     found = sources.reach(config, wanted)
     _check_apart(config.store, found)
-    sets = artefacts.listing(config.store)
+    listed = artefacts.listing(config.store)
     if config.store.is_dir():
-        _check_room(config, found, sets)
+        _check_room(config, found, listed)
     chosen = [
-        choice for stream in wanted for choice in retention.choices(sets, stream, config.retention, now=now, coming=1)
+        choice for stream in wanted for choice in retention.choices(listed, stream, config.retention, now=now, coming=1)
     ]
     return found, [choice for choice in chosen if not choice.keep]
 
@@ -123,8 +123,8 @@ def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tupl
 def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
     """Let old sets go as a run does at its end, and return every choice; with ``dry_run`` nothing is removed."""
     if dry_run:
-        sets = artefacts.listing(config.store)
-        return [choice for stream in Stream for choice in retention.choices(sets, stream, config.retention, now=now)]
+        listed = artefacts.listing(config.store)
+        return [choice for stream in Stream for choice in retention.choices(listed, stream, config.retention, now=now)]
     with _told("prune"), lock.held(config.store, wait_s=config.lock_wait_s):
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 

@@ -78,7 +78,7 @@ def sandboxed(
             yield server
 
 
-def programs(major: int) -> Path | None:
+def bin_directory(major: int) -> Path | None:
     """Return the directory of a major version's programs, None where no server of that version is installed."""
     return next((path.parent for path in INSTALLED.glob(f"{major}/bin/initdb")), None)
 

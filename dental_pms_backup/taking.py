@@ -53,20 +53,20 @@ class Proven:
     changed: tuple[str, ...] = ()
 
 
-def database(order: Order, source: DatabaseSource, settings: config.Database) -> Proven:
+def database(order: Order, source: DatabaseSource, wanted: config.Database) -> Proven:
     """Take the database and the roles that it needs; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     files = postgres.table_files(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
             streams.dump_database(
-                server, facts, draft.descriptor, lock_wait_s=settings.lock_wait_s, level=order.level, beat=beat
+                server, facts, draft.descriptor, lock_wait_s=wanted.lock_wait_s, level=order.level, beat=beat
             )
         dump, rows = _prove(order, draft, reading)
     postgres.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
-            streams.dump_roles(server, facts, draft.descriptor, passwords=settings.role_passwords, beat=beat)
+            streams.dump_roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
         roles, _ = _prove(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dump["size_bytes"], source.told)

@@ -194,7 +194,7 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
 @contextlib.contextmanager
 def cluster(place: Path, major: int, *, superuser: str, longest_s: float) -> Iterator[OnHost]:
     """Run a private cluster of a version, in a sandbox, below a directory; ToolMissingError when none is installed."""
-    bin_dir = scratch.programs(major)
+    bin_dir = scratch.bin_directory(major)
     if bin_dir is None:
         raise ToolMissingError(
             f"drill: no server of PostgreSQL {major} is installed, expected the version of the set's",
@@ -212,7 +212,7 @@ def cluster(place: Path, major: int, *, superuser: str, longest_s: float) -> Ite
 
 def has_cluster(major: int) -> bool:
     """Tell whether a private cluster of a major version can be made here."""
-    return scratch.programs(major) is not None
+    return scratch.bin_directory(major) is not None
 
 
 def identity(server: Server) -> Identity:

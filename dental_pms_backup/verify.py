@@ -173,7 +173,7 @@ class Readings:
     @property
     def over(self) -> bool:
         """Tell whether all has been read, so that a proof takes no time; unless gzip has to decide."""
-        return self.reading.programs.over and self.summing.programs.over
+        return self.reading.pipeline.over and self.summing.pipeline.over
 
     def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
         """Wait until all of a file has been read that does not grow any more, and prove that it holds what it has to.
@@ -232,7 +232,7 @@ def reopened(source: int) -> contextlib.AbstractContextManager[int]:
 class _Reading:
     """A pipeline that reads a whole file from ``source``; what it prints is small and comes to ``out``."""
 
-    programs: tools.Running
+    pipeline: tools.Running
     source: int
     out: int
 
@@ -246,7 +246,7 @@ class _Reading:
     def checksum(self, path: Path, beat: Beat) -> str:
         """Return the checksum of the file; VerificationError unless all of it was read."""
         _, out = self._printed(path, beat)
-        if self.programs.unfed:
+        if self.pipeline.unfed:
             return sha256(path, self.source, beat=beat)
         summed = _sum_in(path, out)
         size_bytes = os.fstat(self.source).st_size
@@ -255,7 +255,7 @@ class _Reading:
         return summed
 
     def _printed(self, path: Path, beat: Beat) -> tuple[tuple[tools.Ended, ...], bytes]:
-        ended = self.programs.wait(beat)
+        ended = self.pipeline.wait(beat)
         failed = next((program for program in ended if not program.ok and not program.broken_pipe), None)
         failed = failed or next((program for program in ended if not program.ok), None)
         if failed:
@@ -268,8 +268,8 @@ class _Reading:
 
 @contextlib.contextmanager
 def _running(*argvs: Sequence[str], source: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
-    with tools.memory("checked") as out, tools.running(*argvs, source=source, out=out, grows=grows) as programs:
-        yield _Reading(programs=programs, source=source, out=out)
+    with tools.memory("checked") as out, tools.running(*argvs, source=source, out=out, grows=grows) as pipeline:
+        yield _Reading(pipeline=pipeline, source=source, out=out)
 
 
 def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Path | None, beat: Beat) -> _Answer:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config import Config
 
 
-def settings(tmp_path: Path, *, wanted: bool) -> Config:
+def configured(tmp_path: Path, *, wanted: bool) -> Config:
     file = tmp_path / "backup.yaml"
     file.write_text(f"drill:\n  after_run: {'true' if wanted else 'false'}\n")
     return config.load(file, {})
@@ -28,7 +28,7 @@ def test_the_service_is_started_only_when_it_is_wanted(
 ) -> None:
     program(tmp_path / "bin", "systemctl", f'echo "$*" >{tmp_path}/called\n')
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    after_run.follow(settings(tmp_path, wanted=wanted))
+    after_run.follow(configured(tmp_path, wanted=wanted))
     called = tmp_path / "called"
     assert (called.read_text() if called.exists() else "") == (
         "start --no-block dental-pms-backup-drill.service\n" if wanted else ""
@@ -38,4 +38,4 @@ def test_the_service_is_started_only_when_it_is_wanted(
 def test_a_service_that_does_not_start_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "bin", "systemctl", "exit 5\n")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    after_run.follow(settings(tmp_path, wanted=True))
+    after_run.follow(configured(tmp_path, wanted=True))

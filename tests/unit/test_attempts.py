@@ -60,12 +60,12 @@ class Practice:
             host="/run", port=1, user="u", database="d", run_as=None, pgpass_file=None, bin_dir=self.place / "bin"
         )
         (self.place / "backup.yaml").write_text("keep: 3\n")
-        settings = config.load(self.place / "backup.yaml", {})
+        loaded = config.load(self.place / "backup.yaml", {})
         order = taking.Order(
             store=self.place / "store",
             name=NAME,
             earlier=(),
-            limits=settings.suspect,
+            limits=loaded.suspect,
             level=6,
             watch=Watch(stall_timeout_s=90),
         )
@@ -73,7 +73,7 @@ class Practice:
             database=DatabaseSource(server=server, facts=FACTS),
             attachments=AttachmentsSource(path=self.images, container=""),
         )
-        return attempts.take_all(order, found, settings)
+        return attempts.take_all(order, found, loaded)
 
 
 @pytest.fixture

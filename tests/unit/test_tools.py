@@ -266,9 +266,9 @@ def test_no_thread_is_left_running(tmp_path: Path) -> None:
 def followed(tmp_path: Path, argv: list[str]) -> tuple[bool, bool, int]:
     """Let a program read 3 MiB that might have grown; return if it succeeded, got all, and how much it passed on."""
     with file(tmp_path / "source", os.urandom(3 << 20)) as source, file(tmp_path / "out") as out:
-        with tools.running(argv, source=source, out=out, grows=lambda: False) as programs:
-            (ended,) = programs.wait()
-        return ended.ok, not programs.unfed, os.fstat(out).st_size
+        with tools.running(argv, source=source, out=out, grows=lambda: False) as pipeline:
+            (ended,) = pipeline.wait()
+        return ended.ok, not pipeline.unfed, os.fstat(out).st_size
 
 
 def test_nothing_is_left_of_what_followed_a_file(tmp_path: Path) -> None:

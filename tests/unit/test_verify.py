@@ -439,7 +439,7 @@ def test_checksum_of_a_part_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_runs_any_more_when_the_writer_gives_up(tmp_path: Path) -> None:
     with being_written(tmp_path / "draft", Kind.ATTACHMENTS) as (_, _, reading):
-        pids = [process.pid for process in reading.reading.programs._started]  # noqa: SLF001 - to see them end
+        pids = [process.pid for process in reading.reading.pipeline._started]  # noqa: SLF001 - to see them end
         assert not any(gone(pid) for pid in pids)
     assert [gone(pid) for pid in pids] == [True] * 3
 
