@@ -15,9 +15,9 @@ def main() -> int:
             pass  # the command line tries again, and says so
         else:
             return 0
-    from dental_pms_backup import cli
+    from dental_pms_backup.cli import commands
 
-    return cli.main()
+    return commands.main()
 
 
 if __name__ == "__main__":

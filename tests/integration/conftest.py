@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import durable, postgres, scratch
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.drill import private_cluster
+from dental_pms_backup.host import durable
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration.drills import change_manifest
 from tests.integration.support import JOURNAL, TREE, Site, as_cluster_user, release, sql
@@ -57,7 +59,7 @@ def grounds() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def live(grounds: Path) -> Iterator[OnHost]:
     """The live server, with the sample practice in its database."""
-    with scratch.cluster(grounds / "live", database="practice") as server:
+    with private_cluster.cluster(grounds / "live", database="practice") as server:
         loaded = as_cluster_user(server, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=PRACTICE.read_text())
         assert loaded.returncode == 0, loaded.stderr
         sql(server, "checkpoint")  # else a crash in a test would move the sequences on, for all tests after it

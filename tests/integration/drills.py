@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration.faults import Met, events, listening
 from tests.integration.support import CANARIES, Disk, Ran, Site, sql

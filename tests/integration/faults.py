@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup import postgres
+from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.support import CANARIES, Journal, Site, processes_about, signalled, sql, wait_until
 

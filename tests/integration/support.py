@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live.postgres import OnHost
 
 TREE = Path(__file__).resolve().parents[2]
 PROGRAMS = Path("/usr/lib/postgresql")

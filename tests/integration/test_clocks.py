@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.faults import A_NEW_SET
 from tests.integration.faults import LOCK_ALL, OK, events, listening, recovers, succeeds

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import confinement, postgres, tools
-from dental_pms_backup.postgres import InContainer, Inside, OnHost
+from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
 from tests import evil_tries
 from tests.integration.support import PATH, alive, connection, dump, environment, wait_until, without_noise
 
@@ -171,7 +172,7 @@ def test_program_in_the_cage_cannot_start_processes_without_end() -> None:
 
 def test_whatever_a_program_in_the_cage_started_ends_with_it(place: Path) -> None:
     (place / "leaves").write_text(LEAVES)
-    ended, out = tools.capture([*confinement.inside(Path("/"), USER, USER, SETTINGS), "perl", str(place / "leaves")])
+    ended, out = programs.capture([*confinement.inside(Path("/"), USER, USER, SETTINGS), "perl", str(place / "leaves")])
     assert ended.exit_code == 0
     wait_until(lambda: not alive(int(out)))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dental_pms_backup import postgres
+from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration import drills
 from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import sandbox
+from dental_pms_backup.host import sandbox
 from tests import evil_dump, faults
 from tests.evil_dump import BEGINNING, FILLS_THE_DISK, SWAPS_THE_SOCKET, Tries, planted
 from tests.integration import drills

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from dental_pms_backup import postgres
-from dental_pms_backup.artefacts import Kind
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
+from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.drills import know

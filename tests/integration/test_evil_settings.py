@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres
+from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import events, listening, recovers

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres
+from dental_pms_backup.live import postgres
 from tests.integration import filesystems
 from tests.integration.faults import listening
 from tests.integration.support import Ran, Site, on_disk, sql

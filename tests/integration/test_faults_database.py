@@ -16,8 +16,8 @@ from typing import TypeVar
 
 import pytest
 
-from dental_pms_backup import postgres
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
 from tests.integration.faults import FAILED, LOCK_ALL, Met, fails, recovers, succeeds
 from tests.integration.support import (
     Argvs,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import throwaway
-from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.drill import copy_container
+from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration import drills
 from tests.integration.drills import knows_its_files, rearchived, replaced, rewrite, without_table
@@ -245,7 +245,7 @@ def filled_when_it_runs(directory: Path) -> Iterator[None]:
 
 @pytest.mark.fault("Ourselves", "a drill was killed as it started its server, which goes on")
 def test_a_server_that_a_killed_drill_left_is_ended_by_the_next(site: Site) -> None:
-    left = site.place / f"{throwaway.PREFIX}{throwaway.mark_of(site.store)}-left"
+    left = site.place / f"{copy_container.PREFIX}{copy_container.mark_of(site.store)}-left"
     left.mkdir()
     idle = ["bash", "-c", 'exec -a /x/postgres python3 -c "import time; time.sleep(60)" -D "$0/pg"', str(left)]
     with subprocess.Popen(idle) as server, listening(site) as journal:

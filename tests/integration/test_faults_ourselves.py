@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.faults import A_NEW_SET, AS_BEFORE
 from tests.integration.faults import LOCK_ALL, OK, events, fails, is_interrupted, listening, recovers, succeeds

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, scratch, swap
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.drill import private_cluster
+from dental_pms_backup.live import postgres, swap
+from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration import filesystems
 from tests.integration.conftest import databases_like
@@ -285,7 +286,7 @@ def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator[tuple["su
 @contextlib.contextmanager
 def small_site(site: Site, directory: Path) -> Iterator[Site]:
     """The site with a server of its own and a small database there, which the site's set is to replace."""
-    with scratch.cluster(directory, database="small") as server:
+    with private_cluster.cluster(directory, database="small") as server:
         sql(server, "create table mine as select 1 as n")
         site.server = server
         site.configure({"native.host": server.host, "native.database": "small"})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import artefacts
+from dental_pms_backup.store import sets
 from tests import faults
 from tests.integration.faults import (
     FAILED,
@@ -294,7 +294,7 @@ def test_a_removal_leaves_no_set_half_wherever_the_disk_refuses_it(site: Site) -
             told = [event for event in events(journal.close()) if event == "run-failed"]
         assert_refused(trace, site.store)
         assert (done.returncode, done.stdout) == (1, "")
-        states = {stored.name: stored.state for stored in artefacts.listing(site.store)}
+        states = {stored.name: stored.state for stored in sets.listing(site.store)}
         assert states.pop(newest) == "verified"
         assert set(states.values()) <= {"verified", "unproven"}
         faults.saw(status=1, store="the newest set as it was, no older one damaged", events=told)
@@ -576,7 +576,7 @@ def test_a_set_that_was_damaged_is_told_of_and_pushes_no_good_one_out(
     bad = site.takes()
     damage(site.store / path.format(bad))
     before = site.set_files()
-    assert {stored.name: stored.state for stored in artefacts.listing(site.store)} == {good: "verified", bad: state}
+    assert {stored.name: stored.state for stored in sets.listing(site.store)} == {good: "verified", bad: state}
     verified = site.run("verify")
     assert verified.stdout.startswith(f"{good}: good\n{bad}: {'damaged' if said else 'good'}\n")
     assert (said in verified.stdout, verified.returncode) == (True, 1 if said else 0)

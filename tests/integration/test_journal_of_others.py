@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import journal
+from dental_pms_backup.host import journal
 from tests.integration.support import TREE, Journal, environment
 
 # those that let the program fail, in this process and in others
-FAILING = ("test_cli.py", "test_admin.py", "test_config.py")
-WRITES = "from dental_pms_backup import journal; journal.write(journal.Event.REFUSED, 'heard')"
+FAILING = ("cli/test_commands.py", "store/test_admin.py", "config/test_settings.py")
+WRITES = "from dental_pms_backup.host import journal; journal.write(journal.Event.REFUSED, 'heard')"
 
 
 @pytest.fixture

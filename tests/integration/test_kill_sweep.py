@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import artefacts
-from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.store import sets
+from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration.faults import OK
 from tests.integration.support import HEEDS_SIGNALS, TREE, Disk, Site, environment, on_disk, release
@@ -117,14 +117,14 @@ def goes_well(site: Site) -> None:
     done = site.run("run")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, OK), done.stderr
     assert site.drafts() == []
-    sets = artefacts.listing(site.store)
-    assert [stored.state for stored in sets] == ["verified"] * len(sets)
-    assert len(sets) <= KEEP
-    assert_good(site, sets[-1].name)
+    listed = sets.listing(site.store)
+    assert [stored.state for stored in listed] == ["verified"] * len(listed)
+    assert len(listed) <= KEEP
+    assert_good(site, listed[-1].name)
 
 
 def assert_good(site: Site, name: str) -> None:
-    stored = artefacts.find(site.store, name)
+    stored = sets.find(site.store, name)
     contents = {artefact.kind: (site.store / artefact.path).read_bytes() for artefact in stored.artefacts}
     assert contents.keys() == set(Kind)
     assert all(hashlib.sha256(contents[artefact.kind]).hexdigest() == artefact.sha256 for artefact in stored.artefacts)
@@ -135,5 +135,5 @@ def assert_good(site: Site, name: str) -> None:
 def sets_on_disk(site: Site) -> dict[str, Disk]:
     """Return the files of each set that counts, one with a manifest, oldest first."""
     files = on_disk(site.store)
-    names = [stored.name for stored in artefacts.listing(site.store) if stored.manifest]
+    names = [stored.name for stored in sets.listing(site.store) if stored.manifest]
     return {name: {path: facts for path, facts in files.items() if name in path} for name in names}

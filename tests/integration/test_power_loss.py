@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from dental_pms_backup import artefacts, instructions, publishing
-from dental_pms_backup.artefacts import NAME_PATTERN
-from dental_pms_backup.durable import draft_path
+from dental_pms_backup.host.durable import draft_path
+from dental_pms_backup.store import publishing, restore_txt, sets
+from dental_pms_backup.store.sets import NAME_PATTERN
 from tests import faults
 from tests.faults import AS_BEFORE
 from tests.integration import traces
@@ -106,7 +106,7 @@ def half(tree: Tree, *, trimmed: bool = True) -> Iterator[str]:
             yield f"set {name} is not whole"
             continue
         said = (tree.get(f"sets/{name}.sha256") or b"").decode().splitlines()
-        wanted = artefacts.checksum_lines(manifest).splitlines()
+        wanted = sets.checksum_lines(manifest).splitlines()
         if said != wanted and not (trimmed and manifest.get("trimmed") and set(wanted) < set(said)):
             yield f"set {name} has other checksums"
 
@@ -290,7 +290,7 @@ def runs_on(site: Site, run: Recorded, tree: Tree) -> None:
     wanted = {name for name, _ in whole(run.of_store(tree))}
     done = site.run("run", BACKUP_KEEP="99")
     assert done.returncode == 0, done.stderr
-    assert {stored.name for stored in artefacts.listing(store) if stored.manifest and not stored.problems} > wanted
+    assert {stored.name for stored in sets.listing(store) if stored.manifest and not stored.problems} > wanted
     assert site.run("verify").returncode == 0
 
 
@@ -314,7 +314,7 @@ REMOVAL = ["sync sets", "sync ledger.jsonl", "sync .", "sync ledger.jsonl"]  # a
 def test_the_model_objects_when_an_fsync_is_missing(
     site: Site, scene: Callable[[Site], Recorded], needless: list[str]
 ) -> None:
-    instructions.leave(site.store)
+    restore_txt.leave(site.store)
     run = scene(site)
     without = [
         (step, dataclasses.replace(run, steps=[each for each in run.steps if each is not step]))

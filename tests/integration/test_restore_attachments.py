@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import swap
+from dental_pms_backup.live import swap
 from tests import faults
 from tests.integration.faults import events, listening
 from tests.integration.support import (
@@ -34,12 +34,14 @@ def counted(call):
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*arguments, **more)
     return counting
-from dental_pms_backup import cli, places, swap
+from dental_pms_backup.cli import commands
+from dental_pms_backup.host import places
+from dental_pms_backup.live import swap
 places.Place.sync = counted(places.Place.sync)
 swap.os = places.os = types.SimpleNamespace(**vars(os))
 for name in ("rename", "rmdir", "mkdir"):
     setattr(swap.os, name, counted(getattr(os, name)))
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(commands.main(sys.argv[1:]))
 """
 
 

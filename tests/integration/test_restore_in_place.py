@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dental_pms_backup import postgres
+from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import events, listening

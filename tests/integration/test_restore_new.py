@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres
-from dental_pms_backup.artefacts import Kind
+from dental_pms_backup.live import postgres
+from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import (
     CANARIES,

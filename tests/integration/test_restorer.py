@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres
-from dental_pms_backup.artefacts import Kind
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
+from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import Site, as_cluster_user, dump, sql
 from tests.integration.test_faults_restore import pg_ctl, small_site

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup import postgres, scratch
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.drill import private_cluster
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
 from tests.integration.support import (
     PATH,
     Site,
@@ -36,7 +37,7 @@ HUGE_ID = 4_000_000_000
 @pytest.fixture(scope="module")
 def other_server(grounds: Path) -> Iterator[OnHost]:
     """An empty server that lacks all roles and whose superuser has another name."""
-    with scratch.cluster(grounds / "other", database="unused", user="backup") as server:
+    with private_cluster.cluster(grounds / "other", database="unused", user="backup") as server:
         yield server
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import dental_pms_backup
-from dental_pms_backup import postgres
-from dental_pms_backup.postgres import OnHost
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import OK, events, fails, is_suspect, listening, recovers

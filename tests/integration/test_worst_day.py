@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from dental_pms_backup import postgres
+from dental_pms_backup.live import postgres
 from tests.integration.support import Site, dump, on_disk, sql
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup import artefacts, publishing
-from dental_pms_backup.artefacts import Artefact, Kind, StoredSet, Stream
+from dental_pms_backup.store import publishing, sets
+from dental_pms_backup.store.sets import Artefact, Kind, StoredSet, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +36,7 @@ def night(number: int) -> datetime:
 
 def name_of(moment: datetime) -> str:
     """Return the set name of a moment."""
-    return moment.astimezone().strftime(artefacts.NAME_FORMAT)
+    return moment.astimezone().strftime(sets.NAME_FORMAT)
 
 
 def packed(text: str) -> bytes:
@@ -96,7 +96,7 @@ def published(
     """Publish a set into a store."""
     manifest = drafted(store, name, taken_at=taken_at, streams=streams, suspicions=suspicions)
     publishing.publish(store, name, manifest)
-    return artefacts.find(store, name)
+    return sets.find(store, name)
 
 
 def stored(  # noqa: PLR0913 - each has its default

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from dental_pms_backup import journal, stop
+from dental_pms_backup.host import journal, stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dental_pms_backup import databases, inventory, rehearsal
+from dental_pms_backup.drill import compare_files, load
 from dental_pms_backup.errors import BackupError, DrillError, TemporaryError
-from dental_pms_backup.tools import Ended
+from dental_pms_backup.host.programs import Ended
+from dental_pms_backup.restore import databases
 
 ERRORS = ["ERROR", "FATAL", "FEHLER", "PANIK", "ERREUR", "ОШИБКА", "错误", "BŁĄD", "LỖI"]
 NO_ERRORS = [
@@ -33,18 +34,18 @@ def test_a_state_is_found_whatever_the_word_for_an_error(severity: str) -> None:
     at_a_line = psql("psql:<stdin>:3: HINWEIS:  42P07", f"psql:<stdin>:7: {severity}:  42601", "connection lost")
     assert databases.sqlstate(at_a_line) == "42601"
     assert databases.sqlstate(psql(f"{severity}:  42601")) == "42601"
-    assert rehearsal.sqlstate(at_a_line) == "42601"
-    assert rehearsal._stopped_at(at_a_line) == ("42601", 7)  # noqa: SLF001 - only a whole drill tells the line
+    assert load.sqlstate(at_a_line) == "42601"
+    assert load._stopped_at(at_a_line) == ("42601", 7)  # noqa: SLF001 - only a whole drill tells the line
 
 
 @pytest.mark.parametrize("said", NO_ERRORS)
 def test_no_state_is_found_in_what_is_no_error_of_the_server(said: str) -> None:
     assert databases.sqlstate(psql(said)) == ""
-    assert rehearsal.sqlstate(psql(said)) == ""
+    assert load.sqlstate(psql(said)) == ""
 
 
 def why(*said: str) -> BackupError:
-    return inventory._failure(psql(*said))  # noqa: SLF001 - else a server that speaks German is needed
+    return compare_files._failure(psql(*said))  # noqa: SLF001 - else a server that speaks German is needed
 
 
 @pytest.mark.parametrize("severity", ["ERROR", "FEHLER"])

@@ -1,0 +1,162 @@
+"""The archive of the attachments: tar, compressed into a draft, and what it may not hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.backup import compressor
+from dental_pms_backup.errors import ArchiveError, BackupError, StoreError
+from dental_pms_backup.host import places, programs
+from dental_pms_backup.live import sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dental_pms_backup.host.places import Identity
+
+MOUNTS = Path("/proc/self/mountinfo")
+TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
+COUNTS_S = 600
+INDEX_FULL = re.compile(r"(No space left on device|Disk quota exceeded)$")  # what tar reads is never that
+# GNU tar's words, in the C locale, for entries that are in the archive as they were at one moment, or not at all
+TAR_CHANGE = re.compile(r"(file changed as we read it|File removed before we read it)$")
+TAR_FINE = re.compile(TAR_CHANGE.pattern + r"|(socket ignored|Operation not supported)$")
+TRIES = 3
+LONGEST_PATH_BYTES = 4095  # PATH_MAX without its NUL: tar reads what is deeper directory by directory, and writes none
+COUNT_TOO_LONG = rf"s/\\([0-7]{{3}}|.)/x/g; $found++ if length > {LONGEST_PATH_BYTES + 1}; END {{ print $found + 0 }}"
+# Of a file that has fewer blocks than bytes but no hole that its filesystem tells of, as one that is compressed, tar
+# --sparse takes the part before a read error for the whole, or without any block nothing, and exits 0.
+TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archived:
+    """What tar saw: entries written, and entries that changed while they were read, the last of them by name.
+
+    ``too_long_count`` entries have a path that can be archived, but is too long to be put back.
+    """
+
+    entry_count: int
+    too_long_count: int
+    changed: tuple[str, ...]
+    more_changed: bool
+
+
+def argv(source: Path, index: Path, *, sparse: bool) -> list[str]:
+    """Return the argv that archives a directory's content on stdout and the names of its entries in ``index``."""
+    return [
+        "tar",
+        "--create",
+        "--file=-",
+        "--format=pax",
+        "--pax-option=delete=atime,delete=ctime",  # reading changes them: two archives of one tree stay equal
+        *(["--sparse"] if sparse else []),
+        "--xattrs",
+        "--xattrs-include=*",
+        "--acls",
+        "--numeric-owner",
+        "--verbose",
+        "--quoting-style=escape",
+        f"--index-file={index}",
+        f"--directory={source}",
+        ".",
+    ]
+
+
+def attachments(
+    source: Path,
+    out: int,
+    index: Path,
+    *,
+    identity: Identity | None = None,
+    level: int = compressor.USUAL_LEVEL,
+    last_try: bool = True,
+    beat: Callable[[], None] | None = None,
+) -> Archived | None:
+    """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
+
+    It is opened once, RefusedError unless it is that of ``identity``; tar follows no link below it. An entry that
+    changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
+    names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
+    """
+    with _opened(source, identity) as place:
+        sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
+        tar_argv = argv(place, index, sparse=sparse)
+        tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
+    if not packer.ok:
+        raise compressor.writing_failed("attachments", packer, out)
+    usable = tar.exit_code in {0, TAR_CHANGED}
+    whole = usable and not _may_lack_content(tar)
+    if usable and not whole and not last_try:
+        return None
+    names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
+    if not whole:
+        raise _not_whole(tar, names, index)
+    changed = tuple(name for name in names if TAR_CHANGE.search(name))
+    count, too_long = _counted(index, beat=beat)
+    more_changed = len(tar.said) == programs.LINES_KEPT
+    return Archived(entry_count=count, too_long_count=too_long, changed=changed, more_changed=more_changed)
+
+
+def _not_whole(tar: programs.Ended, names: tuple[str, ...], index: Path) -> BackupError:
+    if any(INDEX_FULL.search(name) for name in names):
+        return StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
+    count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
+    return ArchiveError(
+        f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",
+        hint="dental-pms-backup status   # names them; then: dental-pms-backup run",
+        unreadable=names,
+    )
+
+
+def _may_lack_content(tar: programs.Ended) -> bool:
+    """Tell whether an archive of which tar says that it is usable may not hold what the files do.
+
+    Of a file that a read error ends in the middle of a block tar says that it shrank, and fills it with zeros. One
+    that did shrink is taken whole by the next try.
+    """
+    if tar.ok:
+        return any("Warning: Cannot" in line and not TAR_FINE.search(line) for line in tar.said)
+    return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
+
+
+def tells_of_holes(source: Path, mounts: str) -> bool:
+    """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
+    place = f"{os.path.realpath(source)}/"
+    kinds = {}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
+        kinds[f"{point.rstrip('/')}/"] = after.split(" ")[0]
+    around = max((point for point in kinds if place.startswith(point)), key=len, default="")
+    found = {kind for point, kind in kinds.items() if point == around or point.startswith(place)}
+    return bool(found) and found <= TELL_OF_HOLES
+
+
+@contextlib.contextmanager
+def _opened(source: Path, identity: Identity | None) -> Iterator[Path]:
+    """Hold a directory open that is read, and return a path of programs to it, wherever it is by then."""
+    sources.check_readable(source)
+    with places.opened_as_it_is(source, identity) as place:
+        yield place.for_programs
+
+
+def _counted(index: Path, *, beat: Callable[[], None] | None) -> tuple[int, int]:
+    """Return how many names an index has, and how many of them are too long."""
+    count, longest = _numbers(["wc", "--lines", "--max-line-length", str(index)], 2, beat)
+    if longest <= LONGEST_PATH_BYTES:
+        return count, 0
+    return count, _numbers(["perl", "-ne", COUNT_TOO_LONG, str(index)], 1, beat)[0]
+
+
+def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -> tuple[int, ...]:
+    ended, out = programs.capture(argv, timeout_s=COUNTS_S, beat=beat)
+    numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
+    if not ended.ok or len(numbers) < count:
+        raise ArchiveError(f"attachments: {ended}, expected to count the entries")
+    return tuple(int(number) for number in numbers)

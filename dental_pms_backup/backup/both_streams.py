@@ -1,0 +1,99 @@
+"""Taking all streams of a run: one after the other, or side by side where neither slows the other down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.backup import one_stream
+from dental_pms_backup.errors import BackupError, TemporaryError
+from dental_pms_backup.host import disks, journal, stop
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.live import postgres
+from dental_pms_backup.store.sets import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dental_pms_backup.backup.one_stream import Proven
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.live.sources import Sources
+
+CORES_FOR_BOTH = 4  # a stream keeps two of them busy
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """The streams of a run as they come in: proven ones and failures."""
+
+    proven: dict[Stream, Proven] = field(default_factory=dict)
+    failures: dict[Stream, BackupError] = field(default_factory=dict)
+
+    def make(self, stream: Stream, take: Callable[[], Proven]) -> None:
+        """Take a stream, keeping its failure for later, so that the other is tried too; a wish to stop goes through."""
+        try:
+            self.proven[stream] = take()
+        except BackupError as error:
+            stop.check()
+            self.failures[stream] = error
+            journal.write(
+                Event.STREAM_FAILED,
+                error.message,
+                priority=journal.ERROR,
+                fields={"stream": stream, "cause": error.cause, "hint": error.hint or "dental-pms-backup status"},
+            )
+
+
+def take_all(order: one_stream.Order, found: Sources, config: Config) -> list[Proven]:
+    """Take every stream that was found; one stream's failure is raised only after the other was tried."""
+    attempts = _Attempts()
+    takes: dict[Stream, Callable[[], Proven]] = {}
+    if database := found.database:
+        takes[Stream.DB] = lambda: one_stream.database(order, database, config.database)
+    if attachments := found.attachments:
+        takes[Stream.ATTACHMENTS] = lambda: one_stream.attachments(order, attachments)
+    if _side_by_side(found):
+        with futures.ThreadPoolExecutor() as pool:
+            ended = [pool.submit(attempts.make, stream, take) for stream, take in takes.items()]
+            while futures.wait(ended, timeout=stop.LONGEST_NAP_S).not_done:
+                pass  # awake now and then: a signal that comes as this thread falls asleep is heard only then
+        for each in ended:
+            each.result()
+    else:
+        for stream, take in takes.items():
+            attempts.make(stream, take)
+    _raise_failures(attempts)
+    stop.check()
+    _compare_with_rows(attempts, order, config.suspect.attachments_table)
+    return [attempts.proven[stream] for stream in takes]
+
+
+def _side_by_side(found: Sources) -> bool:
+    """Tell whether both streams are wanted, from different disks, on a machine that has cores for both."""
+    if not found.database or not found.attachments or len(os.sched_getaffinity(0)) < CORES_FOR_BOTH:
+        return False
+    data = None
+    with contextlib.suppress(BackupError):  # what is only quicker is worth no failure
+        data = postgres.data_directory(found.database.server)
+    return data is not None and disks.differ(data, found.attachments.path)
+
+
+def _compare_with_rows(attempts: _Attempts, order: one_stream.Order, table: str) -> None:
+    """Add what is strange about the attachments beside the dump's rows that have files, where it was taken, too."""
+    if Stream.ATTACHMENTS not in attempts.proven:
+        return
+    database = attempts.proven.get(Stream.DB)
+    rows = database.manifest["rows"] if database else {}
+    count = rows.get(table, rows.get(f"public.{table}", 0))
+    attempts.proven[Stream.ATTACHMENTS] = one_stream.beside_rows(attempts.proven[Stream.ATTACHMENTS], count, order)
+
+
+def _raise_failures(attempts: _Attempts) -> None:
+    """Raise the failure that is least worth a retry, if any."""
+    failures = [attempts.failures[stream] for stream in Stream if stream in attempts.failures]
+    lasting = [error for error in failures if not isinstance(error, TemporaryError)]
+    for error in [*lasting, *failures]:
+        raise error

@@ -1,0 +1,111 @@
+"""The dump of the database and of the roles: pg_dump and pg_dumpall, compressed into a draft."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.backup import compressor
+from dental_pms_backup.errors import DumpError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import postgres, sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dental_pms_backup.live.postgres import Facts, Server
+
+# Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
+# ON_ERROR_STOP on a server that has some of them; and forgets who granted a membership, which must be a role with
+# rights of its own on a server that has another superuser.
+ROLE_IF_MISSING = (
+    r"s/^CREATE ROLE (.+);$/DO $dental_pms$ BEGIN CREATE ROLE \1; "
+    r"EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;/"
+)
+WITHOUT_GRANTOR = r"s/^(GRANT .+ TO .+) GRANTED BY .+;$/\1;/"
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second from docker exec
+
+
+def database_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int) -> list[str]:
+    """Return the argv that writes the database as plain SQL on stdout."""
+    program = postgres.matching(server, facts, "pg_dump")
+    options = ["--format=plain", "--no-password", f"--lock-wait-timeout={lock_wait_s * 1000}"]
+    if encoding := facts.settings.get("encoding"):  # the database's own, whatever is set for it
+        options.append(f"--encoding={encoding}")
+    return postgres.client(server, program, *options, session=session)
+
+
+def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -> list[str]:
+    """Return the argv that writes the server's roles and memberships as SQL on stdout."""
+    program = postgres.matching(server, facts, "pg_dumpall")
+    options = ["--roles-only", "--no-password", f"--database={facts.database}"]
+    if not passwords:
+        options.append("--no-role-passwords")
+    return postgres.client(server, program, *options, session=session)
+
+
+def database(
+    server: Server,
+    facts: Facts,
+    out: int,
+    *,
+    lock_wait_s: int,
+    level: int = compressor.USUAL_LEVEL,
+    beat: Callable[[], None] | None = None,
+) -> None:
+    """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0."""
+    session = sessions.new()
+    argvs = [database_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor.argv(level)]
+    _dump(server, facts, session, argvs, out=out, beat=beat)
+
+
+def roles(server: Server, facts: Facts, out: int, *, passwords: bool, beat: Callable[[], None] | None = None) -> None:
+    """Write the server's roles, compressed, to ``out``; DumpError unless every program exited 0."""
+    session = sessions.new()
+    argvs = [
+        roles_argv(server, facts, session, passwords=passwords),
+        ["sed", "--regexp-extended", f"--expression={ROLE_IF_MISSING}", f"--expression={WITHOUT_GRANTOR}"],
+        compressor.argv(),
+    ]
+    _dump(server, facts, session, argvs, out=out, beat=beat)
+
+
+def _dump(
+    server: Server,
+    facts: Facts,
+    session: str,
+    argvs: Sequence[Sequence[str]],
+    *,
+    out: int,
+    beat: Callable[[], None] | None,
+) -> None:
+    """Run a pipeline that begins with a client; DatabaseError or DockerError when the server went away under it."""
+    attempts = sessions.PATIENT
+    try:
+        dump, *rest = programs.pipeline(*argvs, out=out, beat=beat)
+        by_itself = dump.exit_code > 0 and all(ended.ok for ended in rest)
+        # once at least: docker exec fails, too, when dockerd is restarted over a container that goes on
+        attempts = 0 if dump.ok else 1 if by_itself else sessions.PATIENT
+    finally:
+        sessions.end_quietly(server, session, attempts=attempts)
+    failed = [ended for ended in rest if not ended.ok]
+    if failed:
+        raise compressor.writing_failed("db", failed[0], out)
+    if dump.broken_pipe:
+        raise DumpError(f"db: {rest[0].program} ended before the dump did, expected it to take all of it")
+    if not dump.ok:
+        postgres.check_stayed(server, facts, dump)
+        said = postgres.complaint(dump)
+        raise DumpError(f"db: {dump}: {said}, expected exit status 0", hint=_hint(dump, said))
+
+
+def _hint(dump: programs.Ended, said: str) -> str:
+    if dump.exit_code in KILLED:
+        return "journalctl --dmesg --grep='killed process'   # mostly memory ran out; then: dental-pms-backup run"
+    if "lock" in said or "statement timeout" in said:
+        return "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s"
+    if "does not exist" in said:
+        return "a migration changed tables as the dump began; when it is done: dental-pms-backup run"
+    if "permission denied" in said:
+        return "let the role read everything: GRANT pg_read_all_data TO it"
+    return "dental-pms-backup run --verbose"

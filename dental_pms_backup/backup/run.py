@@ -1,0 +1,344 @@
+"""A run: take every stream, prove it, publish the set, then let old ones go."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup import __version__
+from dental_pms_backup.backup import both_streams, one_stream, preflight
+from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
+from dental_pms_backup.host import journal, notify, places, programs, stop
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.host.progress import duration, size
+from dental_pms_backup.live import sources, swap
+from dental_pms_backup.store import ledger, lock, publishing, restore_txt, retention, sets
+from dental_pms_backup.store.sets import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from dental_pms_backup.backup.one_stream import Proven
+    from dental_pms_backup.config.settings import Config, Retention
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.store.retention import Choice
+    from dental_pms_backup.store.sets import StoredSet
+
+
+BUG = "bug"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a complete run made and removed."""
+
+    store: Path
+    stored: StoredSet
+    keep: int
+    removed: tuple[Choice, ...]
+    attachments_source: str
+    duration_s: float
+
+
+def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
+    """Take one set of the wanted streams. When this returns, it is proven, published and durable.
+
+    Raises BackupError after the other stream was tried as well; then the store holds what it held before.
+    """
+    began = time.monotonic()
+    store = config.store
+    with _told():
+        preflight.check_place(store)
+        preflight.check_mount(store, config.room)
+        publishing.prepare(store)
+        with (
+            lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive),
+            _entered(store, wanted, now),
+            programs.room_for("the run cannot go on"),
+        ):
+            journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
+            _warn_of_readers(store)
+            _warn_of_movers(store)
+            recover(store)
+            found = _reach_patiently(config, wanted)
+            _check_apart(store, found)
+            earlier = sets.listing(store)
+            _check_room(config, found, earlier)
+            order = order_of(config, earlier, now=now, watch=watch)
+            name = order.name
+            with drafts_discarded(store, name):
+                proven = both_streams.take_all(order, found, config)
+                stored = publish(order, proven, now)
+            _refuse_suspect(stored)
+            removed: list[Choice] = []
+            with _only_warned(name):
+                removed += _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
+            taken = Taken(
+                store=store,
+                stored=stored,
+                keep=config.retention.keep,
+                removed=tuple(removed),
+                attachments_source=str(found.attachments.path) if found.attachments else "",
+                duration_s=time.monotonic() - began,
+            )
+            with _only_warned(name):
+                _record_success(taken, proven, wanted, now)
+            _tell_success(taken)
+    return taken
+
+
+def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
+    """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
+    preflight.check_place(config.store)
+    preflight.check_mount(config.store, config.room)
+    found = sources.reach(config, wanted)
+    _check_apart(config.store, found)
+    listed = sets.listing(config.store)
+    if config.store.is_dir():
+        _check_room(config, found, listed)
+    chosen = [
+        choice for stream in wanted for choice in retention.choices(listed, stream, config.retention, now=now, coming=1)
+    ]
+    return found, [choice for choice in chosen if not choice.keep]
+
+
+def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
+    """Let old sets go as a run does at its end, and return every choice; with ``dry_run`` nothing is removed."""
+    if dry_run:
+        listed = sets.listing(config.store)
+        return [choice for stream in Stream for choice in retention.choices(listed, stream, config.retention, now=now)]
+    with _told("prune"), lock.held(config.store, wait_s=config.lock_wait_s):
+        return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
+
+
+def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, watch: Watch) -> one_stream.Order:
+    """Return how a set is to be taken, after those that the store has."""
+    return one_stream.Order(
+        store=config.store,
+        name=_free_name(config.store, now),
+        earlier=earlier,
+        limits=config.suspect,
+        level=config.compression_level,
+        watch=watch,
+    )
+
+
+def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
+    """Publish proven streams as a set and tell of it; durable on return."""
+    store, name = order.store, order.name
+    notify.status(f"publishing set {name}")
+    manifest = {
+        "format": sets.FORMAT,
+        "set": name,
+        "taken_at": now.astimezone(UTC).isoformat(),
+        "made_by": f"dental-pms-backup {__version__}",
+        "suspicions": [text for part in proven for text in part.suspicions],
+        "streams": {part.stream: part.manifest for part in proven},
+        **({"safety": True} if safety else {}),
+    }
+    restore_txt.leave(store)
+    publishing.publish(store, name, manifest)
+    stored = sets.described(manifest)
+    size_bytes = sum(artefact.size_bytes for artefact in stored.artefacts)
+    journal.write(
+        Event.SET_PUBLISHED,
+        f"set {name} is published: {size(size_bytes)} in {len(stored.artefacts)} files",
+        fields={"set": name, "bytes": size_bytes},
+    )
+    return stored
+
+
+def _free_name(store: Path, now: datetime) -> str:
+    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
+    while True:
+        name = publishing.new_name(store, now)
+        if name:
+            return name
+        now += timedelta(seconds=1)
+
+
+def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:
+    """Reach the sources, trying again what may be there in a minute."""
+    for attempt in range(1, config.retry.attempts):
+        try:
+            return sources.reach(config, wanted)
+        except TemporaryError as error:
+            journal.write(
+                Event.TRYING_AGAIN,
+                f"{error.message}; try {attempt} of {config.retry.attempts}, the next in {config.retry.wait_s} s",
+                priority=journal.WARNING,
+                fields={"cause": error.cause},
+            )
+            notify.status(f"waiting: {error.message}")
+            notify.alive()
+            stop.rest(config.retry.wait_s, beat=notify.alive)
+    return sources.reach(config, wanted)
+
+
+def _check_apart(store: Path, found: sources.Sources) -> None:
+    if found.attachments:
+        preflight.check_apart(store, found.attachments.path)
+        swap.check_whole(found.attachments.path)
+
+
+def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:
+    database_bytes = found.database.facts.size if found.database else 0
+    taken = [stream for stream, source in zip(Stream, (found.database, found.attachments), strict=True) if source]
+    needed = preflight.needed_bytes(taken, earlier, database_bytes)
+    preflight.check_room(config.store, needed, config.room)
+
+
+def _refuse_suspect(stored: StoredSet) -> None:
+    """Raise SuspectError for a set that looks wrong: it is published and kept, but the admin has to look at it."""
+    for text in stored.suspicions:
+        journal.write(
+            Event.SET_SUSPECT,
+            f"set {stored.name} is suspect: {text}",
+            priority=journal.ERROR,
+            fields={"set": stored.name, "reason": text},
+        )
+    if stored.state == "suspect":
+        raise SuspectError(
+            f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
+            hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
+        )
+
+
+def _let_old_ones_go(
+    store: Path, wanted: Sequence[Stream], policy: Retention, *, made: str, now: datetime
+) -> list[Choice]:
+    """Remove what retention lets go, each removal with its reason in journal and ledger."""
+    removed = []
+    for stream in wanted:
+        for choice in retention.choices(sets.listing(store), stream, policy, now=now, made=made):
+            if choice.keep:
+                continue
+            for path in publishing.remove(store, choice.stored, stream):
+                journal.write(
+                    Event.ARTEFACT_REMOVED,
+                    f"removed {path}: {choice.reason}",
+                    priority=journal.NOTICE,
+                    fields={"stream": stream, "set": choice.stored.name, "reason": choice.reason},
+                )
+            facts = {"set": choice.stored.name, "stream": stream, "reason": choice.reason}
+            ledger.record(store, "removal", now=now, facts=facts)
+            removed.append(choice)
+    return removed
+
+
+@contextlib.contextmanager
+def drafts_discarded(store: Path, name: str) -> Iterator[None]:
+    """Remove what is still a draft of this run when the block ends, however it ends; else the next run does."""
+    try:
+        yield
+    finally:
+        try:
+            publishing.discard(store, name)
+        except StoreError as error:  # neither a failure before nor a publication is unsaid by it
+            _warn(name, f"a draft stays until the next run: {error.message}", error.hint)
+
+
+@contextlib.contextmanager
+def _only_warned(name: str) -> Iterator[None]:
+    """Let what follows the publication not unsay it: a removal or a record that the disk refuses is a warning."""
+    try:
+        yield
+    except StoreError as error:
+        _warn(name, f"set {name} is published, but {error.message}", error.hint)
+
+
+def _warn(name: str, text: str, hint: str) -> None:
+    fields: dict[str, journal.Field] = {"set": name, "hint": hint}
+    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields=fields)
+
+
+@contextlib.contextmanager
+def _told(what: str = "run") -> Iterator[None]:
+    """Put a failure into the journal; it goes on as it is."""
+    try:
+        yield
+    except BackupError as error:
+        _tell_failure(f"{what} failed: {error.message}", error.cause, error.hint)
+        error.told = True
+        raise
+    except Exception:
+        _tell_failure(
+            f"{what} failed: a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup"
+        )
+        raise
+
+
+def _tell_failure(message: str, cause: str, hint: str) -> None:
+    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint or "dental-pms-backup status"}
+    journal.write(Event.RUN_FAILED, message, priority=journal.ERROR, fields=fields)
+    notify.stopping(message)
+
+
+@contextlib.contextmanager
+def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[None]:
+    """Put a run and its failure into ledger and report of a store whose lock is held; a failure goes on as it is.
+
+    Until a run has ended its report says ``unfinished``: that is what a killed one leaves.
+    """
+    facts: dict[str, Any] = {"streams": list(wanted), "result": "unfinished"}
+    try:
+        ledger.report(store, {"at": now.isoformat(), **facts})
+    except StoreError as error:  # whether there is room for a set is told with numbers, in a moment
+        _warn("", f"the run cannot be recorded: {error.message}", error.hint)
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, BackupError) else None
+        facts |= {"result": "failed", "cause": known.cause if known else BUG}
+        details = {
+            "message": known.message if known else "a bug of the program",
+            "unreadable": list(known.unreadable) if isinstance(known, ArchiveError) else [],
+        }
+        with contextlib.suppress(BackupError):  # a full store takes no record; the journal has it
+            ledger.record(store, "run", now=now, facts=facts)
+            ledger.report(store, {"at": now.isoformat(), **facts, **details})
+        raise
+
+
+def _record_success(taken: Taken, proven: Sequence[Proven], wanted: Sequence[Stream], now: datetime) -> None:
+    facts = {
+        "streams": list(wanted),
+        "result": "ok",
+        "set": taken.stored.name,
+        "duration_s": round(taken.duration_s, 1),
+    }
+    ledger.record(taken.store, "run", now=now, facts=facts)
+    changed = [name for part in proven for name in part.changed]
+    ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
+
+
+def _tell_success(taken: Taken) -> None:
+    journal.write(
+        Event.RUN_SUCCEEDED,
+        f"run finished: set {taken.stored.name} in {duration(taken.duration_s)}, {len(taken.removed)} removed",
+        fields={"set": taken.stored.name, "duration_s": round(taken.duration_s)},
+    )
+    notify.status(f"done: set {taken.stored.name}")
+
+
+def _warn_of_readers(store: Path) -> None:
+    if publishing.keeps_no_modes(store):
+        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
+        _warn("", text, f"findmnt -T {store}   # mount it with umask=077")
+
+
+def _warn_of_movers(store: Path) -> None:
+    who = places.who_moves(store)
+    if who:
+        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
+        _warn("", text, f"namei -l {store}   # or another place by backup_dir")
+
+
+def recover(store: Path) -> None:
+    """Bring a store that a killed run left back in order, and tell of it."""
+    for done in publishing.recover(store):
+        journal.write(Event.STORE_RECOVERED, done, priority=journal.WARNING)

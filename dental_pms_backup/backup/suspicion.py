@@ -1,0 +1,87 @@
+"""What is whole and proven may still be wrong: an emptied volume, a dump a tenth of the last one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.host.progress import size
+from dental_pms_backup.store.sets import Kind, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dental_pms_backup.config.settings import Suspect
+    from dental_pms_backup.store.sets import StoredSet
+
+ALWAYS_FINE = 100
+ONLY_THE_DIRECTORY = 1
+FEWEST_ROWS = 100
+
+
+def of_database(
+    size_bytes: int, rows: Mapping[str, int], earlier: Sequence[StoredSet], limits: Suspect
+) -> Iterator[str]:
+    """Yield what is strange about a new dump, given its rows by table, beside the sets in the store, oldest first."""
+    if not rows:
+        yield "db: the dump has no table, expected the practice's"
+        return
+    yield from _shrunk(Kind.DB, size_bytes, earlier, limits.db_shrink_percent)
+    yield from _emptied(rows, _last_rows(earlier), limits.rows_shrink_percent)
+
+
+def of_attachments(
+    size_bytes: int, entry_count: int, rows_with_files: int, earlier: Sequence[StoredSet], limits: Suspect
+) -> Iterator[str]:
+    """Yield what is strange about a new archive; ``rows_with_files`` is 0 where the database was not asked."""
+    last_entries = _last_entry_count(earlier)
+    if entry_count <= ONLY_THE_DIRECTORY and (rows_with_files > 0 or last_entries > ONLY_THE_DIRECTORY):
+        why = f"{rows_with_files} rows with files" if rows_with_files else f"{last_entries} entries last time"
+        yield f"attachments: empty, expected files ({why})"
+        return
+    yield from _shrunk(Kind.ATTACHMENTS, size_bytes, earlier, limits.attachments_shrink_percent)
+
+
+def of_names(too_long_count: int) -> Iterator[str]:
+    """Yield it when entries of a new archive have a path that is too long to be put back."""
+    if too_long_count:
+        yield f"attachments: {too_long_count} entries have a path of over 4095 bytes, which tar cannot put back"
+
+
+def _shrunk(kind: Kind, size_bytes: int, earlier: Sequence[StoredSet], percent: int) -> Iterator[str]:
+    last = _last_good(kind, earlier)
+    if percent >= ALWAYS_FINE or last is None:
+        return
+    if size_bytes * 100 < last * (100 - percent):
+        yield f"{kind}: {size(size_bytes)}, expected at least {100 - percent} % of the last good one's {size(last)}"
+
+
+def _emptied(rows: Mapping[str, int], last: Mapping[str, int], percent: int) -> Iterator[str]:
+    """Yield each table that has lost more than its share of rows, or has gone; small ones may."""
+    for table, before in last.items():
+        now = rows.get(table, 0)
+        if percent < ALWAYS_FINE and before >= FEWEST_ROWS and now * 100 < before * (100 - percent):
+            yield f"db: {table} has {now} rows, expected at least {100 - percent} % of the last good dump's {before}"
+
+
+def _last_rows(earlier: Sequence[StoredSet]) -> Mapping[str, int]:
+    parts = [_part(stored, Stream.DB) for stored in reversed(earlier) if stored.is_good]
+    found: list[dict[str, int]] = [part["rows"] for part in parts if "rows" in part]
+    return found[0] if found else {}
+
+
+def _part(stored: StoredSet, stream: Stream) -> Mapping[str, Any]:
+    """Return what a set's manifest says of a stream, nothing without either."""
+    part: Mapping[str, Any] = (stored.manifest or {"streams": {}})["streams"].get(stream, {})
+    return part
+
+
+def _last_good(kind: Kind, earlier: Sequence[StoredSet]) -> int | None:
+    good = [stored for stored in earlier if stored.is_good]
+    found = [artefact.size_bytes for stored in reversed(good) if (artefact := stored.artefact(kind))]
+    return found[0] if found else None
+
+
+def _last_entry_count(earlier: Sequence[StoredSet]) -> int:
+    parts = [_part(stored, Stream.ATTACHMENTS) for stored in reversed(earlier) if stored.is_good]
+    found: list[int] = [part["entries"] for part in parts if "entries" in part]
+    return found[0] if found else 0

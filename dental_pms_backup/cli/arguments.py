@@ -1,0 +1,185 @@
+"""The command line as argparse reads it: commands, options, help. What a command does is in ``commands``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup import __version__
+from dental_pms_backup.config.settings import DEFAULT_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no public name
+
+
+def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line: where its command is known, without all the others."""
+    top = argparse.ArgumentParser(
+        prog="dental-pms-backup",
+        allow_abbrev=False,
+        description="Back up a dental practice's database and attachments, and get them back.",
+        epilog="dental-pms-backup(8) explains each command, dental-pms-backup.yaml(5) the configuration.",
+    )
+    top.add_argument("--version", action="version", version=f"dental-pms-backup {__version__}")
+    _add_common(top, first=True)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    wanted = argv[0] if argv and argv[0] in COMMANDS else ""
+    for name, add in COMMANDS.items():
+        if wanted in {"", name}:
+            add(commands)
+    return top
+
+
+def _add_common(to: argparse.ArgumentParser, *, first: bool = False, reads: bool = False) -> None:
+    """Add the options that stand before or after the command; what stands after does not reset what stood before."""
+
+    def default(value: object) -> object:
+        return value if first else argparse.SUPPRESS
+
+    to.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=default(DEFAULT_FILE),
+        help="configuration file",
+    )
+    to.add_argument("-v", "--verbose", action="store_true", default=default(False), help="tell the whole story")
+    to.add_argument("-q", "--quiet", action="store_true", default=default(False), help="tell errors only")
+    to.add_argument("--no-color", action="store_true", default=default(False), help="never color the output")
+    if reads or first:
+        to.add_argument("--json", action="store_true", default=default(False), help="print JSON")
+
+
+def _command(
+    commands: Commands, name: str, full_name: str, says: str, *, reads: bool = False
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, allow_abbrev=False, help=says, description=says[0].upper() + says[1:] + "."
+    )
+    _add_common(command, reads=reads)
+    command.set_defaults(command=full_name)
+    return command
+
+
+def _add_run(commands: Commands) -> None:
+    command = _command(commands, "run", "run", "take one set of both streams, or of those named")
+    command.add_argument("streams", nargs="*", metavar="db|attachments", help="streams to take")
+    command.add_argument("--dry-run", action="store_true", help="reach the sources and say what would be done")
+
+
+def _add_list(commands: Commands) -> None:
+    _command(commands, "list", "list", "list the sets in the store, oldest first", reads=True)
+
+
+def _add_show(commands: Commands) -> None:
+    command = _command(commands, "show", "show", "show what a set holds", reads=True)
+    command.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
+
+
+def _add_verify(commands: Commands) -> None:
+    command = _command(commands, "verify", "verify", "read sets to their last byte and compare checksums", reads=True)
+    command.add_argument("sets", metavar="SET", nargs="*", help="sets to verify; all without any")
+
+
+def _add_restore(commands: Commands) -> None:
+    command = _command(commands, "restore", "restore", "put a set's content back")
+    command.add_argument(
+        "stream", metavar="db|attachments|all", choices=("db", "attachments", "all"), help="stream to restore, or both"
+    )
+    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    target = command.add_mutually_exclusive_group()
+    target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
+    target.add_argument("--in-place", action="store_true", help="replace what is live")
+    command.add_argument("--replace", action="store_true", help="in place, where the disk cannot hold two databases")
+    command.add_argument(
+        "--as-superuser", action="store_true", help="replay as the superuser what a role without rights may not make"
+    )
+    command.add_argument("--no-safety-set", action="store_true", help="in place, without a set of what is live first")
+    command.add_argument(
+        "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
+    )
+
+
+def _add_extract(commands: Commands) -> None:
+    says = "get some files, or the rows of one table, out of a set"
+    command = _command(commands, "extract", "extract", says, reads=True)
+    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    command.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory of the attachments")
+    command.add_argument(
+        "--stored-names", action="store_true", help="files keep the names of the archive, not the original ones"
+    )
+    command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
+    command.add_argument("--csv", action="store_true", help="the rows as CSV")
+    command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
+
+
+def _add_drill(commands: Commands) -> None:
+    command = _command(commands, "drill", "drill", "restore a set into a throwaway server and prove it equal")
+    command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
+
+
+def _add_prune(commands: Commands) -> None:
+    prune = _command(commands, "prune", "prune", "remove what retention lets go, as a run does at its end")
+    prune.add_argument("--dry-run", action="store_true", help="print each choice with its reason, remove nothing")
+
+
+def _add_keep(commands: Commands) -> None:
+    keep = _command(commands, "keep", "keep", "pin a set, so that it is never removed")
+    keep.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
+    keep.add_argument("--release", action="store_true", help="take the pin off")
+
+
+def _add_accept(commands: Commands) -> None:
+    accept = _command(commands, "accept", "accept", "say that a suspect set is right, so that retention goes on")
+    accept.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
+
+
+def _add_status(commands: Commands) -> None:
+    _command(commands, "status", "status", "show how the service stands", reads=True)
+
+
+def _add_config(commands: Commands) -> None:
+    command = _command(commands, "config", "config show", "check, show or describe the configuration")
+    parts = command.add_subparsers(metavar="check|show|schema", required=True)
+    _command(parts, "check", "config check", "check the configuration", reads=True)
+    _command(parts, "show", "config show", "show every effective value and where it came from", reads=True)
+    _command(parts, "schema", "config schema", "print the JSON Schema of the configuration file")
+
+
+def _add_offsite(commands: Commands) -> None:
+    command = _command(commands, "offsite", "offsite list", "copy sets to the second place, encrypted")
+    parts = command.add_subparsers(metavar="push|list|verify|fetch", required=True)
+    push = _command(parts, "push", "offsite push", "copy sets and compare every file")
+    push.add_argument("sets", metavar="SET", nargs="*", help="sets to copy; without any those not there yet")
+    _command(parts, "list", "offsite list", "list the sets over there", reads=True)
+    verify = _command(parts, "verify", "offsite verify", "download sets and compare every file", reads=True)
+    verify.add_argument("sets", metavar="SET", nargs="*", help="sets to compare; all without any")
+    fetch = _command(parts, "fetch", "offsite fetch", "bring a set back into the store")
+    fetch.add_argument("set", metavar="SET", help="the set's name")
+
+
+def _add_demo(commands: Commands) -> None:
+    command = _command(commands, "demo", "demo", "take and restore a sample practice in a throwaway PostgreSQL")
+    command.add_argument("--keep", metavar="DIR", type=Path, help="leave the demo's store in this new directory")
+
+
+COMMANDS: dict[str, Callable[[Commands], None]] = {
+    "run": _add_run,
+    "list": _add_list,
+    "show": _add_show,
+    "verify": _add_verify,
+    "restore": _add_restore,
+    "extract": _add_extract,
+    "drill": _add_drill,
+    "prune": _add_prune,
+    "keep": _add_keep,
+    "accept": _add_accept,
+    "status": _add_status,
+    "config": _add_config,
+    "offsite": _add_offsite,
+    "demo": _add_demo,
+}

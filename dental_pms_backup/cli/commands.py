@@ -1,0 +1,383 @@
+"""The command line: arguments, clock, environment and signals; the one place where an error becomes text.
+
+Each command imports what it needs, as its first step: all of it would take ten times as long as Python takes to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, OutputError, UsageError
+from dental_pms_backup.host import journal, stop
+from dental_pms_backup.host.journal import Echo, Event
+
+if TYPE_CHECKING:
+    from argparse import Namespace as Arguments
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.store.sets import Stream
+
+DONE, FAILED = 0, 1
+THREAD_STACK_BYTES = 256 << 10
+STDERR = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    _prepare_process()
+    given = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = _arguments(given)
+        journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
+        status = COMMANDS[arguments.command](arguments)
+    except BackupError as error:
+        _explain(error)
+        status = error.exit_status
+    return status
+
+
+def _prepare_process() -> None:
+    """Make the process independent of what it inherited: umask, closed descriptors, signals, encodings."""
+    os.umask(0o077)
+    threading.stack_size(
+        THREAD_STACK_BYTES
+    )  # sh starts one for each program: where memory is short, large ones do not fit
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # a closed 0, 1 or 2 must not become a file of ours
+        pass
+    os.close(descriptor)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, no exit status would ever be seen
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: stop.request(number))
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None where it was closed
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _arguments(argv: list[str]) -> Arguments:
+    from dental_pms_backup.cli.arguments import parser
+
+    try:
+        return parser(argv).parse_args(argv)
+    except SystemExit:
+        _print(())  # what --help and --version printed has to arrive, too
+        raise
+
+
+def _run(arguments: Arguments) -> int:
+    from dental_pms_backup.backup import run
+    from dental_pms_backup.backup.after_run import follow
+    from dental_pms_backup.cli import report
+    from dental_pms_backup.host import notify
+
+    journal.prepare()
+    notify.prepare()
+    try:
+        config = _settings(arguments)
+        wanted = _streams(arguments.streams)
+        if arguments.dry_run:
+            _print(report.rehearsal_lines(config.store, *run.rehearse(config, wanted, now=_now())))
+            return DONE
+        taken = run.take(config, wanted, now=_now(), watch=_watch(arguments, config))
+    except BackupError as error:
+        with contextlib.suppress(OutputError):  # the failure is the one to tell
+            _print([f"failure={error.cause}", "backup_run_status=failed"])
+        raise
+    except Exception:
+        with contextlib.suppress(OutputError):
+            _print(["failure=bug", "backup_run_status=failed"])
+        raise
+    _print([*report.run_lines(taken), "backup_run_status=ok"])
+    follow(config)
+    return DONE
+
+
+def _list(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import report
+    from dental_pms_backup.store import sets
+
+    listed = sets.listing(_settings(arguments).store)
+    if arguments.json:
+        _print_json([report.set_summary(stored) for stored in listed])
+    else:
+        color = sys.stdout.isatty() and not arguments.no_color and "NO_COLOR" not in os.environ
+        _print(report.set_table(listed, _now(), color=color), colored=color)
+    return DONE
+
+
+def _show(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import report
+    from dental_pms_backup.store import sets
+
+    store = _settings(arguments).store
+    stored = sets.find(store, arguments.set)
+    if arguments.json:
+        _print_json({**report.set_summary(stored), "manifest": stored.manifest})
+    else:
+        _print(report.set_details(store, stored))
+    return DONE
+
+
+def _verify(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import report
+    from dental_pms_backup.store import sets, verify_sets
+
+    config = _settings(arguments)
+    store = config.store
+    chosen = [sets.find(store, name) for name in arguments.sets] or sets.listing(store)
+    if not chosen:
+        sets.find(store, "latest")
+    found = [verify_sets.verify_set(store, stored, watch=_watch(arguments, config)) for stored in chosen]
+    verdicts = [verdict for verdict in found if verdict]
+    if arguments.json:
+        _print_json([report.verdict_summary(verdict) for verdict in verdicts])
+    else:
+        _print(line for verdict in verdicts for line in report.verdict_lines(verdict))
+    return FAILED if any(verdict.problems for verdict in verdicts) else DONE
+
+
+def _restore(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import getting_back
+
+    config = _settings(arguments)
+    getting_back.restore_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=_print)
+    return DONE
+
+
+def _extract(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import getting_back
+
+    config = _settings(arguments)
+    getting_back.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=_print)
+    return DONE
+
+
+def _drill(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import report
+    from dental_pms_backup.drill import drill
+
+    try:
+        config = _settings(arguments)
+        drilled = drill.perform(config, arguments.set, now=_now(), watch=_watch(arguments, config))
+        if drilled is None:
+            _print(["drill_status=nothing"])
+            return DONE
+        _print(report.drilled_lines(drilled))
+        if drilled.failure:
+            raise drilled.failure
+    except BackupError as error:
+        with contextlib.suppress(OutputError):  # the failure is the one to tell
+            _print([f"failure={error.cause}", "drill_status=failed"])
+        raise
+    _print(["drill_status=proven"])
+    return DONE
+
+
+def _prune(arguments: Arguments) -> int:
+    from dental_pms_backup.backup import run
+    from dental_pms_backup.cli import report
+
+    choices = run.prune(_settings(arguments), now=_now(), dry_run=arguments.dry_run)
+    _print(report.choice_lines(choices, dry_run=arguments.dry_run))
+    return DONE
+
+
+def _keep(arguments: Arguments) -> int:
+    from dental_pms_backup.store import admin
+
+    mark = admin.release if arguments.release else admin.pin
+    _print([mark(_settings(arguments).store, arguments.set, now=_now())])
+    return DONE
+
+
+def _accept(arguments: Arguments) -> int:
+    from dental_pms_backup.store import admin
+
+    _print([admin.accept(_settings(arguments).store, arguments.set, now=_now())])
+    return DONE
+
+
+def _status(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import report
+    from dental_pms_backup.watch import overview
+
+    facts = overview.status(_settings(arguments).store, now=_now())
+    if arguments.json:
+        _print_json(facts)
+    else:
+        _print(report.status_lines(facts))
+    return DONE
+
+
+def _config_check(arguments: Arguments) -> int:
+    _settings(arguments)
+    if arguments.json:
+        _print_json({"file": str(arguments.config), "problems": []})
+    else:
+        _print([f"{arguments.config}: good"])
+    return DONE
+
+
+def _config_show(arguments: Arguments) -> int:
+    from dental_pms_backup.config import keys
+
+    config = _settings(arguments)
+    shown = {
+        name: {
+            "value": keys.plain(value),
+            "origin": origin,
+        }
+        for (name, value), origin in zip(config.values.items(), config.origins.values(), strict=True)
+    }
+    if arguments.json:
+        _print_json({"store": str(config.store), "keys": shown})
+    else:
+        _print([f"# the store is {config.store}"])
+        _print(f"{name}: {keys.render(value)}  # {config.origins[name]}" for name, value in config.values.items())
+    return DONE
+
+
+def _config_schema(_arguments: Arguments) -> int:
+    from dental_pms_backup.config import reference
+
+    _print_json(reference.schema())
+    return DONE
+
+
+def _offsite_push(arguments: Arguments) -> int:
+    from dental_pms_backup.offsite import copying
+
+    for name in copying.push(_settings(arguments), arguments.sets, now=_now()):
+        _print([f"{name}: copied and compared"])
+    return DONE
+
+
+def _offsite_list(arguments: Arguments) -> int:
+    from dental_pms_backup.offsite import copying
+
+    found = copying.names(_settings(arguments))
+    if arguments.json:
+        _print_json(found)
+    else:
+        _print(found)
+    return DONE
+
+
+def _offsite_verify(arguments: Arguments) -> int:
+    from dental_pms_backup.offsite import copying
+
+    problems = copying.verify(_settings(arguments), arguments.sets)
+    if arguments.json:
+        _print_json([{"set": name, "good": not problem, "problem": problem} for name, problem in problems.items()])
+    else:
+        _print(f"{name}: {problem or 'the same offsite'}" for name, problem in problems.items())
+    return FAILED if any(problems.values()) else DONE
+
+
+def _offsite_fetch(arguments: Arguments) -> int:
+    from dental_pms_backup.offsite import copying
+
+    stored = copying.fetch(_settings(arguments), arguments.set, now=_now())
+    _print([f"{stored.name}: fetched and verified"])
+    return DONE
+
+
+def _demo(arguments: Arguments) -> int:
+    from dental_pms_backup.cli import demo
+
+    demo.perform(keep=arguments.keep, now=_now(), say=lambda text: _print([text]), bar=_bar(arguments))
+    return DONE
+
+
+def _settings(arguments: Arguments) -> Config:
+    from dental_pms_backup.config.settings import load
+
+    return load(arguments.config, os.environ)
+
+
+def _streams(names: list[str]) -> list[Stream]:
+    """Return the streams named, each once, in the order in which they are taken; all without any."""
+    from dental_pms_backup.cli.arguments import parser
+    from dental_pms_backup.store.sets import Stream
+
+    unknown = [name for name in names if name not in set(Stream)]
+    if unknown:
+        parser([]).error(f'"{unknown[0]}": no such stream, expected {" or ".join(Stream)}')
+    return [stream for stream in Stream if not names or stream in names]
+
+
+def _watch(arguments: Arguments, config: Config) -> Watch:
+    from dental_pms_backup.host.progress import Watch
+
+    return Watch(bar=_bar(arguments), stall_timeout_s=config.stall_timeout_s)
+
+
+def _bar(arguments: Arguments) -> bool:
+    return sys.stderr.isatty() and not arguments.quiet
+
+
+def _now() -> datetime:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+def _print(lines: Iterable[str], *, colored: bool = False) -> None:
+    try:
+        for line in lines:
+            sys.stdout.write(f"{line if colored else journal.legible(line)}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes it once more at its end
+        raise OutputError(f"standard output: {error.strerror}, expected to print everything") from None
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    _print([json.dumps(value, indent=2)])
+
+
+def _explain(error: BackupError) -> None:
+    """Tell an error to whoever started us: on stderr, and in the journal where no flow has put it there."""
+    if not error.told and not isinstance(error, UsageError | OutputError):
+        journal.write(Event.REFUSED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
+    if not journal.stderr_is_the_journal():
+        for line in error.message.splitlines():
+            journal.say(f"dental-pms-backup: {line}")
+        if error.hint:
+            journal.say(f"hint: {error.hint}")
+
+
+COMMANDS: dict[str, Callable[[Arguments], int]] = {
+    "run": _run,
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "restore": _restore,
+    "extract": _extract,
+    "drill": _drill,
+    "prune": _prune,
+    "keep": _keep,
+    "accept": _accept,
+    "status": _status,
+    "config check": _config_check,
+    "config show": _config_show,
+    "config schema": _config_schema,
+    "offsite push": _offsite_push,
+    "offsite list": _offsite_list,
+    "offsite verify": _offsite_verify,
+    "offsite fetch": _offsite_fetch,
+    "demo": _demo,
+}

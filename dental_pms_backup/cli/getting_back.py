@@ -1,0 +1,115 @@
+"""The commands ``restore`` and ``extract``: is it clear what is meant, and does the admin want it? Then the flow."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.cli import report
+from dental_pms_backup.errors import RefusedError, UsageError
+from dental_pms_backup.host import journal, stop
+from dental_pms_backup.restore import both_streams, extract, restore
+from dental_pms_backup.store.sets import Stream
+
+if TYPE_CHECKING:
+    from argparse import Namespace as Arguments
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.host.progress import Watch
+
+    Say = Callable[[Iterable[str]], None]
+
+ALL = "all"
+
+
+def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, watch: Watch, say: Say) -> None:
+    """Restore what the command line asks for and say what was done; RefusedError, UsageError where it is not clear."""
+    wanted, target = arguments.source, arguments.to
+    _check_words(arguments)
+    terms = restore.Terms(
+        consent=lambda name, losses: _consent(name, losses, say),
+        safety_set=not arguments.no_safety_set,
+        replay=arguments.replace,
+        as_superuser=arguments.as_superuser,
+    )
+    if arguments.stream == ALL:
+        for restored in both_streams.both_in_place(config, wanted, terms, now=now, watch=watch):
+            say(report.restored_lines(restored))
+        matched = both_streams.match(config, watch=watch)
+        say([f"attachment_rows_with_files={matched.rows if matched else 'no such table'}", "restore_all_status=ok"])
+        return
+    match Stream(arguments.stream), arguments.in_place:
+        case Stream.DB, True:
+            restored = restore.database_in_place(config, wanted, terms, now=now, watch=watch)
+        case Stream.DB, False:
+            restored = restore.database_into_new(
+                config, wanted, target, as_superuser=terms.as_superuser, now=now, watch=watch
+            )
+        case _, True:
+            restored = restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
+        case _:
+            restored = restore.attachments_into_new(config, wanted, target, now=now, watch=watch)
+    say(report.restored_lines(restored))
+
+
+def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:
+    """Extract what the command line asks for and say where it is; UsageError where that is not clear."""
+    source, paths, table = arguments.source, arguments.paths, arguments.table
+    if bool(paths) == (table is not None) or (arguments.csv if table is None else arguments.stored_names):
+        raise UsageError(
+            "extract: expected paths of the attachments (--stored-names goes with them), "
+            "or --table with a name (--csv goes with it)"
+        )
+    if table is None:
+        directory = (arguments.to or Path()).absolute()
+        found = extract.files(config, source, paths, directory, stored_names=arguments.stored_names, watch=watch)
+        say(report.extracted_lines(paths, found, as_json=arguments.json))
+        return
+    if arguments.json:
+        raise UsageError("extract: the rows of a table are SQL or CSV, expected --json with paths only")
+    target = arguments.to.absolute() if arguments.to else None
+    count = extract.table(config, source, table, target, csv=arguments.csv, watch=watch)
+    if target:
+        say([f"extracted={target}", f"extracted_rows={count}"])
+
+
+def _check_words(arguments: Arguments) -> None:
+    """Raise unless it is clear where to, and the admin has said that what is live is to be replaced, where it is."""
+    what, command = arguments.stream, f"CONFIRM=YES dental-pms-backup restore {arguments.stream} {arguments.source}"
+    if (arguments.replace or arguments.no_safety_set) and not arguments.in_place:
+        raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
+    if arguments.replace and what != Stream.DB:
+        raise UsageError(f"restore: --replace is about the database, expected db, not {what}")
+    if arguments.as_superuser and what == Stream.ATTACHMENTS:
+        raise UsageError("restore: --as-superuser is about the database, expected db or all, not attachments")
+    if what == ALL and not arguments.in_place:
+        raise RefusedError(
+            "restore: all is what is live, expected --in-place to replace it, and no other target",
+            hint=f"{command} --in-place",
+        )
+    if what == Stream.ATTACHMENTS and not arguments.in_place and arguments.to is None:
+        raise RefusedError(
+            "restore: no target is named, expected --to and a directory, or --in-place to replace what is live",
+            hint=f"{command} --in-place",
+        )
+    if arguments.in_place and not arguments.yes and os.environ.get("CONFIRM") != "YES":
+        raise RefusedError(
+            f"restore: this replaces the live {what}, expected your word for it", hint=f"{command} --in-place"
+        )
+
+
+def _consent(name: str, losses: Sequence[str], say: Say) -> None:
+    """Show what of the live content the set has not; at a terminal, have the name typed; RefusedError otherwise."""
+    say(f"live_has_more={loss}" for loss in losses)
+    if not sys.stdin or not sys.stdin.isatty():
+        return
+    journal.say(f"This replaces what is live. Type {name} to go on:")
+    while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
+        stop.check()
+    if sys.stdin.readline().strip() != name:
+        raise RefusedError(f'restore: the answer is not "{name}", expected that to go on; nothing was touched')

@@ -1,0 +1,209 @@
+"""What the commands print: key=value lines, tables and JSON values, from what the flows return."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.host.progress import duration, size
+from dental_pms_backup.store.sets import Kind, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from dental_pms_backup.backup.run import Taken
+    from dental_pms_backup.drill.drill import Drilled
+    from dental_pms_backup.live.sources import Sources
+    from dental_pms_backup.restore.restore import Restored
+    from dental_pms_backup.store.retention import Choice
+    from dental_pms_backup.store.sets import StoredSet
+    from dental_pms_backup.store.verify_sets import Verdict
+
+KIND_OF = {Stream.DB: Kind.DB, Stream.ATTACHMENTS: Kind.ATTACHMENTS}
+
+
+def run_lines(taken: Taken) -> Iterator[str]:
+    """Yield the key=value lines of a complete run, the seed's names, without the last."""
+    both = []
+    for stream, kind in KIND_OF.items():
+        artefact = taken.stored.artefact(kind)
+        if artefact is None:
+            continue
+        path = taken.store / artefact.path
+        yield f"backup_type={stream}"
+        yield f"backup_root={taken.store}"
+        yield f"backup_file={path}"
+        yield f"backup_size_bytes={artefact.size_bytes}"
+        if stream is Stream.ATTACHMENTS:
+            yield f"attachments_source={taken.attachments_source}"
+        yield f"retention_keep={taken.keep}"
+        yield f"retention_deleted={sum(1 for choice in taken.removed if choice.stream is stream)}"
+        both += [f"{stream}_file={path}", f"{stream}_size_bytes={artefact.size_bytes}"]
+    yield from both
+    yield f"duration_seconds={round(taken.duration_s)}"
+
+
+def rehearsal_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Iterator[str]:
+    """Yield what a run would do."""
+    yield f"backup_root={store}"
+    if sources.database:
+        facts = sources.database.facts
+        yield f"would dump database {facts.database} ({size(facts.size)} in {sources.database.told})"
+    if sources.attachments:
+        yield f"would archive {sources.attachments.path}"
+    for choice in going:
+        yield f"would remove {choice.stream} of set {choice.stored.name}: {choice.reason}"
+    yield "nothing was done: dry run"
+
+
+def set_summary(stored: StoredSet) -> dict[str, Any]:
+    """Return a set as ``list --json`` shows it."""
+    return {
+        "set": stored.name,
+        "taken_at": stored.taken_at.isoformat(),
+        "state": stored.state,
+        "db_size_bytes": stored.size_bytes(Stream.DB),
+        "attachments_size_bytes": stored.size_bytes(Stream.ATTACHMENTS),
+        "problems": list(stored.problems),
+        "suspicions": list(stored.suspicions),
+        "pinned": stored.pinned,
+        "drill": stored.proof,
+    }
+
+
+def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) -> Iterator[str]:
+    """Yield the lines of ``list``, oldest first; with ``color``, a set that is not good is red."""
+    yield f"{'SET':<19}{'AGE':>14}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
+    for stored in sets:
+        age = duration(max(0.0, (now - stored.taken_at).total_seconds()))
+        sizes = [stored.size_bytes(stream) for stream in Stream]
+        database, attachments = (size(count) if count is not None else "-" for count in sizes)
+        state = f"{stored.state}{' (pinned)' if stored.pinned else ''}"
+        if color and not stored.is_good:
+            state = f"\033[31m{state}\033[0m"
+        yield f"{stored.name:<19}{age:>14}{database:>11}{attachments:>13}  {state}"
+
+
+def set_details(store: Path, stored: StoredSet) -> Iterator[str]:
+    """Yield the lines of ``show``."""
+    yield f"set: {stored.name}"
+    yield f"taken: {stored.taken_at.astimezone().isoformat(sep=' ', timespec='seconds')}"
+    yield f"state: {stored.state}{' (pinned)' if stored.pinned else ''}"
+    yield from (f"problem: {problem}" for problem in stored.problems)
+    accepted = " (accepted)" if stored.accepted else ""
+    yield from (f"strange: {suspicion}{accepted}" for suspicion in stored.suspicions)
+    if stored.proof:
+        yield from _proof_lines(stored.proof)
+    for artefact in stored.artefacts:
+        yield f"{artefact.kind}: {store / artefact.path} ({artefact.size_bytes} bytes)"
+        if artefact.sha256:
+            yield f"  sha256: {artefact.sha256}"
+    for stream, part in (stored.manifest or {"streams": {}})["streams"].items():
+        yield from _part_lines(stream, part)
+
+
+def _proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
+    yield f"drill: {proof['result']} at {proof['drilled_at']}"
+    for name, result in proof["proofs"].items():
+        reason = proof.get("reasons", {}).get(name)
+        yield f"  {name}: {result}{f' ({reason})' if reason else ''}"
+    yield from (f"  {problem}" for problem in proof.get("problems", ()))
+    if "restore_s" in proof:
+        yield f"  the database was restored in {duration(proof['restore_s'])}"
+    if "data_age_s" in proof:
+        yield f"  its data was {duration(proof['data_age_s'])} old"
+
+
+def drilled_lines(drilled: Drilled) -> Iterator[str]:
+    """Yield what a drill found, as key=value lines, without the last."""
+    yield f"drill_set={drilled.stored.name}"
+    if drilled.where:
+        yield f"drill_where={drilled.where}"
+    for name, result in drilled.results.items():
+        yield f"proof_{name.replace(' ', '_')}={result}"
+    for name, figure in drilled.figures.items():
+        yield f"{name}={figure}"
+
+
+def _part_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{stream} {key.replace('_', ' ')}: {value}" for key, value in part.get("source", {}).items())
+    if "entries" in part:
+        yield f"{stream} entries: {part['entries']}"
+    yield from (f"{stream} changed while it was read: {name}" for name in part.get("changed", ()))
+
+
+def verdict_summary(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as ``verify --json`` shows it."""
+    return {"set": verdict.stored.name, "good": not verdict.problems, "problems": list(verdict.problems)}
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """Yield the lines of ``verify`` for one set."""
+    yield f"{verdict.stored.name}: {'damaged' if verdict.problems else 'good'}"
+    for problem in verdict.problems:
+        yield f"  {problem}"
+
+
+def choice_lines(choices: Sequence[Choice], *, dry_run: bool) -> Iterator[str]:
+    """Yield what ``prune`` did, or with ``dry_run`` would do: each choice with its reason."""
+    words = {True: "keep", False: "remove" if dry_run else "removed"}
+    for choice in choices:
+        yield f"{words[choice.keep]} {choice.stream} of set {choice.stored.name}: {choice.reason}"
+    yield "nothing was done: dry run" if dry_run else f"retention_deleted={len(choices)}"
+
+
+def restored_lines(restored: Restored) -> Iterator[str]:
+    """Yield what a restore did, as key=value lines."""
+    yield f"restore_type={restored.stream}"
+    yield f"restore_file={restored.file}"
+    yield f"restore_target={restored.target}"
+    if restored.rows is not None:
+        yield f"restore_rows={restored.rows}"
+    if restored.safety_set:
+        yield f"restore_safety_set={restored.safety_set}"
+    if restored.kept:
+        yield f"restore_kept={restored.kept}"
+    if restored.switch:
+        yield f"restore_switch={shlex.join(restored.switch)}"
+    if restored.drop:
+        yield f"restore_drop={shlex.join(restored.drop)}"
+    yield "restore_status=ok"
+
+
+def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: bool) -> Iterator[str]:
+    """Yield where each path of an archive is now."""
+    pairs = list(zip(paths, found, strict=True))
+    if as_json:
+        yield json.dumps([{"path": path, "extracted": str(file)} for path, file in pairs], indent=2)
+        return
+    for path, file in pairs:
+        yield f"extracted_path={path}"
+        yield f"extracted={file}"
+
+
+def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of ``status``."""
+    yield f"store: {facts['store']} ({facts['sets']} sets)"
+    newest = facts["newest_set"]
+    yield (
+        f"newest set: {newest['set']}, {duration(newest['age_s'])} old, {newest['state']}"
+        if newest
+        else ("newest set: none")
+    )
+    proven = facts["newest_proven"]
+    yield (
+        f"newest proven set: {proven['set']}, {duration(proven['age_s'])} old" if proven else "newest proven set: none"
+    )
+    last = facts["last_run"]
+    if last:
+        why = f" ({last['cause']}: {last.get('message', '')})" if "cause" in last else ""
+        yield f"last run: {last['result']}{why}"
+        for name in last.get("unreadable", ()):
+            yield f"  unreadable: {name}"
+    else:
+        yield "last run: none recorded"
+    yield f"running now: {'yes' if facts['running'] else 'no'}"
+    yield f"timer: {facts['timer']}"

@@ -1,0 +1,324 @@
+"""The configuration: the file's values and the environment's, turned into frozen ones; all problems at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.config import yaml_file
+from dental_pms_backup.config.keys import CHECK_NAME, KEY_OF, KEYS, Checks, Key, Road, Source, Value, Where
+from dental_pms_backup.config.yaml_file import quoted
+from dental_pms_backup.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dental_pms_backup.config.yaml_file import Line
+
+DEFAULT_FILE = Path("/etc/dental-pms/backup.yaml")
+USUAL_STORE = Path("/srv/dental-pms/backups")
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those between stand for bytes of the environment
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compose:
+    """How the containers of the project are found."""
+
+    project_dir: Path
+    project: str | None
+    db_service: str
+    backend_service: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which sets stay: the newest ``keep``, all within some days, and the newest of each of the last periods."""
+
+    keep: int
+    keep_within_days: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What the store has to be like before a run: megabytes left free after it, and a mount of its own."""
+
+    reserve_mb: int
+    require_mount: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """From when on a set is suspect: percent smaller than the last good one; a table whose rows have files."""
+
+    db_shrink_percent: int
+    rows_shrink_percent: int
+    attachments_shrink_percent: int
+    attachments_table: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often, and how far apart in seconds, the sources are tried."""
+
+    attempts: int
+    wait_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """What is dumped, by which road, and how long pg_dump waits for a lock, in seconds."""
+
+    source: Source
+    road: Road
+    lock_wait_s: int
+    role_passwords: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Native:
+    """How a PostgreSQL outside of compose is reached; ``database`` is set when it is the source."""
+
+    host: str
+    port: int
+    user: str
+    run_as: str
+    database: str | None
+    pgpass_file: Path | None
+    bin_dir: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachments:
+    """Where the attachments lie."""
+
+    path: Path | None
+    mount: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    """How a drill restores and what it asks; ``timeout_s`` is for all of it.
+
+    ``checks`` and ``same_as_live`` are names with a query each; no ``files_query``: the database knows of no files.
+    """
+
+    where: Where
+    directory: Path
+    timeout_s: int
+    files_query: str | None
+    files_below: str
+    checks: Checks
+    same_as_live: Checks
+    after_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """The columns of the table of attachments by which an extracted file gets its original name."""
+
+    key_column: str
+    name_column: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offsite:
+    """The second place."""
+
+    remote: str | None
+    rclone_config: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The effective configuration. ``origins`` says of every key where its value came from."""
+
+    store: Path
+    retention: Retention
+    room: Room
+    compression_level: int
+    lock_wait_s: int
+    stall_timeout_s: int
+    suspect: Suspect
+    retry: Retry
+    compose: Compose
+    database: Database
+    native: Native
+    attachments: Attachments
+    drill: Drill
+    extract: Extract
+    offsite: Offsite
+    values: Mapping[str, Value] = field(repr=False)
+    origins: Mapping[str, str] = field(repr=False)
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Config:
+    """Read the configuration file and the overriding variables.
+
+    Raises ConfigError with every problem found, each naming file, line, key and what was expected.
+    """
+    values: dict[str, Value] = {key.name: key.default for key in KEYS}
+    origins = {key.name: "default" for key in KEYS}
+    problems: list[str] = []
+    for name, scalar in yaml_file.scalars(path, problems).items():
+        try:
+            convert = _checks if KEY_OF[name].kind == "checks" else _convert
+            values[name] = convert(KEY_OF[name], scalar)
+            origins[name] = f"{path}:{scalar.line}"
+        except ValueError as error:
+            problems.append(f"{path}:{scalar.line}: {name}: {error}")
+    for key in KEYS:
+        if key.variable and key.variable in environment:
+            try:
+                values[key.name] = _from_variable(key, environment[key.variable])
+                origins[key.name] = f"environment {key.variable}"
+            except ValueError as error:
+                problems.append(f"environment: {key.variable}: {error}")
+    if not problems:
+        problems.extend(_contradictions(values, origins))
+    if problems:
+        raise ConfigError(tuple(problems), hint="man dental-pms-backup.yaml")
+    return _config(values, origins, Path(environment.get("CREDENTIALS_DIRECTORY", "/run/credentials")))
+
+
+def _convert(key: Key, scalar: Line) -> Value:
+    """Turn a scalar into the key's value; ValueError says what is wrong and what was expected."""
+    if scalar.tag == "null" and scalar.text.lower() in {"", "~", "null"}:
+        if key.optional and not (key.null_too and not scalar.text):  # where null is off, it has to be said
+            return None
+        raise ValueError(f"no value, expected {key.expected}")
+    if scalar.tag not in {"str", "int", "bool", "float", "timestamp"}:
+        raise ValueError(f"the tag {quoted(scalar.tag)}, expected {key.expected}")
+    match key.kind:
+        case "number":
+            return _number(key, scalar.text if scalar.tag == "int" else f"{scalar.text} ")
+        case "switch":
+            if scalar.tag != "bool" or scalar.text.lower() not in SWITCHES:
+                raise ValueError(f"{quoted(scalar.text)}, expected {key.expected}")
+            return SWITCHES[scalar.text.lower()]
+        case "text" | "path" | "choice" if scalar.tag != "str":
+            raise ValueError(f"{quoted(scalar.text)} is no text, expected {key.expected} (put it in quotes)")
+        case _:
+            return _text(key, scalar.text)
+
+
+def _checks(key: Key, scalar: Line) -> Checks:
+    """Turn a mapping into names and queries; ValueError as ``_convert``."""
+    if scalar.tag != "map":
+        raise ValueError(f"{quoted(scalar.text)}, expected {key.expected}")
+    return tuple((name, _query(name, line)) for name, line in scalar.entries)
+
+
+def _query(name: str, scalar: Line) -> str:
+    """Return the query of a check; ValueError as ``_convert``."""
+    if not re.fullmatch(CHECK_NAME, name):
+        raise ValueError(f"{quoted(name)} as a name, expected letters, digits, spaces and . _ - (60 at most)")
+    if scalar.tag != "str" or not scalar.text.strip():
+        raise ValueError(f"{name}: {quoted(scalar.text)} is no query, expected SQL")
+    if CONTROL.search(re.sub(r"[\n\t]", " ", scalar.text)) or SURROGATE.search(scalar.text):
+        raise ValueError(f"{name}: a control character in {quoted(scalar.text)}, expected SQL")
+    return scalar.text.strip()
+
+
+def _from_variable(key: Key, text: str) -> Value:
+    return _number(key, text) if key.kind == "number" else _text(key, text)
+
+
+def _number(key: Key, text: str) -> int:
+    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text, re.ASCII):
+        raise ValueError(f"{quoted(text.strip())} is not a whole number, expected {key.expected}")
+    number = int(text)
+    if number < key.least:
+        raise ValueError(f"{number} is too small, expected {key.expected}")
+    if number > key.most:
+        raise ValueError(f"{number} is too large, expected {key.expected}")
+    return number
+
+
+def _text(key: Key, text: str) -> Value:
+    if not text.strip():
+        raise ValueError(f"empty, expected {key.expected}")
+    if CONTROL.search(text) or SURROGATE.search(text):
+        raise ValueError(f"a control character in {quoted(text)}, expected {key.expected}")
+    if key.kind == "path":
+        return _path(key, text)
+    if key.kind == "choice" and text not in key.choices:
+        raise ValueError(f"{quoted(text)}, expected {key.expected}")
+    if text.startswith("-"):
+        raise ValueError(f"{quoted(text)} starts with a dash, expected {key.expected}")
+    return text
+
+
+def _path(key: Key, text: str) -> Path:
+    if not text.startswith(("/", "%d/") if key.credential else "/"):
+        raise ValueError(f"{quoted(text)} is not absolute, expected {key.expected}")
+    if ".." in Path(text).parts:
+        raise ValueError(f'{quoted(text)} contains "..", expected {key.expected}')
+    return Path(re.sub("^/+", "/", text))
+
+
+def _contradictions(values: Mapping[str, Value], origins: Mapping[str, str]) -> Iterator[str]:
+    """Yield what no key shows alone."""
+
+    def where(name: str) -> str:
+        return f"{origins[name]}: {name}"
+
+    if values["database.source"] == Source.NATIVE and values["native.database"] is None:
+        yield f"{where('database.source')}: native, expected native.database to name the database"
+    remote = values["offsite.remote"]
+    if isinstance(remote, str) and not re.match(r"[\w.+@ -]+:", remote, re.ASCII):
+        yield f"{where('offsite.remote')}: names no remote, expected NAME: or NAME:path"
+    store, attachments = values["backup_dir"], values["attachments.path"]
+    if isinstance(store, Path) and isinstance(attachments, Path) and (store.is_relative_to(attachments)):
+        yield f"{where('backup_dir')}: {store} lies in attachments.path, expected a directory outside of it"
+    if store == Path("/"):
+        yield f"{where('backup_dir')}: / is the whole system, expected a directory of its own"
+    if attachments == Path("/"):
+        yield f"{where('attachments.path')}: / is the whole system, expected a directory of its own"
+
+
+def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: Path) -> Config:
+    def credential(path: Path | None) -> Path | None:
+        return credentials.joinpath(*path.parts[1:]) if path and path.parts[0] == "%d" else path
+
+    def section(name: str) -> dict[str, Any]:
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+
+    native = section("native")
+    offsite = section("offsite")
+    database = section("database")
+    drill = section("drill")
+    return Config(
+        store=_store(values["backup_dir"], values["compose.project_dir"]),
+        retention=Retention(**{name: value for name, value in values.items() if name.startswith("keep")}),
+        room=Room(reserve_mb=values["reserve_mb"], require_mount=values["require_mount"]),
+        compression_level=values["compression_level"],
+        lock_wait_s=values["lock_wait_s"],
+        stall_timeout_s=values["stall_timeout_s"],
+        suspect=Suspect(**section("suspect")),
+        retry=Retry(**section("retry")),
+        compose=Compose(**section("compose")),
+        database=Database(**database | {"source": Source(database["source"]), "road": Road(database["road"])}),
+        native=Native(**native | {"pgpass_file": credential(native["pgpass_file"])}),
+        attachments=Attachments(**section("attachments")),
+        drill=Drill(**drill | {"where": Where(drill["where"])}),
+        extract=Extract(**section("extract")),
+        offsite=Offsite(**offsite | {"rclone_config": credential(offsite["rclone_config"])}),
+        values=values,
+        origins=origins,
+    )
+
+
+def _store(backup_dir: Path | None, project_dir: Path) -> Path:
+    """Return where the store is: contract section 3."""
+    if backup_dir is not None:
+        return backup_dir
+    return USUAL_STORE if USUAL_STORE.is_dir() else project_dir / ".run" / "backups"

@@ -1,0 +1,1 @@
+"""Whether a set is proven to come back."""

@@ -1,0 +1,197 @@
+"""Is what came back what went in? Two dumps compared as streams, table by table, without a row in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import DrillError, TemporaryError
+from dental_pms_backup.host import programs
+from dental_pms_backup.store import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    Beat = Callable[[], None] | None
+
+HEAD_BYTES = 4096
+LARGEST_ANSWER_BYTES = 16 << 20
+UNPACKERS = {verify.GZIP[0], verify.IGZIP[0]}
+# Cuts a dump on stdin into the data of each COPY and all the rest, and prints for each its SHA-256, as sha256sum does,
+# and then "rows TAB table", for the rest "- TAB". In memory that stays flat however long a row is. Only the comments
+# that name versions and the \restrict lines are left out, each only where pg_dump writes it: a row may look like one.
+# Of the rest, casts and parentheses are left out: what PostgreSQL has parsed it writes anew, so that an IN that a dump
+# has as (ARRAY['a'::varchar, 'b'::varchar])::text[] comes back as ARRAY[('a'::varchar)::text, ('b'::varchar)::text].
+TALLY = (
+    verify.COPY
+    + r"""
+my $word = '(?:"(?:[^"\n]|"")*"|\w+)';
+my $field = "(?:year|month|day|hour|minute|second)";
+my $type = join "|", "character varying", "double precision", "bit varying", "interval(?: $field(?: to $field)?)?",
+    '(?:time|timestamp)(?:\(\d\))? with(?:out)? time zone', "$word(?:\\.$word)*";
+my $cast = qr/::(?:$type)(?:\([\w, -]+\))?(?:\[\])*/;
+my ($text, $pending, $line, $begun, $table, $rows, $at_line_start, $block) = ("", "", "", 0);
+$| = 1;
+open my $rest, "|-", "sha256sum" or die;
+sub into {
+    my ($to, $from, $length) = ($_[0], 0, length $_[1]);
+    $from += syswrite($to, $_[1], $length - $from, $from) // die while $from < $length;
+}
+sub besides {
+    $line .= $_[0];
+    my $lines = substr($line, 0, rindex($line, "\n") + 1, "");
+    $lines =~ s/$cast//g if index($lines, "::") >= 0;
+    $lines =~ tr/()//d;
+    into($rest, $lines);
+}
+sub ended {
+    close $block or die "sha256sum";
+    print "$rows\t$table\n";
+    $table = undef;
+}
+sub take {
+    $text .= $_[0];
+    while (1) {
+        if (!defined $table) {
+            if ($text =~ /$copy/g) {
+                ($table, $rows, $at_line_start) = ($1, 0, 1);
+                besides(substr($text, 0, pos $text));
+                $text = substr($text, pos $text);
+                open $block, "|-", "sha256sum" or die;
+            } else {
+                my $done = rindex($text, "\n") - $before;
+                last if $done <= 0;
+                besides(substr($text, 0, $done));
+                $text = substr($text, $done);
+                last;
+            }
+        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
+            ended();
+            $text = substr($text, 3);
+        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
+            my $data = substr($text, 0, $end + 1);
+            $rows += $data =~ tr/\n//;
+            into($block, $data);
+            ended();
+            $text = substr($text, $end + 4);
+        } else {
+            last if length($text) <= 3;
+            my $data = substr($text, 0, -3);
+            $rows += $data =~ tr/\n//;
+            into($block, $data);
+            ($at_line_start, $text) = (substr($data, -1) eq "\n", substr($text, -3));
+            last;
+        }
+    }
+}
+sub begin {
+    my ($head, $body) = $pending =~ /\A((?:--[^\n]*\n|\\restrict [^\n]*\n|\n)*)(.*)\z/s;
+    $head =~ s/^(?:-- Dumped (?:from|by) .*|\\restrict \w+\n)\n//mg;
+    ($pending, $begun) = ($head . $body, 1);
+}
+while (sysread(STDIN, my $chunk, 1 << 20)) {
+    $pending .= $chunk;
+    next if length $pending < 4096;
+    begin() if !$begun;
+    take(substr($pending, 0, -512));
+    $pending = substr($pending, -512);
+}
+begin() if !$begun;
+$pending =~ s/\\unrestrict \w+\n\n\z//;
+take($pending);
+defined $table ? into($block, $text) : besides($text);
+besides("\n");
+ended() if defined $table;
+close $rest or die "sha256sum";
+print "-\t\n";
+"""
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a dump holds: rows and SHA-256 of each table's data by its name, and of all the rest, but for casts."""
+
+    tables: Mapping[str, tuple[int, str]]
+    rest: str
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Return the rows by table."""
+        return {table: rows for table, (rows, _) in self.tables.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """A dump while it is counted; what is known of it then comes to ``out``."""
+
+    pipeline: programs.Running
+    out: int
+
+    def tally(self, beat: Beat = None) -> Tally:
+        """Wait for the dump's end and return its tally; every program has to exit 0.
+
+        DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
+        """
+        ended = self.pipeline.wait(beat)
+        failed = next((program for program in reversed(ended) if not program.ok), None)
+        if failed and failed.program in UNPACKERS and failed.exit_code > 0:
+            raise DrillError(f"db: {failed}, expected to read the dump to its end")
+        if failed:
+            raise TemporaryError(f"drill: {failed}, expected to read the dump to its end", hint="journalctl -k; df -h")
+        return _tally(os.pread(self.out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Counting]:
+    """Count the dump that a pipeline writes beside what the block does."""
+    with (
+        programs.memory("tally") as out,
+        programs.running(*argvs, ["perl", "-e", TALLY], source=source, out=out) as pipeline,
+    ):
+        yield Counting(pipeline=pipeline, out=out)
+
+
+def counting_packed(source: int) -> contextlib.AbstractContextManager[Counting]:
+    """Count an open, compressed dump, from its beginning, beside what the block does."""
+    os.lseek(source, 0, os.SEEK_SET)
+    return counting(verify.unpacker(), source=source)
+
+
+def differences(stored: Tally, restored: Tally) -> Iterator[str]:
+    """Yield in which tables, and by how many rows, what came back differs from what the set holds."""
+    yield from row_differences(stored.rows, restored.rows)
+    for table, (rows, digest) in stored.tables.items():
+        if restored.tables.get(table, (rows, digest)) != (rows, digest) and restored.rows[table] == rows:
+            yield f"{table}: as many rows came back, {rows}, but not all with what they held"
+    if stored.rest != restored.rest:
+        yield "the definitions that came back (tables, indexes, constraints, functions, rights) are not the set's"
+
+
+def row_differences(expected: Mapping[str, int], found: Mapping[str, int]) -> Iterator[str]:
+    """Yield each table that has another number of rows than expected, or is missing, or should not be there."""
+    for table, rows in expected.items():
+        if table not in found:
+            yield f"{table}: missing, expected {rows} rows"
+        elif found[table] != rows:
+            yield f"{table}: {found[table]} rows, expected {rows}"
+    yield from (
+        f"{table}: {rows} rows, expected no such table"
+        for table, rows in found.items() - expected.items()
+        if table not in expected
+    )
+
+
+def _tally(printed: str) -> Tally:
+    """Return what TALLY printed; DrillError when that is not whole."""
+    parts = re.findall(r"([0-9a-f]{64})  -\n(\d+|-)\t(.*)\n", printed)
+    if not parts or parts[-1][1:] != ("-", "") or "".join(f"{d}  -\n{n}\t{t}\n" for d, n, t in parts) != printed:
+        raise DrillError("db: the dump could not be counted, expected rows and checksum of every table")
+    tables: dict[str, tuple[int, str]] = {}
+    for digest, rows, table in parts[:-1]:  # a table that has partitions may have several
+        before = tables.get(table, (0, ""))
+        tables[table] = (before[0] + int(rows), before[1] + digest)
+    return Tally(tables=tables, rest=parts[-1][0])

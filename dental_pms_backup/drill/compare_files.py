@@ -1,0 +1,170 @@
+"""The files of an archive beside the rows that name them: sort and join work on lists, in files of mode 0600."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.drill import admin_queries, load
+from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import postgres
+from dental_pms_backup.store import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    Beat = Callable[[], None] | None
+
+UNDEFINED_TABLE = "42P01"
+OF_THE_SET = {"gzip", "igzip", "tar"}
+FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
+# Turns a line of tar --list --verbose into "name TAB size" of a regular file in a directory, both as COPY writes them:
+# the name below the directory. Of a hard link, whose size stands with its other name, the size is "*".
+FILES = r"""
+BEGIN { our $below = shift @ARGV; our %said = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
+        our %copied = ("\\", "\\\\", "\b", "\\b", "\t", "\\t", "\n", "\\n", "\x0b", "\\v", "\f", "\\f", "\r", "\\r") }
+my ($type, $size, $name) = /^(.)\S+ +\S+ +([\d,]+) \S+(?: \d\d:\d\d(?::\d\d)?)? +(\.\/.*)$/ or die "not a line of tar";
+next if $type !~ /[-h]/;
+$name =~ s/ link to .*// if $type eq "h";
+$name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $said{$1} ? chr $said{$1} : $1/ges;
+$name =~ s/^\.\///;
+next if length $below && substr($name, 0, length($below) + 1, "") ne "$below/";
+$name =~ s/([\\\x08-\x0d])/$copied{$1}/g;
+print "$name\t", $type eq "h" ? "*" : $size, "\n";
+"""
+# Counts "size in the row TAB size of the file" lines: equal, linked, and of another size.
+COMPARED = (
+    r"chomp; my ($row, $file) = split /\t/; $file eq '*' ? $linked++ : $row eq $file ? $equal++ : $wrong++;"
+    r" END { printf '%d %d %d', $equal, $linked, $wrong }"
+)
+BY_NAME = ("-t\t", "--key=1,1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """Rows and files beside each other. ``unsized`` files are hard links, whose size was not compared."""
+
+    rows: int
+    missing: int
+    wrong_size: int
+    unsized: int
+    orphans: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """An archive while it is read to its last byte; its list comes into a directory."""
+
+    pipeline: programs.Running
+    place: Path
+
+    def count(self, beat: Beat = None) -> int:
+        """Wait for the archive's end and return how many entries it has; DrillError when a program fails."""
+        _demand(self.pipeline.wait(beat))
+        return _count(self.place / "entries", beat)
+
+
+@contextlib.contextmanager
+def listing(source: int, place: Path) -> Iterator[Listing]:
+    """Read an open archive, from its beginning, beside what the block does."""
+    os.lseek(source, 0, os.SEEK_SET)
+    tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
+    with (
+        _new(place / "entries") as out,
+        programs.running(verify.unpacker(), tar, source=source, out=out) as pipeline,
+    ):
+        yield Listing(pipeline=pipeline, place=place)
+
+
+def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:
+    """Compare what a query returns, key and size of each file, with the list made before; None without its table.
+
+    ``rows_argv`` runs the SQL on its stdin. DrillError when the query fails.
+    """
+    directory = "" if below == "." else below.strip("/")
+    with (place / "entries").open("rb") as entries:
+        perl = ["perl", "-ne", FILES, directory]
+        _into(place / "files", [perl, _sorted(place)], source=entries.fileno(), beat=beat)
+    script = f"copy (\n{admin_queries.query(query)}\n) to stdout;\n"
+    with programs.memory("query") as source:
+        os.write(source, script.encode())
+        os.lseek(source, 0, os.SEEK_SET)
+        try:
+            _into(place / "rows", [rows_argv, _sorted(place)], source=source, beat=beat)
+        except DrillError as error:
+            if UNDEFINED_TABLE in error.message:
+                return None
+            raise
+    both = ["join", "-t\t", "-o", "1.2,2.2", str(place / "rows"), str(place / "files")]
+    equal, linked, wrong = (int(word) for word in _small([both, ["perl", "-ne", COMPARED]], beat).split())
+    rows = _count(place / "rows", beat)
+    return Matched(
+        rows=rows,
+        missing=rows - equal - linked - wrong,
+        wrong_size=wrong,
+        unsized=linked,
+        orphans=int(_small([_only_in(2, place), ["wc", "--lines"]], beat)),
+    )
+
+
+def _sorted(place: Path) -> list[str]:
+    return ["sort", *BY_NAME, "--buffer-size=64M", f"--temporary-directory={place}"]
+
+
+def _only_in(number: int, place: Path) -> list[str]:
+    return ["join", "-t\t", "-v", str(number), "-o", "0", str(place / "rows"), str(place / "files")]
+
+
+def _count(path: Path, beat: Beat) -> int:
+    return int(_small([["wc", "--lines", str(path)]], beat).split()[0])
+
+
+def _into(path: Path, argvs: Sequence[Sequence[str]], *, source: int | None, beat: Beat) -> None:
+    with _new(path) as out:
+        _demand(programs.pipeline(*argvs, source=source, out=out, beat=beat))
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[int]:
+    """Open a file of mode 0600 to be written, in place of an earlier one, while the block lasts."""
+    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield out
+    finally:
+        os.close(out)
+
+
+def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
+    with programs.memory("counted") as out:
+        _demand(programs.pipeline(*argvs, out=out, beat=beat))
+        return os.pread(out, 4096, 0).decode("ascii", "replace")
+
+
+def _demand(ended: Sequence[programs.Ended]) -> None:
+    failed = next((program for program in reversed(ended) if not program.ok and not program.broken_pipe), None)
+    failed = failed or next((program for program in ended if not program.ok), None)
+    if failed:
+        raise _failure(failed)
+
+
+def _failure(failed: programs.Ended) -> BackupError:
+    if any(FULL.search(line) for line in failed.said):
+        return RoomError("drill: no space left for the list of the attachments, expected room for it", hint="df -h")
+    refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){postgres.ERROR}")
+    state = next((found[1] for line in failed.said if (found := refused.match(line))), "")
+    if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
+        return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
+    if state == admin_queries.NO_RIGHT:
+        return ConfigError(
+            ("drill.files_query: it needs a right beyond reading, expected a query that only reads",),
+            hint="see drill.files_query in man dental-pms-backup.yaml",
+        )
+    return load.not_of_the_set(state, failed) or DrillError(
+        f"attachments: drill.files_query failed (SQLSTATE {state}), expected names and sizes",
+        hint="dental-pms-backup config show",
+    )

@@ -1,0 +1,349 @@
+"""Where a drill restores to: a container of the live server's own image, or a private cluster of its version.
+
+What a killed drill leaves is known by the mark of its store, and removed by the next: no two drill one store at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.config.keys import Road
+from dental_pms_backup.drill import private_cluster
+from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
+from dental_pms_backup.host import durable, journal, programs, sandbox, stop
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.live import compose, postgres, roads
+from dental_pms_backup.live.postgres import InContainer, OnHost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dental_pms_backup.live.postgres import Server
+
+LABEL = "dental-pms-backup.drill"
+PREFIX = "dental-pms-drill-"
+PROCESSES = Path("/proc")
+SERVERS = ("/postgres", "/initdb", "/bwrap")
+DATA = "/var/lib/postgresql/data"
+OWN_VOLUME = "/var/lib/dental-pms-drill"
+DOCKER_ANSWERS_S = 120
+STARTS_WITHIN_S = 180
+LONGEST_PLACE_BYTES = 107 - len("/.s.PGSQL.5432")  # unix(7): sun_path, with its NUL
+# for speed; a replay of definitions and rows needs no other server to follow it, and in one transaction a lock on each
+SETTINGS = (
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "maintenance_work_mem=128MB",
+    "max_wal_size=256MB",
+    "max_locks_per_transaction=8192",
+)
+IN_CONTAINER = (
+    "listen_addresses=127.0.0.1",
+    *(each for each in private_cluster.SETTINGS if not each.startswith("listen")),
+)
+# Nothing of the host, nothing of the network, no right beyond an ordinary user's, and an end to everything. Its output,
+# which may be anything, is kept in a small file that goes with it, and reaches no journal.
+CONFINED = (
+    "--pull=never",
+    "--network=none",
+    "--ipc=private",
+    "--cgroupns=private",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--memory=2g",  # what it reads and writes is cached beyond that
+    "--memory-swap=2g",
+    "--pids-limit=500",
+    "--cpu-shares=128",
+    "--shm-size=512m",
+    "--ulimit=nofile=4096:4096",
+    f"--ulimit=fsize={2 << 30}:{2 << 30}",
+    "--ulimit=core=0:0",
+    "--log-driver=json-file",
+    "--log-opt=max-size=1m",
+    "--log-opt=max-file=1",
+)
+# Without the image's entry point and its own scripts, from the beginning as the image's database user: a server, made
+# in a volume of its own, and nothing else that it could write to but what is gone with its memory.
+PLAIN = (
+    "--read-only",
+    "--tmpfs=/tmp:rw,mode=1777,size=64m",
+    "--tmpfs=/run:rw,mode=1777,size=16m",
+    "--tmpfs=/var/run/postgresql:rw,mode=1777,size=16m",
+    f"--volume={OWN_VOLUME}",
+    "--entrypoint=sh",
+)
+SERVES = """\
+initdb --pgdata="$0" --username="$POSTGRES_USER" --auth=trust --encoding=UTF8 --no-locale --no-sync >/dev/null &&
+exec postgres -D "$0" "$@"
+"""
+# What an entry point needs that begins as root, as the official image's does: it hands its directory to a user, and
+# becomes that user.
+BY_ENTRY_POINT = tuple(f"--cap-add={each}" for each in ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"))
+IMAGE = "{{.Image}} {{.Config.Image}}"
+# Data in the container's own layer is slow, and stays in it: an image that declares no volume gets one.
+PLACE_OF_DATA = "{{len .Config.Volumes}}{{range .Config.Env}} {{.}}{{end}}"
+OWN_SOURCE = f'{{{{range .Mounts}}}}{{{{if eq .Destination "{OWN_VOLUME}"}}}}{{{{.Source}}}}{{{{end}}}}{{{{end}}}}'
+SYSTEM = "select system_identifier from pg_control_system()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What tells one server from another; ``container`` and ``mounts``, places of the host, are a container's only."""
+
+    system: str
+    container: str = ""
+    mounts: frozenset[str] = frozenset()
+
+
+def mark_of(store: Path) -> str:
+    """Return the word by which what drills of a store leave is known."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(store))).hexdigest()[:10]
+
+
+def clear(mark: str, directory: Path) -> int:
+    """Remove what killed drills of a store left, containers and directories, and return how many those were."""
+    containers: list[str] = []
+    if programs.installed("docker"):
+        with contextlib.suppress(DockerError):  # without a daemon none runs; the drill itself says that it is needed
+            containers = docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL}={mark}").split()
+    for container in containers:
+        _remove_container(container)
+    sandbox.end_units(f"{PREFIX}{mark}-")
+    left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
+    _end_servers(f"{directory}/{PREFIX}{mark}-")
+    for path in left:
+        _remove_tree(path)
+    return len(containers) + len(left)
+
+
+@contextlib.contextmanager
+def private_directory(mark: str, directory: Path) -> Iterator[Path]:
+    """Make a directory that goes with the block; the cluster's user may pass through it, others cannot list it."""
+    try:
+        place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{mark}-", dir=directory))
+    except OSError as error:
+        raise RoomError(
+            f"{directory}: {error.strerror}, expected to make a directory for the drill there",
+            hint=f"df -h {directory}",
+        ) from None
+    try:
+        place.chmod(0o711)
+        yield place
+    finally:
+        _remove_tree(place)
+
+
+def image_of(source: Mapping[str, Any]) -> str:
+    """Return the id of the image that a set's database ran from; BackupError when this host has it no more.
+
+    That is the one that the manifest has, or that of its container, if it is still there, else what bears the image's
+    name now.
+    """
+    name = str(source["image"])
+    with contextlib.suppress(DockerError):
+        if known := source.get("image_id"):
+            return docker("image", "inspect", "--format={{.Id}}", str(known)).strip()
+    with contextlib.suppress(DockerError):
+        image, _, called = docker(
+            "inspect", "--type=container", f"--format={IMAGE}", str(source["container"])
+        ).partition(" ")
+        if called.strip() == name:
+            return image
+    docker("version", "--format={{.Server.Version}}")  # that the daemon is down is another thing
+    try:
+        return docker("image", "inspect", "--format={{.Id}}", name).strip()
+    except DockerError:
+        raise ToolMissingError(
+            f'drill: the image "{name}" of the set\'s database is not here, expected it: none is ever pulled',
+            hint=f"docker pull {name}   # or set drill.where to cluster",
+        ) from None
+
+
+@contextlib.contextmanager
+def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[InContainer]:
+    """Run a server in a new container without a network, which goes with its volume when the block ends.
+
+    Its own programs are used: in its root directory where ``road`` and this host allow that, else through docker exec.
+    BackupError when it does not come up.
+    """
+    name = f"{PREFIX}{mark}-{secrets.token_hex(4)}"
+    # the password is nobody's: over the socket none is asked for, and there is no network
+    settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
+    settings += "POSTGRES_INITDB_ARGS=--no-sync\n"
+    labelled = [f"--name={name}", f"--label={LABEL}={mark}", "--env-file=/proc/self/fd/0"]
+    try:
+        try:
+            _start_plain(labelled, name, image, settings)
+        except DockerError:  # an image of another kind, whose entry point knows how
+            stop.check()
+            _remove_container(name)
+            _start_by_entry_point(labelled, name, image, settings)
+        own = Road.EXEC if road is Road.EXEC else Road.AUTO
+        server, _ = roads.open_to(compose.container(name), own, (Road.NAMESPACE,))
+        yield server
+    finally:
+        with stop.deferred():
+            _remove_container(name)
+
+
+@contextlib.contextmanager
+def cluster(place: Path, major: int, *, superuser: str, longest_s: float) -> Iterator[OnHost]:
+    """Run a private cluster of a version, in a sandbox, below a directory; ToolMissingError when none is installed."""
+    bin_dir = private_cluster.bin_directory(major)
+    if bin_dir is None:
+        raise ToolMissingError(
+            f"drill: no server of PostgreSQL {major} is installed, expected the version of the set's",
+            hint=f"apt install postgresql-{major}   # its cluster may stay stopped",
+        )
+    directory = place / "pg"
+    if len(os.fsencode(directory)) > LONGEST_PLACE_BYTES:
+        raise RefusedError(
+            f"drill: {directory}: too long a name for a socket in it, expected a shorter drill.directory",
+            hint="dental-pms-backup config show",
+        )
+    with private_cluster.sandboxed(
+        directory, bin_dir, superuser=superuser, settings=SETTINGS, longest_s=longest_s
+    ) as server:
+        yield server
+
+
+def has_cluster(major: int) -> bool:
+    """Tell whether a private cluster of a major version can be made here."""
+    return private_cluster.bin_directory(major) is not None
+
+
+def identity(server: Server) -> Identity:
+    """Ask a server, and Docker of its container, who it is; BackupError when it does not answer."""
+    system = postgres.ask(server, SYSTEM)
+    match server:
+        case InContainer(container_id=container_id):
+            mounts = docker(
+                "inspect", "--type=container", "--format={{range .Mounts}}{{println .Source}}{{end}}", container_id
+            )
+            return Identity(system=system, container=container_id, mounts=frozenset(mounts.split("\n")) - {""})
+        case OnHost():
+            return Identity(system=system)
+
+
+def check_apart(target: Identity, live: Identity) -> None:
+    """Raise RefusedError when the throwaway server is in anything the live one."""
+    same = []
+    if target.system == live.system:
+        same.append("system identifier")
+    if target.container and target.container == live.container:
+        same.append("container")
+    if target.mounts & live.mounts:
+        same.append("volume")
+    if same or not target.system:
+        raise RefusedError(
+            f"drill: the throwaway server has the {' and the '.join(same) or 'nameless system identifier'} of the live "
+            "one, expected another server; nothing was written to it",
+            hint="docker ps; dental-pms-backup config show",
+        )
+
+
+def room_of(server_kind: str, directory: Path) -> Path:
+    """Return the directory in whose filesystem a server of a kind keeps its data."""
+    if server_kind == "cluster":
+        return directory
+    root = Path(docker("info", "--format={{.DockerRootDir}}").strip())
+    return root if root.is_dir() else directory
+
+
+def docker(*arguments: str, text_in: str = "") -> str:
+    """Return what a docker command prints; DockerError unless it exits 0, RoomError when the disk is full."""
+    ended, out = programs.capture(["docker", *arguments], text_in=text_in, timeout_s=DOCKER_ANSWERS_S)
+    if not ended.ok:
+        said = [str(ended), *ended.said][-1]
+        if any("no space left" in line.lower() for line in ended.said):
+            raise RoomError("drill: docker found no space left, expected room for a copy of the database", hint="df -h")
+        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
+    return out
+
+
+def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) -> None:
+    """Start a server in a new container, without its entry point; DockerError when the image does not bear that."""
+    user = docker("image", "inspect", "--format={{.Config.User}}", image).strip() or "postgres"
+    argv = [*labelled, *CONFINED, *PLAIN, f"--user={user}", image, "-c", SERVES, f"{OWN_VOLUME}/data", *_settings()]
+    docker("create", *argv, text_in=settings)
+    try:  # the volume is root's, whoever writes to it, and nobody but root passes through the directories above it
+        Path(docker("inspect", "--type=container", f"--format={OWN_SOURCE}", name).strip()).chmod(0o777)
+    except OSError as error:
+        raise DockerError(f"drill: the throwaway container's volume: {error.strerror}, expected it here") from None
+    docker("start", name)
+    _wait_for(name)
+
+
+def _start_by_entry_point(labelled: Sequence[str], name: str, image: str, settings: str) -> None:
+    volumes, *environment = docker("image", "inspect", f"--format={PLACE_OF_DATA}", image).split()
+    data = next((each.partition("=")[2] for each in environment if each.startswith("PGDATA=")), DATA)
+    own = [f"--volume={data}"] if volumes == "0" else []
+    argv = [*labelled, *CONFINED, *BY_ENTRY_POINT, *own, image, "postgres", *_settings()]
+    docker("run", "--detach", *argv, text_in=settings)
+    _wait_for(name)
+
+
+def _settings() -> list[str]:
+    return [word for setting in (*IN_CONTAINER, *SETTINGS) for word in ("-c", setting)]
+
+
+def _wait_for(name: str) -> None:
+    """Wait until the server takes connections over TCP: while its entry point makes the cluster, one takes others."""
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    argv = ["docker", "exec", name, "pg_isready", "--quiet", "--host=127.0.0.1"]
+    while not programs.capture(argv)[0].ok:
+        state = docker("inspect", "--type=container", "--format={{.State.Status}}", name).strip()
+        if state != "running" or time.monotonic() > deadline:
+            raise DockerError(
+                f"drill: the throwaway container is {state} and takes no connections{_said(name)}, "
+                "expected a server in it",
+                hint="docker info; df -h   # or set drill.where to cluster",
+            )
+        stop.rest(0.2)
+
+
+def _said(name: str) -> str:
+    """Return the last line that a container said, redacted; nothing of a set has come into it yet."""
+    ended, out = programs.capture(["docker", "logs", "--tail=5", name], timeout_s=DOCKER_ANSWERS_S)
+    line = next((each for each in reversed([*out.splitlines(), *ended.said]) if each.strip()), "")
+    return f" ({journal.redacted(line.strip())})" if line.isprintable() and line else ""
+
+
+def _end_servers(directories: str) -> None:
+    """End the server of a drill that was killed in the moment in which it was started: it was not yet bound to it."""
+    for process in PROCESSES.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            program, *arguments = (process / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
+            if program.endswith(SERVERS) and any(word.startswith(directories) for word in arguments):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _remove_container(name: str) -> None:
+    ended, _ = programs.capture(["docker", "rm", "--force", "--volumes", name], timeout_s=DOCKER_ANSWERS_S)
+    goes = re.compile("no such container|already in progress", re.IGNORECASE)  # the latter: a killed drill removed it
+    if not ended.ok and not any(goes.search(line) for line in ended.said):
+        _warn(
+            f"the throwaway container {name} stays until the next drill ({ended})",
+            f"docker rm --force --volumes {name}",
+        )
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        durable.remove_tree(path)
+    except OSError as error:
+        _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {path}")
+
+
+def _warn(text: str, hint: str) -> None:
+    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields={"set": "", "hint": hint})

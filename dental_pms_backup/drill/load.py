@@ -1,0 +1,227 @@
+"""Loading a set's roles and dump into a throwaway server, strictly, and dumping that again."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
+from dental_pms_backup.host import programs, stop
+from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live.postgres import OnHost
+from dental_pms_backup.store import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dental_pms_backup.live.postgres import Server
+
+    Beat = Callable[[], None] | None
+
+DATABASE = "dental_pms_drill"
+IN_COPY = f"--dbname={DATABASE}"
+# settings, in the manifest, by which the dump's values are written
+WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
+LIBC = "locale_provider libc"
+SESSION = "dental-pms-backup-drill"
+UNPACKED = ("gzip", "--decompress", "--stdout")
+HEAD_LINES = 60
+HEAD = (
+    rf"1,{HEAD_LINES}{{s/^-- Dumped from database version \([0-9]*\).*/\1/p;"
+    rf"s/^SET client_encoding = '\(.*\)';$/\1/p;}};{HEAD_LINES}q"
+)
+# as pg_dumpall writes the role that initdb made: objects of the system are its own, and dumps tell what differs
+SUPERUSER = (
+    r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
+    r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
+)
+STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
+ROWS = (*STRICT, "-At", "--file=-")
+FULL = "53100"
+# SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
+BEFALLS = re.compile("57P|08|53|58030")
+ROLE_OR_SETTING_MISSING = "42704"
+LACKING = {"58P01", "0A000"}
+EXTENSION = re.compile(r'CREATE EXTENSION IF NOT EXISTS ("[\w -]+"|\w+) WITH SCHEMA ')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a dump says of itself in its first lines: the server's major version, and the encoding."""
+
+    major: int
+    encoding: str
+
+
+def head(source: int) -> Head:
+    """Return what an open, compressed dump says of itself; DrillError when it says nothing."""
+    said = _first_lines("db", source, ["sed", "--quiet", "--expression", HEAD])
+    if len(said) < 2 or not said[0].isdigit() or not re.fullmatch(r"\w+", said[1]):  # noqa: PLR2004 - those of HEAD
+        raise DrillError("db: the dump does not begin with its version and encoding, expected a dump of pg_dump")
+    return Head(major=int(said[0]), encoding=said[1])
+
+
+def superuser(globals_source: int) -> str:
+    """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
+    return next(
+        iter(_first_lines("globals", globals_source, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
+    )
+
+
+def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> str:
+    """Make the empty database that is loaded, with locale and settings of that of which the manifest says ``source``.
+
+    Where the server lacks the locale, or the manifest has none, the database gets a plain one; then why is returned.
+    """
+    create = f"create database {DATABASE} template template0 encoding '{encoding}'"
+    plain = "C.UTF-8" if encoding == "UTF8" else "C"
+    wanted, why = _locale(source), ""
+    try:
+        postgres.ask(server, f"{create} {wanted or f'locale {postgres.literal(plain)}'}", timeout_s=600)
+    except BackupError:
+        stop.check()
+        if not wanted:
+            raise
+        postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
+        why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
+    lacking = [name for name in WRITTEN_BY if name in source and not _is_set(server, name, str(source[name]))]
+    return "; ".join([*([why] if why else []), *(f"without live's {name}" for name in lacking)])
+
+
+def _is_set(server: Server, name: str, value: str) -> bool:
+    """Give our sessions in the copy a setting, whatever the set's roles have; tell if the server has such a value."""
+    try:
+        postgres.ask(server, f"alter role current_user in database {DATABASE} set {name} to {postgres.literal(value)}")
+    except BackupError:
+        stop.check()
+        return False
+    return True
+
+
+def _locale(source: Mapping[str, Any]) -> str:
+    """Return the options that make a database order text as another, nothing where the manifest does not say how."""
+    if not source.keys() >= {"collate", "ctype"}:
+        return ""
+    named = {key: postgres.literal(str(source.get(key, ""))) for key in ("collate", "ctype", "locale")}
+    both = f"lc_collate {named['collate']} lc_ctype {named['ctype']}"
+    match source.get("locale_provider"):
+        case "c":
+            return f"{both} {LIBC}"
+        case "i":
+            return f"{both} locale_provider icu icu_locale {named['locale']}"
+        case "b":
+            return f"{both} locale_provider builtin builtin_locale {named['locale']}"
+        case _:
+            return both
+
+
+def load(server: Server, what: str, source: int, *, whole: bool = False, beat: Beat = None) -> None:
+    """Replay an open, compressed SQL file, every statement of which has to succeed.
+
+    As a ``whole`` in one transaction, which a file of roles need not bear: faster, and only so do the rows stand in the
+    order in which they came, so that a dump of them is the same. Where the table is not new in its transaction, COPY
+    puts a short row where an earlier page has room. DrillError says what does not load; RoomError, ToolMissingError and
+    TemporaryError are not the set's fault.
+    """
+    os.lseek(source, 0, os.SEEK_SET)
+    at_once = ["--single-transaction"] if whole else []
+    psql = _client(server, "psql", *STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-", stdin=True)
+    with open(os.devnull, "wb") as nowhere:
+        unpacked, loaded = programs.pipeline(verify.unpacker(), psql, source=source, out=nowhere.fileno(), beat=beat)
+    check_not_killed(unpacked)
+    if not loaded.ok:
+        raise _load_error(what, source, loaded)
+    if not unpacked.ok:
+        raise DrillError(f"{what}: {unpacked}, expected to read it to its end", hint="dental-pms-backup verify")
+
+
+def dump_argv(server: Server, encoding: str) -> list[str]:
+    """Return the argv that dumps what was loaded, as the set's own dump was made."""
+    return _client(server, "pg_dump", "--format=plain", "--no-password", f"--encoding={encoding}", IN_COPY)
+
+
+def rows_argv(server: Server, *arguments: str, options: str) -> list[str]:
+    """Return the argv that runs the SQL on its stdin in the copy and prints what it returns."""
+    return _client(server, "psql", *ROWS, IN_COPY, *arguments, stdin=True, options=options)
+
+
+def script_argv(server: Server) -> list[str]:
+    """Return the argv that runs statements of ours, on its stdin, in the copy."""
+    return rows_argv(server, options=pinned.OPTIONS)
+
+
+def not_of_the_set(state: str, psql: programs.Ended) -> BackupError | None:
+    """Return the error for what befell the throwaway server or its client, None when it only said no."""
+    if state == FULL:
+        return RoomError("drill: no space left for a copy of the database, expected room for all of it", hint="df -h")
+    if not state or BEFALLS.match(state):
+        why = f"{psql}, SQLSTATE {state}" if state else str(psql)
+        return TemporaryError(
+            f"drill: {why}, expected the throwaway server and its programs to go on", hint="journalctl -k; df -h"
+        )
+    return None
+
+
+def sqlstate(psql: programs.Ended) -> str:
+    """Return the SQLSTATE of the error at which psql stopped, empty where it says none."""
+    return _stopped_at(psql)[0]
+
+
+def check_not_killed(program: programs.Ended) -> None:
+    """Raise TemporaryError when a program that reads a set was killed: that says nothing about the set."""
+    if program.exit_code < 0 and not program.broken_pipe:
+        raise TemporaryError(f"drill: {program}, expected it to read to its end", hint="journalctl -k")
+
+
+def _client(
+    server: Server, program: str, *arguments: str, stdin: bool = False, options: str = pinned.OPTIONS
+) -> list[str]:
+    found = str(server.bin_dir / program) if isinstance(server, OnHost) and server.bin_dir else program
+    return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin, options=options)
+
+
+def _first_lines(what: str, source: int, argv: Sequence[str]) -> list[str]:
+    """Return what a program prints that needs only the first lines of an open, compressed file."""
+    os.lseek(source, 0, os.SEEK_SET)
+    with programs.memory("head") as out:
+        unpacked, ended = programs.pipeline(UNPACKED, argv, source=source, out=out)
+        check_not_killed(unpacked)
+        if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
+            raise DrillError(f"{what}: cannot be read, expected gzip", hint="dental-pms-backup verify")
+        return os.pread(out, 4096, 0).decode("utf-8", "replace").split("\n")[:-1]
+
+
+def _load_error(what: str, source: int, psql: programs.Ended) -> BackupError:
+    state, line = _stopped_at(psql)
+    excuse = not_of_the_set(state, psql)
+    if excuse and not (line and not state):
+        return excuse
+    failed = _statement(what, source, line)
+    extension = EXTENSION.match(failed)
+    if state in LACKING and extension:
+        return ToolMissingError(
+            f"drill: the throwaway server lacks the extension {extension[1]}, expected that of the live one",
+            hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
+        )
+    why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"
+    if state == ROLE_OR_SETTING_MISSING and re.match("SET ", failed):
+        why += ": a setting that this version does not know, the dump is of a newer one"
+    elif state == ROLE_OR_SETTING_MISSING and re.match("ALTER |GRANT |REVOKE |SET SESSION|CREATE POLICY", failed):
+        why += ": a role that is missing"
+    return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
+
+
+def _stopped_at(psql: programs.Ended) -> tuple[str, int]:
+    """Return SQLSTATE and line of the error at which psql stopped, empty and 0 where it says none."""
+    for said in reversed(psql.said):
+        found = re.search(rf"psql:<stdin>:(\d+): (?:{postgres.ERROR}|error: (?!connection))", said)
+        if found:
+            return found[2] or "", int(found[1])
+    return "", 0
+
+
+def _statement(what: str, source: int, line: int) -> str:
+    """Return a line of a dump, to be looked at and never told: it may hold what must not be."""
+    return next(iter(_first_lines(what, source, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")

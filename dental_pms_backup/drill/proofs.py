@@ -1,0 +1,368 @@
+"""The proofs of a drill: what is tried on a set and its copy in a throwaway server, each passed or failed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.drill import admin_queries, compare_dumps, compare_files, compare_live, copy_server, load
+from dental_pms_backup.errors import (
+    BackupError,
+    ConfigError,
+    DatabaseError,
+    DatabaseRefusedError,
+    DrillError,
+    StalledError,
+    TemporaryError,
+    UsageError,
+    VerificationError,
+)
+from dental_pms_backup.host import notify, stop
+from dental_pms_backup.live import sources
+from dental_pms_backup.store import verify
+from dental_pms_backup.store.drill_record import Result
+from dental_pms_backup.store.sets import Kind, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.drill.compare_dumps import Counting, Tally
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.live.postgres import Server
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.store.sets import StoredSet
+
+TOLD_AT_MOST = 5
+ONLY_THE_DIRECTORY = 1
+NEEDED = {"source", "server_version", "system_identifier"}
+CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
+
+
+@dataclass(slots=True)
+class Findings:
+    """The proofs of a drill as they come in; ``reasons`` say why one was not checked, or how."""
+
+    where: str = ""
+    results: dict[str, Result] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def proof(self, name: str) -> Iterator[None]:
+        """Keep what speaks against the set, so that the other proofs are tried as well; any other failure goes on."""
+        self.results[name] = Result.FAILED
+        try:
+            yield
+        except (DrillError, VerificationError) as error:
+            self.problems.append(error.message)
+        else:
+            self.results[name] = Result.PASSED
+
+    def leave(self, name: str, reason: str) -> None:
+        """Note that a proof cannot be tried, which speaks neither for nor against the set."""
+        self.results[name] = Result.NOT_CHECKED
+        self.reasons[name] = reason
+
+    @contextlib.contextmanager
+    def timed(self, figure: str) -> Iterator[None]:
+        """Measure the seconds of the block."""
+        began = time.monotonic()
+        yield
+        self.figures[figure] = round(time.monotonic() - began, 1)
+
+
+class Limit:
+    """The time that a drill may take; while it lasts, systemd is told that the drill lives."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._ends = time.monotonic() + timeout_s
+        self._told = 0.0
+        self._room: Callable[[], None] | None = None
+
+    def beat(self) -> None:
+        """Raise StalledError when the time is over, RoomError when the room is."""
+        now = time.monotonic()
+        if self._room:
+            self._room()
+        if now > self._ends:
+            raise StalledError(
+                "drill: not at its end in the time it has, expected it to be done",
+                hint="raise drill.timeout_s in /etc/dental-pms/backup.yaml",
+            )
+        if now - self._told >= 1:
+            self._told = now
+            notify.alive()
+
+    @contextlib.contextmanager
+    def over_room(self, check: Callable[[], None]) -> Iterator[None]:
+        """Have each beat of the block ask whether there is room left, which raises RoomError if not."""
+        self._room = check
+        try:
+            yield
+        finally:
+            self._room = None
+
+    @property
+    def left_s(self) -> float:
+        """Return how many seconds are left."""
+        return max(0.0, self._ends - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What every step of one drill works with; ``files`` are the set's, open."""
+
+    config: Config
+    stored: StoredSet
+    manifest: Mapping[str, Any]
+    files: Mapping[Kind, int]
+    place: Path
+    findings: Findings
+    watch: Watch
+    limit: Limit
+
+    @contextlib.contextmanager
+    def reading(self, label: str, source: int) -> Iterator[Callable[[], None]]:
+        """Show how far an open file of the set is read while the block lasts."""
+        with self.watch.over(f"drill: {label}", source, os.fstat(source).st_size) as shown:
+
+            def beat() -> None:
+                shown()
+                self.limit.beat()
+
+            yield beat
+
+    def part(self, stream: Stream) -> Mapping[str, Any]:
+        """Return what the manifest says of a stream."""
+        part: Mapping[str, Any] = self.manifest["streams"][stream]
+        return part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """The throwaway server, and the role that the admin's queries on the copy run as."""
+
+    server: Server
+    role: str
+
+
+def prove(job: Job) -> None:
+    """Try every proof that the set's files allow; each is in the findings afterwards.
+
+    Beside the checksums archive and dump are read already, and the dump while the throwaway server is made.
+    """
+    began = time.monotonic()
+    with contextlib.ExitStack() as beside:
+        again = {kind: beside.enter_context(verify.reopened(source)) for kind, source in job.files.items()}
+        listing = went_in = None
+        if Kind.ATTACHMENTS in again:
+            listing = beside.enter_context(compare_files.listing(again[Kind.ATTACHMENTS], job.place))
+        if Kind.DB in again:
+            went_in = beside.enter_context(compare_dumps.counting_packed(again[Kind.DB]))
+        with job.findings.proof(CHECKSUMS):
+            _check_files(job)
+        if job.findings.problems:
+            return  # nothing else can be told of other files than the manifest's
+        if listing:
+            with job.findings.proof(ATTACHMENTS), job.reading("attachments: reading", again[Kind.ATTACHMENTS]) as beat:
+                _count_entries(job, listing.count(beat))
+            job.findings.figures["attachments_s"] = round(time.monotonic() - began, 1)
+        if went_in:
+            _prove_database(job, went_in)
+
+
+def _check_files(job: Job) -> None:
+    if job.stored.problems:
+        raise DrillError(job.stored.problems[0])
+    for artefact in (each for each in job.stored.artefacts if each.kind in job.files):
+        with job.reading(f"{artefact.kind}: checksum", job.files[artefact.kind]) as beat:
+            path = job.config.store / artefact.path
+            try:
+                checksum = verify.sha256(path, job.files[artefact.kind], beat=beat)
+            except VerificationError as error:
+                if "killed by signal" in error.message:  # by who wanted memory, say: that is not the set's fault
+                    raise TemporaryError(f"drill: {error.message}") from None
+                raise
+            if checksum != artefact.sha256:
+                raise DrillError(f"{artefact.path}: the checksum differs, expected that of the manifest")
+
+
+def _count_entries(job: Job, found: int) -> None:
+    expected = job.part(Stream.ATTACHMENTS).get("entries", found)
+    job.findings.figures["entries"] = found
+    if found != expected:
+        raise DrillError(f"attachments: {found} entries, expected {expected}")
+
+
+def _prove_database(job: Job, went_in: Counting) -> None:
+    findings, source = job.findings, job.part(Stream.DB).get("source", {})
+    if not source.keys() >= NEEDED:
+        raise UsageError(f"set {job.stored.name}: its manifest does not say what server it is of, expected that")
+    head, superuser = None, "postgres"
+    with findings.proof(LOAD):
+        head = load.head(job.files[Kind.DB])
+        if Kind.GLOBALS in job.files:
+            superuser = load.superuser(job.files[Kind.GLOBALS])
+        if head.major != source["server_version"] // 10_000:
+            raise DrillError(
+                f"db: a dump of PostgreSQL {head.major}, expected one of {source['server_version'] // 10_000} "
+                "as the manifest says"
+            )
+    if head is None or findings.results[LOAD] is Result.FAILED:
+        return
+    where = copy_server.choose(job.config.drill.where, source)
+    findings.where = where.kind
+    notify.status(f"drill: starting a throwaway {where.kind}")
+    packed_bytes = os.fstat(job.files[Kind.DB]).st_size
+    room = copy_server.room(job.config, where)
+    with (
+        job.limit.over_room(room.check),
+        copy_server.server(
+            job.config, where, source, room, job.place, superuser=superuser, packed_bytes=packed_bytes
+        ) as server,
+    ):
+        with findings.proof(LOAD), findings.timed("restore_s"):
+            _load(job, server, head.encoding)
+        if findings.results[LOAD] is Result.FAILED:
+            return
+        came_back = _compare(job, server, head.encoding, went_in)
+        if came_back:
+            _compare_rows(job, came_back)
+        reading = _Reading(server=server, role=admin_queries.make(server, head.major))
+        _check_content(job, reading)
+        _compare_with_live(job, reading)
+        _match_files(job, reading)
+
+
+def _load(job: Job, server: Server, encoding: str) -> None:
+    why = load.make_database(server, encoding, job.part(Stream.DB)["source"])
+    if why:
+        job.findings.reasons[LOAD] = why
+    for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
+        if kind in job.files:
+            with job.reading(f"{what}: restoring", job.files[kind]) as beat:
+                load.load(server, what, job.files[kind], whole=kind is Kind.DB, beat=beat)
+
+
+def _compare(job: Job, server: Server, encoding: str, went_in: Counting) -> Tally | None:
+    """Dump what was loaded, compare that with the set's own dump, and return what it holds."""
+    came_back = None
+    with job.findings.proof(IDENTITY):
+        notify.status("drill: db: dumping what came back")
+        with compare_dumps.counting(load.dump_argv(server, encoding)) as counting:
+            came_back = counting.tally(job.limit.beat)
+        _refuse(
+            compare_dumps.differences(went_in.tally(job.limit.beat), came_back), "what came back is not what went in"
+        )
+    return came_back
+
+
+def _compare_rows(job: Job, came_back: Tally) -> None:
+    rows = job.part(Stream.DB).get("rows")
+    if rows is None:
+        job.findings.leave(ROWS, "the manifest counts none")
+        return
+    job.findings.figures["rows"] = sum(came_back.rows.values())
+    with job.findings.proof(ROWS):
+        _refuse(compare_dumps.row_differences(rows, came_back.rows), "not the rows that the manifest counts")
+
+
+def _match_files(job: Job, reading: _Reading) -> None:
+    """Look for the file of every row that has one."""
+    findings, settings = job.findings, job.config.drill
+    if Kind.ATTACHMENTS not in job.files or findings.results[ATTACHMENTS] is Result.FAILED:
+        findings.leave(FILES, "the set has no archive that can be compared")
+        return
+    if settings.files_query is None:
+        findings.leave(FILES, "drill.files_query is null")
+        return
+    found = None
+    with findings.proof(FILES):
+        notify.status("drill: attachments: looking for the file of every row")
+        rows = admin_queries.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
+        found = compare_files.match(rows, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
+        if found:
+            findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
+            _refuse_lack(found)
+        elif job.config.origins["drill.files_query"] != "default":
+            raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
+    if findings.results[FILES] is Result.PASSED and not found:
+        _demand_word(job)
+
+
+def _refuse_lack(found: compare_files.Matched) -> None:
+    """Raise DrillError when rows lack their file."""
+    if found.missing or found.wrong_size:
+        raise DrillError(
+            f"attachments: of {found.rows} rows {found.missing} have no file in the archive and {found.wrong_size} "
+            "one of another size, expected the file of every row"
+        )
+
+
+def _demand_word(job: Job) -> None:
+    """Raise ConfigError when an archive has files that cannot be compared, and nobody said that it is so.
+
+    That is no fault of the set, whose manifest knows of no such table; but proven it is not.
+    """
+    job.findings.leave(FILES, "no table attachments came back")
+    if job.findings.figures["entries"] > ONLY_THE_DIRECTORY and not job.findings.problems:
+        raise ConfigError(
+            (
+                f"drill.files_query: set {job.stored.name} has attachments, but no table attachments that names them, "
+                "expected a query that does",
+            ),
+            hint="set drill.files_query in /etc/dental-pms/backup.yaml, to null where no table names the files",
+        )
+
+
+def _check_content(job: Job, reading: _Reading) -> None:
+    for name, sql in job.config.drill.checks:
+        with job.findings.proof(f"check {name}"):
+            admin_queries.check(
+                reading.server, reading.role, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat
+            )
+
+
+def _compare_with_live(job: Job, reading: _Reading) -> None:
+    """Ask both databases the same; while live does not answer, that is not checked, for a drill is for that day."""
+    queries = job.config.drill.same_as_live
+    live, unreachable = _live(job.config) if queries else (None, "")
+    for name, sql in queries:
+        proof, unasked = f"same as live {name}", unreachable
+        with job.findings.proof(proof):
+            here = admin_queries.answer(
+                reading.server, reading.role, name, sql, timeout_s=job.limit.left_s, beat=job.limit.beat
+            )
+            if live:
+                try:
+                    compare_live.compare(here, live, name, sql, beat=job.limit.beat)
+                except DatabaseRefusedError as error:
+                    unasked = error.message
+                except DatabaseError as error:
+                    live, unasked = None, error.message
+                    unreachable = unasked
+        if unasked and job.findings.results[proof] is Result.PASSED:
+            job.findings.leave(proof, unasked)
+
+
+def _live(config: Config) -> tuple[DatabaseSource | None, str]:
+    """Return the live database, or why it does not answer."""
+    try:
+        return sources.database(config), ""
+    except BackupError as error:
+        stop.check()
+        return None, error.message
+
+
+def _refuse(differences: Iterator[str], what: str) -> None:
+    """Raise DrillError when there are differences, of which the first are told."""
+    found = list(differences)
+    if found:
+        more = f"; and {len(found) - TOLD_AT_MOST} more" if len(found) > TOLD_AT_MOST else ""
+        raise DrillError(f"db: {what}: {'; '.join(found[:TOLD_AT_MOST])}{more}")

@@ -1,0 +1,1 @@
+"""What the machine gives: programs, disks, signals, systemd."""

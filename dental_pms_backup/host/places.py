@@ -1,0 +1,325 @@
+"""Directories that are held open, so that whoever renames above them changes nothing of what is done in them.
+
+A path is walked once. From then on names are looked up from the descriptor, and programs are given its path in /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RefusedError
+from dental_pms_backup.host import durable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Identity = tuple[int, int]
+
+ROOT = 0
+MOST_LINKS = 40  # as many as the kernel follows
+PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+READING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+NO_DIRECTORY = {errno.ENOTDIR, errno.ELOOP}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # what a filesystem says that cannot hold one
+FULL = {errno.ENOSPC, errno.EDQUOT}
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A directory that is held open. ``path`` is where it was when it was opened, for messages."""
+
+    path: Path
+    descriptor: int
+
+    @property
+    def for_programs(self) -> Path:
+        """Return a path by which our programs come to this very directory, wherever it is by now."""
+        return Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
+
+    @property
+    def identity(self) -> Identity:
+        """Return device and number, which no other directory has meanwhile."""
+        return identity_of(os.fstat(self.descriptor))
+
+    def entries(self) -> list[str]:
+        """Return the names here, in no order."""
+        return os.listdir(self.descriptor)  # noqa: PTH208 - a descriptor has no path
+
+    def has(self, name: str) -> bool:
+        """Tell whether anything has a name here, be it a link to nothing, or what cannot be looked at."""
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def is_named(self, name: str, place: Place) -> bool:
+        """Tell whether a name here is that of a directory that is held open."""
+        try:
+            found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return identity_of(found) == place.identity
+
+    def sync(self) -> None:
+        """Make the names here durable."""
+        os.fsync(self.descriptor)
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return the device and the number that tell a file from every other."""
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Place]:
+    """Hold the directory at a path open while the block lasts; OSError.
+
+    RefusedError when a link on the way belongs to another user, who may have made it a moment ago.
+    """
+    passing = walked(path)
+    try:
+        descriptor = os.open(".", READING, dir_fd=passing)
+    finally:
+        os.close(passing)
+    with _held(descriptor) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def opened_as_it_is(path: Path, identity: Identity | None = None) -> Iterator[Place]:
+    """Hold the directory at a path open, whatever links lead there, to read it; OSError.
+
+    RefusedError when it is not the one that was looked at before.
+    """
+    with _held(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
+        check_is(place, path, identity)
+        yield place
+
+
+def pinned(path: Path) -> Identity:
+    """Return device and number of the directory at a path, which nothing else gets before the program ends; OSError.
+
+    It is left open: filesystems that make up their numbers, as CIFS does, may give it another one otherwise.
+    """
+    return identity_of(os.fstat(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+
+
+def check_is(place: Place, path: Path, identity: Identity | None) -> None:
+    """Raise RefusedError when a directory is not the one that was looked at before."""
+    if identity not in {None, place.identity}:
+        raise RefusedError(
+            f"{path}: another directory was put there after it was looked at, expected it to stay; nothing was touched",
+            hint=f"ls -ld {path} {path.parent}   # who may do that? then the same command again",
+        )
+
+
+@contextlib.contextmanager
+def inside(place: Place, name: str) -> Iterator[Place]:
+    """Hold a directory of another open while the block lasts; OSError, also for a link."""
+    with _held(os.open(name, READING, dir_fd=place.descriptor)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def around(place: Place) -> Iterator[Place]:
+    """Hold the directory open that another lies in."""
+    with _held(os.open("..", READING, dir_fd=place.descriptor)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def new(place: Place, name: str) -> Iterator[Place]:
+    """Make a directory in another, mode 0700, and hold it open; OSError. RefusedError unless it is ours alone."""
+    os.mkdir(name, 0o700, dir_fd=place.descriptor)
+    with inside(place, name) as made:
+        check_ours(made, place.path / name)
+        if made.entries() or made.identity[0] != place.identity[0]:
+            raise _not_ours(place.path / name, "not the one that was made")
+        yield made
+
+
+def check_ours(place: Place, path: Path) -> None:
+    """Raise RefusedError unless a directory belongs to the user who runs this, and nobody else may enter it."""
+    status = os.fstat(place.descriptor)
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid() or mode & 0o077:
+        raise _not_ours(path, f"of user {status.st_uid}, mode {mode:04o}")
+
+
+def _not_ours(path: Path, what: str) -> RefusedError:
+    return RefusedError(
+        f"{path}: {what}, expected a directory of user {os.geteuid()}, mode 0700; it is left alone",
+        hint=f"ls -ld {path} {path.parent}   # somebody else may have put it there; move it away",
+    )
+
+
+def remove(place: Place, name: str, made: Place) -> None:
+    """Remove a directory that is held open, with all that is in it; OSError.
+
+    What has its name by now, and is another, is left alone: then it is emptied, wherever it is.
+    """
+    empty(made)
+    if place.is_named(name, made):
+        os.rmdir(name, dir_fd=place.descriptor)
+
+
+def empty(place: Place) -> None:
+    """Remove all that is in a directory; OSError."""
+    while entries := place.entries():
+        for entry in entries:
+            try:
+                os.unlink(entry, dir_fd=place.descriptor)
+            except IsADirectoryError:
+                durable.remove_tree(entry, within=place.descriptor)
+
+
+def move_all(source: Place, target: Place) -> None:
+    """Move every entry of a directory into another, durably; OSError."""
+    for name in source.entries():
+        os.rename(name, name, src_dir_fd=source.descriptor, dst_dir_fd=target.descriptor)
+    source.sync()
+    target.sync()
+
+
+def check_store(store: Path, *, closing: bool = False) -> None:
+    """Raise RefusedError when another user can rename what lies in a store, or in one of its directories.
+
+    What is not there is made by us, and what is empty may be open to others while we are ``closing`` it. A filesystem
+    that cannot hold a link leads nobody astray: there modes do not count. StoreError when the disk does not say.
+    """
+    for directory in (store, store / "db", store / "sets"):
+        try:
+            descriptor = walked(directory)
+        except (FileNotFoundError, NotADirectoryError):  # what is to be done there says so
+            continue
+        except OSError as error:
+            raise durable.refusal(directory, "cannot be looked at", error) from None
+        try:
+            _check_directory(descriptor, directory, closing=closing)
+        finally:
+            os.close(descriptor)
+
+
+def who_moves(store: Path) -> str:
+    """Return in words who can move a store away, since a directory above it is his; empty when only root can."""
+    for directory in Path(os.path.realpath(store)).parents:
+        try:
+            status = directory.stat()
+        except OSError:
+            continue
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid not in {ROOT, os.geteuid()}:
+            return f"{directory} belongs to user {status.st_uid}"
+        if mode & OTHERS_WRITE and not mode & stat.S_ISVTX:
+            return f"{directory} can be written to by others (mode {mode:04o})"
+    return ""
+
+
+def walked(path: Path) -> int:
+    """Walk a path and return a descriptor of the directory there, which cannot be read; OSError.
+
+    RefusedError when a link on the way is another user's. ``O_DIRECTORY`` has the kernel mount what mounts by itself.
+    """
+    rest = list(reversed(path.absolute().parts[1:]))
+    links = 0
+    here = os.open("/", PASSING)
+    try:
+        while rest:
+            following, parts = _step(here, rest.pop(), path, links)
+            links += bool(parts)
+            rest += reversed(parts)
+            os.close(here)
+            here = following
+    except BaseException:
+        os.close(here)
+        raise
+    return here
+
+
+def _step(here: int, name: str, path: Path, links: int) -> tuple[int, list[str]]:
+    """Return what a name leads to and the names that follow before the rest of the path, as they do after a link."""
+    try:
+        return os.open(name, PASSING, dir_fd=here), []
+    except OSError as error:
+        if error.errno not in NO_DIRECTORY or links == MOST_LINKS:
+            raise
+    return _followed(here, name, path)
+
+
+def _followed(here: int, name: str, path: Path) -> tuple[int, list[str]]:
+    link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+    try:
+        status = os.fstat(link)
+        if not stat.S_ISLNK(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        target = PurePath(os.readlink("", dir_fd=link))
+    finally:
+        os.close(link)
+    if status.st_uid not in {ROOT, os.geteuid()}:
+        raise RefusedError(
+            f'{path}: "{name}" on the way is a link of user {status.st_uid}, who may let it lead anywhere, '
+            "expected directories, or links of root; nothing was touched",
+            hint=f"readlink -f {path}   # if that is the right place, give that path instead",
+        )
+    if target.is_absolute():
+        return os.open("/", PASSING), [*target.parts[1:], "."]
+    return os.dup(here), [*target.parts, "."]
+
+
+@contextlib.contextmanager
+def _held(descriptor: int) -> Iterator[Place]:
+    try:
+        yield Place(path=Path(f"/proc/self/fd/{descriptor}").readlink(), descriptor=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_directory(descriptor: int, path: Path, *, closing: bool) -> None:
+    status = os.fstat(descriptor)
+    mode, us = stat.S_IMODE(status.st_mode), os.geteuid()
+    foreign = status.st_uid not in {ROOT, us}
+    if not foreign and (not mode & OTHERS_WRITE or (closing and _is_empty(descriptor))):
+        return
+    if not _holds_links(descriptor, path):
+        return
+    what = f"belongs to user {status.st_uid}" if foreign else "can be written to by others"
+    raise RefusedError(
+        f"{path}: {what} (owner {status.st_uid}, mode {mode:04o}), expected a directory of user {us} to which nobody "
+        "else can write: whoever can rename there leads the backup astray; nothing was touched",
+        hint=f"chown {us} {path}   # or type it as user {status.st_uid}, where the service runs as that user"
+        if foreign
+        else f"chmod go-w {path}",
+    )
+
+
+def _is_empty(descriptor: int) -> bool:
+    try:
+        with os.scandir(f"/proc/self/fd/{descriptor}/") as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
+
+
+def _holds_links(descriptor: int, path: Path) -> bool:
+    """Tell whether somebody could make a link in a directory, by making one; StoreError when that cannot be tried."""
+    name = f".dental-pms-link-{secrets.token_hex(8)}"
+    try:
+        os.symlink("nowhere", name, dir_fd=descriptor)
+    except OSError as error:
+        if error.errno in NO_LINKS or error.errno in FULL:
+            return error.errno in FULL
+        raise durable.refusal(path, "cannot be written to", error) from None
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=descriptor)
+    return True

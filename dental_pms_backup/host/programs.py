@@ -1,0 +1,397 @@
+"""Running other programs: the only importer of ``sh``.
+
+Bulk data goes from kernel pipe to file descriptor and never into this process. What a program says on
+stderr is kept, at most its last lines; argv and output of a failed program are never quoted by themselves,
+since they may hold what must not be told.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import fcntl
+import logging
+import math
+import os
+import select
+import shutil
+import signal
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import sh
+
+from dental_pms_backup.errors import TemporaryError, ToolMissingError
+from dental_pms_backup.host import stop
+from dental_pms_backup.host.feeder import Feeder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+logging.getLogger("sh").setLevel(logging.ERROR)  # it logs argv
+_seen_ended: weakref.WeakSet[Any] = weakref.WeakSet()
+
+LINES_KEPT = 1000
+LINE_LENGTH = 1000
+END_GRACE_S = 3.0
+SHORT_NAP_S = 0.01
+CAPTURE_LIMIT_BYTES = 4 << 20
+LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
+PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
+PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
+PACKAGE_OF |= dict.fromkeys(("chroot", "env", "sync", "wc"), "coreutils")
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a program ended. ``exit_code`` is minus the signal that killed it; ``said`` its last stderr lines."""
+
+    program: str
+    exit_code: int
+    said: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether it exited with status 0."""
+        return self.exit_code == 0
+
+    @property
+    def broken_pipe(self) -> bool:
+        """Tell whether it was killed because its reader had ended: the reader's end says why."""
+        return self.exit_code == -signal.SIGPIPE
+
+    def __str__(self) -> str:
+        how = f"exit status {self.exit_code}" if self.exit_code >= 0 else f"killed by signal {-self.exit_code}"
+        return f"{self.program}: {how}"
+
+
+class Running:
+    """The programs of a pipeline, while they run."""
+
+    def __init__(self, argvs: Sequence[Sequence[str]]) -> None:
+        self.names = [program_of(argv) for argv in argvs]
+        self._argvs = argvs
+        self._started: list[Any] = []
+        self._said: list[collections.deque[str]] = []
+        self._feeder: Feeder | None = None
+
+    def start(self, source: int | None, out: int) -> None:
+        """Start all of them; those that had been started when an exception comes are known to ``end``."""
+        _start_all(self._argvs, source, out, self._started, self._said)
+
+    def start_following(self, source: int, out: int, grows: Callable[[], bool]) -> None:
+        """Start all of them as ``start`` does, the first one reading also what ``source`` gets while it ``grows``."""
+        reading, writing = _wide_pipe()
+        self._feeder = Feeder(source, writing, grows)
+        try:
+            self.start(reading, out)
+        finally:
+            os.close(reading)
+        self._feeder.start()
+
+    @property
+    def unfed(self) -> bool:
+        """Tell whether a ``source`` that grew could not be passed on to its end: the programs have not read all."""
+        return self._feeder is not None and self._feeder.failed
+
+    @property
+    def over(self) -> bool:
+        """Tell whether every program has ended."""
+        return not any(_is_alive(process) for process in self._started)
+
+    def wait(self, beat: Callable[[], None] | None = None) -> tuple[Ended, ...]:
+        """Wait until every program has ended, and return how; ``beat`` is called about ten times a second."""
+        _wait(self._started, beat)
+        self.end()
+        return tuple(
+            Ended(program=name, exit_code=process.exit_code, said=tuple(lines))
+            for name, process, lines in zip(self.names, self._started, self._said, strict=True)
+        )
+
+    def end(self) -> None:
+        """End what still runs."""
+        _end(self._started)
+        if self._feeder:
+            self._feeder.end()
+
+
+@contextlib.contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Make it a TemporaryError, of which ``what`` says what cannot be, that descriptors, threads or memory ran out."""
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno not in EXHAUSTED:
+            raise
+        if isinstance(error, RuntimeError) and "thread" not in str(error):
+            raise
+        why = error.strerror if isinstance(error, OSError) else str(error) or "out of memory"
+        raise TemporaryError(
+            f"{what}: {why}, expected room for more programs", hint="ulimit -a; systemctl status"
+        ) from None
+
+
+def path_of(program: str) -> str:
+    """Return the full path of a program on PATH; ToolMissingError when it is not installed."""
+    path = shutil.which(program)
+    if path is None:
+        raise ToolMissingError(
+            f"{program}: not found, expected it on PATH", hint=f"apt install {PACKAGE_OF.get(program, program)}"
+        )
+    return path
+
+
+def installed(program: str) -> bool:
+    """Tell whether a program is on PATH."""
+    return shutil.which(program) is not None
+
+
+def pipeline(
+    *argvs: Sequence[str], source: int | None = None, out: int, beat: Callable[[], None] | None = None
+) -> tuple[Ended, ...]:
+    """Run ``argvs[0] < source | argvs[1] | … > out`` and return how each ended, in order.
+
+    The caller keeps ``source`` and ``out`` open and judges the result. ``beat`` is called about ten times a
+    second. On InterruptedRunError, and on any other exception, every program has ended.
+    """
+    with running(*argvs, source=source, out=out) as programs:
+        return programs.wait(beat)
+
+
+@contextlib.contextmanager
+def running(
+    *argvs: Sequence[str], source: int | None = None, out: int, grows: Callable[[], bool] | None = None
+) -> Iterator[Running]:
+    """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended.
+
+    With ``grows``, ``source`` is a file that somebody writes to; its end is the end once that says no. It is asked by
+    another thread.
+    """
+    programs = Running(argvs)
+    with room_for(f"{' | '.join(programs.names)}: cannot be started"):
+        try:
+            if grows is None or source is None:
+                programs.start(source, out)
+            else:
+                programs.start_following(source, out, grows)
+            yield programs
+        finally:
+            programs.end()
+
+
+def capture(
+    argv: Sequence[str],
+    *,
+    text_in: str = "",
+    timeout_s: float | None = 60,
+    beat: Callable[[], None] | None = None,
+) -> tuple[Ended, str]:
+    """Run one program on a small input and return how it ended and its small standard output.
+
+    Output over 4 MiB is cut. After ``timeout_s`` seconds, or when it prints without end, the program is killed: its
+    exit code is then -9. ``beat`` is as in ``pipeline``.
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    def tick() -> None:
+        if time.monotonic() > deadline or os.fstat(out).st_size > LARGEST_OUTPUT_BYTES:
+            raise TimeoutError
+        if beat:
+            beat()
+
+    with memory("captured") as out, memory("given") as source:
+        os.write(source, text_in.encode())
+        os.lseek(source, 0, os.SEEK_SET)
+        try:
+            (ended,) = pipeline(argv, source=source, out=out, beat=tick)
+        except TimeoutError:
+            endless = os.fstat(out).st_size > LARGEST_OUTPUT_BYTES
+            why = "an answer without end" if endless else f"no answer within {timeout_s:.0f} s"
+            ended = Ended(program=program_of(argv), exit_code=-9, said=(why,))
+        return ended, os.pread(out, CAPTURE_LIMIT_BYTES, 0).decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def memory(name: str) -> Iterator[int]:
+    """Open a file in memory while the block lasts."""
+    with room_for("a program: cannot be started"):
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, BinaryIO]]:
+    """Open a pipe while the block lasts: the descriptor of the end to read from, and the file to write to."""
+    with room_for("a program: cannot be started"):
+        reading, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb", buffering=0) as file:
+            yield reading, file
+    finally:
+        os.close(reading)
+
+
+@contextlib.contextmanager
+def background(argv: Sequence[str], *, log: Path) -> Iterator[None]:
+    """Run a program while the block lasts, its output in a new file; it is ended with SIGTERM, then SIGKILL."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        process = _start(argv, source, out, collections.deque(maxlen=LINES_KEPT))
+    finally:
+        os.close(out)
+        os.close(source)
+    try:
+        yield
+    finally:
+        _end([process])
+
+
+def as_user(argv: Sequence[str], user: str, *, root: str = "") -> list[str]:
+    """Return the argv that runs a program as another system user, with that user's groups; in another root directory.
+
+    There it gets no right back, whatever it is.
+    """
+    entered = [path_of("chroot"), root] if root else []
+    # the death signal again: a change of user clears the one that was set before it
+    words = [f"--reuid={user}", f"--regid={user}", "--init-groups", "--pdeathsig", "KILL"]
+    return [*entered, "setpriv", *words, *(["--inh-caps=-all", "--no-new-privs"] if root else []), "--", *argv]
+
+
+def program_of(argv: Sequence[str]) -> str:
+    """Return the name of the program that an argv is about, without the wrappers of this module."""
+    words = list(argv)
+    confined = words[0] == "perl" and os.path.basename(words[1]) == "confine"  # noqa: PTH119 - as below
+    if confined:
+        words = words[words.index("--") + 1 :]
+    while words[0] in {"setpriv", "env"}:
+        words = words[words.index("--") + 1 :] if words[0] == "setpriv" else words[1:]
+        while "=" in words[0]:
+            words = words[1:]
+    if confined and words[0] == "sh":
+        words = words[len(("sh", "-c", "SCRIPT", "sh")) :]
+    if os.path.basename(words[0]) == "chroot":  # noqa: PTH119 - as below
+        return program_of(words[2:])
+    return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
+
+
+def _start_all(
+    argvs: Sequence[Sequence[str]], source: int | None, out: int, started: list[Any], said: list[collections.deque[str]]
+) -> None:
+    """Start the programs of a pipeline, each appended to ``started`` at once, so that the caller can end them."""
+    reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
+    try:
+        for argv in argvs:
+            following, writing = (-1, os.dup(out)) if argv is argvs[-1] else _wide_pipe()
+            said.append(collections.deque(maxlen=LINES_KEPT))
+            try:
+                started.append(_start(argv, reading, writing, said[-1]))
+            finally:  # an end kept open here would hide the end of input, or of the reader
+                os.close(writing)
+                os.close(reading)
+                reading = following
+    finally:
+        if reading != -1:
+            os.close(reading)
+
+
+def _wide_pipe() -> tuple[int, int]:
+    """Make a pipe that holds more than the usual 64 KiB: its two programs wait less often for each other."""
+    reading, writing = os.pipe()
+    with contextlib.suppress(OSError):  # a user who has many pipes gets no more: slower, and as good
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, writing
+
+
+def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[str]) -> Any:
+    # setpriv --pdeathsig: whatever becomes of us, our programs do not outlive us
+    wrapped = ["--pdeathsig", "KILL", "--", path_of(argv[0]), *argv[1:]]
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    try:
+        return sh.Command(path_of("setpriv"))(
+            *wrapped,
+            _in=source,
+            _out=out,
+            _err=_collector(said),
+            _env=environment | {"LC_ALL": "C"},
+            _cwd="/",  # ours may have gone, or be closed to the user who runs the program
+            _bg=True,
+            _bg_exc=False,
+            _new_session=True,
+            _tty_out=False,
+        )
+    except ValueError:  # sh misses what its child should have told before it became the program
+        raise TemporaryError(f"{program_of(argv)}: killed before it began, expected it to run") from None
+
+
+def _collector(said: collections.deque[str]) -> Callable[[str], None]:
+    def collect(line: str) -> None:  # exactly one parameter: sh looks at the arity
+        text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
+        shown = text.strip().replace("\t", " ")
+        if len(shown) > LINE_LENGTH:  # a long name, and what is wrong with it
+            shown = f"{shown[: LINE_LENGTH // 2]}...{shown[3 - LINE_LENGTH // 2 :]}"
+        said.append(shown if shown.isprintable() else "(not text)")  # it may be the data itself
+
+    return collect
+
+
+def _wait(started: Sequence[Any], beat: Callable[[], None] | None) -> None:
+    while running := [process.pid for process in started if _is_alive(process)]:
+        stop.check()
+        if beat:
+            beat()
+        _nap_beside(running[0])
+
+
+def _nap_beside(pid: int) -> None:
+    """Sleep until a child has ended, but no longer than until the next look at everything else."""
+    try:
+        ending = os.pidfd_open(pid)
+    except OSError:  # it has ended; or there is no descriptor left, or none such to be had
+        time.sleep(SHORT_NAP_S)
+        return
+    try:
+        look = select.poll()
+        look.register(ending, select.POLLIN)
+        look.poll(stop.LONGEST_NAP_S * 1000)
+    finally:
+        os.close(ending)
+
+
+def _end(started: Sequence[Any]) -> None:
+    """End what still runs, and what ended programs left behind, and collect all exit codes and the last of stderr."""
+    deadline = time.monotonic() + END_GRACE_S
+    for process in started:
+        _signal(process, signal.SIGTERM)
+    while time.monotonic() < deadline and any(_is_alive(process) for process in started):
+        time.sleep(0.02)
+    for process in started:
+        _signal(process, signal.SIGKILL)
+    for process in started:
+        with contextlib.suppress(sh.ErrorReturnCode):
+            process.wait()
+
+
+def _is_alive(process: Any) -> bool:
+    """Tell whether a program runs; when it is first seen to have ended, what it left behind is ended, too."""
+    alive: bool = process.process.is_alive()[0]
+    if not alive and process.process not in _seen_ended:
+        _seen_ended.add(process.process)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # at once: later its number may be another's
+            os.killpg(process.pid, signal.SIGKILL)
+    return alive
+
+
+def _signal(process: Any, number: int) -> None:
+    if _is_alive(process):
+        with contextlib.suppress(ProcessLookupError):
+            process.signal_group(number)

@@ -1,0 +1,1 @@
+"""What is running now, and how it is reached."""

@@ -1,0 +1,201 @@
+"""Finding the containers of a docker compose project by the labels that compose itself puts on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.errors import DatabaseError, DockerError, RefusedError, SourceError
+from dental_pms_backup.host import programs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LABEL = "com.docker.compose"
+DOCKER_ANSWERS_S = 30
+FIRST_REPLICA = "1"
+# Only these fields, and of the environment only these variables: the password is among the others.
+SETTINGS = (
+    "PATH",
+    "PGPORT",
+    "POSTGRES_USER",
+    "POSTGRES_USER_FILE",
+    "POSTGRES_DB",
+    "POSTGRES_DB_FILE",
+    "POSTGRES_PASSWORD_FILE",
+)
+INSPECTED = (
+    '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'
+    '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},'
+    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
+    + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
+    + "{{end}}null]}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """Which compose project: by name if it has one here, else by its directory."""
+
+    directory: Path
+    name: str | None
+
+    def __str__(self) -> str:
+        return f'project "{self.name}"' if self.name else f"the project in {self.directory}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container of the project, in any state. ``mounts`` maps a path in it to the directory on the host.
+
+    ``pid`` is that of its first process as dockerd sees it, 0 without any; ``settings`` are NAME=value of its
+    environment, as far as they tell how its server is reached.
+    """
+
+    id: str
+    name: str
+    image: str
+    service: str
+    project: str
+    number: str
+    state: str
+    mounts: Mapping[str, str]
+    pid: int
+    settings: tuple[str, ...]
+    image_id: str = ""
+
+
+def database_container(project: Project, service: str) -> Container:
+    """Return the one running container of the database's service.
+
+    DatabaseError when there is none or it does not run, RefusedError when there are several, DockerError.
+    """
+    containers = _containers(project, service)
+    _refuse_several_projects(project, containers)
+    running = [container for container in containers if container.state == "running"]
+    if len(running) > 1 or any(container.number not in {"", FIRST_REPLICA} for container in running):
+        names = ", ".join(container.name for container in containers)
+        raise RefusedError(
+            f'db: service "{service}" of {project} is scaled ({names}), expected one container, the first, to run'
+        )
+    if not containers:
+        raise DatabaseError(
+            f'db: no container of service "{service}" in {project}, expected one that runs',
+            hint=_up(project, service),
+        )
+    if not running:
+        states = ", ".join(f"{container.name} is {container.state}" for container in containers)
+        raise DatabaseError(
+            f'db: service "{service}" of {project} does not run ({states}), expected one running container',
+            hint=_wake(project, containers[0]),
+        )
+    return running[0]
+
+
+def container(name: str) -> Container:
+    """Return the container of a name or id, whoever made it; DockerError without it."""
+    return _inspected([name], "", None)[0]
+
+
+def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path, Container]:
+    """Return the host's directory that a service has mounted at ``mount``, and its container, running or stopped.
+
+    SourceError when there is none or several are meant, DockerError.
+    """
+    containers = _containers(project, service)
+    _refuse_several_projects(project, containers)
+    if not containers:
+        raise SourceError(
+            f'attachments: no container of service "{service}" in {project}, expected one with {mount} mounted',
+            hint="set attachments.path in /etc/dental-pms/backup.yaml, or: " + _up(project, service),
+        )
+    found = {container.mounts[str(mount)]: container for container in containers if str(mount) in container.mounts}
+    if not found:
+        raise SourceError(
+            f'attachments: service "{service}" of {project} mounts nothing at {mount}, expected a volume or directory',
+            hint="set attachments.path or attachments.mount in /etc/dental-pms/backup.yaml",
+        )
+    if len(found) > 1:
+        raise RefusedError(
+            f'attachments: containers of service "{service}" mount {len(found)} different directories at {mount}, '
+            "expected one",
+            hint="set attachments.path in /etc/dental-pms/backup.yaml",
+        )
+    return Path(next(iter(found))), next(iter(found.values()))
+
+
+def _refuse_several_projects(project: Project, containers: Sequence[Container]) -> None:
+    """Raise RefusedError when one directory holds several projects: which one is the practice, nobody said."""
+    names = sorted({container.project for container in containers})
+    if len(names) > 1:
+        raise RefusedError(
+            f"{project}: its directory has {len(names)} compose projects ({', '.join(names)}), expected one",
+            hint="set compose.project in /etc/dental-pms/backup.yaml",
+        )
+
+
+def _containers(project: Project, service: str) -> list[Container]:
+    filters = [f"label={LABEL}.service={service}", f"label={LABEL}.oneoff=False"]
+    if project.name:
+        filters.append(f"label={LABEL}.project={project.name}")
+    ids = _docker("ps", "--all", "--no-trunc", "--quiet", *(f"--filter={text}" for text in filters)).split()
+    return _inspected(ids, service, None if project.name else project.directory) if ids else []
+
+
+def _inspected(ids: Sequence[str], service: str, directory: Path | None) -> list[Container]:
+    """Return containers, of a project in a directory if one is given."""
+    lines = _docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
+    try:
+        found = [json.loads(line) for line in lines]
+        return [_container(entry, service) for entry in found if directory is None or _stands_in(entry, directory)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DockerError("docker: the answer of inspect is not what was asked for", hint="docker version") from None
+
+
+def _container(entry: Mapping[str, Any], service: str) -> Container:
+    return Container(
+        id=entry["id"],
+        name=entry["name"].removeprefix("/"),
+        image=entry["image"],
+        service=service,
+        project=entry["labels"].get(f"{LABEL}.project", ""),
+        number=entry["labels"].get(f"{LABEL}.container-number", ""),
+        state=entry["state"],
+        mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
+        pid=int(entry["pid"]),
+        settings=tuple(setting for setting in entry["settings"] if setting),
+        image_id=entry.get("image_id", ""),
+    )
+
+
+def _stands_in(entry: Mapping[str, Any], directory: Path) -> bool:
+    working_dir = Path(entry["labels"].get(f"{LABEL}.project.working_dir", "/nowhere"))
+    return working_dir == directory or working_dir.resolve() == directory.resolve()
+
+
+def _docker(*arguments: str) -> str:
+    ended, out = programs.capture(["docker", *arguments], timeout_s=DOCKER_ANSWERS_S)
+    if not ended.ok:
+        fatal = [line for line in ended.said if line.startswith("fatal error:")]  # docker without memory: many lines
+        said = (fatal or [str(ended), *ended.said])[-1]
+        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
+    return out
+
+
+def _wake(project: Project, container: Container) -> str:
+    """Return what helps a container to run, by its state: compose starts no paused one, nor mends one that crashes."""
+    match container.state:
+        case "paused":
+            return f"docker unpause {container.name}"
+        case "restarting":
+            return f"docker logs --tail 20 {container.name}"
+        case _:
+            return _up(project, container.service)
+
+
+def _up(project: Project, service: str) -> str:
+    where = f"--project-name {project.name}" if project.name else f"--project-directory {project.directory}"
+    return f"docker compose {where} up --detach {service}"

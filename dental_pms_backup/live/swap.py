@@ -1,0 +1,350 @@
+"""Giving a directory another content, unpacked beside it, by renames; and ending a swap that was cut off.
+
+The names of the directories say how far a swap is. Beside TARGET lie ``TARGET.restoring-STAMP``, in which what comes is
+unpacked; ``TARGET.before-restore-STAMP``, where what was there goes first; and from the moment on in which all of it is
+there ``TARGET.replacing-STAMP``, from which what comes has still to come in.
+
+Who owns the directory that TARGET lies in may rename all of these. So each of them is ours, mode 0700, and what comes
+lies in a directory in it: nobody else reaches that, whoever owns it. All are opened once, when they are made or found,
+and every entry is moved from descriptor to descriptor. What is a link, or not ours, is refused and left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RefusedError, RestoreError, SourceError
+from dental_pms_backup.host import places
+from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from dental_pms_backup.host.places import Place
+
+RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
+CONTENT = "content"
+AS_IT_WAS = "the live directory is as it was"
+STAMP_LENGTH = len("YYYY-MM-DD_HHMMSS")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A directory whose content is to be another, and the one that it lies in."""
+
+    place: Place
+    around: Place
+
+    @property
+    def path(self) -> Path:
+        """Return where it is, for messages."""
+        return self.place.path
+
+    def beside(self, word: str, stamp: str) -> str:
+        """Return the name of something of a restore beside it."""
+        return f"{self.path.name}.{word}-{stamp}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Fresh:
+    """A directory to unpack into, in one that nobody else enters. Both stay once a swap has ``taken`` them."""
+
+    outer: Place
+    content: Place
+    name: str
+    taken: bool = False
+
+
+@contextlib.contextmanager
+def live(path: Path, seen: places.Identity | None) -> Iterator[Live]:
+    """Hold a directory open whose content is to be another, and the one that it lies in; RefusedError.
+
+    Where it is known which one it has to be, since a container sees it, any link may lead there; else none of another
+    user.
+    """
+    with contextlib.ExitStack() as stack:
+        with _told(path, "expected a directory to put files into"):
+            place = stack.enter_context(places.opened_as_it_is(path, seen) if seen else places.opened(path))
+            around = stack.enter_context(places.around(place))
+            stays = around.is_named(place.path.name, place)
+        if not stays:
+            raise RefusedError(
+                f"{path}: renamed or replaced under the restore, expected it to stay; nothing was touched",
+                hint=f"ls -ld {path} {path.parent}",
+            )
+        yield Live(place=place, around=around)
+
+
+@contextlib.contextmanager
+def fresh(around: Place, name: str) -> Iterator[Fresh]:
+    """Make a directory to unpack into, which is gone when the block ends, with all that is left in it; RestoreError."""
+    with contextlib.ExitStack() as stack:
+        with _made(around.path / name):
+            outer = stack.enter_context(places.new(around, name))
+            content = stack.enter_context(places.new(outer, CONTENT))
+        made = Fresh(outer=outer, content=content, name=name)
+        try:
+            yield made
+        finally:
+            if not made.taken:
+                places.remove(around, name, outer)
+
+
+def free_stamp(around: Place, name: str, now: datetime) -> str:
+    """Return the time as a stamp of a name beside a directory; a later second when one of these is taken."""
+    while True:
+        stamp = now.astimezone().strftime(NAME_FORMAT)
+        if not any(around.has(f"{name}.{word}-{stamp}") for word in (RESTORING, KEPT, REPLACING)):
+            return stamp
+        now += timedelta(seconds=1)
+
+
+def swap(target: Live, made: Fresh, stamp: str) -> Path:
+    """Move what is in a directory away, what was unpacked beside it in, and return where what was there is kept.
+
+    The directory itself stays, since containers have it mounted. Undone when a rename fails; one that is cut off is
+    brought to an end by ``recover``.
+    """
+    name, coming = target.beside(KEPT, stamp), target.beside(REPLACING, stamp)
+    _check_stays(target.around, made.name, made.outer, AS_IT_WAS)
+    _check_stays(target.around, target.path.name, target.place, AS_IT_WAS)
+    with contextlib.ExitStack() as stack:
+        kept = None
+        try:
+            kept = stack.enter_context(places.new(target.around, name))
+            target.around.sync()
+            places.move_all(target.place, kept)
+            os.rename(made.name, coming, src_dir_fd=target.around.descriptor, dst_dir_fd=target.around.descriptor)
+            made.taken = True
+            target.around.sync()  # from here on there is only the way ahead
+        except (OSError, RefusedError) as error:
+            _undo(target, made, kept, error)
+        _come_in(target, made.outer, coming)
+    _check_stays(target.around, target.path.name, target.place, "it has what was restored, wherever it is now")
+    return target.path.with_name(name)
+
+
+def recover(target: Live) -> list[str]:
+    """Bring what a killed restore left beside a directory to an end, and return what was done, in words.
+
+    What was live is back, or what was restored is whole in its place. RestoreError when a rename fails, RefusedError
+    for what no restore has left.
+    """
+    done = []
+    for name in _all_beside(target.around, target.path.name, REPLACING):
+        with _left(target.around, name) as outer:
+            _come_in(target, outer, name)
+        done.append(f"{target.path}: a restore, cut off in its swap, was brought to its end")
+    for name in _all_beside(target.around, target.path.name, RESTORING):
+        with _left(target.around, name) as outer:
+            kept = target.beside(KEPT, name[-STAMP_LENGTH:])
+            if target.around.has(kept):
+                _bring_back(target, kept)
+                done.append(f"{target.path}: a restore, cut off in its swap, was undone; what was live is back")
+            places.remove(target.around, name, outer)
+        done.append(f"{target.path.with_name(name)}: what a restore that was cut off had unpacked is removed")
+    return done
+
+
+def check_whole(target: Path) -> None:
+    """Raise SourceError when a restore was cut off in its swap: what is live is neither the old nor the new content."""
+    place = target.resolve()
+    with places.opened_as_it_is(place.parent) as around:
+        for word in (REPLACING, RESTORING):
+            for left in _all_beside(around, place.name, word):
+                if word == REPLACING or around.has(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}"):
+                    raise SourceError(
+                        f"attachments: a restore was cut off while it swapped them ({place.with_name(left)}), "
+                        "expected them to be whole",
+                        hint="CONFIRM=YES dental-pms-backup restore attachments SET --in-place   # ends that one first",
+                    )
+
+
+def check_new(around: Place, target: Path) -> None:
+    """Raise RefusedError unless a directory is new, or empty, and no link."""
+    try:
+        with places.inside(around, target.name) as place:
+            used = bool(place.entries()) or place.identity[0] != around.identity[0]
+    except FileNotFoundError:
+        used = False
+    except OSError as error:
+        raise RefusedError(f"{target}: {error.strerror}, expected a new or empty directory") from None
+    if used:
+        raise _not_new(target)
+
+
+@contextlib.contextmanager
+def place_for(target: Path) -> Iterator[Place]:
+    """Hold the directory open in which a new one is to be made; RefusedError."""
+    if not target.parent.is_dir():
+        raise _not_new(target)
+    with contextlib.ExitStack() as stack:
+        with _told(target.parent, "expected a new or empty directory in it"):
+            around = stack.enter_context(places.opened(target.parent))
+        yield around
+
+
+def into_new(around: Place, made: Fresh, target: Path) -> None:
+    """Give what was unpacked the name of a directory that is new or empty; RestoreError when that is impossible."""
+    try:
+        os.rename(CONTENT, target.name, src_dir_fd=made.outer.descriptor, dst_dir_fd=around.descriptor)
+        around.sync()
+    except OSError as error:
+        raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None
+
+
+def copy_attributes(source: Place, target: Place) -> None:
+    """Give a directory the owner, mode, times and attributes of another."""
+    owner = os.fstat(source.descriptor)
+    os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
+    shutil.copystat(source.for_programs, target.for_programs)
+
+
+@contextlib.contextmanager
+def _told(path: Path, expected: str) -> Iterator[None]:
+    """Make what the disk refuses, before anything is done, a RefusedError."""
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}, {expected}", hint=f"ls -ld {path}") from None
+
+
+@contextlib.contextmanager
+def _made(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RestoreError(f"attachments: {path}: {error.strerror}, expected to make a directory there") from None
+
+
+def _not_new(target: Path) -> RefusedError:
+    return RefusedError(
+        f"{target}: no new or empty directory in one that is there, expected one",
+        hint="dental-pms-backup restore attachments SET --to ANOTHER_DIR",
+    )
+
+
+def _check_stays(around: Place, name: str, place: Place, state: str) -> None:
+    """Raise RestoreError, which says what ``state`` things are in, when a directory has lost its name to another."""
+    if not around.is_named(name, place):
+        raise RestoreError(
+            f"attachments: {around.path / name} was renamed or replaced under the restore, expected it to stay; "
+            f"{state}",
+            hint=f"ls -la {around.path}   # whoever may write there can do that",
+        )
+
+
+def _all_beside(around: Place, name: str, word: str) -> list[str]:
+    pattern = re.compile(rf"{re.escape(f'{name}.{word}-')}{NAME_PATTERN}")
+    return sorted(each for each in around.entries() if pattern.fullmatch(each))
+
+
+@contextlib.contextmanager
+def _left(around: Place, name: str) -> Iterator[Place]:
+    """Hold open what a killed restore has left under a name; RefusedError when it is anything else."""
+    with _found(around, name) as outer:
+        strange = set(outer.entries()) - {CONTENT}
+        if strange:
+            raise _strange(around.path / name, f"has {len(strange)} entries that no restore made")
+        yield outer
+
+
+@contextlib.contextmanager
+def _found(around: Place, name: str) -> Iterator[Place]:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(places.inside(around, name))
+        except OSError as error:
+            raise _strange(around.path / name, str(error.strerror)) from None
+        places.check_ours(found, around.path / name)
+        yield found
+
+
+def _strange(path: Path, what: str) -> RefusedError:
+    return RefusedError(
+        f"{path}: {what}, expected what a restore that was cut off has left; it is left alone",
+        hint=f"ls -la {path}   # what is in it is not of a restore: move it away, then the same command again",
+    )
+
+
+def _bring_back(target: Live, name: str) -> None:
+    """Move what was live back from where it is kept; RestoreError, RefusedError."""
+    with _found(target.around, name) as kept:
+        try:
+            places.move_all(kept, target.place)
+            _remove_empty(target.around, name, kept)
+        except OSError as error:
+            raise _half(target, name, error) from None
+
+
+def _half(target: Live, name: str, error: OSError) -> RestoreError:
+    return RestoreError(
+        f"attachments: the swap failed and could not be undone: {error.strerror}; "
+        f"{target.path.with_name(name)} and {target.path} together hold what was live",
+        hint="the same command again undoes it first",
+    )
+
+
+def _remove_empty(around: Place, name: str, place: Place) -> None:
+    """Remove an empty directory, durably, unless its name is another's by now; OSError."""
+    if around.is_named(name, place):
+        os.rmdir(name, dir_fd=around.descriptor)
+    around.sync()
+
+
+def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> None:
+    """Bring what was live back after a step failed, and raise RestoreError."""
+    try:
+        if made.taken:
+            _take_name_back(target.around, made)
+        if kept:
+            places.move_all(kept, target.place)
+            _remove_empty(target.around, kept.path.name, kept)
+    except OSError as second:
+        name = kept.path.name if kept else made.name
+        raise _half(target, name, second) from None
+    why = error.strerror if isinstance(error, OSError) else error.message
+    raise RestoreError(f"attachments: the swap failed: {why}, expected to rename; {AS_IT_WAS}") from None
+
+
+def _take_name_back(around: Place, made: Fresh) -> None:
+    """Say by its name that a swap is not to be ended, durably, before what was live comes back; OSError."""
+    coming = made.name.replace(f".{RESTORING}-", f".{REPLACING}-")
+    if around.is_named(coming, made.outer):
+        os.rename(coming, made.name, src_dir_fd=around.descriptor, dst_dir_fd=around.descriptor)
+    around.sync()
+    made.taken = False
+
+
+def _come_in(target: Live, outer: Place, name: str) -> None:
+    """Move what was unpacked into the emptied directory; RestoreError says how to go on from where it stands."""
+    try:
+        if outer.has(CONTENT):
+            _take_in(target.place, outer)
+        _remove_empty(target.around, name, outer)
+    except OSError as error:
+        coming = target.path.with_name(name)
+        raise RestoreError(
+            f"attachments: the swap stopped: {error.strerror}; {target.path} and {coming} together hold what was "
+            "restored",
+            hint="the same command again brings it to its end first",
+        ) from None
+
+
+def _take_in(target: Place, outer: Place) -> None:
+    """Move the content, and then its attributes, into a directory, all of it durable before its own one goes."""
+    with places.inside(outer, CONTENT) as content:
+        before = os.fstat(content.descriptor)  # the renames out of it change its time
+        places.move_all(content, target)
+        copy_attributes(content, target)
+    os.utime(target.descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+    target.sync()
+    os.rmdir(CONTENT, dir_fd=outer.descriptor)

@@ -1,0 +1,96 @@
+"""Copying sets to the second place and back, each copy proven and put on record."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, OffsiteError, UsageError
+from dental_pms_backup.host import journal, notify
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.offsite import rclone
+from dental_pms_backup.store import ledger, lock, publishing, sets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.store.sets import StoredSet
+
+
+def push(config: Config, wanted: Sequence[str], *, now: datetime) -> Iterator[str]:
+    """Copy sets, by default those that are not there yet, and yield each name once its copy was compared."""
+    with _recorded():
+        remote = rclone.connect(config.offsite)
+        for stored in _missing(config, remote) if not wanted else _named(config, wanted):
+            rclone.push(remote, config.store, stored, beat=notify.alive)
+            journal.write(
+                Event.OFFSITE_PUSHED,
+                f"set {stored.name} is offsite, every file compared",
+                fields={"set": stored.name},
+            )
+            with lock.held(config.store, wait_s=config.lock_wait_s):
+                ledger.record(config.store, "offsite", now=now, facts={"set": stored.name, "result": "ok"})
+            yield stored.name
+
+
+def names(config: Config) -> list[str]:
+    """Return the names of the sets in the second place, oldest name first."""
+    return rclone.names(rclone.connect(config.offsite))
+
+
+def verify(config: Config, wanted: Sequence[str]) -> dict[str, str]:
+    """Compare sets byte for byte with the store's and return a problem for each name, empty where it is the same."""
+    problems = {}
+    with _recorded():
+        remote = rclone.connect(config.offsite)
+        there = rclone.names(remote)
+        here = {stored.name: stored for stored in sets.listing(config.store)}
+        chosen = [stored.name for stored in _named(config, wanted)] or [name for name in there if name in here]
+        if not chosen:
+            raise UsageError("offsite: no set to compare, expected at least one", hint="dental-pms-backup offsite push")
+        for name in chosen:
+            problems[name] = _problem(remote, config, here[name])
+    return problems
+
+
+def fetch(config: Config, name: str, *, now: datetime) -> StoredSet:
+    """Bring a set back from the second place; it is proven before it becomes a set of the store."""
+    with _recorded():
+        remote = rclone.connect(config.offsite)
+        publishing.prepare(config.store)
+        with lock.held(config.store, wait_s=config.lock_wait_s):
+            stored = rclone.fetch(remote, config.store, name, beat=notify.alive)
+            ledger.record(config.store, "fetch", now=now, facts={"set": name, "result": "ok"})
+        journal.write(Event.OFFSITE_FETCHED, f"set {name} was fetched and verified", fields={"set": name})
+    return stored
+
+
+def _missing(config: Config, remote: rclone.Remote) -> list[StoredSet]:
+    there = set(rclone.names(remote))
+    return [stored for stored in sets.listing(config.store) if stored.name not in there and stored.manifest]
+
+
+def _named(config: Config, wanted: Sequence[str]) -> list[StoredSet]:
+    return [sets.find(config.store, name) for name in wanted]
+
+
+def _problem(remote: rclone.Remote, config: Config, stored: StoredSet) -> str:
+    try:
+        rclone.compare(remote, config.store, stored, beat=notify.alive)
+    except OffsiteError as error:
+        journal.write(Event.OFFSITE_FAILED, error.message, priority=journal.ERROR, fields={"set": stored.name})
+        return error.message
+    journal.write(Event.OFFSITE_VERIFIED, f"set {stored.name} is the same offsite", fields={"set": stored.name})
+    return ""
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[None]:
+    try:
+        yield
+    except BackupError as error:
+        journal.write(Event.OFFSITE_FAILED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
+        error.told = True
+        raise

@@ -1,0 +1,197 @@
+"""The second place: an rclone remote of type crypt, so that nothing leaves the host in clear.
+
+A set's files go first and its manifest last, as in the store. What rclone reports is not believed: every file is
+compared after the copy. Nothing is ever removed or overwritten over there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError
+from dental_pms_backup.host import programs
+from dental_pms_backup.store import publishing, sets, verify
+from dental_pms_backup.store.sets import NAME_PATTERN, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dental_pms_backup.config.settings import Offsite
+    from dental_pms_backup.store.sets import Artefact, StoredSet
+
+    Beat = Callable[[], None] | None
+
+ANSWERS_S = 300
+NOT_ENCRYPTING = re.compile(r"^no_data_encryption\s*=\s*(?!false\s*$)", re.MULTILINE | re.IGNORECASE)
+DIRECTORY_NOT_FOUND = 3  # rclone manual, "Exit code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """An encrypting remote that answered. ``address`` is rclone's NAME:path."""
+
+    address: str
+    config_file: Path
+
+
+def connect(settings: Offsite) -> Remote:
+    """Return the configured remote; ConfigError unless it exists and encrypts."""
+    if settings.remote is None:
+        raise ConfigError(
+            ("offsite.remote: not set, expected an rclone remote of type crypt",),
+            hint="man dental-pms-backup.yaml",
+        )
+    if not settings.rclone_config.is_file():
+        raise ConfigError(
+            (f"offsite.rclone_config: {settings.rclone_config}: no such file, expected rclone's configuration",),
+            hint=f"rclone config --config {settings.rclone_config}",
+        )
+    remote = Remote(address=settings.remote, config_file=settings.rclone_config)
+    name = settings.remote.partition(":")[0]
+    hint = f"rclone config --config {settings.rclone_config}"
+    types = dict(re.findall(r"^(.*?):\s+(\S+)$", _rclone(remote, "listremotes", "--long"), re.MULTILINE))
+    if name not in types:
+        raise ConfigError((f'offsite.remote: rclone knows no remote "{name}", expected one of {sorted(types)}',))
+    if types[name] != "crypt":
+        raise ConfigError(
+            (f'offsite.remote: "{name}" is of type {types[name]}, expected type crypt: nothing leaves unencrypted',),
+            hint=hint,
+        )
+    if NOT_ENCRYPTING.search(_rclone(remote, "config", "show", name)):  # it holds passwords: never quoted
+        raise ConfigError((f'offsite.remote: "{name}" has no_data_encryption set, expected it to encrypt',), hint=hint)
+    return remote
+
+
+def names(remote: Remote) -> list[str]:
+    """Return the names of the sets whose manifest is over there, oldest name first."""
+    ended, out = _call(remote, "lsjson", "--recursive", "--files-only", "--include=/sets/*.json", remote.address)
+    if ended.exit_code == DIRECTORY_NOT_FOUND:  # as before the first push
+        return []
+    _demand(remote, ended)
+    listed = json.loads(out)
+    found = (re.fullmatch(rf"sets/({NAME_PATTERN})\.json", entry["Path"]) for entry in listed)
+    return sorted(match[1] for match in found if match)
+
+
+def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+    """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
+    if stored.state not in {"verified", "proven"}:
+        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set to copy")
+    _check_sums(store, stored, beat=beat)
+    *files, manifest = _files(stored)
+    for group in (files, [manifest]):
+        _copy(remote, str(store), remote.address, group, beat)
+    compare(remote, store, stored, beat=beat)
+
+
+def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+    """Download every file of a set and compare it with the store's; OffsiteError names how many differ.
+
+    Of a set that retention has trimmed here, only the artefacts: its manifest over there still names all.
+    """
+    trimmed = (stored.manifest or {}).get("trimmed", False)
+    files = [artefact.path for artefact in stored.artefacts] if trimmed else _files(stored)
+    arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
+    # which files are equal is said on stdout; the exit status tells no more
+    _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
+    equal = {line[2:] for line in out.splitlines() if line.startswith("= ")}
+    missing = [file for file in files if file not in equal]
+    if missing:
+        raise OffsiteError(
+            f"set {stored.name}: {len(missing)} of {len(files)} files are not the same offsite ({missing[0]}), "
+            "expected all",
+            hint=f"dental-pms-backup offsite push {stored.name}",
+        )
+
+
+def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> StoredSet:
+    """Bring a set back into the store, proven before it gets its names; OffsiteError when it is not whole."""
+    if name not in names(remote):
+        raise UsageError(
+            f'"{name}": no such set offsite, expected one of the list', hint="dental-pms-backup offsite list"
+        )
+    if any(stored.name == name for stored in sets.listing(store)):
+        raise UsageError(f"set {name} is in the store already, expected one that is not")
+    with tempfile.TemporaryDirectory(prefix=publishing.FETCHING, dir=store) as temporary:
+        place = Path(temporary)
+        files = [*(kind.path(name) for kind in Kind), f"sets/{name}.sha256", f"sets/{name}.json"]
+        _copy(remote, remote.address, str(place), files, beat)
+        fetched = next((stored for stored in sets.listing(place) if stored.name == name), None)
+        if fetched is None or fetched.state != "verified" or fetched.manifest is None:
+            raise OffsiteError(f"set {name}: what came back is not whole, expected every file of its manifest")
+        _check_all(place, fetched, beat=beat)
+        publishing.adopt(store, place, fetched, fetched.manifest)
+    return sets.find(store, name)
+
+
+def _check_sums(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+    for artefact in stored.artefacts:
+        with (directory / artefact.path).open("rb") as file:
+            if verify.sha256(directory / artefact.path, file.fileno(), beat=beat) != artefact.sha256:
+                raise _differs(stored, artefact)
+
+
+def _check_all(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
+    for artefact in stored.artefacts:
+        with (directory / artefact.path).open("rb") as file:
+            proof = verify.proof(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
+            if proof.sha256 != artefact.sha256:
+                raise _differs(stored, artefact)
+
+
+def _differs(stored: StoredSet, artefact: Artefact) -> OffsiteError:
+    return OffsiteError(
+        f"set {stored.name}: {artefact.path} differs from its manifest, expected the same checksum",
+        hint=f"dental-pms-backup verify {stored.name}",
+    )
+
+
+def _files(stored: StoredSet) -> list[str]:
+    return [artefact.path for artefact in stored.artefacts] + [
+        f"sets/{stored.name}.sha256",
+        f"sets/{stored.name}.json",
+    ]
+
+
+def _copy(remote: Remote, source: str, destination: str, files: Sequence[str], beat: Beat) -> None:
+    arguments = ("copy", "--immutable", "--files-from-raw=-", source, destination)
+    _rclone(remote, *arguments, text_in=_lines(files), beat=beat)
+
+
+def _lines(files: Sequence[str]) -> str:
+    return "".join(f"{file}\n" for file in files)
+
+
+def _rclone(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = None) -> str:
+    """Return what rclone prints; OffsiteError unless it exits with 0."""
+    ended, out = _call(remote, *arguments, text_in=text_in, beat=beat)
+    _demand(remote, ended)
+    return out
+
+
+def _call(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = None) -> tuple[programs.Ended, str]:
+    argv = ["rclone", f"--config={remote.config_file}", "--retries=3", "--use-json-log", *arguments]
+    return programs.capture(argv, text_in=text_in, timeout_s=None if beat else ANSWERS_S, beat=beat)
+
+
+def _demand(remote: Remote, ended: programs.Ended) -> None:
+    if not ended.ok:
+        raise OffsiteError(
+            f"offsite: {ended}: {_complaint(ended.said)}, expected exit status 0",
+            hint=f"rclone --config {remote.config_file} lsd {remote.address}",
+        )
+
+
+def _complaint(said: Sequence[str]) -> str:
+    """Return the last message of rclone's JSON log; other lines may hold anything and are left out."""
+    for line in reversed(said):
+        try:
+            return str(json.loads(line)["msg"]).strip()
+        except (ValueError, KeyError, TypeError):
+            continue
+    return "it said nothing"

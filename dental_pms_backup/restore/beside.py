@@ -1,0 +1,245 @@
+"""Restoring a database beside the live one: a new one, made like it, filled in one transaction, every row counted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
+from dental_pms_backup.host import journal, stop
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.host.progress import size
+from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
+from dental_pms_backup.restore.replay import Into
+from dental_pms_backup.restore.replay_filters import Dump
+from dental_pms_backup.store import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.dump_file import Head, ProofToCome, Source
+    from dental_pms_backup.store.verify import Proof
+
+DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
+GROWTH = 1.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An open dump, what it says of itself, and the server that can take it."""
+
+    source: Source
+    descriptor: int
+    head: Head
+    live: DatabaseSource
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether it is a set's, with a checksum in its manifest; of any other nobody knows who wrote it."""
+        return bool(self.source.checksum)
+
+
+def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
+    """Look at the first lines of an open dump, and make sure that the server can take it."""
+    head = dump_file.head(dump, descriptor)
+    dump_file.check_version(dump, head, live.facts.major)
+    _warn_of_another(dump.database, live.facts.database)
+    for left in databases.unfinished(live.server):
+        journal.write(
+            Event.RESTORE_UNFINISHED,
+            f"database {left} is left of a restore that was cut off; nothing needs it",
+            priority=journal.WARNING,
+            fields={"target": left},
+        )
+    replay_role.clear(live)
+    return Opened(source=dump, descriptor=descriptor, head=head, live=live)
+
+
+def _warn_of_another(taken: str, live: str) -> None:
+    """Say so where a set was taken of a database of another name: it may be of another practice."""
+    if taken not in {"", live}:
+        text = f"the set was taken of database {taken}, the live one is {live}"
+        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": live})
+
+
+def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
+    """Raise RefusedError unless the server's disk can hold a second database, and its log of changes."""
+    live = dump.live
+    room = databases.room(live.server, live.facts.database)
+    if room is None:
+        text = "the room on the server's disk cannot be measured: its df did not answer"
+        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+        return
+    grown = round(dump.source.database_bytes() * GROWTH)
+    needed = grown + min(grown, room.wal_bytes)
+    if room.free_bytes < needed:
+        raise RefusedError(
+            f"db: {size(room.free_bytes)} free on the server's disk, as df says of its data directory, expected "
+            f"{size(needed)} for a second database and its log; nothing was touched",
+            hint=hint,
+        )
+
+
+@contextlib.contextmanager
+def looked_at(live: DatabaseSource) -> Iterator[None]:
+    """Look at the live database before the block and after a failure in it, which then says what is known of it."""
+    before = None
+    with contextlib.suppress(BackupError):  # it may be what the restore is for
+        before = databases.look(live.server)
+    try:
+        yield
+    except RestoreError as error:
+        error.message += f"; {_state(live, before)}"
+        raise
+
+
+def _state(live: DatabaseSource, before: str | None) -> str:
+    if before is None:
+        return "what becomes of the live database is not known: it could not be looked at before either"
+    try:
+        after, left = databases.look(live.server), databases.unfinished(live.server)
+    except BackupError as error:
+        return f"the live database could not be looked at afterwards ({error.message})"
+    if after != before:
+        return (
+            "the live database is not as it was: its tables, functions, rights or owner were changed meanwhile, by the "
+            "application or by this"
+        )
+    return f"the live database is as it was{'' if left else ', and nothing is left of the new one'}"
+
+
+@contextlib.contextmanager
+def made(dump: Opened, *, now: datetime, as_superuser: bool) -> Iterator[Into]:
+    """Make an empty database like the live one, and who is to fill it; both are removed when the block fails."""
+    live = dump.live
+    name, role = free_name(live, "_restoring_", now), replay_role.new_role()
+    try:
+        if as_superuser:
+            databases.create_like(live.server, live.facts.database, name)
+            yield Into(database=name)
+        else:
+            with replay_role.made(live, name, role, ours=dump.ours) as by:
+                yield Into(database=name, restorer=by)
+    except BaseException:
+        _drop(live, name, role)
+        raise
+
+
+def fill_while_proving(config: Config, dump: Opened, into: Into, to_come: ProofToCome, *, watch: Watch) -> Proof:
+    """Replay a dump into a new database beside the rest of its proof, before which nothing is committed.
+
+    VerificationError, RestoreError, and nothing of it is there.
+    """
+    with verify.reopened(dump.descriptor) as descriptor:
+        again = dataclasses.replace(dump, descriptor=descriptor)
+        try:
+            _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)
+        except RestoreError as error:
+            proof = to_come.wait()  # the dump is at fault, or what unpacked it, or else the server says no
+            if isinstance(error, SuperuserNeededError):
+                _fill_as_superuser(config, again, into, proof, error, watch=watch)
+            elif proof.unpack == to_come.unpack:
+                raise
+            else:
+                fill(config, again, into, proof, watch=watch)
+        return to_come.wait()
+
+
+def fill(config: Config, dump: Opened, into: Into, proof: Proof, *, watch: Watch) -> None:
+    """Replay a proven dump into a database and count its rows; RestoreError, and nothing of it is there.
+
+    The roles of its set that the server lacks are made first.
+    """
+    try:
+        _replay(config, dump, into, proof.unpack, lambda: proof, watch=watch)
+    except SuperuserNeededError as error:
+        _fill_as_superuser(config, dump, into, proof, error, watch=watch)
+
+
+def _fill_as_superuser(
+    config: Config, dump: Opened, into: Into, proof: Proof, error: SuperuserNeededError, *, watch: Watch
+) -> None:
+    """Begin again as the superuser, where only superusers made what is in a set: nobody gains by it.
+
+    The error is raised again where it is not so.
+    """
+    if not into.restorer or not dump.ours or owned_by_others(dump, proof.unpack):
+        raise error
+    text = f"{error.message.removesuffix(', expected nothing in it that only a superuser may do')}; all owners in the "
+    text += "set are superusers, it is replayed as one"
+    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": into.database})
+    live = dump.live
+    databases.drop(live.server, into.database)
+    databases.create_like(live.server, live.facts.database, into.database)
+    replay_role.remove(live, into.restorer.role)
+    _replay(config, dump, dataclasses.replace(into, restorer=None), proof.unpack, lambda: proof, watch=watch)
+
+
+def owned_by_others(dump: Opened, unpack: Sequence[str]) -> bool:
+    """Tell whether somebody is named in a dump as an owner who is not a superuser."""
+    return replay_filters.others_own(dump.live, _dump(dump, unpack))
+
+
+def _dump(dump: Opened, unpack: Sequence[str]) -> Dump:
+    return Dump(source=dump.descriptor, unpack=unpack, token=dump.head.token, ours=dump.ours)
+
+
+def _replay(
+    config: Config,
+    dump: Opened,
+    into: Into,
+    unpack: Sequence[str],
+    proven: Callable[[], Proof | None],
+    *,
+    watch: Watch,
+) -> None:
+    _make_roles(config, dump, watch=watch)
+    os.lseek(dump.descriptor, 0, os.SEEK_SET)
+    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
+    # an index is made while no byte moves, however long it takes
+    patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
+    with patient.reading("db: restoring", dump.descriptor) as beat:
+        replay.replay(dump.live, _dump(dump, unpack), into, proven=proven, beat=beat)
+    if into.analyze and not into.restorer:
+        databases.analyze(dump.live.server, into.database)
+
+
+def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
+    roles = dump_file.roles_of(config.store, dump.source)
+    if roles is None:
+        return
+    with dump_file.opened(roles) as descriptor:
+        dump_file.prove(roles, descriptor, watch=watch)
+        with watch.reading("db: roles", descriptor) as beat:
+            replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), beat=beat)
+
+
+def _drop(live: DatabaseSource, name: str, role: str) -> None:
+    """Drop what a failed restore has made; where even that fails, say so: the failure itself is told by others."""
+    try:
+        with stop.deferred():
+            databases.drop(live.server, name)
+            replay_role.remove(live, role)
+    except BackupError:
+        text = f"database {name} is left of the restore that failed; nothing needs it"
+        journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": name})
+
+
+def free_name(live: DatabaseSource, word: str, now: datetime) -> str:
+    """Return a name for a database made of the live one's, a word and the time; a later second when it is taken."""
+    taken = databases.names(live.server)
+    while True:
+        suffix = word + now.astimezone().strftime(DATABASE_FORMAT)
+        name = databases.name_like(live.facts.database, suffix)
+        if name not in taken:
+            return name
+        now += timedelta(seconds=1)

@@ -1,0 +1,124 @@
+"""Both streams of a set in the live ones' place, and the application's own view of them: each row has its file."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RestoreError
+from dental_pms_backup.host import journal, places, programs
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.live import pinned, postgres, sessions, sources
+from dental_pms_backup.restore import dump_file, restore, unpack
+from dental_pms_backup.store.sets import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.host.places import Place
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.restore import Restored, Terms
+
+DIRECTORY = "attachments"  # below the mount, where the application puts them
+# The table with both columns, by its quoted name, and whether it is partitioned; a view is none.
+TABLE = """\
+select c.oid::regclass::text || ' ' || c.relkind::text from pg_class c
+ where c.oid = coalesce(to_regclass({table}), to_regclass('public.' || {table})) and c.relkind in ('r', 'p')
+ and 2 = (select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
+  and a.attname in ('storage_key', 'byte_size'))"""
+# As they are stored: no function, operator or cast that somebody made for the columns' types comes into it.
+ROWS = "set client_encoding = 'UTF8'; copy {table} (storage_key, byte_size) to stdout"
+ROWS_OF_PARTITIONS = "set client_encoding = 'UTF8'; copy (select storage_key, byte_size from {table}) to stdout"
+# Prints how many rows there are, of how many no file is there, and of how many it has another size. Keys come from the
+# database, and others write in the directory meanwhile: what leads out of it is not there.
+COUNT_FILES = (
+    dump_file.COPY_TEXT
+    + unpack.SHUT_IN
+    + r"""
+my ($place, $below) = @ARGV; @ARGV = ();
+my $directory = shut_in($place) . "/$below";
+my ($rows, $missing, $other) = (0, 0, 0);
+while (<STDIN>) {
+    my ($key, $size) = /^([^\t]*)\t([^\t]*)$/ or die "not a row\n";
+    chomp $size;
+    defined($key = text($key)) or die "a row without a key\n";
+    my @found = $key =~ m{(?:^|/)\.\.(?:/|$)} ? () : lstat("$directory/$key");
+    ++$rows;
+    if (!@found || !-f _) { ++$missing }
+    elsif ($size ne "\\N" && $found[7] != $size) { ++$other }
+}
+print "$rows $missing $other\n";
+"""
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """How many rows of the attachments' table there are, without a file, and with one of another size."""
+
+    rows: int
+    missing: int
+    other_size: int
+
+
+def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Iterator[Restored]:
+    """Restore a set's database and then its attachments in place, each yielded when it is done.
+
+    The archive is proven before the database is touched: what cannot end does not begin.
+    """
+    archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
+    dump_file.find(config.store, wanted, Kind.DB)
+    with dump_file.opened(archive) as descriptor:
+        proof = dump_file.prove(archive, descriptor, watch=watch)
+        restore.look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
+    with restore.live_attachments(config) as live:
+        restore.check_swappable(live, archive.file)
+    yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
+    yield restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
+
+
+def match(config: Config, *, watch: Watch) -> Matched | None:
+    """Compare the rows of the attachments' table with the files; None without such a table.
+
+    RestoreError, with numbers only, when a row lacks its file.
+    """
+    live = sources.database(config)
+    wanted = postgres.literal(config.suspect.attachments_table)
+    table, _, kind = postgres.ask(live.server, TABLE.format(table=wanted)).rpartition(" ")
+    if not table:
+        return None
+    rows = (ROWS_OF_PARTITIONS if kind == "p" else ROWS).format(table=table)
+    files = sources.attachments(config)
+    with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
+        with watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
+            found = _counted(live, rows, place, beat)
+    if found.missing or found.other_size:
+        raise RestoreError(
+            f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
+            "size, expected none; both streams are restored as the set has them",
+            hint="an older or a newer set may have the files: dental-pms-backup extract SET PATH --stored-names",
+        )
+    journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
+    return found
+
+
+def _counted(live: DatabaseSource, rows: str, place: Place, beat: Callable[[], None]) -> Matched:
+    session = sessions.new()
+    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
+    program = postgres.matching(live.server, live.facts, "psql")
+    asked = f"--command={pinned.TABLES_ONLY}{rows}"
+    psql = postgres.client(live.server, program, *options, asked, session=session)
+    with programs.memory("matched") as out:
+        counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), DIRECTORY]
+        ended = programs.pipeline(psql, counting, out=out, beat=beat)
+        answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
+    failed = next((program for program in ended if not program.ok), None)
+    if failed or not answer:
+        raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
+    count, missing, other = (int(number) for number in answer.groups())
+    return Matched(rows=count, missing=missing, other_size=other)

@@ -1,0 +1,256 @@
+"""Databases of one server: making an empty one like the live one, counting rows, putting it in the live one's place.
+
+Every change of a name is one transaction: a program or a server that dies in it leaves all names as they were.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live.postgres import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dental_pms_backup.live.postgres import Server
+
+MAINTENANCE = "template1"  # always there, and never the live one, as postgres may be
+LONGEST_NAME_BYTES = 63  # NAMEDATALEN without its NUL
+SHORT_S = 60
+COUNTS_S = 3600
+SWITCH_S = 60
+KIB = 1024
+UNFINISHED = re.compile(r".*_restoring_[0-9]{4}(?:_[0-9]{2}){2}_[0-9]{6}")
+# The columns of pg_database that say which locale differ from version to version.
+CREATE = """\
+select format('create database %I template template0 owner %I encoding %L lc_collate %L lc_ctype %L', {new},
+  coalesce({owner}, r.rolname), pg_encoding_to_char(d.encoding), j->>'datcollate', j->>'datctype')
+ || case j->>'datlocprovider' when 'c' then ' locale_provider libc'
+  when 'i' then format(' locale_provider icu icu_locale %L', coalesce(j->>'datlocale', j->>'daticulocale'))
+   || coalesce(format(' icu_rules %L', nullif(j->>'daticurules', '')), '')
+  when 'b' then format(' locale_provider builtin builtin_locale %L', j->>'datlocale') else '' end
+ || format(' tablespace %I connection limit %s', t.spcname, d.datconnlimit)
+ from pg_database d join pg_roles r on r.oid = d.datdba join pg_tablespace t on t.oid = d.dattablespace,
+  to_jsonb(d) j where d.datname = {live} \\gexec
+"""
+# What pg_dump writes with --create only: comment, settings, privileges. A setting that is a list is kept as one.
+CARRY_OVER = """\
+select format('comment on database %I is %L', {new}, shobj_description(oid, 'pg_database'))
+ from pg_database where datname = {live} \\gexec
+select format('alter %s set %I to %s', case when r.rolname is null then format('database %I', {new})
+   else format('role %I in database %I', r.rolname, {new}) end, name,
+  case when name in ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces')
+   then coalesce((select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ')
+     from regexp_matches(value, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g') m), quote_literal(''))
+   else quote_literal(value) end)
+ from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole,
+  unnest(s.setconfig) entry, split_part(entry, '=', 1) name, substr(entry, strpos(entry, '=') + 1) value
+ where d.datname = {live} \\gexec
+select distinct format('revoke all on database %I from %s cascade', {new},
+  case when grantee = 0 then 'public' else quote_ident(r.rolname) end)
+ from pg_database d join pg_database n on n.datname = {new},
+  aclexplode(coalesce(n.datacl, acldefault('d', n.datdba))) a left join pg_roles r on r.oid = a.grantee
+ where d.datname = {live} and (d.datacl is not null or n.datacl is not null) \\gexec
+select format('grant %s on database %I to %s%s', privilege_type, {new},
+  case when grantee = 0 then 'public' else quote_ident(r.rolname) end,
+  case when is_grantable then ' with grant option' else '' end)
+ from pg_database d join pg_database n on n.datname = {new},
+  aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a left join pg_roles r on r.oid = a.grantee
+ where d.datname = {live} and (d.datacl is not null or n.datacl is not null) \\gexec
+"""
+# While pg_database is locked nobody can connect, so that nobody comes between the end of the sessions and the new
+# names; and nothing has to be undone if the server or we die on the way.
+LOCK_OUT = """\
+lock table pg_database in access exclusive mode;
+select count(pg_terminate_backend(pid)) from pg_stat_activity
+ where datname in ({live}, {new}) and pid <> pg_backend_pid() \\g /dev/null
+"""
+# A name may be a view's by then, whose functions would run with our rights: once it is locked it stays what it is.
+COUNT = """\
+{tables_only}
+begin;
+select format('lock table only %s in access share mode', to_regclass(t))
+ from unnest(array[{tables}]::text[]) t where to_regclass(t) is not null \\gexec
+select case when c.oid is null then format('select %L, -1', t)
+  else format('select %L, count(*) from only %s', t, c.oid::regclass) end
+ from unnest(array[{tables}]::text[]) t left join pg_class c on c.oid = to_regclass(t) and c.relkind in ('r', 'p')
+ \\gexec
+commit;
+"""
+# Of what is live, without reading its rows: whose it is, its tables and their files, its functions, who may do what.
+LOOK = """\
+select concat_ws(' ', d.oid, d.datdba, d.datacl,
+ (select md5(string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relowner, c.relacl,
+    pg_relation_filenode(c.oid)), ',' order by c.oid))
+  from pg_class c where relpersistence <> 't' and relkind in ('r', 'p', 'v', 'm', 'S', 'f')),
+ (select md5(string_agg(concat_ws(' ', p.oid, p.xmin), ',' order by p.oid)) from pg_proc p))
+ from pg_database d where d.datname = current_database()"""
+# The server's own df, in its data directory: it alone sees where a database will lie, in a container or elsewhere.
+FREE = """\
+create temp table dental_pms_df (line text);
+select format('copy dental_pms_df from program %L', 'LC_ALL=C df -Pk ''' ||
+  coalesce(nullif(pg_tablespace_location(dattablespace), ''), '.') || '''')
+ from pg_database where datname = {live} \\gexec
+select line from dental_pms_df;
+select 'wal', pg_size_bytes(current_setting('max_wal_size'));
+"""
+DF_LINE = re.compile(r"^\S.*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How much is free, in bytes, where the live database lies, and how large the log of changes beside it may grow."""
+
+    free_bytes: int
+    wal_bytes: int
+
+
+def names(server: Server) -> set[str]:
+    """Return the names of all databases of a server."""
+    return set(tell(server, "select datname from pg_database;").splitlines())
+
+
+def unfinished(server: Server) -> list[str]:
+    """Return the databases that a restore has left which was cut off."""
+    return sorted(name for name in names(server) if UNFINISHED.fullmatch(name))
+
+
+def name_like(database: str, suffix: str) -> str:
+    """Return a name made of a database's, cut where the whole would be longer than a name may be, and a suffix."""
+    room = LONGEST_NAME_BYTES - len(suffix.encode())
+    return database.encode()[:room].decode(errors="ignore") + suffix
+
+
+def room(server: Server, live: str) -> Room | None:
+    """Return the room on the server's disk, None where the server does not let us ask its ``df``."""
+    try:
+        out = tell(server, FREE.format(live=literal(live)))
+    except BackupError:
+        return None
+    line = DF_LINE.search(out)
+    wal = re.search(r"^wal\|(\d+)$", out, re.MULTILINE)
+    return Room(free_bytes=int(line[3]) * KIB, wal_bytes=int(wal[1])) if line and wal else None
+
+
+def create_like(server: Server, live: str, new: str, *, owner: str | None = None) -> None:
+    """Make an empty database, as template0 has it, with the owner, encoding, locale and tablespace of the live one."""
+    named = "null" if owner is None else literal(owner)
+    tell(server, CREATE.format(new=literal(new), live=literal(live), owner=named))
+
+
+def drop(server: Server, database: str) -> None:
+    """Drop a database, whoever is connected to it; nothing when there is none."""
+    no_template = "select format('alter database %I is_template false', datname) from pg_database"
+    found = f"{no_template} where datname = {literal(database)} and datistemplate \\gexec\n"
+    tell(server, f"{found}drop database if exists {quoted(database)} with (force);")
+
+
+def look(server: Server) -> str:
+    """Return what the live database is, but for its rows, as a text that is only ever compared; DatabaseError."""
+    return postgres.ask(server, LOOK)
+
+
+def row_counts(server: Server, database: str, tables: Iterable[str]) -> dict[str, int]:
+    """Return how many rows tables of a database have, named as pg_dump names them; -1 where there is no such table."""
+    wanted = ", ".join(literal(table) for table in tables)
+    out = tell(
+        server, COUNT.format(tables=wanted, tables_only=pinned.TABLES_ONLY), database=database, timeout_s=COUNTS_S
+    )
+    lines = [line.rpartition("|") for line in out.splitlines()]
+    return {table: int(rows) for table, _, rows in lines}
+
+
+def analyze(server: Server, database: str) -> None:
+    """Let the planner know the database's content, which a dump does not bring along."""
+    tell(server, "analyze;", database=database, timeout_s=COUNTS_S)
+
+
+def take_name(server: Server, live: str, made: str, name: str) -> None:
+    """Give a database that was made beside the live one its name, with the live one's settings and privileges."""
+    carried = CARRY_OVER.format(live=literal(live), new=literal(made))
+    renamed = f"alter database {quoted(made)} rename to {quoted(name)};"
+    tell(
+        server, f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{renamed}\ncommit;", timeout_s=SWITCH_S
+    )
+
+
+def switch(server: Server, live: str, made: str, kept: str) -> None:
+    """Put a database in the live one's place, which is kept under another name, in one transaction.
+
+    Sessions of both are ended. RestoreError, and all is as it was, when it does not work out.
+    """
+    carried = CARRY_OVER.format(live=literal(live), new=literal(made))
+    renamed = "\n".join(_renames(live, made, kept))
+    locked = LOCK_OUT.format(live=literal(live), new=literal(made))
+    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{locked}{renamed}\ncommit;"
+    tell(server, script, timeout_s=SWITCH_S)
+
+
+def switch_command(server: Server, user: str, live: str, made: str, kept: str) -> list[str]:
+    """Return the argv with which an admin does what ``switch`` does."""
+    sessions = f"pg_stat_activity where datname in ({literal(live)}, {literal(made)})"
+    ends = f"select pg_terminate_backend(pid) from {sessions};"  # noqa: S608 - quoted
+    script = " ".join(["begin; lock table pg_database;", ends, *_renames(live, made, kept), "commit"])
+    return admins_psql(server, user, script)
+
+
+def drop_command(server: Server, user: str, database: str) -> list[str]:
+    """Return the argv with which an admin drops a database."""
+    return admins_psql(server, user, f"drop database {quoted(database)}")
+
+
+def admins_psql(server: Server, user: str, sql: str) -> list[str]:
+    """Return the argv with which an admin runs SQL in the maintenance database."""
+    words = ["psql", "--username", user, "--dbname", MAINTENANCE, "--command", sql]
+    match server:
+        case postgres.OnHost(run_as=run_as, host=host, port=port):
+            who = ["runuser", "-u", run_as, "--"] if run_as else []
+            return [*who, *words[:1], "--host", host, "--port", str(port), *words[1:]]
+        case _:
+            return ["docker", "exec", server.name, *words]
+
+
+def _renames(live: str, made: str, kept: str) -> tuple[str, str]:
+    return (
+        f"alter database {quoted(live)} rename to {quoted(kept)};",
+        f"alter database {quoted(made)} rename to {quoted(live)};",
+    )
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL quotes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s: float = SHORT_S) -> str:
+    """Run SQL, strictly, and return what it prints; what a killed client leaves running is ended.
+
+    RestoreError with the SQLSTATE when the server says no, DatabaseError when it does not answer.
+    """
+    session = sessions.new()
+    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--file=-")
+    argv = postgres.client(server, "psql", *options, postgres.to_database(database), session=session, stdin=True)
+    done = False
+    try:
+        ended, out = programs.capture(argv, text_in=script, timeout_s=timeout_s)
+        done = ended.ok
+    finally:
+        if not done:
+            sessions.end_quietly(server, session)
+    if done:
+        return out
+    state = sqlstate(ended)
+    if state:
+        raise RestoreError(f"db: the server refuses (SQLSTATE {state}), expected every statement to succeed")
+    raise DatabaseError(f"db: the server does not answer: {postgres.complaint(ended)}", hint="dental-pms-backup status")
+
+
+def sqlstate(ended: programs.Ended) -> str:
+    """Return the SQLSTATE of the last error that a psql told of, empty without any."""
+    pattern = re.compile(rf"(?:psql:<stdin>:\d+: )?{postgres.ERROR}")
+    return next((found[1] for line in reversed(ended.said) if (found := pattern.match(line))), "")

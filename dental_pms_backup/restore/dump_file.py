@@ -1,0 +1,261 @@
+"""A dump to be restored: a set's, or a file of whatever origin; what it is, and the proof that it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
+from dental_pms_backup.host import programs
+from dental_pms_backup.store import sets, verify
+from dental_pms_backup.store.sets import NAME_PATTERN, Kind
+from dental_pms_backup.store.verify import Proof
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.store.sets import StoredSet
+
+ENDINGS = {Kind.DB: (".sql", ".sql.gz"), Kind.ATTACHMENTS: (".tgz", ".tar.gz")}
+HEAD_BYTES = 64 << 10
+GZIP_MEMBER = 31  # zlib's wbits for it
+MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", re.MULTILINE)
+RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+COUNTS_LIMIT_BYTES = 4 << 20
+# What reads the rows of a COPY, in Perl: the name of a table, the names of the columns of a heading, and the bytes of a
+# field, undefined for NULL. A COPY of pg_dump stands behind a comment and an empty line, see ``verify.COPY``.
+COPY_TEXT = r"""
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my $comment = qr/^--(?: load via partition root .*)?\n/;
+my $heading = qr/^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/;
+my %plain = (b => "\b", f => "\f", n => "\n", r => "\r", t => "\t", v => "\x0b");
+sub decoded {
+    my ($code) = @_;
+    return chr(oct($code) & 255) if $code =~ /^[0-7]/;
+    return chr(hex(substr($code, 1))) if $code =~ /^x./;
+    return $plain{$code} // $code;
+}
+sub text {
+    my ($field) = @_;
+    return undef if $field eq "\\N";
+    $field =~ s/\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)/decoded($1)/ges;
+    return $field;
+}
+sub columns {
+    my @names = ($_[0] // "") =~ /("(?:[^"]|"")*"|[^\s",]+)/g;
+    for (@names) { s/""/"/g if s/^"(.*)"$/$1/s }
+    return @names;
+}
+"""
+# A dump's bytes in a table and its indexes, at most, for each byte of the compressed file
+GROWS_TO = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file to restore from. ``stored`` is the set that it belongs to, None for a file from elsewhere."""
+
+    file: Path
+    kind: Kind
+    stored: StoredSet | None
+
+    @property
+    def packed(self) -> bool:
+        """Tell whether the file is compressed."""
+        return self.file.suffix != ".sql"
+
+    @property
+    def checksum(self) -> str:
+        """Return the SHA-256 that the manifest has, empty without a manifest."""
+        artefact = self.stored.artefact(self.kind) if self.stored else None
+        return artefact.sha256 if artefact else ""
+
+    @property
+    def stamp(self) -> str | None:
+        """Return the timestamp in the file's name, None without one."""
+        match = re.search(NAME_PATTERN, self.file.name)
+        return match[0] if match else None
+
+    @property
+    def database(self) -> str:
+        """Return the name of the database that a dump was taken of, empty where no manifest has it."""
+        return str(self._origin.get("database") or "")
+
+    def database_bytes(self) -> int:
+        """Return how large the database will be: as the manifest has it, else a guess from the file's size."""
+        known = self._origin.get("database_bytes", 0)
+        return (
+            known if type(known) is int and known > 0 else self.file.stat().st_size * (GROWS_TO if self.packed else 2)
+        )
+
+    @property
+    def _origin(self) -> Mapping[str, Any]:
+        """Return what the manifest says of the database; nothing without a manifest."""
+        part = (self.stored.manifest or {"streams": {}})["streams"].get("db", {}) if self.stored else {}
+        origin: Mapping[str, Any] = part.get("source", {})
+        return origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the first lines of a dump say: the major version, and the token of its line restrict; None without."""
+
+    major: int | None
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofToCome:
+    """A proof that is being made: the argv that unpacks for it, and how to ask and to wait for it.
+
+    Both return the proof, which is another program's where that had to decide, or raise VerificationError; ``now``
+    returns None as long as there is none.
+    """
+
+    unpack: Sequence[str]
+    now: Callable[[], Proof | None]
+    wait: Callable[[], Proof]
+
+
+def find(store: Path, wanted: str, kind: Kind) -> Source:
+    """Return the file that a SET or a path means; UsageError says what would do."""
+    path = Path(wanted)
+    if path.is_file() and path.suffix != ".json":
+        if not path.name.endswith(ENDINGS[kind]):
+            raise UsageError(
+                f"{path}: not a file to restore {kind} from, expected one that ends in {' or '.join(ENDINGS[kind])}"
+            )
+        return Source(file=path.resolve(), kind=kind, stored=_set_of(store, path.resolve(), kind))
+    stored = sets.find(store, wanted, having=kind)
+    if wanted == "latest":  # typed twice, it must not bring back what the first time replaced
+        taken = [each for each in sets.listing(store) if each.artefact(kind)]
+        stored = next((each for each in reversed(taken) if not (each.manifest or {}).get("safety")), stored)
+    artefact = stored.artefact(kind)
+    if artefact is None:
+        raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
+    return Source(file=store / artefact.path, kind=kind, stored=stored)
+
+
+def roles_of(store: Path, dump: Source) -> Source | None:
+    """Return the roles that belong to a dump: of its set, or beside a file from elsewhere; None without any."""
+    if dump.stored:
+        artefact = dump.stored.artefact(Kind.GLOBALS)
+        return Source(file=store / artefact.path, kind=Kind.GLOBALS, stored=dump.stored) if artefact else None
+    beside = dump.file.with_name(f"globals_{dump.stamp}.sql.gz")
+    return Source(file=beside, kind=Kind.GLOBALS, stored=None) if beside.is_file() else None
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[int]:
+    """Open the file while the block lasts; UsageError when it cannot be read."""
+    try:
+        descriptor = os.open(source.file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{source.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
+    """Prove that an open file is the one of the manifest, where there is one, and whole.
+
+    Its offset is at its beginning afterwards. VerificationError otherwise.
+    """
+    if source.packed:
+        with verify.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
+            proof = both.proof(expected=source.checksum, beat=beat)
+    else:
+        verify.plain_dump(source.file, descriptor)
+        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return proof
+
+
+@contextlib.contextmanager
+def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofToCome]:
+    """Prove an open file as ``prove`` does, but once it has its set's checksum the rest of it beside the block.
+
+    What has that checksum is byte for byte what a run proved and published. Of a file from elsewhere nobody knows what
+    it is before it is proven: that is done at once.
+    """
+    if not source.checksum:
+        proof = prove(source, descriptor, watch=watch)
+        yield ProofToCome(unpack=proof.unpack, now=lambda: proof, wait=lambda: proof)
+        return
+    with verify.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
+        beat = shown.enter_context(_watched(source, both, watch))
+        both.checksum(source.checksum, beat)
+
+        @functools.cache
+        def wait() -> Proof:
+            with shown.pop_all():
+                return both.proof(expected=source.checksum, beat=beat)
+
+        def now() -> Proof | None:
+            if both.over:
+                return wait()
+            beat()
+            return None
+
+        yield ProofToCome(unpack=verify.unpacker(), now=now, wait=wait)
+
+
+def _watched(
+    source: Source, both: verify.Readings, watch: Watch
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    content, checksum = both.sources
+    return watch.reading(f"{source.kind}: verifying", content, beside=checksum)
+
+
+def head(source: Source, descriptor: int) -> Head:
+    """Read the first lines of an open dump; VerificationError when the disk does not give them."""
+    try:
+        text = os.pread(descriptor, HEAD_BYTES, 0)
+    except OSError as error:
+        raise VerificationError(f"{source.file}: cannot be read: {error.strerror}, expected a dump") from None
+    if source.packed:
+        with contextlib.suppress(zlib.error):
+            text = zlib.decompressobj(GZIP_MEMBER).decompress(text, HEAD_BYTES)
+    text = text.partition(b"\nSET ")[0]
+    majors = [int(found) for found in MADE_BY.findall(text)]
+    token = RESTRICTED.search(text)
+    return Head(major=max(majors, default=None), token=token[1].decode() if token else None)
+
+
+def check_version(source: Source, found: Head, server_major: int) -> None:
+    """Raise RefusedError for a dump of a newer PostgreSQL than the server: it does not load there."""
+    if found.major is not None and found.major > server_major:
+        raise RefusedError(
+            f"{source.file}: a dump of PostgreSQL {found.major}, expected of {server_major}, the server's, or older",
+            hint=f"a server of PostgreSQL {found.major} takes it: with compose, image postgres:{found.major} "
+            "and a new, empty volume for service db",
+        )
+
+
+def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
+    """Return the set in the store that a file belongs to, None for a file from elsewhere."""
+    if not file.is_relative_to(store.resolve()):
+        return None
+    listed = [stored for stored in sets.listing(store) if (artefact := stored.artefact(kind))]
+    found = [each for each in listed if (artefact := each.artefact(kind)) and (store / artefact.path).resolve() == file]
+    return found[0] if found else None
+
+
+def _rows_of_plain(source: Source, descriptor: int) -> dict[str, int]:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with programs.memory("counted") as out:
+        (ended,) = programs.pipeline(["perl", "-e", verify.COUNT_ROWS], source=descriptor, out=out)
+        if not ended.ok:
+            raise VerificationError(f"{source.file}: the rows cannot be counted ({ended}), expected a dump")
+        counts = os.pread(out, COUNTS_LIMIT_BYTES, 0).partition(b"\0")[0]
+    lines = [line.rpartition("\t") for line in counts.decode("utf-8", "backslashreplace").split("\n")[:-1]]
+    return {table: int(rows) for table, _, rows in lines}

@@ -1,0 +1,312 @@
+"""Getting a part of a set out, without touching what is live: some of its files, or the rows of one table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.host import durable, journal, places, programs
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.restore import dump_file, original_names, unpack
+from dental_pms_backup.store.sets import Kind, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.host.places import Place
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.restore.dump_file import Source
+
+    Beat = Callable[[], None]
+
+LARGEST_LIST_BYTES = 4 << 20
+SQL, CSV, LIST = "sql", "csv", "list"
+TABLES_SHOWN = 12
+# Goes through a dump on stdin line by line: prints the names of its tables, or the rows of one, as they are or as CSV,
+# and on stderr how many. As PostgreSQL's own CSV, an empty text is quoted and NULL is not.
+TABLE_OF_DUMP = (
+    dump_file.COPY_TEXT
+    + r"""
+my ($as, $wanted) = @ARGV; @ARGV = ();
+sub quoted {
+    my ($text) = @_;
+    return "" if !defined $text;
+    return $text if $text ne "" && $text ne "\\." && $text !~ /[",\r\n]/;
+    $text =~ s/"/""/g;
+    return "\"$text\"";
+}
+my ($before, $last, $inside, $rows, $begun) = ("", "", 0, 0, 0);
+while (<STDIN>) {
+    if ($inside) {
+        my $ends = $_ eq "\\.\n";
+        if ($inside == 2) {
+            ++$rows if !$ends;
+            if ($as eq "sql") { print }
+            elsif (!$ends) { chomp; print join(",", map(quoted(text($_)), length ? split(/\t/, $_, -1) : "")), "\n" }
+        }
+        $inside = 0 if $ends;
+        next;
+    }
+    if ($last eq "\n" && $before =~ $comment && /$heading/) {
+        $inside = $as ne "list" && $1 eq $wanted ? 2 : 1;
+        print "$1\n" if $as eq "list";
+        print if $inside == 2 && $as eq "sql";
+        print join(",", map(quoted($_), columns($2))), "\n" if $inside == 2 && $as eq "csv" && !$begun++;
+    }
+    ($before, $last) = ($last, $_);
+}
+close(STDOUT) or die "cannot write\n";
+print STDERR "rows $rows\n";
+"""
+)
+
+
+def files(
+    config: Config, wanted: str, paths: Sequence[str], directory: Path, *, stored_names: bool, watch: Watch
+) -> list[Path]:
+    """Get files or directories of a set's attachments out into a directory, and return where each of them is.
+
+    A file has the name that the set's own dump knows it by, where it has one and ``stored_names`` are not wanted; else
+    the last name of its path. Nothing is ever written over: RefusedError. UsageError names what the archive does not
+    have.
+    """
+    archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
+    _check_paths(paths)
+    known = {} if stored_names else original_names.names(config, archive.stored, paths, watch=watch)
+    targets = [directory / name for name in original_names.file_names(paths, known)]
+    with dump_file.opened(archive) as descriptor, _opened(directory) as place:
+        _check_free(place, targets)
+        with _draft_directory(place) as content:
+            proof = dump_file.prove(archive, descriptor, watch=watch)
+            with watch.reading("attachments: extracting", descriptor) as beat:
+                _untar(archive, descriptor, proof.unpack, paths, content, beat=beat)
+            found = [_found(content, path) for path in paths]
+            for source, target in zip(found, targets, strict=True):
+                _move(source, place, target)
+    _tell(archive, Stream.ATTACHMENTS, f"{len(targets)} files or directories")
+    return targets
+
+
+def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: bool, watch: Watch) -> int:
+    """Write the rows of one table of a set's dump, as SQL's COPY or as CSV, to a new file, or without one to stdout.
+
+    Returns how many. UsageError when there is no such table, or several.
+    """
+    dump = dump_file.find(config.store, wanted, Kind.DB)
+    with dump_file.opened(dump) as descriptor:
+        proof = dump_file.prove(dump, descriptor, watch=watch)
+        chosen = _table(dump, descriptor, proof.unpack, name)
+        with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
+            ended = _through(descriptor, proof.unpack, [CSV if csv else SQL, chosen], out, beat)
+            count = _count(ended, to_stdout=target is None)
+            if count != proof.rows.get(chosen, count):
+                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
+    _tell(dump, Stream.DB, f"{count} rows of {chosen}")
+    return count
+
+
+def _check_paths(paths: Sequence[str]) -> None:
+    for path in paths:
+        if not Path(path).name or ".." in Path(path).parts or "\0" in path:
+            raise UsageError(f'"{path}": no path in an archive, expected one of "tar -tzf", below the attachments')
+
+
+def _check_free(place: Place, targets: Sequence[Path]) -> None:
+    for target in targets:
+        if targets.count(target) > 1:
+            raise UsageError(f"{target}: two of the paths end so, expected each to have a name of its own")
+        if place.has(target.name):
+            raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint="ls; or give --to"))
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[Place]:
+    """Hold the directory open that something is to be extracted to: whoever renames above it changes nothing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(places.opened(directory))
+        except OSError as error:
+            raise UsageError(f"{directory}: {error.strerror}, expected a directory to extract to") from None
+        yield place
+
+
+@contextlib.contextmanager
+def _draft_directory(place: Place) -> Iterator[Place]:
+    """Make a directory in a hidden one, mode 0700, of another; both are gone when the block ends."""
+    name = f".dental-pms-extract-{secrets.token_hex(8)}"
+    with contextlib.ExitStack() as stack:
+        try:
+            outer = stack.enter_context(places.new(place, name))
+            stack.callback(places.remove, place, name, outer)
+            content = stack.enter_context(places.new(outer, "content"))
+        except OSError as error:
+            raise UsageError(f"{place.path}: {error.strerror}, expected a directory to extract to") from None
+        yield content
+
+
+def _untar(
+    archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], content: Place, *, beat: Beat
+) -> None:
+    """Unpack the entries that have one of the paths, with what is below them."""
+    plain = [os.fsencode(original_names.member(path)) for path in paths]
+    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
+    argv += ["--no-wildcards", "--anchored", f"--directory={content.for_programs}", "--null"]
+    with open(os.devnull, "wb") as nowhere, programs.memory("names") as names:  # not in argv, which everyone can read
+        os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
+        argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
+        unpacked, tar = programs.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=beat)
+    # a path is in the archive with "./" or without, so that one of each pair is not found
+    other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
+    if not unpacked.ok or (not tar.ok and other):
+        raise RestoreError(
+            f"attachments: unpacking failed ({tar if unpacked.ok else unpacked}), expected every entry that was named",
+            hint=f"dental-pms-backup restore attachments {archive.file} --to DIR   # all of them",
+        )
+
+
+def _found(content: Place, path: str) -> Path:
+    """Return where an entry was unpacked; UsageError without it, RefusedError for a device or its like."""
+    member = Path(original_names.member(path))
+    found = content.for_programs / member
+    through_link = any((content.for_programs / parent).is_symlink() for parent in member.parents[:-1])
+    if through_link or not durable.exists(found):
+        raise UsageError(f'"{path}": not in the archive, expected a path as "tar -tzf" lists it')
+    for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):
+        mode = each.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link, expected one'))
+    return found
+
+
+def _move(source: Path, place: Place, target: Path) -> None:
+    """Give something its name, unless another has it by now; a file's content and its name are durable."""
+    try:
+        if source.is_dir() and not source.is_symlink():
+            os.mkdir(target.name, 0o700, dir_fd=place.descriptor)  # fails where something is: a rename may replace it
+            os.rename(source, target.name, dst_dir_fd=place.descriptor)
+        else:
+            os.link(source, target.name, dst_dir_fd=place.descriptor, follow_symlinks=False)
+        place.sync()
+    except FileExistsError:
+        raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name")) from None
+    except OSError as error:
+        raise _unrecorded(RestoreError(f"{target}: {error.strerror}, expected to write it")) from None
+
+
+def _unrecorded(error: BackupError) -> BackupError:
+    """Return an error that names a patient's file: it is for whoever typed that, not for the journal."""
+    error.told = True
+    return error
+
+
+def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
+    """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
+    with programs.memory("tables") as out:
+        ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
+        if not all(program.ok for program in ended):
+            raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
+        listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+    found = list(dict.fromkeys(listed))  # one that has partitions may come in several parts
+    chosen = [table for table in found if name in {table, *_names(table)}]
+    if len(chosen) == 1:
+        return chosen[0]
+    shown = ", ".join((chosen or found)[:TABLES_SHOWN])
+    raise UsageError(
+        f'"{name}": {len(chosen) or "no"} such tables in {dump.file.name}, expected one of its {len(found)}',
+        hint=f"its tables: {shown}{', ...' if len(chosen or found) > TABLES_SHOWN else ''}",
+    )
+
+
+def _names(table: str) -> tuple[str, str]:
+    """Return a table's name of a dump without quotes: with its schema and without."""
+    parts = [
+        part[1:-1].replace('""', '"') if part.startswith('"') else part
+        for part in re.findall(r'"(?:[^"]|"")*"|[^".]+', table)
+    ]
+    return ".".join(parts), parts[-1]
+
+
+def _through(
+    descriptor: int, how: Sequence[str], words: Sequence[str], out: int, beat: Beat
+) -> tuple[programs.Ended, ...]:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return programs.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], source=descriptor, out=out, beat=beat)
+
+
+def _count(ended: Sequence[programs.Ended], *, to_stdout: bool) -> int:
+    """Return how many rows were written; OutputError or RestoreError unless all of them were."""
+    *_, perl = ended
+    counted = re.fullmatch(r"rows (\d+)", perl.said[-1] if perl.said else "")
+    if all(program.ok for program in ended) and counted:
+        return int(counted[1])
+    if to_stdout and not perl.ok:
+        raise OutputError("standard output: does not take all rows, expected to print everything")
+    failed = next((program for program in ended if not program.ok), perl)
+    raise RestoreError(f"db: {failed}, expected all rows", hint="df -h")
+
+
+@contextlib.contextmanager
+def _output(target: Path | None) -> Iterator[int]:
+    """Open where rows go: stdout, or a new file, mode 0600, which is there, durably, when the block ends well.
+
+    Until then it is a draft, of which nothing is left otherwise.
+    """
+    if target is None:
+        sys.stdout.flush()
+        yield sys.stdout.fileno()
+        return
+    with _opened(target.parent) as place:
+        if place.has(target.name):
+            raise RefusedError(f"{target}: exists already, expected a free name", hint="give another file by --to")
+        draft = durable.draft_path(target).name
+        descriptor = _new_file(place, draft, target)
+        try:
+            yield descriptor
+            _give_name(descriptor, place, target)
+        finally:
+            os.close(descriptor)
+            _unlink(place, draft)
+
+
+def _new_file(place: Place, name: str, target: Path) -> int:
+    """Make a file, mode 0600, in the place of what a killed command left; never write to what another has put there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        _unlink(place, name)
+        return os.open(name, flags, 0o600, dir_fd=place.descriptor)
+    except OSError as error:
+        raise UsageError(f"{target}: {error.strerror}, expected a new file to write to") from None
+
+
+def _unlink(place: Place, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=place.descriptor)
+
+
+def _give_name(descriptor: int, place: Place, target: Path) -> None:
+    try:
+        os.fsync(descriptor)
+        # the file that was written, whatever has its draft's name by now
+        os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=place.descriptor, follow_symlinks=True)
+        place.sync()
+    except FileExistsError:
+        raise RefusedError(f"{target}: exists already, expected a free name") from None
+    except OSError as error:  # the disk; or a filesystem without links
+        raise RestoreError(
+            f"{target}: {error.strerror}, expected to write it", hint="give another place by --to"
+        ) from None
+
+
+def _tell(source: Source, stream: Stream, what: str) -> None:
+    """Put it on record that data were taken out; no name of a file."""
+    name = source.stored.name if source.stored else ""
+    origin = f"set {name}" if name else "a file"
+    journal.write(Event.EXTRACTED, f"{what} were extracted from {origin}", fields={"stream": stream, "set": name})

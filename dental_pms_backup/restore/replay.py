@@ -1,0 +1,321 @@
+"""The strict replay: all of a dump into a database, every row counted, in one transaction, or nothing of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RestoreError, SuperuserNeededError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.restore import databases, replay_filters, replay_role
+from dental_pms_backup.restore.replay_filters import FILTERS, Dump
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dental_pms_backup.live.postgres import Server
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.replay_role import Restorer
+    from dental_pms_backup.store.verify import Proof
+
+# What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
+DROP = """\
+do $$ declare s name; begin
+ perform lo_unlink(oid) from pg_largeobject_metadata;
+ for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
+  and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
+ loop execute format('drop schema %I cascade', s); end loop; end $$"""
+# psql takes the end of its input as the end of a COPY and would commit half a dump. So nothing can be committed before
+# the mark, which follows the last byte of a whole dump, and which nothing in it can know: the server has its hash.
+GUARD = """\
+create temp table dental_pms_guard (n int);
+create function pg_temp.dental_pms_guard() returns trigger language plpgsql as $$ begin
+ if pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
+  coalesce(pg_catalog.current_setting('dental_pms.whole', true), ''), 'UTF8')), 'hex') operator(pg_catalog.<>) '{hash}'
+ then raise 'the dump is not whole' using errcode = 'DP001'; end if;
+ return null; end $$;
+create constraint trigger whole after insert on pg_temp.dental_pms_guard deferrable initially deferred
+ for each row execute function pg_temp.dental_pms_guard();
+insert into pg_temp.dental_pms_guard values (1)"""
+MARK = "set local dental_pms.whole = '{mark}';"
+# What a dump that is not pg_dump's may look for; ours are looked up in pg_catalog before it and after it.
+AS_USUAL = 'set search_path = "$user", public'
+# Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
+# its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
+# in part. A partitioned table has, beside rows loaded through it, those of its partitions. No message of it can quote a
+# row, so that it may say which table.
+COUNT = """\
+reset session authorization;
+reset search_path;
+set local standard_conforming_strings = on;
+select set_config('dental_pms.rows', {rows}, true);
+\\set VERBOSITY terse
+do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; rows bigint; relation regclass;
+ parent boolean; filled boolean; counted bigint; wrong int := 0; first text; begin
+ for name, rows in select * from jsonb_each_text(dumped) loop
+  relation := to_regclass(name);
+  if relation is not null and exists (select from pg_class where oid = relation and relkind in ('r', 'p')) then
+   select relkind = 'p', exists (select from pg_extension where relation = any (extconfig)) into parent, filled
+    from pg_class where oid = relation;
+   if parent then select sum(value::bigint) into rows from jsonb_each_text(dumped)
+    where to_regclass(key) in (select relid from pg_partition_tree(relation)); end if;
+   execute format('select count(*) from %s %s', case when parent then '' else 'only' end, relation) into counted;
+   if counted < rows or counted > rows and not filled then
+    wrong := wrong + 1; first := coalesce(first, name); end if;
+  end if;
+ end loop;
+ if wrong > 0 then raise 'DP002 % %', wrong, first; end if; end $$;
+\\set VERBOSITY sqlstate
+"""
+COUNTED_OTHERS = re.compile(r"DP002 (\d+) (.+)")
+ROLE_MISSING = "42704"
+WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
+FULL = "53100"
+OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
+NOT_ALLOWED = "42501"
+EXTENSION_STATES = {
+    "DP003": "the server does not have it installed",
+    "DP004": "it is not a trusted one, and the live database does not have it, or it reaches other databases",
+    "DP005": "it stands behind what the dump makes, expected before that",
+}
+OTHERS_CHANGED = "DP006"
+RUN_BY_THE_SERVER = "DP007"
+AS_SUPERUSER = (
+    "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
+    "superuser can"
+)
+AT_LINE = re.compile(r"psql:<stdin>:(\d+): ")
+# the text of an error may quote a row
+STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
+EXISTING_ROLES = "select rolname from pg_roles"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Into:
+    """Where a dump is replayed: ``database``, whose content it replaces or which is new.
+
+    ``restorer`` is the role that does it, None for the superuser.
+    """
+
+    database: str
+    replacing: bool = False
+    restorer: Restorer | None = None
+    lock_wait_s: int = 60
+    analyze: bool = False
+
+
+def replay(
+    live: DatabaseSource,
+    dump: Dump,
+    into: Into,
+    *,
+    proven: Callable[[], Proof | None],
+    beat: Callable[[], None],
+) -> None:
+    """Replay an open dump into a database of the live server; RestoreError, and nothing of it is committed.
+
+    SuperuserNeededError where a role without rights may not do what stands in it. ``proven`` returns the dump's proof
+    as soon as there is one, before which nothing is committed; it has to be by ``dump.unpack``.
+    """
+    token, mark = secrets.token_hex(16), secrets.token_hex(16)
+    with replay_filters.opened() as (files, keeper):
+        replay_filters.write_control(files, live, dump, into.restorer, token)
+
+        def beat_and_open() -> None:
+            beat()
+            if not keeper.closed and (proof := proven()):
+                if proof.unpack != dump.unpack:
+                    raise RestoreError(
+                        f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
+                    )
+                rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
+                # whatever the dump has set: what is ours is read as what it is
+                ours = f"set client_encoding = 'UTF8';\n{pinned.TABLES_ONLY}"
+                replay_filters.write(files.after, f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
+                keeper.close()
+
+        beat_and_open()
+        session = sessions.new()
+        argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session, mark)]
+        failed = _run(live.server, session, argvs, dump.source, beat_and_open)
+        if failed:
+            if failed.program == "perl":
+                raise _not_sql(failed)
+            what = _standing_at(failed, dump, live, into)
+            if into.restorer:
+                raise _error(failed, what, ours=dump.ours)
+            raise _refused(failed, databases.sqlstate(failed), what)
+        if into.restorer:
+            _settle(live, into, into.restorer, files, beat)
+
+
+def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[[], None]) -> None:
+    """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
+
+    Those of a file from elsewhere may do nothing, and not log in.
+    """
+    existing = postgres.ask(live.server, EXISTING_ROLES).splitlines()
+    session = sessions.new()
+    psql = postgres.client(
+        live.server,
+        postgres.matching(live.server, live.facts, "psql"),
+        *STRICT,
+        postgres.to_database(databases.MAINTENANCE),
+        "--single-transaction",
+        "--file=-",
+        session=session,
+        stdin=True,
+    )
+    with programs.memory("control") as control:
+        replay_filters.write(
+            control, replay_filters.words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
+        )
+        filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
+        failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
+    if failed:
+        state = databases.sqlstate(failed)
+        why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
+        raise RestoreError(f"db: the set's roles cannot be made ({why}), expected those that the server lacks")
+
+
+def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str]:
+    program = postgres.matching(live.server, live.facts, "psql")
+    words = (
+        *STRICT,
+        postgres.to_database(into.database),
+        *(f"--command={statement}" for statement in _before(into, live.facts.major, mark)),
+        "--file=-",
+        "--command=commit",
+        *(["--command=analyze"] if into.analyze and into.restorer else []),
+    )
+    if into.restorer:
+        return into.restorer.psql(program, *words, session=session)
+    return postgres.client(live.server, program, *words, session=session, stdin=True)
+
+
+def _before(into: Into, major: int, mark: str) -> Sequence[str]:
+    """Return the statements that stand before the dump."""
+    unlogged = [] if into.restorer else [f"set {name} = '{value}'" for name, value in replay_role.UNLOGGED.items()]
+    guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
+    before = [*unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
+    return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
+
+
+def _public(major: int) -> tuple[str, ...]:
+    """Return what makes schema public as a new database has it: a dump holds only what differs from that."""
+    comment = "comment on schema public is 'standard public schema'"
+    if major >= replay_role.PUBLIC_IS_OWNED_SINCE:
+        owned = "create schema public authorization pg_database_owner"
+        return (owned, "grant usage on schema public to public", comment)
+    return ("create schema public", "grant all on schema public to public", comment)
+
+
+def _settle(
+    live: DatabaseSource, into: Into, role: Restorer, files: replay_filters.Filter, beat: Callable[[], None]
+) -> None:
+    """Give what was made to whom the dump says, and to the live database's owner what it names nobody for."""
+    replay_role.lock_out(live, role, into.database)
+    session = sessions.new()
+    program = postgres.matching(live.server, live.facts, "psql")
+    words = (*STRICT, postgres.to_database(into.database), "--file=-")
+    psql = postgres.client(live.server, program, *words, session=session, stdin=True)
+    with programs.memory("middle") as middle, programs.memory("commit") as commit, open(os.devnull, "rb") as nothing:
+        replay_filters.write(middle, replay_role.after_rights(role))
+        replay_filters.write(commit, "commit;\n")
+        cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
+        failed = _run(live.server, session, [cat, psql], nothing.fileno(), beat)
+    if failed:
+        raise _error(failed, "", ours=role.ours)
+    replay_role.remove(live, role.role)
+
+
+def _run(
+    server: Server, session: str, argvs: Sequence[Sequence[str]], source: int, beat: Callable[[], None]
+) -> programs.Ended | None:
+    """Run a pipeline that ends in psql; return None, or the program that failed, when nothing runs any more."""
+    done = False
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            ended = programs.pipeline(*argvs, source=source, out=nowhere.fileno(), beat=beat)
+            done = all(program.ok for program in ended)
+        finally:
+            if not done:
+                sessions.end_quietly(server, session)
+    if done:
+        return None
+    # what a filter says no to, psql only sees end
+    by_filter = (program for program in ended if program.program == "perl" and program.exit_code > 0)
+    return next(by_filter, None) or next(program for program in reversed(ended) if not program.ok)
+
+
+def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
+    """Return what stood in the dump where a role without rights was refused something."""
+    found = next((match for line in reversed(failed.said) if (match := AT_LINE.match(line))), None)
+    if found and databases.sqlstate(failed) in {NOT_ALLOWED, *EXTENSION_STATES}:
+        return replay_filters.standing_at(found[1], dump, live, into.restorer)
+    return ""
+
+
+def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
+    state = databases.sqlstate(failed)
+    if state in EXTENSION_STATES:
+        return RestoreError(
+            f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "
+            "make the extension",
+            hint="install its package on the server; or make it in the live database first; then try again",
+        )
+    if state == NOT_ALLOWED:
+        where = f", at {what}" if what else ""
+        return SuperuserNeededError(
+            f"db: the replay failed (SQLSTATE {state}{where}), expected nothing in it that only a superuser may do",
+            hint=AS_SUPERUSER if ours else "take that out of the file, and make it by hand in the new database",
+        )
+    if state == OTHERS_CHANGED:
+        return RestoreError(
+            "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
+        )
+    if state == RUN_BY_THE_SERVER:
+        return RestoreError(
+            "db: the file has what runs with its owner's rights (functions under an index, SECURITY DEFINER, views of "
+            "the system's tables); the live database's owner is a superuser, expected one who is not",
+            hint="CREATE ROLE dental_owner; ALTER DATABASE DATABASE OWNER TO dental_owner;   # then try again",
+        )
+    return _refused(failed, state)
+
+
+def _not_sql(failed: programs.Ended) -> RestoreError:
+    said = replay_filters.complaint(failed) or failed
+    return RestoreError(
+        f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
+        hint="pg_dump DATABASE >FILE   # without --create; of pg_dumpall's output the part of one database alone",
+    )
+
+
+def _refused(failed: programs.Ended, state: str, what: str = "") -> RestoreError:
+    why = f"SQLSTATE {state}{f', at {what}' if what else ''}" if state else str(failed)
+    hint = "dental-pms-backup list   # another set"
+    others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
+    if others:
+        why = f"{others[1]} tables have not the rows of the dump, the first is {others[2]}"
+    if state == ROLE_MISSING:
+        why += ", the server lacks a role"
+        hint = "zgrep -oE '(OWNER|GRANT .*) TO [^;]+' FILE | sort -u   # make the roles that it names; then try again"
+    if state in WAITING_STATES:
+        why += ", a session of the application holds a table"
+        hint = "docker compose stop backend   # or whatever uses the database; then try again"
+    if state == FULL:
+        why += ", the server's disk is full"
+        hint = "df -h   # on the server; then try again"
+    if state == OUT_OF_MEMORY:
+        why += ", more tables than the server's memory for locks has room for in one transaction, or no memory left"
+        hint = (
+            "max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: "
+            "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again"
+        )
+    return RestoreError(f"db: the replay failed ({why}), expected every statement to succeed", hint=hint)

@@ -1,0 +1,155 @@
+"""Between a dump and the psql that replays it: what the filters in ``filters/`` are given, and what they say.
+
+A filter is perl, through which all of a dump goes; this process sees none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RestoreError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import postgres
+from dental_pms_backup.restore import databases, replay_role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.replay_role import Restorer
+
+# The end of the dump, which only what unpacked all of it lets follow.
+UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
+FILTERS = Path(__file__).parents[1] / "filters"
+FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
+LONGEST_ANSWER_BYTES = 1000
+KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dump:
+    """An open dump: what unpacks it, the token of its line restrict, see ``dumps.Head``, and whether it is a set's."""
+
+    source: int
+    unpack: Sequence[str]
+    token: str | None
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """The files that the filter of a dump reads and writes, by their descriptors, but for ``gate``, a pipe."""
+
+    control: int
+    ends: int
+    gate: int
+    after: int
+    rights: int
+    late: int
+
+    def argv(self) -> list[str]:
+        """Return the argv of the filter."""
+        files = (self.control, self.gate, self.after, self.rights, self.late)
+        return ["perl", str(FILTERS / "replay.pl"), *(path(each) for each in files)]
+
+
+def others_own(live: DatabaseSource, dump: Dump) -> bool:
+    """Tell whether a dump names an owner who is not a superuser; RestoreError where it cannot be read."""
+    with opened() as (files, keeper):
+        keeper.close()
+        known = [f"mighty={role}" for role in replay_role.superusers(live)]
+        write(files.control, words("tell=0", "split=1", "ours=1", "restricts=1", *_heads(dump), *known))
+        return _told(dump, files) != "0"
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[tuple[Filter, BinaryIO]]:
+    """Open the files of a filter, and yield them with the end of the gate that is closed to open it."""
+    with contextlib.ExitStack() as stack:
+        names = ("control", "ends", "after", "rights", "late")
+        files = {name: stack.enter_context(programs.memory(name)) for name in names}
+        # a pipe that nobody writes to: it is at its end once it is known what comes after
+        gate, keeper = stack.enter_context(programs.pipe())
+        ends = f"-- {secrets.token_hex(16)}"
+        write(files["ends"], f"\n{ends}\n")
+        write(files["control"], words(f"ends={ends}"))
+        yield Filter(gate=gate, **files), keeper
+
+
+def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer | None, token: str) -> None:
+    """Tell a filter what it has to know: whose dump it is, and who replays it, None for the superuser."""
+    restricts = ["restricts=1"] if _knows_restrict(live) else []
+    write(files.control, words(f"token={token}", *restricts, *_heads(dump)))
+    if not by:
+        return
+    write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.owner)}"))
+    if dump.ours:
+        write(files.control, words("ours=1"))
+    else:
+        write(files.control, words(*(f"mighty={role}" for role in replay_role.mighty(live))))
+    write(files.rights, replay_role.before_rights(live, by))
+
+
+def _heads(dump: Dump) -> Sequence[str]:
+    return (f"head={dump.token}",) if dump.token else ()
+
+
+def words(*given: str) -> str:
+    """Return words as a filter reads them."""
+    return "".join(f"{word}\0" for word in given)
+
+
+def write(descriptor: int, text: str) -> None:
+    """Write all of a text to a file in memory."""
+    content = text.encode()
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def path(descriptor: int) -> str:
+    """Return the path by which a program of ours reads a file in memory, or a pipe."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+def unpacking(dump: Dump, files: Filter) -> list[str]:
+    """Return the argv that unpacks a dump, and then writes the line that says that it was all."""
+    return ["sh", "-c", UNPACKED, "sh", path(files.ends), *dump.unpack]
+
+
+def _knows_restrict(live: DatabaseSource) -> bool:
+    """Tell whether psql knows the line restrict, which came in August 2025: one from before stops there."""
+    program = postgres.matching(live.server, live.facts, "psql")
+    ended, _ = programs.capture(postgres.client(live.server, program, "-X", "-w", *KNOWS_RESTRICT, session="restrict"))
+    return ended.ok
+
+
+def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:
+    """Return what stood in a line of what a filter gave to psql: kind and name, empty where that is not known."""
+    with opened() as (files, keeper), contextlib.suppress(RestoreError):
+        keeper.close()
+        write_control(files, live, dump, by, "0")
+        write(files.control, words(f"tell={line}"))
+        return _told(dump, files)
+    return ""
+
+
+def _told(dump: Dump, files: Filter) -> str:
+    """Return what the filter says of a dump, from its beginning, without replaying anything."""
+    os.lseek(dump.source, 0, os.SEEK_SET)
+    with programs.memory("told") as out:
+        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), source=dump.source, out=out)
+        if not ended.ok:
+            raise RestoreError(f"db: the dump cannot be replayed ({complaint(ended) or ended}), expected only SQL")
+        return os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")
+
+
+def complaint(ended: programs.Ended) -> str:
+    """Return what a filter of ours said, which is of the place in the file and never of what it holds."""
+    return ended.said[-1] if ended.said and FILTERS_WORD.fullmatch(ended.said[-1]) else ""

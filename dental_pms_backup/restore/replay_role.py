@@ -1,0 +1,337 @@
+"""The role that replays a dump: it may do nothing but fill the new database, and when that is done it is gone.
+
+A dump is whatever its maker wrote, and what it makes runs while its rows are loaded: the check of a table, the function
+of an index. So its session is one that was logged in as a role without rights: from SET ROLE, or SET SESSION
+AUTHORIZATION, whatever runs in the session finds the way back. What changes owners and rights is kept apart, see
+filters/replay.pl, and run by the superuser, when nothing of the dump runs any more.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import os
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, RefusedError
+from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live.postgres import InContainer, OnHost, literal
+from dental_pms_backup.restore import databases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dental_pms_backup.live.postgres import Server
+    from dental_pms_backup.live.sources import DatabaseSource
+
+PREFIX = "dental_pms_restore_"
+PUBLIC_IS_OWNED_SINCE = 15
+ITERATIONS = 4096  # what PostgreSQL itself takes
+ANSWERS_S = 30
+# Nothing of a replay that fails may be in the server's log: its CONTEXT quotes the row.
+UNLOGGED = {
+    "log_min_messages": "fatal",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+}
+MAKE_ROLE = """\
+set log_statement = 'none';
+create role {role} login nosuperuser nocreatedb nocreaterole inherit noreplication bypassrls connection limit 3
+ password {verifier};
+{settings}
+select format('grant create on tablespace %I to {role}', spcname) from pg_tablespace where spcname !~ '^pg_' \\gexec
+"""
+# An extension's script is run by the superuser. Nothing of the dump is there yet which that could meet: pg_dump makes
+# extensions before all that somebody could have put in their way.
+MAKE_EXTENSION = """\
+create schema {role};
+grant usage on schema {role} to {role};
+create function {role}.make_extension(wanted text, place text) returns void language plpgsql security definer
+ set search_path = pg_catalog, pg_temp as $dental_pms$ declare filled oid; begin
+ if exists (select from pg_extension where extname = wanted) then return; end if;
+ if not exists (select from pg_available_extensions where name = wanted) then raise 'not there' using errcode = 'DP003';
+ end if;
+ if not {ours} and wanted <> all ({known}::text[]) and not exists (select from pg_available_extension_versions v
+  where v.name = wanted and (to_jsonb(v)->>'trusted')::bool) then raise 'not trusted' using errcode = 'DP004'; end if;
+ if exists (select from pg_class where relowner = '{role}'::regrole and relnamespace <> pg_my_temp_schema())
+  or exists (select from pg_proc where proowner = '{role}'::regrole and pronamespace <> pg_my_temp_schema())
+  or exists (select from pg_type where typowner = '{role}'::regrole and typnamespace <> pg_my_temp_schema())
+  or exists (select from pg_operator where oprowner = '{role}'::regrole)
+  then raise 'too late' using errcode = 'DP005'; end if;
+ execute format('create extension %I', wanted) || case when place <> '' then format(' schema %I', place) else '' end;
+ for filled in select unnest(extconfig) from pg_extension where extname = wanted loop
+  execute format('grant select, insert, update, delete on %s to {role}', filled::regclass);
+ end loop; end $dental_pms$;
+revoke all on function {role}.make_extension(text, text) from public;
+grant execute on function {role}.make_extension(text, text) to {role};
+"""
+OWN_PUBLIC = "alter schema public owner to {role};\n"
+# As template0 has it: the first superuser's.
+GIVE_PUBLIC_BACK = """\
+select format('alter schema public owner to %I', r.rolname) from pg_roles r, pg_namespace n
+ where r.oid = 10 and n.nspname = 'public' and n.nspowner = '{role}'::regrole \\gexec
+"""
+# The restorer owned the database: what it set there would be in force for every session, ours too.
+LOCK_OUT = """\
+alter role {role} nologin;
+do $dental_pms$ begin
+ for turn in 1..300 loop
+  perform pg_terminate_backend(pid), pg_stat_clear_snapshot() from pg_stat_activity where usename = '{role}';
+  exit when not found;
+  perform pg_sleep(0.1);
+ end loop; end $dental_pms$;
+alter database {database} reset all;
+select format('alter database %I with is_template false allow_connections true connection limit %s', {name},
+ datconnlimit) from pg_database where datname = {live} \\gexec
+"""
+GIVE_AWAY = """\
+reset session authorization;
+reassign owned by {role} to {owner};
+drop owned by {role};
+drop schema {role} cascade;
+"""
+NO_LOGIN = """\
+select format('alter role %I nologin', rolname) from pg_roles where rolname = '{role}'
+ and not exists (select from pg_stat_activity where usename = '{role}') \\gexec
+"""
+REMOVE = """\
+select format(word, rolname) from pg_roles, unnest(array['drop owned by %I', 'drop role %I']) word
+ where rolname = '{role}' \\gexec
+"""
+# Of a file from elsewhere: what it has not made itself belongs to whom it did, and may be used by those who could.
+OTHERS = """\
+select 'pg_proc'::regclass::oid as class, oid, 0 as part, proowner as owner, proacl::text as acl from pg_proc
+ union all select 'pg_class'::regclass, oid, 0, relowner, relacl::text from pg_class
+ union all select 'pg_class'::regclass, attrelid, attnum, relowner, attacl::text
+  from pg_attribute join pg_class c on c.oid = attrelid
+ union all select 'pg_type'::regclass, oid, 0, typowner, typacl::text from pg_type
+ union all select 'pg_namespace'::regclass, oid, 0, nspowner, nspacl::text from pg_namespace where nspname <> 'public'
+ union all select 'pg_language'::regclass, oid, 0, lanowner, lanacl::text from pg_language
+ union all select 'pg_operator'::regclass, oid, 0, oprowner, null from pg_operator
+ union all select 'pg_opclass'::regclass, oid, 0, opcowner, null from pg_opclass
+ union all select 'pg_opfamily'::regclass, oid, 0, opfowner, null from pg_opfamily
+ union all select 'pg_collation'::regclass, oid, 0, collowner, null from pg_collation
+ union all select 'pg_conversion'::regclass, oid, 0, conowner, null from pg_conversion
+ union all select 'pg_ts_dict'::regclass, oid, 0, dictowner, null from pg_ts_dict
+ union all select 'pg_ts_config'::regclass, oid, 0, cfgowner, null from pg_ts_config
+ union all select 'pg_foreign_data_wrapper'::regclass, oid, 0, fdwowner, fdwacl::text from pg_foreign_data_wrapper
+ union all select 'pg_foreign_server'::regclass, oid, 0, srvowner, srvacl::text from pg_foreign_server"""
+REMEMBER_OTHERS = f"""\
+create temp table dental_pms_others on commit drop as select * from ({OTHERS}) o where owner <> '{{role}}'::regrole;
+"""
+COMPARE_OTHERS = f"""\
+do $dental_pms$ begin if exists (select from pg_temp.dental_pms_others b join ({OTHERS}) n using (class, oid, part)
+ where b.owner <> n.owner or b.acl is distinct from n.acl) then raise 'others' using errcode = 'DP006'; end if;
+end $dental_pms$;
+"""
+# Of a file from elsewhere a superuser gets nothing that would lend his rights to others. The server runs the functions
+# of an index, and of what describes a table's content to the planner, by itself, as the table's owner (autovacuum). A
+# function may be made to run as its owner, and a view or a rule looks into the system's tables as its owner; that is
+# of use where somebody else can log in.
+RUN_BY_THE_SERVER = """\
+do $dental_pms$ begin if (select rolsuper from pg_roles where rolname = {owner}) and (exists (
+  select from pg_roles where rolcanlogin and not rolsuper) and (exists (
+   select from pg_proc p where p.prosecdef and p.oid >= 16384 and p.pronamespace <> '{role}'::regnamespace
+    and not exists (select from pg_depend e
+    where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e'))
+  or exists (select from pg_rewrite w join pg_class c on c.relnamespace = 'pg_catalog'::regnamespace
+    and (c.relkind = 'r' or not has_table_privilege('public', c.oid, 'select'))
+   where w.oid >= 16384 and w.ev_action::text ~ (':relid ' || c.oid || ' ') and not exists (select from pg_depend e
+    where e.classid = 'pg_class'::regclass and e.objid = w.ev_class and e.deptype = 'e')))
+ or exists (
+ select from pg_depend d left join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid
+ where (c.relkind in ('i', 'I') or d.classid = 'pg_statistic_ext'::regclass
+   or d.classid = 'pg_type'::regclass and d.objid in (select rngtypid from pg_range))
+  and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and d.refobjid >= 16384
+  and (d.refclassid <> 'pg_type'::regclass
+   or exists (select from pg_type t where t.oid = d.refobjid and t.typtype = 'd'))
+  and not exists (select from pg_depend e where e.classid = d.refclassid and e.objid = d.refobjid and e.deptype = 'e')))
+ then raise 'run by the server' using errcode = 'DP007'; end if; end $dental_pms$;
+"""
+# Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can.
+MIGHTY = """\
+select r.rolname from pg_roles r where r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication
+ or exists (select from pg_roles p where p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner'
+  and p.oid <> r.oid and pg_has_role(r.oid, p.oid, 'member')) or r.rolname ~ '^pg_'"""
+SUPERUSERS = "select rolname from pg_roles where rolsuper"
+OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"
+EXTENSIONS = "select extname from pg_extension"
+GOING_ELSEWHERE = {"dblink", "postgres_fdw"}  # to another database of this server, too
+LEFT = f"select rolname from pg_roles where rolname ~ '^{PREFIX}[0-9a-f]{{12}}$';"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restorer:
+    """A role without rights that owns a new database; ``server`` is how it logs in, ``ours`` says whose dump it is.
+
+    ``owner`` is the live database's, who gets what nobody is named for.
+    """
+
+    role: str
+    server: Server
+    owner: str
+    ours: bool
+
+    @property
+    def extension(self) -> str:
+        """Return the name of the function that makes an extension."""
+        return f"{self.role}.make_extension"
+
+    def psql(self, program: str, *arguments: str, session: str) -> list[str]:
+        """Return the argv of a psql that is logged in as the role."""
+        return postgres.client(self.server, program, f"--username={self.role}", *arguments, session=session, stdin=True)
+
+
+def new_role() -> str:
+    """Return the name of a role that no other restore has; it needs no quotes."""
+    return PREFIX + secrets.token_hex(6)
+
+
+@contextlib.contextmanager
+def made(live: DatabaseSource, database: str, role: str, *, ours: bool) -> Iterator[Restorer]:
+    """Make a role and an empty database of its own like the live one; RefusedError where the server lets no role in.
+
+    Neither is removed with the block.
+    """
+    password = secrets.token_urlsafe(24)
+    with _passfile(live.server, password) as passfile:
+        _make(live, database, role, password, ours=ours)
+        server = next((each for each in _roads(live.server, role, passfile) if _lets_in(each, role, database)), None)
+        if server is None:
+            raise _not_let_in(live.server)
+        yield Restorer(role=role, server=server, owner=postgres.ask(live.server, OWNER), ours=ours)
+
+
+def _make(live: DatabaseSource, database: str, role: str, password: str, *, ours: bool) -> None:
+    settings = "\n".join(f"alter role {role} set {name} = '{value}';" for name, value in UNLOGGED.items())
+    databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(verifier(password)), settings=settings))
+    databases.create_like(live.server, live.facts.database, database, owner=role)
+    there = [] if ours else postgres.ask(live.server, EXTENSIONS).splitlines()
+    known = [each for each in there if each not in GOING_ELSEWHERE]
+    array = f"array[{', '.join(literal(each) for each in known)}]"
+    script = MAKE_EXTENSION.format(role=role, ours=str(ours).lower(), known=array)
+    script += OWN_PUBLIC.format(role=role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
+    databases.tell(live.server, script, database=database)
+
+
+def lock_out(live: DatabaseSource, restorer: Restorer, database: str) -> None:
+    """End what the role does, let it in no more, and take back what it has set for the database."""
+    name = literal(database)
+    script = LOCK_OUT.format(
+        role=restorer.role, database=databases.quoted(database), name=name, live=literal(live.facts.database)
+    )
+    databases.tell(live.server, script)
+
+
+def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
+    """Return the SQL that stands before the statements that change owners and rights."""
+    settings = "".join(f"set local {name} = '{value}';\n" for name, value in UNLOGGED.items())
+    public = GIVE_PUBLIC_BACK.format(role=restorer.role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
+    others = "" if restorer.ours else REMEMBER_OTHERS.format(role=restorer.role)
+    return f"begin;\n{settings}{public}{others}"
+
+
+def after_rights(restorer: Restorer) -> str:
+    """Return the SQL that stands after them: the role has nothing any more."""
+    lent = RUN_BY_THE_SERVER.format(owner=literal(restorer.owner), role=restorer.role)
+    checks = f"reset session authorization;\n{COMPARE_OTHERS}{lent}"
+    return ("" if restorer.ours else checks) + GIVE_AWAY.format(
+        role=restorer.role, owner=databases.quoted(restorer.owner)
+    )
+
+
+def remove(live: DatabaseSource, role: str) -> None:
+    """Drop a role, if there is one; RestoreError where it owns a database still."""
+    databases.tell(live.server, REMOVE.format(role=role))
+
+
+def clear(live: DatabaseSource) -> None:
+    """Drop the roles that restores have left which were cut off, but for those whose database is still there."""
+    for role in databases.tell(live.server, LEFT).splitlines():
+        try:
+            remove(live, role)
+        except BackupError:  # it owns what is left of that restore, until somebody drops it
+            with contextlib.suppress(BackupError):
+                databases.tell(live.server, NO_LOGIN.format(role=role))
+
+
+def superusers(live: DatabaseSource) -> list[str]:
+    """Return the names of the roles that may do everything."""
+    return postgres.ask(live.server, SUPERUSERS).splitlines()
+
+
+def mighty(live: DatabaseSource) -> list[str]:
+    """Return the roles that a file from elsewhere may give nothing to, unless one is the live database's owner."""
+    return postgres.ask(live.server, MIGHTY).splitlines()
+
+
+def verifier(password: str) -> str:
+    """Return what PostgreSQL keeps of a password (RFC 5802), so that no log can have the password itself."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    parts = [base64.b64encode(each).decode() for each in (salt, stored, server)]
+    return f"SCRAM-SHA-256${ITERATIONS}:{parts[0]}${parts[1]}:{parts[2]}"
+
+
+@contextlib.contextmanager
+def _passfile(server: Server, password: str) -> Iterator[Path]:
+    """Make a password file of libpq that only the user of the clients can read."""
+    with tempfile.TemporaryDirectory(prefix="dental-pms-restore-") as place:
+        directory, file = Path(place), Path(place) / "pgpass"
+        directory.chmod(0o711)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as out:
+            out.write(f"*:*:*:*:{password}\n")
+        match server:
+            case OnHost(run_as=str(user)):
+                shutil.chown(file, user)
+            case InContainer(entry=OnHost()):  # its clients are confined
+                os.chown(file, int(confinement.STRANGER), int(confinement.STRANGER))
+        yield file
+
+
+def _roads(server: Server, role: str, passfile: Path) -> Iterator[Server]:
+    """Yield how the role may log in: as we do, and then by the address of the server's own host."""
+    match server:
+        case InContainer(entry=OnHost() as entry):
+            yield dataclasses.replace(server, entry=dataclasses.replace(entry, user=role, pgpass_file=passfile))
+        case InContainer():
+            yield server
+        case OnHost():
+            yield dataclasses.replace(server, user=role, pgpass_file=passfile)
+            if server.host.startswith("/"):
+                yield dataclasses.replace(server, user=role, host="127.0.0.1", pgpass_file=passfile)
+
+
+def _lets_in(server: Server, role: str, database: str) -> bool:
+    words = ("-XAtq", "-w", f"--username={role}", postgres.to_database(database), "-c", pinned.CHECK + "select 1")
+    ended, out = programs.capture(postgres.client(server, "psql", *words, session=sessions.new()), timeout_s=ANSWERS_S)
+    return ended.ok and out.strip() == "1"
+
+
+def _not_let_in(server: Server) -> RefusedError:
+    match server:
+        case InContainer():
+            how = "set database.road to socket, which can give a password"
+        case OnHost(host=host):
+            address = "127.0.0.1/32" if host.startswith("/") else "samehost"
+            how = f"add the line 'host all all {address} scram-sha-256' to pg_hba.conf and reload the server"
+    return RefusedError(
+        "restore: the server lets a role that is made for the replay not log in, expected that: what is in a dump "
+        "runs while it is replayed, and a superuser's session would let it do everything",
+        hint=f"{how}; or, for a set of your own, if you trust all who could make objects in that database: "
+        "--as-superuser",
+    )

@@ -1,0 +1,171 @@
+"""Unpacking an archive into a directory that nobody else reaches, and comparing; first a look at what is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
+from dental_pms_backup.host import programs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from dental_pms_backup.host.places import Place
+
+    Beat = Callable[[], None]
+
+AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
+# Makes a directory in which others write the root directory of perl, which needs nothing more from outside of it: no
+# link and no rename leads out. Who is not root has nothing there that is not his anyway.
+SHUT_IN = r"""
+sub shut_in {
+    chdir $_[0] or die "the directory cannot be entered\n";
+    chroot(".") || $> || die "the directory cannot be made the root\n";
+    return ".";
+}
+"""
+# Counts, in the lines of tar --list --verbose --full-time, what must not be unpacked; then, in a live directory where
+# one is given, what these lines lack, what is newer or of another size, and what cannot be read. What stands behind the
+# name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
+# No name is kept, there may be millions: what they lack is all that is live but for what is met while they are read.
+LOOK_THROUGH = (
+    SHUT_IN
+    + r"""
+my ($live) = @ARGV; @ARGV = ();
+$live = shut_in($live) if defined $live;
+my ($devices, $outside, $unknown, $all, $met, $other, $unread, $walked) = (0) x 8;
+my ($before, $parent) = ("", "/");
+my %plain = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
+sub comes_into {
+    my $path = $live;
+    for my $part (split m{/}, $_[0]) {
+        lstat($path .= "/$part");
+        return 0 if !-d _;
+    }
+    return opendir my $entries, "$path/";
+}
+while (<STDIN>) {
+    my ($type, $size, $time, $name) = /^(.)\S*\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
+        or ++$unknown, next;
+    $name =~ s/ -> .*//s if $type eq "l";
+    ++$devices if $type =~ /[bc]/;
+    ++$unknown if $type !~ /[-dlhpbcsC]/;
+    ++$outside if $name =~ m{^/|(?:^|/)\.\.(?:/|$)} || ($type eq "h" && $name =~ m{ link to (?:/|(?:.*/)?\.\.(?:/|$))});
+    next if !defined $live || $type eq "d";
+    chomp $name;
+    $name =~ s/ link to .*//s if $type eq "h";
+    $name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $plain{$1} ? chr $plain{$1} : $1/ges;
+    $name =~ s{^(?:\./+)+}{};
+    next if $name eq $before;
+    $before = $name;
+    my $directory = $name =~ m{^(.+)/}s ? $1 : "";
+    ($parent, $walked) = ($directory, comes_into($directory)) if $directory ne $parent;
+    my @found = $walked ? lstat "$live/$name" : ();
+    next if !@found || -d _;
+    ++$met;
+    my @now = gmtime $found[9];
+    my $is = sprintf "%04d-%02d-%02d %02d:%02d:%02d", $now[5] + 1900, $now[4] + 1, @now[3, 2, 1, 0];
+    ++$other if $is gt $time || (-f _ && $type eq "-" && $size != $found[7]);
+}
+my @directories = defined $live ? ("") : ();
+while (defined(my $directory = pop @directories)) {
+    opendir(my $entries, "$live/$directory") or ++$unread, next;
+    while (defined(my $name = readdir $entries)) {
+        next if $name =~ /^\.\.?\z/ || !lstat "$live/$directory$name";
+        if (-d _) { push @directories, "$directory$name/" } else { ++$all }
+    }
+}
+my $more = $all > $met ? $all - $met : 0;
+print "$devices $outside $unknown $more $other $unread\n";
+"""
+)
+LOSSES = (
+    "files that the set has not",
+    "files that are newer than the set's, or of another size",
+    "directories that cannot be read",
+)
+
+
+def look_through(
+    file: Path, source: int, unpack: Sequence[str], *, ours: bool, live: Place | None = None, beat: Beat
+) -> list[str]:
+    """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
+
+    RefusedError when it has an entry that lies or links outside of it. Or a device node, unless it is ``ours``: a
+    proven file of a set has what was there.
+    """
+    os.lseek(source, 0, os.SEEK_SET)
+    listing = [
+        "tar",
+        "--list",
+        "--verbose",
+        "--full-time",
+        "--utc",
+        "--file=-",
+        "--absolute-names",
+        "--numeric-owner",
+        "--quoting-style=escape",
+    ]
+    counting = ["perl", "-e", LOOK_THROUGH, "--", *([str(live.for_programs)] if live else [])]
+    with programs.memory("listed") as out:
+        ended = programs.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
+        answer = os.pread(out, 1000, 0).decode("ascii", "replace")
+    found = re.fullmatch(r"(\d+) (\d+) (\d+) (\d+) (\d+) (\d+)\n", answer)
+    if found is None or not all(program.ok for program in ended) or int(found[3]):
+        raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
+    wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
+    counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
+    if counted:
+        raise RefusedError(
+            f"{file}: has {counted}, expected files, directories and links of the attachments; nothing was touched",
+            hint="dental-pms-backup list   # choose another set: this archive was not made from attachments",
+        )
+    losses = zip(found.groups()[3:], LOSSES, strict=True)
+    return [f"{count} {what}" for count, what in losses if count != "0"]
+
+
+def check_room(file: Path, directory: Place) -> None:
+    """Raise RefusedError when not even the compressed archive would find room beside what is in its place."""
+    status = os.fstatvfs(directory.descriptor)
+    free, needed = status.f_bavail * status.f_frsize, file.stat().st_size
+    if free < needed:
+        raise RefusedError(
+            f"attachments: {free} bytes free in {directory.path}, expected over {needed} for a second copy; "
+            "nothing was touched",
+            hint=f"df -h {directory.path}   # or, onto another disk: "
+            "dental-pms-backup restore attachments SET --to DIR",
+        )
+
+
+def extract(source: int, unpack: Sequence[str], content: Place, *, beat: Beat) -> None:
+    """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
+    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *AS_STORED]
+    _through(source, unpack, [*argv, f"--directory={content.for_programs}"], content, "unpacking failed", beat)
+
+
+def compare(source: int, unpack: Sequence[str], content: Place, *, beat: Beat) -> None:
+    """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise."""
+    argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
+    _through(source, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
+    with open(os.devnull, "wb") as nowhere:
+        sync = ["sync", "--file-system", str(content.for_programs)]
+        (synced,) = programs.pipeline(sync, out=nowhere.fileno(), beat=beat)
+    if not synced.ok:
+        raise RestoreError(f"attachments: {synced}, expected to make them durable; the live directory is as it was")
+
+
+def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat) -> None:
+    os.lseek(source, 0, os.SEEK_SET)
+    with open(os.devnull, "wb") as nowhere:
+        ended = programs.pipeline(unpack, argv, source=source, out=nowhere.fileno(), beat=beat)
+    failed = next((program for program in reversed(ended) if not program.ok), None)
+    if failed:
+        full = any("No space left" in line or "Disk quota" in line for line in failed.said)
+        raise RestoreError(
+            f"attachments: {what} ({failed}{', no space left' if full else ''}), "
+            "expected every entry; the live directory is as it was",
+            hint=f"df -h {content.path.parent.parent}",
+        )

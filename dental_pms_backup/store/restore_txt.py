@@ -1,0 +1,57 @@
+"""STORE/RESTORE.txt: how to get the data back with gzip, psql, tar and sha256sum alone."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.host import durable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = """\
+How to get the data of this store back, with gzip, psql, tar and sha256sum alone
+================================================================================
+
+A set is what one run made. SET stands below for its name, such as 2026-11-23_023000; the newest is the last of
+    ls {store}/sets/*.sha256
+
+1. Is the set whole?
+    cd {store} && sha256sum -c sets/SET.sha256
+
+2. The database, into an EMPTY database NEWDB. First the roles, which a new server lacks, then the content:
+    createdb NEWDB
+    gzip -dc {store}/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
+    gzip -dc {store}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
+   Both psql have to end without an error. If one does not, drop NEWDB and begin again with an empty one.
+   What is in a dump runs while it is loaded, with the rights of who loads it, and psql obeys lines that begin with a
+   backslash. So load a set that step 1 says is whole, and never a file of whose origin you are not sure.
+   With docker compose, NEWDB in the container of service db:
+    docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" NEWDB'
+    gzip -dc {store}/db/globals_SET.sql.gz | docker compose exec -T db \\
+        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
+    gzip -dc {store}/db/db_SET.sql.gz | docker compose exec -T db \\
+        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
+
+3. The attachments, as root, into an EMPTY directory NEWDIR, in a directory where only root can write:
+    mkdir NEWDIR
+    tar -xzpf {store}/attachments_SET.tgz --xattrs --xattrs-include='*' --acls --numeric-owner -C NEWDIR
+   Plain tar -xzf also works; it leaves out extended attributes and access lists.
+
+With the package installed, it is one command, which checks everything first and keeps what was there; see "THE SERVER
+IS GONE" in "man dental-pms-backup":
+    dental-pms-backup list
+    CONFIRM=YES dental-pms-backup restore all SET --in-place
+"""
+
+
+def leave(store: Path) -> None:
+    """Put the instructions, with this store's path in them, into the store; durable on return."""
+    content = TEXT.replace("{store}", shlex.quote(str(store))).encode()
+    path = store / "RESTORE.txt"
+    with contextlib.suppress(OSError):  # what cannot be read is written anew
+        if path.read_bytes() == content:
+            return
+    durable.write(path, content)

@@ -1,0 +1,334 @@
+"""Is this file what it claims to be? Every check reads what is on disk, from the first byte to the last.
+
+Two readings make a proof: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
+program that writes it, so that both are done a moment after it. igzip unpacks four times as fast as gzip, but takes
+garbage after the end, and flags that nobody knows, for nothing; so its yes counts only where it unpacked as many bytes
+as the file's last field says, and everything else is for gzip to decide, which is what gets the data back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import VerificationError
+from dental_pms_backup.host import durable, programs
+from dental_pms_backup.store.sets import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    Beat = Callable[[], None] | None
+
+TAIL_BYTES = 512
+LARGEST_ANSWER_BYTES = 4 << 20
+OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+GZIP = ("gzip", "--decompress", "--stdout")
+IGZIP = ("igzip", "--decompress", "--stdout")
+FLAGS_AT = 3
+UNKNOWN_FLAGS = 0xE0  # RFC 1952, FLG: reserved; gzip refuses them
+LENGTH_FIELD = 4  # RFC 1952, ISIZE: the last bytes of a gzip file are the length of its content modulo 2^32
+LIST = ("tar", "--list", "--totals", "--file=-", "--quoting-style=escape")
+TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
+# the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
+SUM = ("sha256sum", "--binary", "-", "/dev/null")
+SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
+# Where the rows of a table begin, in perl: a COPY of pg_dump stands behind a comment and an empty line, what else looks
+# like one is text of a function or a comment. Rows that are loaded through the root of their partition have one comment
+# more.
+COPY = r"""
+my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
+my $copy = qr/\n--(?: load via partition root .*)?\n\nCOPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/;
+my $before = 1000;  # bytes that hold what stands before a COPY
+"""
+# Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
+# "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
+# ends them.
+COUNT_ROWS = (
+    COPY
+    + r"""
+my ($text, $tail, $length, $table, $at_line_start, %rows) = ("", "", 0);
+while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
+    $length += $read;
+    $tail = substr($tail . substr($text, $read < 512 ? -$read : -512), -512);
+    while (1) {
+        if (!defined $table) {
+            if ($text =~ /$copy/g) {
+                ($table, $at_line_start, $text) = ($1, 1, substr($text, pos $text));
+                $rows{$table} += 0;
+            } else {
+                my $done = rindex($text, "\n") - $before;
+                $text = substr($text, $done) if $done > 0;
+                last;
+            }
+        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
+            ($table, $text) = (undef, substr($text, 3));
+        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
+            $rows{$table} += substr($text, 0, $end + 1) =~ tr/\n//;
+            ($table, $text) = (undef, substr($text, $end + 4));
+        } else {
+            last if length($text) <= 3;
+            my $rest = substr($text, -3);
+            $rows{$table} += ($text =~ tr/\n//) - ($rest =~ tr/\n//);
+            ($at_line_start, $text) = (substr($text, -4, 1) eq "\n", $rest);
+            last;
+        }
+    }
+}
+print map("$_\t$rows{$_}\n", sort keys %rows), "\0$length\0", $tail;
+"""
+)
+# pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
+TRAILERS = {
+    Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
+    Kind.GLOBALS: re.compile(rb"\n--\n-- PostgreSQL database cluster dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What a proven file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
+
+    ``unpack`` is the argv that gets the content out, from stdin: what proved it.
+    """
+
+    rows: dict[str, int]
+    sha256: str
+    unpack: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What a reading of the whole content found, and how many bytes it unpacked."""
+
+    rows: dict[str, int]
+    length_bytes: int
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
+    """Read an open file beside what the block does, for ``Readings.proof``."""
+    os.lseek(source, 0, os.SEEK_SET)
+    with (
+        reopened(source) as second,
+        _running(*_checking(kind, unpacker()), source=source) as content_reading,
+        _running(SUM, source=second) as summing,
+    ):
+        yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
+
+
+def proof(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Proof:
+    """Prove an open file as ``Readings.proof`` does."""
+    with reading(path, kind, source) as both:
+        return both.proof(beat=beat)
+
+
+def plain_dump(path: Path, source: int) -> None:
+    """Prove that an open, uncompressed file ends as a whole dump does; VerificationError otherwise."""
+    size = os.fstat(source).st_size
+    try:
+        tail = os.pread(source, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read: {error.strerror}, expected a whole dump") from None
+    _check_trailer(path, Kind.DB, tail)
+
+
+def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
+    """Return the SHA-256 of an open file as 64 hexadecimal digits. ``path`` is only named in VerificationError."""
+    os.lseek(source, 0, os.SEEK_SET)
+    with _running(SUM, source=source) as summing:
+        return summing.checksum(path, beat)
+
+
+@contextlib.contextmanager
+def following(path: Path, kind: Kind, grows: Callable[[], bool]) -> Iterator[Readings]:
+    """Read a draft beside what the block does, which is to write it as long as it ``grows``."""
+    with (
+        opened(path) as content_source,
+        opened(path) as checksum_source,
+        _running(*_checking(kind, unpacker()), source=content_source, grows=grows) as content_reading,
+        _running(SUM, source=checksum_source, grows=grows) as summing,
+    ):
+        yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """The two readings of a file, which may still grow."""
+
+    path: Path
+    kind: Kind
+    reading: _Reading
+    summing: _Reading
+
+    @property
+    def sources(self) -> tuple[int, int]:
+        """Return descriptors that stand where the readings are."""
+        return self.reading.source, self.summing.source
+
+    @property
+    def over(self) -> bool:
+        """Tell whether all has been read, so that a proof takes no time; unless gzip has to decide."""
+        return self.reading.pipeline.over and self.summing.pipeline.over
+
+    def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
+        """Wait until all of a file has been read that does not grow any more, and prove that it holds what it has to.
+
+        It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
+        where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
+        """
+        checksum = self.checksum(expected, beat)
+        rows, unpack = self._content(index, beat)
+        return Proof(rows=rows, sha256=checksum, unpack=unpack)
+
+    def checksum(self, expected: str, beat: Beat) -> str:
+        """Return the checksum; VerificationError unless that is the ``expected`` one, where one is."""
+        checksum = self.summing.checksum(self.path, beat)
+        if expected not in {"", checksum}:
+            raise VerificationError(
+                f"{self.path}: the checksum differs, expected that of the manifest",
+                hint="dental-pms-backup verify   # which sets are good",
+            )
+        return checksum
+
+    def _content(self, index: Path | None, beat: Beat) -> tuple[dict[str, int], Sequence[str]]:
+        source = self.reading.source
+        with contextlib.suppress(VerificationError):  # gzip decides
+            answer = self.reading.answer(self.path, self.kind, index, beat)
+            if _is_all(answer, source):
+                return answer.rows, unpacker()
+        return _read(self.path, self.kind, source, GZIP, index, beat).rows, GZIP
+
+
+def unpacker() -> Sequence[str]:
+    """Return the argv of the fastest program installed that unpacks."""
+    return IGZIP if programs.installed(IGZIP[0]) else GZIP
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file to be read, while the block lasts; BackupError when that cannot be."""
+    try:
+        with programs.room_for(f"{path}: cannot be read back"):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise durable.refusal(path, "cannot be read back", error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def reopened(source: int) -> contextlib.AbstractContextManager[int]:
+    """Open an open file once more while the block lasts: two who read it then are not at one place."""
+    return opened(Path(f"/proc/self/fd/{source}"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """A pipeline that reads a whole file from ``source``; what it prints is small and comes to ``out``."""
+
+    pipeline: programs.Running
+    source: int
+    out: int
+
+    def answer(self, path: Path, kind: Kind, index: Path | None, beat: Beat) -> _Answer:
+        """Return what was read once all of it was; VerificationError unless it is sound."""
+        ended, out = self._printed(path, beat)
+        if kind is Kind.ATTACHMENTS:
+            return _archive_answer(path, ended[-2], out, index, beat)
+        return _dump_answer(path, kind, out)
+
+    def checksum(self, path: Path, beat: Beat) -> str:
+        """Return the checksum of the file; VerificationError unless all of it was read."""
+        _, out = self._printed(path, beat)
+        if self.pipeline.unfed:
+            return sha256(path, self.source, beat=beat)
+        summed = _sum_in(path, out)
+        size_bytes = os.fstat(self.source).st_size
+        if os.lseek(self.source, 0, os.SEEK_CUR) != size_bytes or (summed == OF_NOTHING) != (size_bytes == 0):
+            raise _no_checksum(path)
+        return summed
+
+    def _printed(self, path: Path, beat: Beat) -> tuple[tuple[programs.Ended, ...], bytes]:
+        ended = self.pipeline.wait(beat)
+        failed = next((program for program in ended if not program.ok and not program.broken_pipe), None)
+        failed = failed or next((program for program in ended if not program.ok), None)
+        if failed:
+            raise VerificationError(
+                f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
+                hint="dental-pms-backup verify   # which sets are good",
+            )
+        return ended, os.pread(self.out, LARGEST_ANSWER_BYTES, 0)
+
+
+@contextlib.contextmanager
+def _running(*argvs: Sequence[str], source: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
+    with programs.memory("checked") as out, programs.running(*argvs, source=source, out=out, grows=grows) as pipeline:
+        yield _Reading(pipeline=pipeline, source=source, out=out)
+
+
+def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Path | None, beat: Beat) -> _Answer:
+    os.lseek(source, 0, os.SEEK_SET)
+    with _running(*_checking(kind, unpack), source=source) as reading:
+        return reading.answer(path, kind, index, beat)
+
+
+def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
+    """Return the pipeline that looks at the content of a file."""
+    return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, ("perl", "-e", COUNT_ROWS))
+
+
+def _is_all(answer: _Answer, source: int) -> bool:
+    """Tell whether gzip knows a file's flags, and its last field says that its content is as long as was unpacked."""
+    head = os.pread(source, FLAGS_AT + 1, 0)
+    size_bytes = os.fstat(source).st_size
+    told = os.pread(source, LENGTH_FIELD, max(0, size_bytes - LENGTH_FIELD))
+    whole = answer.length_bytes % (1 << 8 * LENGTH_FIELD) == int.from_bytes(told, "little")
+    return whole and len(head) > FLAGS_AT and not head[FLAGS_AT] & UNKNOWN_FLAGS
+
+
+def _dump_answer(path: Path, kind: Kind, out: bytes) -> _Answer:
+    counts, _, rest = out.partition(b"\0")
+    length, _, tail = rest.partition(b"\0")
+    _check_trailer(path, kind, tail)
+    lines = [line.rpartition("\t") for line in counts.decode("utf-8", "backslashreplace").split("\n")[:-1]]
+    return _Answer(rows={table: int(rows) for table, _, rows in lines}, length_bytes=int(length))
+
+
+def _check_trailer(path: Path, kind: Kind, tail: bytes) -> None:
+    if not TRAILERS[kind].search(tail):
+        raise VerificationError(
+            f"{path}: the dump does not end with its completion mark, expected a whole dump",
+            hint="dental-pms-backup list   # choose another set",
+        )
+
+
+def _archive_answer(path: Path, tar: programs.Ended, out: bytes, index: Path | None, beat: Beat) -> _Answer:
+    listed = _sum_in(path, out)
+    if listed == OF_NOTHING:
+        raise VerificationError(f"{path}: the archive holds no entry, expected at least the directory itself")
+    if index is not None:
+        with opened(index) as names:
+            if sha256(index, names, beat=beat) != listed:
+                raise VerificationError(
+                    f"{path}: the archive's entries are not those that tar wrote, expected the same"
+                )
+    totals = [match[1] for line in tar.said if (match := TOTALS.match(line))]
+    return _Answer(rows={}, length_bytes=int(totals[-1]) if totals else 0)
+
+
+def _sum_in(path: Path, out: bytes) -> str:
+    """Return the checksum that sha256sum printed; VerificationError where it does not know the one of nothing."""
+    match = SUMMED.fullmatch(out.decode("ascii", "replace"))
+    if not match:
+        raise _no_checksum(path)
+    return match[1]
+
+
+def _no_checksum(path: Path) -> VerificationError:
+    return VerificationError(f"{path}: sha256sum printed no checksum, expected 64 hexadecimal digits that are right")

@@ -1,0 +1,474 @@
+"""Taking the streams: the argvs, whole, and what becomes of each way in which the programs end."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup.backup import archive, compressor, dump
+from dental_pms_backup.errors import (
+    ArchiveError,
+    BackupError,
+    DatabaseError,
+    DumpError,
+    SourceError,
+    StalledError,
+    StoreError,
+)
+from dental_pms_backup.host import programs
+from dental_pms_backup.host.progress import Watch
+from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
+from tests.unit.builders import DUMP, gone, program
+
+CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
+ANSWER = json.dumps(dataclasses.asdict(FACTS))
+PINNED = f"--env=PGOPTIONS={pinned.OPTIONS}"
+EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand first on PATH; programs that a test puts here are found before the system's."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return tmp_path / "bin"
+
+
+def native(bin_dir: Path) -> OnHost:
+    return OnHost(host="/run", port=1, user="u", database="d", run_as=None, pgpass_file=None, bin_dir=bin_dir)
+
+
+def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None) -> bytes:
+    """Dump with a pg_dump of the test's and return what came out."""
+    program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) 16.4"; exit; }}\n{script}')
+    program(bin_dir, "psql", f"[ \"$1\" != --version ] || {{ echo 16.4; exit; }}\necho '{ANSWER}'\n")
+    with (bin_dir / "out").open("w+b") as out:
+        dump.database(server or native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        return (bin_dir / "out").read_bytes()
+
+
+def archived(tmp_path: Path) -> tuple[archive.Archived, list[str]]:
+    """Archive tmp_path/source and return what tar saw and the index."""
+    with (tmp_path / "out.tgz").open("wb") as out:
+        found = archive.attachments(tmp_path / "source", out.fileno(), tmp_path / "index")
+    assert found
+    return found, (tmp_path / "index").read_text().splitlines()
+
+
+def test_dump_is_plain_sql_that_waits_for_locks_no_longer_than_asked() -> None:
+    assert dump.database_argv(CONTAINER, FACTS, "s1", lock_wait_s=60) == [
+        *EXEC,
+        "pg_dump",
+        "--format=plain",
+        "--no-password",
+        "--lock-wait-timeout=60000",
+    ]
+
+
+def test_roles_are_saved_without_their_passwords() -> None:
+    argv = dump.roles_argv(CONTAINER, FACTS, "s1", passwords=False)
+    assert argv == [
+        *EXEC,
+        "pg_dumpall",
+        "--roles-only",
+        "--no-password",
+        "--database=pms",
+        "--no-role-passwords",
+    ]
+
+
+def test_passwords_of_roles_are_saved_when_asked_for() -> None:
+    argv = dump.roles_argv(CONTAINER, FACTS, "s1", passwords=True)
+    assert argv == [*EXEC, "pg_dumpall", "--roles-only", "--no-password", "--database=pms"]
+
+
+def test_archive_keeps_all_that_tar_can_keep() -> None:
+    assert archive.argv(Path("/srv/data"), Path("/store/.entries"), sparse=True) == [
+        "tar",
+        "--create",
+        "--file=-",
+        "--format=pax",
+        "--pax-option=delete=atime,delete=ctime",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--acls",
+        "--numeric-owner",
+        "--verbose",
+        "--quoting-style=escape",
+        "--index-file=/store/.entries",
+        "--directory=/srv/data",
+        ".",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (["igzip", "pigz", "gzip"], ["igzip", "-2", "-c"]),
+        (["pigz", "gzip"], ["pigz", "-6", "-c"]),
+        (["gzip"], ["gzip", "-6", "-c"]),
+        ([], ["gzip", "-6", "-c"]),
+    ],
+)
+def test_fastest_compressor_that_is_installed_is_used(
+    there: list[str], chosen: list[str], bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in there:
+        program(bin_dir, name, "exit 0\n")
+    monkeypatch.setenv("PATH", str(bin_dir))
+    assert compressor.argv() == chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("igzip", "1 2 2 2 2 2 3 3 3"), ("pigz", "1 2 3 4 5 6 7 8 9"), ("gzip", "1 2 3 4 5 6 7 8 9")],
+)
+def test_level_is_counted_as_gzip_counts(
+    name: str, options: str, bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(bin_dir, name, "exit 0\n")
+    monkeypatch.setenv("PATH", str(bin_dir))
+    assert [compressor.argv(level) for level in range(1, 10)] == [[name, f"-{n}", "-c"] for n in options.split()]
+
+
+def test_session_names_are_never_the_same() -> None:
+    names = {sessions.new() for _ in range(1000)}
+    assert (len(names), [name for name in names if not re.fullmatch("dental-pms-backup-[0-9a-f]{12}", name)]) == (
+        1000,
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "CREATE ROLE anna;",
+            "DO $dental_pms$ BEGIN CREATE ROLE anna; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;",
+        ),
+        (
+            'CREATE ROLE "a; b";',
+            'DO $dental_pms$ BEGIN CREATE ROLE "a; b"; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;',
+        ),
+        ("ALTER ROLE anna WITH LOGIN;", "ALTER ROLE anna WITH LOGIN;"),
+        ("-- CREATE ROLE anna;", "-- CREATE ROLE anna;"),
+        ("GRANT a TO b;", "GRANT a TO b;"),
+        ("GRANT a TO b GRANTED BY postgres;", "GRANT a TO b;"),
+        (
+            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;",
+            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE;",
+        ),
+    ],
+)
+def test_roles_come_into_being_only_where_they_are_missing(said: str, told: str) -> None:
+    expressions = [f"--expression={each}" for each in (dump.ROLE_IF_MISSING, dump.WITHOUT_GRANTOR)]
+    _, out = programs.capture(["sed", "--regexp-extended", *expressions], text_in=f"{said}\n")
+    assert out == f"{told}\n"
+
+
+def test_dump_comes_out_as_gzip(bin_dir: Path) -> None:
+    (bin_dir / "dump").write_text(DUMP)
+    assert gzip.decompress(dumped(bin_dir, f"cat {bin_dir}/dump\n")) == DUMP.encode()
+
+
+def test_dump_whose_pg_dump_died_half_way_is_no_dump(bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, "echo half; echo 'pg_dump: error: connection lost' >&2; exit 1\n")
+    assert (raised.value.message, raised.value.hint) == (
+        "db: pg_dump: exit status 1: pg_dump: error: connection lost, expected exit status 0",
+        "dental-pms-backup run --verbose",
+    )
+
+
+def test_dump_whose_pg_dump_was_killed_is_no_dump(bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, "echo half; kill -9 $$\n")
+    assert raised.value.message == "db: pg_dump: killed by signal 9: it said nothing, expected exit status 0"
+    assert raised.value.hint.startswith("journalctl --dmesg --grep='killed process'")
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout",
+            "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s",
+        ),
+        (
+            'pg_dump: error: query failed: ERROR:  relation "public.patients" does not exist',
+            "a migration changed tables as the dump began; when it is done: dental-pms-backup run",
+        ),
+        (
+            "pg_dump: error: query failed: ERROR:  permission denied for table patients",
+            "let the role read everything: GRANT pg_read_all_data TO it",
+        ),
+    ],
+)
+def test_failed_dump_comes_with_what_helps(said: str, hint: str, bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, f"echo '{said}' >&2; exit 1\n")
+    assert raised.value.hint == hint
+
+
+def test_failed_dump_quotes_no_row(bin_dir: Path) -> None:
+    with pytest.raises(DumpError) as raised:
+        dumped(bin_dir, "echo 'DETAIL:  Failing row contains (1, Anna Weber).' >&2; exit 1\n")
+    assert raised.value.message == "db: pg_dump: exit status 1: DETAIL: (left out), expected exit status 0"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("No space left on device", StoreError),
+        ("Disk quota exceeded", StoreError),
+        ("igzip: Error encountered while writing to file (null)", StoreError),
+        ("oops", DumpError),
+    ],
+)
+def test_compressor_that_fails_is_told_before_the_broken_pipe_it_left(
+    said: str, kind: type[BackupError], bin_dir: Path
+) -> None:
+    for name in ("igzip", "pigz", "gzip"):
+        program(bin_dir, name, f"echo 'write error: {said}' >&2; exit 1\n")
+    name = compressor.argv()[0]
+    with pytest.raises(BackupError) as raised:
+        dumped(bin_dir, "exec yes\n")
+    assert type(raised.value) is kind
+    assert raised.value.message.startswith(f"db: {name}: exit status 1: write error: {said}, expected ")
+
+
+@pytest.mark.parametrize("death", ["kill -9 $$", "exec yes"])
+def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(death: str, bin_dir: Path) -> None:
+    calls = bin_dir / "calls"
+    program(
+        bin_dir, "docker", f'printf "%s\\n" "$@" ======== >>{calls}; case "$*" in *psql*) exit 1 ;; esac\n{death}\n'
+    )
+    if death == "exec yes":  # the reader dies, and the client in the container does not notice
+        for name in ("igzip", "pigz", "gzip"):
+            program(bin_dir, name, "exit 1\n")
+    with pytest.raises(BackupError):
+        dumped(bin_dir, "exit 1\n", server=CONTAINER)
+    dump, stopped, *_ = calls.read_text().split("\n========\n")
+    session = re.search("--env=PGAPPNAME=(.*)", dump)
+    assert session
+    assert stopped.splitlines()[1] == "--env=PGAPPNAME=dental-pms-backup-stop"
+    assert stopped.splitlines()[-1] == postgres.END_SESSIONS.format(session[1])
+
+
+def test_dump_in_a_container_that_failed_by_itself_is_looked_for_once(bin_dir: Path) -> None:
+    calls = bin_dir / "calls"
+    answers = f"case \"$*\" in *terminate*) echo end; echo 0 >&3 ;; *json*) echo examine; echo '{ANSWER}' >&3 ;; esac"
+    program(
+        bin_dir, "docker", f'exec 3>&1 >>{calls}\n{answers}\ncase "$*" in *psql*) ;; *) echo dump; exit 1 ;; esac\n'
+    )
+    with pytest.raises(DumpError):
+        dumped(bin_dir, "exit 1\n", server=CONTAINER)
+    assert calls.read_text() == "dump\nend\nexamine\n"
+
+
+def test_dump_that_failed_of_a_server_that_went_away_is_worth_a_retry(bin_dir: Path) -> None:
+    with pytest.raises(DatabaseError) as raised:
+        dumped(bin_dir, "echo 'server closed the connection unexpectedly' >&2; exit 1\n")
+    assert raised.value.message == (
+        "db: the server hung up: server closed the connection unexpectedly, expected it to stay"
+    )
+
+
+def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir: Path, tmp_path: Path) -> None:
+    program(
+        bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo 16.4; exit; }}\necho $$ >{tmp_path}/id\nexec sleep 300\n'
+    )
+    watch = Watch(stall_timeout_s=0.3)
+    with (
+        (tmp_path / "out").open("w+b") as out,
+        pytest.raises(StalledError) as raised,
+        watch.over("db", out.fileno(), 0) as beat,
+    ):
+        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60, beat=beat)
+    assert re.fullmatch(r"db: no byte moved for \d+ s, expected progress", raised.value.message)
+    assert gone(int((tmp_path / "id").read_text()))
+
+
+def test_roles_that_do_not_move_are_given_up(bin_dir: Path, tmp_path: Path) -> None:
+    program(bin_dir, "pg_dumpall", '[ "$1" != --version ] || { echo 16.4; exit; }\nexec sleep 300\n')
+    watch = Watch(stall_timeout_s=0.3)
+    with (
+        (tmp_path / "out").open("w+b") as out,
+        pytest.raises(StalledError),
+        watch.over("globals", out.fileno(), 0) as beat,
+    ):
+        dump.roles(native(bin_dir), FACTS, out.fileno(), passwords=False, beat=beat)
+
+
+def test_every_entry_is_archived_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "source" / "sub").mkdir(parents=True)
+    (tmp_path / "source" / "sub" / "-rf").write_text("x")
+    found, index = archived(tmp_path)
+    assert (found.entry_count, found.changed, sorted(index)) == (3, (), ["./", "./sub/", "./sub/-rf"])
+
+
+def test_empty_directory_is_one_entry(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    assert archived(tmp_path)[0].entry_count == 1
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_source_that_is_no_directory_is_named(kind: str, tmp_path: Path) -> None:
+    why = "No such file or directory"
+    if kind == "file":
+        (tmp_path / "source").touch()
+        why = "Not a directory"
+    with pytest.raises(SourceError) as raised:
+        archived(tmp_path)
+    assert (raised.value.message, raised.value.hint) == (
+        f"attachments: {tmp_path}/source: {why}, expected a directory to read",
+        f"ls -ld {tmp_path}/source",
+    )
+
+
+def test_entry_that_changed_while_it_was_read_is_told_and_the_archive_stands(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    script = f"""\
+echo ./ >{tmp_path}/index
+echo 'tar: ./a: file changed as we read it' >&2
+echo 'tar: ./b: File removed before we read it' >&2
+echo 'tar: ./s: socket ignored' >&2
+exit 1
+"""
+    program(bin_dir, "tar", script)
+    found, _ = archived(tmp_path)
+    assert found.changed == ("./a: file changed as we read it", "./b: File removed before we read it")
+
+
+def test_entry_that_cannot_be_read_fails_the_stream_and_is_named_aside(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    said = "tar: ./anna.png: Cannot open: Permission denied"
+    program(bin_dir, "tar", f"echo '{said}' >&2; echo 'tar: Exiting with failure status' >&2; exit 2\n")
+    with pytest.raises(ArchiveError) as raised:
+        archived(tmp_path)
+    assert raised.value.message == (
+        "attachments: tar could not read everything (tar: exit status 2, 1 complaints), expected every entry"
+    )
+    assert raised.value.unreadable[0] == "./anna.png: Cannot open: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("./a: File shrank by 5 bytes; padding with zeros", 1),
+        ("./a: something else", 1),
+        ("./a: Warning: Cannot flistxattr: Input/output error", 0),
+        ("./a: file changed as we read it\\n" * 1000, 1),
+    ],
+    ids=["shrunk", "unknown", "attributes", "more than is kept"],
+)
+def test_archive_that_may_lack_content_is_worth_another_try_and_fails_in_the_last(
+    said: str, status: int, tmp_path: Path, bin_dir: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", f"printf 'tar: {said}\\n' >&2; exit {status}\n")
+    with (tmp_path / "out.tgz").open("wb") as out:
+        again = archive.attachments(tmp_path / "source", out.fileno(), tmp_path / "index", last_try=False)
+    assert again is None
+    with pytest.raises(ArchiveError, match=f"tar could not read everything .tar: exit status {status}, "):
+        archived(tmp_path)
+
+
+def test_archive_of_files_without_attributes_or_of_sockets_is_whole(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    said = ("./a: Warning: Cannot flistxattr: Operation not supported", "./s: socket ignored")
+    program(bin_dir, "tar", f"echo ./ >{tmp_path}/index; printf 'tar: %s\\n' '{said[0]}' '{said[1]}' >&2\n")
+    assert archived(tmp_path)[0].changed == ()
+
+
+@pytest.mark.parametrize("why", ["No space left on device", "Disk quota exceeded"])
+def test_list_of_entries_that_finds_no_room_is_a_fault_of_the_store(why: str, tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", f"echo 'tar: /store/.entries: Cannot open: {why}' >&2; exit 2\n")
+    with pytest.raises(StoreError, match="expected room in the store"):
+        archived(tmp_path)
+
+
+def test_paths_that_are_too_long_to_be_put_back_are_counted(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    names = ("./" + "x" * 4093, "./" + "x" * 4094, "./" + r"\303" * 4093, "./" + r"\n" * 4094, "./")
+    (tmp_path / "names").write_text("".join(f"{name}\n" for name in names))
+    program(bin_dir, "tar", f"cat {tmp_path}/names >{tmp_path}/index\n")
+    found, _ = archived(tmp_path)
+    assert (found.entry_count, found.too_long_count) == (5, 2)
+
+
+ROOT = "21 1 254:0 / / rw,relatime shared:1 - {} /dev/vda rw"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "told"),
+    [
+        ([ROOT.format("ext4")], True),
+        ([ROOT.format("xfs")], True),
+        ([ROOT.format("zfs")], False),
+        ([ROOT.format("zfs"), "30 21 0:5 / /srv rw - ext4 /dev/vdb rw"], True),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv rw - fuse.some disk rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of rw - zfs pool rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of/us rw - zfs pool rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of/us/below rw - nfs4 host:/ rw"], False),
+        ([ROOT.format("ext4"), "30 21 0:5 / /srv/files\\040of/us2 rw - nfs4 host:/ rw"], True),
+        (["30 21 0:5 / /proc rw - proc proc rw"], False),
+        ([], False),
+    ],
+)
+def test_holes_are_looked_for_only_where_every_filesystem_tells_of_them(mounts: list[str], told: bool) -> None:
+    assert archive.tells_of_holes(Path("/srv/files of/us"), "\n".join(mounts)) is told
+
+
+def test_path_of_tar_is_no_part_of_a_name(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", "echo '/usr/bin/tar: ./closed: Cannot open: Permission denied' >&2; exit 2\n")
+    with pytest.raises(ArchiveError) as raised:
+        archived(tmp_path)
+    assert raised.value.unreadable == ("./closed: Cannot open: Permission denied",)
+
+
+def test_tar_that_was_killed_fails_the_stream(tmp_path: Path, bin_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    program(bin_dir, "tar", "kill -9 $$\n")
+    with pytest.raises(ArchiveError, match="tar: killed by signal 9"):
+        archived(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "files", "full"),
+    [(256, (10, 10), False), (255, (10, 10), True), (256, (10, 0), True), (256, (0, 0), False)],
+)
+def test_full_disk_is_seen_although_the_compressor_does_not_name_it(
+    blocks: int, files: tuple[int, int], full: bool, bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("igzip", "pigz", "gzip"):
+        program(bin_dir, name, "exit 1\n")
+    status = types.SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_files=files[0], f_favail=files[1])
+    monkeypatch.setattr(os, "fstatvfs", lambda _descriptor: status)
+    with pytest.raises(StoreError if full else DumpError):
+        dumped(bin_dir, "exec yes\n")
+
+
+@pytest.mark.parametrize(("said", "kind"), [("No space left on device", StoreError), ("oops", ArchiveError)])
+def test_compressor_that_fails_fails_the_attachments(
+    said: str, kind: type[BackupError], tmp_path: Path, bin_dir: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    for name in ("igzip", "pigz", "gzip"):
+        program(bin_dir, name, f"cat >/dev/null; echo 'write error: {said}' >&2; exit 1\n")
+    with pytest.raises(BackupError) as raised:
+        archived(tmp_path)
+    assert type(raised.value) is kind
+    assert f": exit status 1: write error: {said}, expected " in raised.value.message

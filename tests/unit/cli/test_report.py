@@ -1,0 +1,281 @@
+"""What the commands print, compared whole."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.backup.run import Taken
+from dental_pms_backup.cli import report
+from dental_pms_backup.live.postgres import Facts, InContainer
+from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
+from dental_pms_backup.restore.restore import Restored
+from dental_pms_backup.store import restore_txt
+from dental_pms_backup.store.retention import Choice
+from dental_pms_backup.store.sets import Kind, Stream
+from dental_pms_backup.store.verify_sets import Verdict
+from tests.unit.builders import NAME, NOW, published, stored
+
+if TYPE_CHECKING:
+    from dental_pms_backup.store.sets import StoredSet
+
+STORE = Path("/srv/dental-pms/backups")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
+
+
+def removal(stream: Stream) -> Choice:
+    return Choice(
+        stored=stored("2026-11-01_023000"), stream=stream, keep=False, reason="number 15 from the newest, 14 stay"
+    )
+
+
+def taken(made: StoredSet, *removed: Choice) -> Taken:
+    return Taken(
+        store=STORE,
+        stored=made,
+        keep=14,
+        removed=removed,
+        attachments_source="/var/lib/docker/volumes/x/_data",
+        duration_s=61.4,
+    )
+
+
+def test_run_of_both_streams_prints_the_seeds_lines() -> None:
+    removed = (removal(Stream.DB), removal(Stream.DB), removal(Stream.ATTACHMENTS))
+    assert list(report.run_lines(taken(stored(), *removed))) == [
+        "backup_type=db",
+        "backup_root=/srv/dental-pms/backups",
+        f"backup_file=/srv/dental-pms/backups/db/db_{NAME}.sql.gz",
+        "backup_size_bytes=1000",
+        "retention_keep=14",
+        "retention_deleted=2",
+        "backup_type=attachments",
+        "backup_root=/srv/dental-pms/backups",
+        f"backup_file=/srv/dental-pms/backups/attachments_{NAME}.tgz",
+        "backup_size_bytes=1000",
+        "attachments_source=/var/lib/docker/volumes/x/_data",
+        "retention_keep=14",
+        "retention_deleted=1",
+        f"db_file=/srv/dental-pms/backups/db/db_{NAME}.sql.gz",
+        "db_size_bytes=1000",
+        f"attachments_file=/srv/dental-pms/backups/attachments_{NAME}.tgz",
+        "attachments_size_bytes=1000",
+        "duration_seconds=61",
+    ]
+
+
+def test_run_of_one_stream_prints_nothing_of_the_other() -> None:
+    made = stored(kinds=[Kind.DB, Kind.GLOBALS])
+    assert [line for line in report.run_lines(taken(made)) if "attachments" in line] == []
+
+
+def test_rehearsal_says_what_would_be_done_and_that_nothing_was() -> None:
+    sources = Sources(
+        database=DatabaseSource(server=InContainer(container_id="c", name="n", image="i"), facts=FACTS),
+        attachments=AttachmentsSource(path=Path("/srv/data"), container=""),
+    )
+    assert list(report.rehearsal_lines(STORE, sources, [removal(Stream.DB)])) == [
+        "backup_root=/srv/dental-pms/backups",
+        "would dump database pms (317.0 MB in PostgreSQL 16, road exec)",
+        "would archive /srv/data",
+        "would remove db of set 2026-11-01_023000: number 15 from the newest, 14 stay",
+        "nothing was done: dry run",
+    ]
+
+
+def test_list_is_a_table_of_all_sets() -> None:
+    sets = [
+        stored("2026-11-22_023000", taken_at=NOW - timedelta(days=1), kinds=[Kind.DB], problems=("x",)),
+        stored(),
+        stored("2027-01-01_000000", taken_at=NOW + timedelta(days=39), kinds=[Kind.ATTACHMENTS]),
+    ]
+    assert list(report.set_table(sets, NOW)) == [
+        "SET                           AGE         DB  ATTACHMENTS  STATE",
+        "2026-11-22_023000             1 d     1.0 kB            -  damaged",
+        "2026-11-23_023000             0 s     2.0 kB       1.0 kB  verified",
+        "2027-01-01_000000             0 s          -       1.0 kB  verified",
+    ]
+
+
+def test_set_is_summed_up_for_programs() -> None:
+    assert report.set_summary(stored(kinds=[Kind.DB], problems=("db: missing",))) == {
+        "set": NAME,
+        "taken_at": "2026-11-23T01:30:00+00:00",
+        "state": "damaged",
+        "db_size_bytes": 1000,
+        "attachments_size_bytes": None,
+        "problems": ["db: missing"],
+        "suspicions": [],
+        "pinned": False,
+        "drill": None,
+    }
+
+
+def test_list_tells_pins_and_shows_what_needs_a_look_in_red() -> None:
+    sets = [stored(pinned=True), stored(manifest={"suspicions": ["db: small"]}), stored(problems=("x",))]
+    plain = [line[59:] for line in report.set_table(sets, NOW)][1:]
+    colored = [line[59:] for line in report.set_table(sets, NOW, color=True)][1:]
+    assert plain == ["verified (pinned)", "suspect", "damaged"]
+    assert colored == ["verified (pinned)", "\033[31msuspect\033[0m", "\033[31mdamaged\033[0m"]
+
+
+def test_suspect_set_is_shown_with_what_is_strange_until_and_after_it_is_accepted() -> None:
+    manifest = {"streams": {}, "suspicions": ["db: small", "attachments: empty"]}
+    shown = list(report.set_details(STORE, stored(manifest=manifest, kinds=[])))
+    assert shown[2:] == ["state: suspect", "strange: db: small", "strange: attachments: empty"]
+    shown = list(report.set_details(STORE, stored(manifest=manifest, kinds=[], accepted=True, pinned=True)))
+    assert shown[2:] == [
+        "state: verified (pinned)",
+        "strange: db: small (accepted)",
+        "strange: attachments: empty (accepted)",
+    ]
+
+
+def test_pruning_tells_each_choice_with_its_reason() -> None:
+    stays = Choice(stored=stored(), stream=Stream.DB, keep=True, reason="number 1 from the newest, 14 stay")
+    goes = removal(Stream.ATTACHMENTS)
+    assert list(report.choice_lines([stays, goes], dry_run=True)) == [
+        f"keep db of set {NAME}: number 1 from the newest, 14 stay",
+        "remove attachments of set 2026-11-01_023000: number 15 from the newest, 14 stay",
+        "nothing was done: dry run",
+    ]
+    assert list(report.choice_lines([goes], dry_run=False)) == [
+        "removed attachments of set 2026-11-01_023000: number 15 from the newest, 14 stay",
+        "retention_deleted=1",
+    ]
+    assert list(report.choice_lines([], dry_run=False)) == ["retention_deleted=0"]
+
+
+def test_set_is_shown_with_its_sources_and_warnings() -> None:
+    manifest = {
+        "streams": {
+            "db": {"source": {"container": "pms-db-1", "server_version": 160004}},
+            "attachments": {"source": {"path": "/srv/data"}, "entries": 890, "changed": ["./a: file changed"]},
+        }
+    }
+    assert list(report.set_details(STORE, stored(manifest=manifest, problems=("x: missing",)))) == [
+        f"set: {NAME}",
+        "taken: 2026-11-23 02:30:00+01:00",
+        "state: damaged",
+        "problem: x: missing",
+        f"db: /srv/dental-pms/backups/db/db_{NAME}.sql.gz (1000 bytes)",
+        f"globals: /srv/dental-pms/backups/db/globals_{NAME}.sql.gz (1000 bytes)",
+        f"attachments: /srv/dental-pms/backups/attachments_{NAME}.tgz (1000 bytes)",
+        "db container: pms-db-1",
+        "db server version: 160004",
+        "attachments path: /srv/data",
+        "attachments entries: 890",
+        "attachments changed while it was read: ./a: file changed",
+    ]
+
+
+def test_set_is_shown_with_its_checksums(tmp_path: Path) -> None:
+    made = published(tmp_path)
+    shown = list(report.set_details(tmp_path, made))
+    assert [line for line in shown if "sha256" in line] == [f"  sha256: {each.sha256}" for each in made.artefacts]
+
+
+def test_verdict_is_told_for_people_and_for_programs() -> None:
+    good, bad = (Verdict(stored=stored(), problems=problems) for problems in ((), ("db: missing", "x: cut")))
+    assert list(report.verdict_lines(good)) == [f"{NAME}: good"]
+    assert list(report.verdict_lines(bad)) == [f"{NAME}: damaged", "  db: missing", "  x: cut"]
+    assert report.verdict_summary(good) == {"set": NAME, "good": True, "problems": []}
+    assert report.verdict_summary(bad) == {"set": NAME, "good": False, "problems": ["db: missing", "x: cut"]}
+
+
+def test_restore_says_what_it_replaced_and_where_the_old_content_is() -> None:
+    restored = Restored(
+        stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/data", kept=Path("/srv/data.before-restore-x")
+    )
+    assert list(report.restored_lines(restored)) == [
+        "restore_type=attachments",
+        "restore_file=/b/a.tgz",
+        "restore_target=/srv/data",
+        "restore_kept=/srv/data.before-restore-x",
+        "restore_status=ok",
+    ]
+    restored = Restored(stream=Stream.DB, file=Path("/b/d.sql.gz"), target="pms")
+    assert not [line for line in report.restored_lines(restored) if "kept" in line]
+
+
+def test_status_of_a_store_without_any_run() -> None:
+    facts = {
+        "store": "/b",
+        "sets": 0,
+        "newest_set": None,
+        "newest_proven": None,
+        "last_run": None,
+        "running": False,
+        "timer": "unknown",
+    }
+    assert list(report.status_lines(facts)) == [
+        "store: /b (0 sets)",
+        "newest set: none",
+        "newest proven set: none",
+        "last run: none recorded",
+        "running now: no",
+        "timer: unknown",
+    ]
+
+
+def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> None:
+    facts = {
+        "store": "/b",
+        "sets": 14,
+        "newest_set": {"set": NAME, "age_s": 3600, "state": "verified"},
+        "newest_proven": {"set": "2026-11-22_023000", "age_s": 90_000},
+        "last_run": {
+            "result": "failed",
+            "cause": "archive",
+            "message": "attachments: x",
+            "unreadable": ["./a: Cannot"],
+        },
+        "running": True,
+        "timer": "disabled",
+    }
+    assert list(report.status_lines(facts)) == [
+        "store: /b (14 sets)",
+        f"newest set: {NAME}, 1 h old, verified",
+        "newest proven set: 2026-11-22_023000, 1 d 1 h old",
+        "last run: failed (archive: attachments: x)",
+        "  unreadable: ./a: Cannot",
+        "running now: yes",
+        "timer: disabled",
+    ]
+
+
+def test_store_says_itself_how_to_get_its_data_out(tmp_path: Path) -> None:
+    store = tmp_path / "it's here"
+    store.mkdir()
+    restore_txt.leave(store)
+    text = (store / "RESTORE.txt").read_text()
+    quoted = "'" + str(store).replace("'", "'\"'\"'") + "'"
+    for command in (
+        f"cd {quoted} && sha256sum -c sets/SET.sha256",
+        f"gzip -dc {quoted}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1",
+        f"tar -xzpf {quoted}/attachments_SET.tgz",
+    ):
+        assert command in text
+    assert "{store}" not in text
+
+
+def test_what_the_store_lists_as_its_sets_are_sets(tmp_path: Path) -> None:
+    restore_txt.leave(tmp_path)
+    (tmp_path / "sets").mkdir()
+    for name in (f"{NAME}.json", f"{NAME}.sha256", f"{NAME}.drill.json", f"{NAME}.pinned"):
+        (tmp_path / "sets" / name).touch()
+    (listing,) = re.findall("^    ls (.*)$", (tmp_path / "RESTORE.txt").read_text(), re.MULTILINE)
+    found = [path.name for path in tmp_path.glob(listing.removeprefix(f"{tmp_path}/"))]
+    assert found == [f"{NAME}.sha256"]
+
+
+def test_instructions_are_written_again_only_when_they_changed(tmp_path: Path) -> None:
+    restore_txt.leave(tmp_path)
+    before = (tmp_path / "RESTORE.txt").stat()
+    restore_txt.leave(tmp_path)
+    assert (tmp_path / "RESTORE.txt").stat().st_ino == before.st_ino
+    (tmp_path / "RESTORE.txt").write_text("old")
+    restore_txt.leave(tmp_path)
+    assert (tmp_path / "RESTORE.txt").read_text() != "old"

@@ -1,0 +1,215 @@
+"""Two dumps are equal when, but for versions and tokens, every byte is; else the tables that differ are named."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dental_pms_backup.drill import compare_dumps, copy_container
+from dental_pms_backup.drill.copy_container import Identity
+from dental_pms_backup.errors import DrillError, RefusedError
+from dental_pms_backup.store import verify
+from dental_pms_backup.store.sets import Kind
+from tests.unit.builders import packed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dental_pms_backup.drill.compare_dumps import Tally
+
+DUMP = """\
+--
+-- PostgreSQL database dump
+--
+
+\\restrict abcDEF123
+
+-- Dumped from database version 16.4
+-- Dumped by pg_dump version 16.4
+
+SET statement_timeout = 0;
+CREATE TABLE public.patients (id integer, name text);
+
+--
+-- Data for Name: patients; Type: TABLE DATA; Schema: public; Owner: dental
+--
+
+COPY public.patients (id, name) FROM stdin;
+1\tAda
+2\t-- Dumped from database version 16.4
+3\t\\\\.
+\\.
+
+
+--
+-- Data for Name: notes; Type: TABLE DATA; Schema: public; Owner: dental
+--
+
+COPY public.notes (id) FROM stdin;
+\\.
+
+
+--
+-- Data for Name: odd; Type: TABLE DATA; Schema: public; Owner: dental
+--
+
+COPY public."odd ""name"" FROM stdin;" (id) FROM stdin;
+9
+\\.
+
+ALTER TABLE public.patients ADD PRIMARY KEY (id);
+--
+-- PostgreSQL database dump complete
+--
+
+\\unrestrict abcDEF123
+
+"""
+
+
+def tally(tmp_path: Path, dump: str) -> Tally:
+    file = tmp_path / "dump.sql.gz"
+    file.write_bytes(packed(dump))
+    return counted(file)
+
+
+def counted(file: Path) -> Tally:
+    with file.open("rb") as source, compare_dumps.counting_packed(source.fileno()) as counting:
+        return counting.tally()
+
+
+def differences(tmp_path: Path, old: str, new: str, dump: str = DUMP) -> list[str]:
+    assert old in dump
+    return list(compare_dumps.differences(tally(tmp_path, dump), tally(tmp_path, dump.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("abcDEF123", "xyz"),
+        ("version 16.4\n-- Dumped by pg_dump version 16.4", "version 16.9 (Debian)\n-- Dumped by pg_dump version 16.9"),
+        ("\\restrict abcDEF123\n\n", ""),
+        ("\\unrestrict abcDEF123\n\n", ""),
+    ],
+)
+def test_versions_and_tokens_make_no_difference(tmp_path: Path, old: str, new: str) -> None:
+    assert differences(tmp_path, old, new) == []
+
+
+def test_head_of_a_dump_ends_before_its_rows(tmp_path: Path) -> None:
+    found = tally(tmp_path, DUMP.replace("1\tAda\n", "1\tAda\n-- Dumped from the old system\n"))
+    assert found.rows["public.patients"] == 4
+
+
+@pytest.mark.parametrize(
+    ("live", "copy"),
+    [
+        (
+            "((status)::text = ANY ((ARRAY['new'::character varying, 'it''s'::character varying])::text[]))",
+            "((status)::text = ANY (ARRAY[('new'::character varying)::text, ('it''s'::character varying)::text]))",
+        ),
+        ("(ARRAY['a'::character varying])::character varying(5)[]", "ARRAY['a'::character varying(5)]"),
+        ("((a)::double precision AND b)", '(a AND (b)::public."Mood (x)")'),
+        ("(('0'::interval) AND ('1'::interval day to second(3) > x))", "('0'::interval AND '1'::interval > x)"),
+        ("('1'::timestamp(3) without time zone)::time with time zone", "'1'::timestamp with time zone"),
+        ("(x)::numeric(10,-2) * 2", "(x * 2)"),
+    ],
+)
+def test_casts_and_parentheses_that_postgresql_writes_anew_make_no_difference(
+    tmp_path: Path, live: str, copy: str
+) -> None:
+    filler = "-- ".ljust(120, "x") + "\n"
+    for lines in (0, 1, 40_000):  # wherever a read ends
+        dump = DUMP.replace(
+            "ALTER TABLE", f"{filler * lines}ALTER TABLE public.patients ADD CHECK ({live});\nALTER TABLE"
+        )
+        assert differences(tmp_path, live, copy, dump) == []
+        assert differences(tmp_path, live, f"{copy} OR true", dump) == [DEFINITIONS]
+
+
+def test_casts_and_parentheses_of_rows_make_a_difference(tmp_path: Path) -> None:
+    for old, new in (("Ada", "Ada::text"), ("Ada", "(Ada)")):
+        told = ["public.patients: as many rows came back, 3, but not all with what they held"]
+        assert differences(tmp_path, old, new) == told
+
+
+DEFINITIONS = "the definitions that came back (tables, indexes, constraints, functions, rights) are not the set's"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("1\tAda\n", "", ["public.patients: 2 rows, expected 3"]),
+        ("9\n\\.", "9\n8\n\\.", ['public."odd ""name"" FROM stdin;": 2 rows, expected 1']),
+        ("Ada", "Ida", ["public.patients: as many rows came back, 3, but not all with what they held"]),
+        (
+            "2\t-- Dumped from database version 16.4\n",
+            "2\t-- Dumped from database version 16.5\n",
+            ["public.patients: as many rows came back, 3, but not all with what they held"],
+        ),
+        ("PRIMARY KEY", "UNIQUE", [DEFINITIONS]),
+        ("COPY public.notes (id) FROM stdin;\n\\.\n\n", "", ["public.notes: missing, expected 0 rows", DEFINITIONS]),
+        (
+            "public.notes",
+            "public.other",
+            ["public.notes: missing, expected 0 rows", "public.other: 0 rows, expected no such table", DEFINITIONS],
+        ),
+    ],
+)
+def test_what_differs_is_told_by_table_and_never_by_row(tmp_path: Path, old: str, new: str, told: list[str]) -> None:
+    assert differences(tmp_path, old, new) == told
+
+
+@pytest.mark.parametrize("length", [0, 1, 400, 4000, 70_000, 1 << 20])
+def test_rows_are_counted_as_verify_counts_them_wherever_a_read_ends(tmp_path: Path, length: int) -> None:
+    dump = DUMP.replace("Ada", "A" * length).replace(
+        "ALTER TABLE", f"COMMENT IS '{'x' * length}\nCOPY a FROM stdin;\n';\nALTER TABLE"
+    )
+    found = tally(tmp_path, dump)
+    assert found.rows == {"public.patients": 3, "public.notes": 0, 'public."odd ""name"" FROM stdin;"': 1}
+    file = tmp_path / "dump.sql.gz"
+    source = os.open(file, os.O_RDONLY)
+    try:
+        assert found.rows == verify.proof(file, Kind.DB, source).rows
+    finally:
+        os.close(source)
+
+
+def test_a_dump_that_cannot_be_read_to_its_end_has_no_tally(tmp_path: Path) -> None:
+    file = tmp_path / "cut.sql.gz"
+    file.write_bytes(packed(DUMP)[:-20])
+    with pytest.raises(DrillError, match=r"gzip: exit status \d+, expected to read the dump to its end"):
+        counted(file)
+
+
+def test_rows_are_compared_both_ways() -> None:
+    assert list(compare_dumps.row_differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 4})) == [
+        "b: 3 rows, expected 2",
+        "c: missing, expected 3 rows",
+        "d: 4 rows, expected no such table",
+    ]
+
+
+LIVE = Identity(system="7301", container="c0ffee", mounts=frozenset({"/var/lib/docker/volumes/live/_data"}))
+
+
+@pytest.mark.parametrize(
+    ("target", "same"),
+    [
+        (Identity(system="7301"), "system identifier"),
+        (Identity(system="9", container="c0ffee"), "container"),
+        (Identity(system="9", container="d", mounts=LIVE.mounts | {"/x"}), "volume"),
+        (LIVE, "system identifier and the container and the volume"),
+        (Identity(system=""), "nameless system identifier"),
+    ],
+)
+def test_server_that_is_in_anything_the_live_one_is_refused(target: Identity, same: str) -> None:
+    with pytest.raises(RefusedError, match=rf"has the {same} of the live one, expected another server; nothing was"):
+        copy_container.check_apart(target, LIVE)
+
+
+def test_server_that_has_nothing_of_the_live_one_is_taken() -> None:
+    copy_container.check_apart(Identity(system="9", container="d", mounts=frozenset({"/y"})), LIVE)
+    copy_container.check_apart(Identity(system="9"), Identity(system="7301"))

@@ -1,0 +1,437 @@
+"""The clients of PostgreSQL: how they are called, and which one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from dental_pms_backup.errors import (
+    BackupError,
+    ConfigError,
+    DatabaseError,
+    DatabaseRefusedError,
+    DockerError,
+    ToolMissingError,
+    VerificationError,
+)
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live.postgres import Facts, InContainer, Inside, OnHost
+from tests.unit.builders import TREE, program
+
+CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
+FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
+
+ANSWER = json.dumps(dataclasses.asdict(FACTS))
+
+
+def on_host(
+    *, run_as: str | None = None, pgpass_file: Path | None = None, bin_dir: Path | None = None, host: str = "/run/pg"
+) -> OnHost:
+    return OnHost(
+        host=host, port=5433, user="backup", database="pms", run_as=run_as, pgpass_file=pgpass_file, bin_dir=bin_dir
+    )
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install client programs of versions 15 and 17, beside a directory that is no version."""
+    for version in ("15", "17", "common"):
+        (tmp_path / version / "bin").mkdir(parents=True)
+        program(tmp_path / version / "bin", "pg_dump", "exit 0\n")
+    monkeypatch.setattr(postgres, "INSTALLED", tmp_path)
+    return tmp_path
+
+
+def psql(tmp_path: Path, script: str) -> None:
+    """Install a psql of version 16 that does what a test wants."""
+    program(tmp_path / "bin", "psql", f'[ "$1" != --version ] || {{ echo "psql (PostgreSQL) 16.4"; exit; }}\n{script}')
+
+
+def test_client_in_a_container_is_called_without_a_password() -> None:
+    assert postgres.client(CONTAINER, "pg_dump", "--format=plain", session="s1") == [
+        "docker",
+        "exec",
+        "--env=PGAPPNAME=s1",
+        f"--env=PGOPTIONS={pinned.OPTIONS}",
+        "c0ffee",
+        "sh",
+        "-c",
+        postgres.IN_CONTAINER,
+        "sh",
+        "pg_dump",
+        "--format=plain",
+    ]
+
+
+def test_client_in_a_container_reads_our_input_only_when_asked() -> None:
+    argv = postgres.client(CONTAINER, "psql", session="s1", stdin=True)
+    assert argv[:4] == ["docker", "exec", "--interactive", "--env=PGAPPNAME=s1"]
+
+
+def test_client_in_the_root_of_a_container_is_caged_with_the_containers_environment_only() -> None:
+    settings = ("PATH=/opt/bin", "POSTGRES_USER=dental")
+    inside = Inside(root=Path("/proc/4711/root"), uid=999, gid=998, settings=settings)
+    server = dataclasses.replace(CONTAINER, entry=inside)
+    argv = postgres.client(server, "pg_dump", "--format=plain", session="s1")
+    filter_ = argv.pop(2)
+    assert re.fullmatch(rf"/proc/{os.getpid()}/fd/\d+", filter_)
+    assert argv == [
+        "perl",
+        str(TREE / "dental_pms_backup/filters/confine"),
+        "root",
+        "/proc/4711/root",
+        "999",
+        "998",
+        "PATH=/opt/bin",
+        "POSTGRES_USER=dental",
+        "LC_ALL=C",
+        "PGAPPNAME=s1",
+        f"PGOPTIONS={pinned.OPTIONS}",
+        "--",
+        "sh",
+        "-c",
+        postgres.IN_CONTAINER,
+        "sh",
+        "pg_dump",
+        "--format=plain",
+    ]
+    assert programs.program_of([*argv[:2], filter_, *argv[2:]]) == "pg_dump"
+
+
+def test_client_on_the_socket_of_a_container_is_the_hosts_and_caged_as_nobody_at_all(installed: Path) -> None:
+    on_socket = on_host(host="/proc/4711/root/run/postgresql")
+    server = dataclasses.replace(CONTAINER, entry=on_socket)
+    facts = dataclasses.replace(FACTS, version=150004)
+    program_ = postgres.matching(server, facts, "pg_dump")
+    assert program_ == str(installed / "15/bin/pg_dump")
+    argv = postgres.client(server, program_, session="s1")
+    assert argv[3:9] == ["directory", "/proc/4711/root/run/postgresql", "1900000005", "1900000005", "--", "env"]
+    here = dataclasses.replace(on_socket, host="/proc/self/fd/9")
+    assert argv[8:] == postgres.client(here, program_, session="s1")
+    assert programs.program_of(argv) == "pg_dump"
+
+
+@pytest.mark.parametrize(
+    ("entry", "road"),
+    [
+        (None, "exec"),
+        (Inside(root=Path("/r"), uid=1, gid=1, settings=()), "namespace"),
+        (OnHost(host="/s", port=1, user="u", database="d", run_as=None, pgpass_file=None, bin_dir=None), "socket"),
+    ],
+)
+def test_manifest_says_which_road_was_taken(entry: Inside | OnHost | None, road: str) -> None:
+    assert postgres.described(dataclasses.replace(CONTAINER, entry=entry), FACTS)["road"] == road
+
+
+def test_dump_of_another_server_than_was_meant_is_refused(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'")
+    postgres.check_same(on_host(bin_dir=tmp_path / "bin"), FACTS)
+    for other in (dataclasses.replace(FACTS, system="7302"), dataclasses.replace(FACTS, database="other")):
+        with pytest.raises(DatabaseError, match="another server answers after the dump"):
+            postgres.check_same(on_host(bin_dir=tmp_path / "bin"), other)
+
+
+def test_client_on_the_host_is_called_as_the_system_user() -> None:
+    assert postgres.client(on_host(run_as="postgres"), "/usr/bin/psql", "-X", session="s1") == [
+        "setpriv",
+        "--reuid=postgres",
+        "--regid=postgres",
+        "--init-groups",
+        "--pdeathsig",
+        "KILL",
+        "--",
+        "env",
+        "PGHOST=/run/pg",
+        "PGPORT=5433",
+        "PGUSER=backup",
+        "PGDATABASE=pms",
+        "PGCONNECT_TIMEOUT=10",
+        "PGAPPNAME=s1",
+        f"PGOPTIONS={pinned.OPTIONS}",
+        "/usr/bin/psql",
+        "-X",
+    ]
+
+
+def test_client_over_tcp_reads_the_password_from_its_file() -> None:
+    server = on_host(host="db.example", pgpass_file=Path("/etc/dental-pms/pgpass"))
+    assert postgres.client(server, "/usr/bin/psql", session="s1") == [
+        "env",
+        "PGHOST=db.example",
+        "PGPORT=5433",
+        "PGUSER=backup",
+        "PGDATABASE=pms",
+        "PGCONNECT_TIMEOUT=10",
+        "PGPASSFILE=/etc/dental-pms/pgpass",
+        "PGAPPNAME=s1",
+        f"PGOPTIONS={pinned.OPTIONS}",
+        "/usr/bin/psql",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "seen"),
+    [
+        ({}, "postgres postgres -"),
+        ({"POSTGRES_USER": "dental"}, "dental dental -"),
+        ({"POSTGRES_USER": "dental", "POSTGRES_DB": "pms"}, "dental pms -"),
+        ({"POSTGRES_USER": "dental", "POSTGRES_PASSWORD": "x y'z"}, "dental dental x y'z"),
+        ({"POSTGRES_USER_FILE": "FILE", "POSTGRES_DB_FILE": "FILE"}, "from-file from-file -"),
+        ({"POSTGRES_USER": "dental", "POSTGRES_PASSWORD_FILE": "FILE"}, "dental dental from-file"),
+        ({"POSTGRES_USER": "$(touch x); `touch x`", "POSTGRES_DB": "a b"}, "$(touch x); `touch x` a b -"),
+        ({"PGHOST": "elsewhere", "PGPORT": "1"}, "postgres postgres -1"),
+    ],
+)
+def test_container_script_does_what_the_official_image_does(
+    environment: dict[str, str], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("from-file\n")
+    script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}" >"$1"; echo >>"$1"\n'
+    program(tmp_path / "bin", "docker", f'shift 4; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
+    program(tmp_path / "bin", "pg_dump", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    argv = postgres.client(CONTAINER, "pg_dump", f"{tmp_path}/seen", session="s1")
+    ended, out = programs.capture(argv)
+    assert (ended.exit_code, ended.said, out) == (0, (), "")
+    assert (tmp_path / "seen").read_text() == seen + "\n"
+    assert not (tmp_path / "x").exists()
+
+
+def words(environment: dict[str, str], tmp_path: Path) -> str:
+    """Return an environment as words of a shell script; FILE stands for a file with a value in it."""
+    values = {name: value.replace("FILE", f"{tmp_path}/file") for name, value in environment.items()}
+    return " ".join("'" + f"{name}={value}".replace("'", "'\\''") + "'" for name, value in values.items())
+
+
+def test_program_in_a_container_is_the_containers_own() -> None:
+    assert postgres.matching(CONTAINER, FACTS, "pg_dump") == "pg_dump"
+
+
+@pytest.mark.parametrize(("version", "chosen"), [(150007, "15"), (170000, "17")])
+def test_program_on_the_host_is_of_the_servers_major_version(version: int, chosen: str, installed: Path) -> None:
+    facts = Facts(version=version, database="pms", user="pms", size=1, started="2026-11-01", system="1")
+    assert postgres.matching(on_host(), facts, "pg_dump") == f"{installed}/{chosen}/bin/pg_dump"
+
+
+@pytest.mark.parametrize("major", [14, 16, 18])
+def test_program_of_another_major_version_is_refused(major: int, installed: Path) -> None:  # noqa: ARG001 - on disk
+    facts = Facts(version=major * 10_000 + 1, database="pms", user="pms", size=1, started="2026-11-01", system="1")
+    with pytest.raises(ToolMissingError) as raised:
+        postgres.matching(on_host(), facts, "pg_dump")
+    assert (raised.value.message, raised.value.hint) == (
+        f"pg_dump: none for PostgreSQL {major}, expected that of the server's major version",
+        f"apt install postgresql-client-{major}, or set native.bin_dir to those of a newer version",
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [("pg_dump (PostgreSQL) 16.4", True), ("pg_dump (PostgreSQL) 18.0", True), ("pg_dump (PostgreSQL) 15.9", False)],
+)
+def test_program_of_a_configured_directory_is_asked_for_its_version(said: str, fits: bool, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "pg_dump", f"echo '{said}'\n")
+    server = on_host(bin_dir=tmp_path / "bin")
+    if fits:
+        assert postgres.matching(server, FACTS, "pg_dump") == str(path)
+    else:
+        with pytest.raises(ToolMissingError):
+            postgres.matching(server, FACTS, "pg_dump")
+
+
+def test_program_that_does_not_tell_its_version_is_refused(tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "pg_dump", "exit 1\n")
+    with pytest.raises(BackupError) as raised:
+        postgres.matching(on_host(bin_dir=tmp_path / "bin"), FACTS, "pg_dump")
+    assert raised.value.message == f"{path}: does not tell its version, expected a client program of PostgreSQL"
+
+
+def test_configured_directory_without_the_program_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        postgres.matching(on_host(bin_dir=tmp_path), FACTS, "pg_dump")
+    assert raised.value.problems == (f"native.bin_dir: no pg_dump in {tmp_path}, expected the client programs",)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "garbage", "[]", "3", "null", "{}", '{"version": 160004}', '{"unknown": 1}'],
+)
+def test_answer_that_was_not_asked_for_is_no_database(answer: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{answer}'\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.examine(server_of(tmp_path))
+    assert raised.value.message == "db: the answer of psql is not what was asked for"
+
+
+def test_answer_becomes_facts(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'\n")
+    found = postgres.examine(server_of(tmp_path))
+    assert (found, found.major) == (FACTS, 16)
+
+
+def test_server_that_is_not_reached_is_worth_a_retry_and_its_rows_are_not_told(tmp_path: Path) -> None:
+    psql(tmp_path, "echo 'psql: error: refused; DETAIL:  Anna Weber' >&2; exit 2\n")
+    with pytest.raises(BackupError) as raised:
+        postgres.ask(server_of(tmp_path), "select 1")
+    assert (raised.value.exit_status, raised.value.cause) == (75, "database")
+    assert raised.value.message == "db: the server does not answer: psql: error: refused; DETAIL: (left out)"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'psql: error: FATAL:  database "pms" does not exist',
+        'psql: error: FATAL:  role "backup" does not exist',
+        'psql: error: FATAL:  password authentication failed for user "backup"',
+        "psql: error: fe_sendauth: no password supplied",
+        'psql: error: FATAL:  no pg_hba.conf entry for host "10.0.0.1"',
+        "psql: error: ERROR:  permission denied for function pg_control_system",
+    ],
+)
+def test_server_that_says_no_for_good_is_not_worth_a_retry(said: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{said}' >&2; exit 2\n")
+    with pytest.raises(DatabaseRefusedError) as raised:
+        postgres.examine(server_of(tmp_path))
+    assert (raised.value.message, raised.value.exit_status, raised.value.cause) == (
+        f"db: the server refuses: {said}",
+        1,
+        "database",
+    )
+
+
+def test_complaint_is_the_line_of_the_error_and_not_the_last(tmp_path: Path) -> None:
+    psql(tmp_path, "echo 'psql: error: refused' >&2; echo '  Is the server running?' >&2; exit 2\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.ask(server_of(tmp_path), "select 1")
+    assert raised.value.message == "db: the server does not answer: psql: error: refused"
+
+
+def test_complaint_of_pg_dump_is_what_the_server_said_without_the_command() -> None:
+    said = (
+        'pg_dump: error: Dumping the contents of table "images" failed: PQgetResult() failed.',
+        "pg_dump: detail: Error message from server: ERROR:  invalid page in block 0 of relation base/5/16397",
+        "pg_dump: detail: Command was: COPY public.images (id) TO stdout;",
+    )
+    complaint = postgres.complaint(programs.Ended(program="pg_dump", exit_code=1, said=said))
+    assert complaint == "pg_dump: ERROR:  invalid page in block 0 of relation base/5/16397"
+
+
+def test_docker_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    program(tmp_path / "bin", "docker", f"echo '{said}' >&2; exit 1\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    with pytest.raises(DockerError) as raised:
+        postgres.ask(CONTAINER, "select 1")
+    assert (raised.value.message, raised.value.hint, raised.value.exit_status) == (
+        f"docker: {said}, expected an answer",
+        "systemctl status docker.service",
+        75,
+    )
+
+
+def test_docker_that_was_restarted_over_a_running_server_is_worth_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin", "docker", f"echo '{ANSWER}'\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    said = "Error response from daemon: No such exec instance: 32482fc0"
+    with pytest.raises(DockerError) as raised:
+        postgres.check_stayed(CONTAINER, FACTS, failed(said))
+    assert raised.value.message == f"docker: {said}, expected an answer"
+
+
+def failed(*said: str) -> programs.Ended:
+    return programs.Ended(program="pg_dump", exit_code=1, said=said)
+
+
+def test_server_that_stayed_is_not_what_a_client_failed_of(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'\n")
+    postgres.check_stayed(server_of(tmp_path), FACTS, failed("pg_dump: error: permission denied for table patients"))
+
+
+def test_server_that_was_started_anew_is_worth_a_retry(tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER.replace(FACTS.started, '2026-11-02')}'\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.check_stayed(server_of(tmp_path), FACTS, failed())
+    assert raised.value.message == "db: the server was restarted under the dump, expected it to stay"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "pg_dump: detail: Error message from server: server closed the connection unexpectedly",
+        "pg_dump: detail: Error message from server: FATAL:  terminating connection due to administrator command",
+        "WARNING:  terminating connection because of crash of another server process",
+        'pg_dump: error: connection to server at "db", port 5432 failed: FATAL:  the database system is starting up',
+    ],
+)
+def test_server_that_hung_up_is_worth_a_retry(said: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{ANSWER}'\n")
+    with pytest.raises(DatabaseError) as raised:
+        postgres.check_stayed(server_of(tmp_path), FACTS, failed("pg_dump: error: it failed", said))
+    assert raised.value.message.startswith("db: the server hung up: ")
+
+
+@pytest.mark.parametrize(
+    ("file_now", "rows_now", "rows_dumped", "refused"),
+    [(2, "t", 0, True), (2, "f", 0, False), (2, "t", 1, False), (1, "t", 0, False)],
+    ids=["filled anew", "truncated", "rewritten before the snapshot", "filled for the first time"],
+)
+def test_table_that_was_filled_anew_as_the_dump_began_is_noticed(
+    file_now: int, rows_now: str, rows_dumped: int, refused: bool, tmp_path: Path
+) -> None:
+    table = '"Odd".t'
+    files = json.dumps({table: file_now})
+    psql(tmp_path, f"case $* in *'only {table})') echo {rows_now} ;; *) echo '{files}' ;; esac\n")
+    before = {table: 1}
+    if not refused:
+        postgres.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+        return
+    with pytest.raises(VerificationError) as raised:
+        postgres.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+    assert raised.value.message == (
+        f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all"
+    )
+
+
+@pytest.mark.parametrize("answer", ["garbage", "3"])
+def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_path: Path) -> None:
+    psql(tmp_path, f"echo '{answer}'\n")
+    with pytest.raises(DatabaseError):
+        postgres.table_files(server_of(tmp_path))
+
+
+def server_of(tmp_path: Path) -> OnHost:
+    """Return a server whose psql is the test's."""
+    return on_host(bin_dir=tmp_path / "bin")
+
+
+def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
+    container = dataclasses.replace(CONTAINER, image_id="sha256:c0de")
+    facts = dataclasses.replace(FACTS, settings={"timezone": "Europe/London", "collate": "en_GB.utf8"})
+    assert postgres.described(container, facts) == {
+        "source": "compose",
+        "container": "dental-pms-db-1",
+        "image": "postgres:16",
+        "image_id": "sha256:c0de",
+        "timezone": "Europe/London",
+        "collate": "en_GB.utf8",
+        "road": "exec",
+        "database": "pms",
+        "database_bytes": 317_000_000,
+        "server_version": 160004,
+        "system_identifier": "7301",
+    }
+    assert postgres.described(on_host(host="db.example"), FACTS) == {
+        "source": "native",
+        "database": "pms",
+        "database_bytes": 317_000_000,
+        "server_version": 160004,
+        "system_identifier": "7301",
+    }

@@ -1,0 +1,89 @@
+"""The attachments are the directory that the application's container sees, or nothing is done with them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dental_pms_backup.config import settings
+from dental_pms_backup.errors import RefusedError
+from dental_pms_backup.live import roads, sources, swap
+from tests.unit.live.test_compose import Docker, mount, works_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PID = 4711
+NOBODY = 65534
+
+
+class Practice:
+    """A backend whose first process is seen here, with a directory at its mount and one at the host's path."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        (place / "bin").mkdir()
+        self.data = place / "data"
+        self.data.mkdir()
+        self.at_mount = place / f"proc/{PID}/root/data"
+        self.at_mount.parent.mkdir(parents=True)
+        self.at_mount.symlink_to(self.data)  # as a mount of it
+        (place / f"proc/{PID}/cgroup").write_text("0::/system.slice/docker-backend-id.scope")
+        Docker(place / "bin").has(
+            "backend", mounts=mount(str(self.data), "/data", "bind"), labels=works_in(place), pid=PID
+        )
+        (place / "config.yaml").write_text(f"compose:\n  project_dir: {place}\n")
+
+    def attachments(self) -> sources.AttachmentsSource:
+        return sources.attachments(settings.load(self.place / "config.yaml", {}))
+
+
+@pytest.fixture
+def practice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Practice:
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr(roads, "PROCESSES", tmp_path / "proc")
+    return Practice(tmp_path)
+
+
+def test_a_directory_that_the_container_sees_is_told_by_its_number(practice: Practice) -> None:
+    status = practice.data.stat()
+    assert practice.attachments() == sources.AttachmentsSource(
+        path=practice.data,
+        container="backend",
+        identity=(status.st_dev, status.st_ino),
+        seen=(status.st_dev, status.st_ino),
+    )
+
+
+def test_a_directory_that_the_container_does_not_see_is_refused(practice: Practice) -> None:
+    practice.data.rename(practice.place / "aside")
+    practice.at_mount.unlink()
+    practice.at_mount.symlink_to(practice.place / "aside")
+    practice.data.symlink_to("/etc")
+    with pytest.raises(RefusedError) as raised:
+        practice.attachments()
+    assert raised.value.message == (
+        f"attachments: {practice.data} is another directory than container backend has at /data, "
+        "expected the files that the application sees; nothing was touched"
+    )
+
+
+def test_where_the_container_is_not_seen_its_directory_is_taken_as_docker_names_it(practice: Practice) -> None:
+    (practice.place / f"proc/{PID}/cgroup").write_text("0::/elsewhere")
+    found = practice.attachments()
+    assert (found.path, found.seen) == (practice.data, None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a link to another user")
+def test_a_link_of_another_user_leads_a_restore_only_to_what_the_container_sees(practice: Practice) -> None:
+    aside = practice.data.rename(practice.place / "aside")
+    practice.data.symlink_to(aside)
+    os.chown(practice.data, NOBODY, NOBODY, follow_symlinks=False)
+    found = practice.attachments()
+    with swap.live(found.path, found.seen) as live:
+        assert live.path == aside
+    with pytest.raises(RefusedError, match=f'"data" on the way is a link of user {NOBODY}'):  # noqa: SIM117
+        with swap.live(found.path, None):
+            pass
