@@ -13,7 +13,7 @@ from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.host import durable
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
-from tests import faults
+from tests import faults, scope
 from tests.integration.drills import change_manifest
 from tests.integration.support import JOURNAL, TREE, Site, as_cluster_user, release, sql
 
@@ -25,8 +25,9 @@ ON_ONE_RELEASE = {"test_power_loss", "test_clocks", "test_faults_content", "test
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the tests that meet a fault be rows of tests/FAULTS.md."""
+    """Let the tests that meet a fault be rows of tests/FAULTS.md, and leave out what is not in scope."""
     config.pluginmanager.register(faults)
+    config.pluginmanager.register(scope)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import faults
+from tests import faults, scope
 from tests.system import practice
 from tests.system.machine import Machine
 
@@ -15,8 +15,9 @@ CHOSEN = os.environ.get("DENTAL_PMS_TEST_SUITES", " ".join(SUITES)).split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the tests that meet a fault be rows of tests/FAULTS.md."""
+    """Let the tests that meet a fault be rows of tests/FAULTS.md, and leave out what is not in scope."""
     config.pluginmanager.register(faults)
+    config.pluginmanager.register(scope)
 
 
 def booted(suite: str) -> Iterator[Machine]:

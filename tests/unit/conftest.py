@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from dental_pms_backup.host import journal, stop
+from tests import scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,10 @@ FOREIGN = (
     "NOTIFY_SOCKET",
     "TRIGGER_TIMER_REALTIME_USEC",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(scope)
 
 
 def pytest_unconfigure() -> None:

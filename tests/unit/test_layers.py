@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from typing import TYPE_CHECKING
 
@@ -37,12 +38,14 @@ ONLY_IN = {
 LONGEST_MODULE_LINES = 400
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Return all modules by their dotted names inside the package."""
     paths = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent == PACKAGE or path.stem != "__init__"]
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Return the dotted names that a module imports; those for types only, too."""
     names = set()
