@@ -40,12 +40,18 @@ def host(request: pytest.FixtureRequest, practice_machine: Machine) -> Iterator[
     faults.make_ready(practice_machine)
     practice_machine.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {request.param}}}\n")
     admin.took(practice_machine, "restore db latest")  # removes the role of a restore that another test killed
+    drop_new(practice_machine)
     practice.sql(practice_machine, "create role evil")
     yield practice_machine
     practice_machine.run(f"rm -f {FILE}")
-    psql = practice.in_db(f"psql -Xq -U {practice.USER} -d template1")
-    practice_machine.run(f'echo "{DROP_NEW}" | {psql}')
+    drop_new(practice_machine)
     practice.sql(practice_machine, "drop role evil")
+
+
+def drop_new(host: Machine) -> None:
+    """Drop the databases that restores made."""
+    psql = practice.in_db(f"psql -Xq -U {practice.USER} -d template1")
+    host.run(f'echo "{DROP_NEW}" | {psql}')
 
 
 def elsewhere(host: Machine, more: str) -> None:
