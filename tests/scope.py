@@ -7,6 +7,7 @@ all     everything on both
 
 import os
 import platform
+from collections import Counter
 
 import pytest
 
@@ -15,6 +16,7 @@ HOMES = {"integration": "trixie", "system": "bookworm"}
 SCOPE = os.environ.get("DENTAL_PMS_SCOPE", "all")
 MARKS = {
     "sweep": "long, many times the same: tests/run --all",
+    "sample(every)": "of its cases CI runs the first, and each so manieth after it",
     "each_release": "of what the release brings (sh, systemd, Docker, PostgreSQL, ...): on both in CI, too",
 }
 
@@ -27,19 +29,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is not in scope."""
-    left_out = [item for item in items if not in_scope(item)]
+    cases = Counter[tuple[str, str]]()
+    left_out = []
+    for item in items:
+        test = (str(item.path), getattr(item, "originalname", item.name))
+        if not in_scope(item, cases[test]):
+            left_out.append(item)
+        cases[test] += 1
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
-def in_scope(item: pytest.Item) -> bool:
-    """Tell whether a test is run here and now."""
+def in_scope(item: pytest.Item, case: int) -> bool:
+    """Tell whether a case of a test, counted from 0, is run here and now."""
     if SCOPE == "all":
         return True
-    if item.get_closest_marker("sweep"):
+    sample = item.get_closest_marker("sample")
+    if item.get_closest_marker("sweep") or (sample and case % sample.args[0]):
         return False
-    home = next((release for part, release in HOMES.items() if part in item.path.parts), None)
-    return home in {None, release()} or item.get_closest_marker("each_release") is not None
+    home = next((suite for part, suite in HOMES.items() if part in item.path.parts), release())
+    asked_for = release() in getattr(item, "fixturenames", ())  # the machine of this release by its name
+    return home == release() or asked_for or item.get_closest_marker("each_release") is not None
 
 
 def release() -> str:

@@ -99,6 +99,7 @@ def listed(site: Site, **variables: str) -> list[str]:
     return [stored["set"] for stored in json.loads(site.run("list", "--json", **variables).stdout)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "the clock is")
 @pytest.mark.parametrize(
     "moment",
@@ -172,6 +173,7 @@ def test_runs_of_1970_push_out_no_more_than_their_count(site: Site, clock: Clock
     recovers(site, **ALL)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "summer time in Berlin")
 @pytest.mark.parametrize(
     ("moments", "expected"),
@@ -221,6 +223,7 @@ def test_the_later_set_stays_whatever_the_time_zone_makes_of_its_name(site: Site
     recovers(site, **ALL)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "the locale is")
 @pytest.mark.parametrize("locale", ["tr_TR.UTF-8", "de_DE.UTF-8", "ja_JP.EUC-JP", "xx_XX.UTF-8", "C", "POSIX"])
 def test_a_locale_does_not_matter(site: Site, locale: str) -> None:

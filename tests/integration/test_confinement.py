@@ -22,6 +22,8 @@ from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
 from tests import evil_tries
 from tests.integration.support import PATH, alive, connection, dump, environment, wait_until, without_noise
 
+pytestmark = pytest.mark.each_release
+
 USER = 4711
 SETTINGS = (f"PATH={PATH}", "LC_ALL=C")
 # The call of a 32-bit program, in a 64-bit one: getpid by the old gate.

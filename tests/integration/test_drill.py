@@ -18,6 +18,7 @@ from tests.integration.support import Site, as_cluster_user, dump, on_disk, sess
 PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
 
 
+@pytest.mark.each_release
 def test_a_set_is_proven_in_a_private_cluster_and_all_of_it_goes_again(site: Site) -> None:
     (name,) = site.sets()
     before = (dump(site.server), on_disk(site.attachments), site.set_files(), sql(site.server, "table pg_roles"))
@@ -72,6 +73,7 @@ def test_a_set_of_which_anything_changed_since_its_drill_is_proven_no_more(site:
     assert site.run("list").stdout.splitlines()[1].endswith("  verified")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\0" * 10, "9" * 9000])
 def test_a_record_that_is_none_neither_proves_nor_damages_a_set(site: Site, content: str) -> None:
     (name,) = site.sets()
@@ -102,6 +104,7 @@ def test_files_that_an_older_script_made_have_nothing_to_be_compared_with(site: 
     assert site.run("drill").stdout == "drill_status=nothing\n"
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: str) -> None:
     name = f"encoded_{encoding.lower()}"
@@ -201,6 +204,7 @@ def test_a_setting_that_the_throwaway_server_lacks_is_told(site: Site) -> None:
     assert "  load: passed (without live's lc_monetary)\n" in site.run("show", name).stdout
 
 
+@pytest.mark.each_release
 def test_definitions_that_postgresql_writes_anew_are_proven(own_database: Site) -> None:
     definitions = Path(__file__).with_name("definitions.sql").read_text()
     loaded = as_cluster_user(own_database.server, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=definitions)
@@ -217,6 +221,7 @@ insert into names values ('Byron');
 """
 
 
+@pytest.mark.each_release
 def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site) -> None:
     name = f"icu_{own_database.place.name}"
     create = f"create database \"{name}\" template template0 encoding 'UTF8' locale_provider icu icu_locale 'en'"
@@ -267,6 +272,7 @@ def test_checks_are_asked_of_what_came_back_and_told_by_name(site: Site) -> None
     assert (said["proof_check_patients_are_there"], said["proof_check_a_true_one"]) == ("passed", "passed")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("query", "why"),
     [
@@ -295,6 +301,7 @@ def test_a_query_that_both_databases_answer_alike_passes(site: Site) -> None:
     assert drills_well(site)["proof_same_as_live_revision"] == "passed"
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("query", "changed", "why"),
     [

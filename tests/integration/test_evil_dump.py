@@ -19,6 +19,8 @@ from tests.integration.drills import left_behind
 from tests.integration.faults import events, listening
 from tests.integration.support import HEEDS_SIGNALS, TREE, Site, alive, environment, mounted_tmpfs, sql, wait_until
 
+pytestmark = pytest.mark.each_release
+
 PROVEN = faults.AS_BEFORE + ", the drilled one proven"
 OF_THE_HOST = (
     "/etc/shadow",

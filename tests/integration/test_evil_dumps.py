@@ -239,6 +239,7 @@ def recovers(site: Site) -> None:
     faults.recovered()
 
 
+@pytest.mark.each_release
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, in the open or well hidden")
 def test_no_command_of_psql_in_a_file_is_run(victim: Site) -> None:
     for command in COMMANDS:
@@ -293,6 +294,7 @@ def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Si
     recovers(victim)
 
 
+@pytest.mark.each_release
 @pytest.mark.fault(
     "Somebody evil", "a file from elsewhere reaches for files, programs, roles and other databases in SQL"
 )
@@ -348,6 +350,7 @@ def test_what_the_application_made_runs_as_a_role_without_rights(victim: Site) -
 RUN_WHILE_LOADED = ("checked", "domains", "generated", "defaults", "indexed", "triggered")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("table", RUN_WHILE_LOADED)
 def test_each_place_is_one_where_a_superusers_replay_would_be_lost(victim: Site, table: str) -> None:
     """So the attacks are real ones: with --as-superuser, which the manual warns of, the application becomes one."""

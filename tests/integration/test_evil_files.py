@@ -337,6 +337,7 @@ STORES = {
 SPOILS = 'link() { mv -T "$1" "$1.real"; ln -s "$victim/${1##*/}" "$1"; chown -h 65534 "$1"; }; '
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Somebody evil", "another user can rename in the store")
 @pytest.mark.parametrize("how", STORES)
 def test_nothing_is_written_to_a_store_in_which_another_can_rename(somebody: Somebody, how: str) -> None:

@@ -115,6 +115,7 @@ def test_an_error_that_quotes_a_row_comes_into_no_log(own_database: Site) -> Non
     drills.recovers(site)
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Somebody evil", "what drill.same_as_live asks catches the time limit and goes on")
 def test_a_function_that_catches_the_time_limit_is_ended(own_database: Site) -> None:
     site = own_database

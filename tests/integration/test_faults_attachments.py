@@ -55,6 +55,7 @@ NO_SOURCES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Attachments", "their directory is")
 @pytest.mark.parametrize("make", NO_SOURCES.values(), ids=NO_SOURCES)
 def test_a_run_fails_when_the_attachments_are_no_directory(site: Site, make: Callable[[Path], object]) -> None:
@@ -304,6 +305,7 @@ def test_a_path_that_is_too_long_to_be_restored_makes_a_suspect_set(site: Site) 
     recovers(site)
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Attachments", "there are a million small files")
 def test_a_million_files_are_taken_in_little_memory(site: Site) -> None:
     with mounted_tmpfs(site.attachments, 1 << 30):

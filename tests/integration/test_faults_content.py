@@ -30,6 +30,7 @@ def with_another_database(site: Site) -> None:
     sql(site.server, *EMPTY.split("; "), "create table patients as select n from generate_series(1, 10) n")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Content", "the database")
 @pytest.mark.parametrize(
     ("loses", "says"),

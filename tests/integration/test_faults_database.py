@@ -39,6 +39,7 @@ from tests.integration.support import (
 Ended = TypeVar("Ended")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Database", "pg_dump is broken")
 @pytest.mark.parametrize(
     ("body", "cause"),
@@ -73,6 +74,7 @@ def test_a_run_publishes_nothing_when_pg_dump_is_broken(site: Site, body: str, c
     recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Database", "pg_dumpall is broken")
 @pytest.mark.parametrize(
     ("body", "cause"),

@@ -41,6 +41,7 @@ def flipped(text: bytes) -> bytes:
     return text[: len(text) // 2] + bytes([text[len(text) // 2] ^ 1]) + text[len(text) // 2 + 1 :]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Content", "a drill finds a flipped byte in the file of")
 @pytest.mark.parametrize("kind", Kind)
 def test_a_flipped_byte_fails_the_drill(site: Site, kind: Kind) -> None:
@@ -53,6 +54,7 @@ def test_a_flipped_byte_fails_the_drill(site: Site, kind: Kind) -> None:
     drills.recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Content", "a drill finds a flipped byte, where the checksums are right, in the file of")
 @pytest.mark.parametrize("kind", Kind)
 def test_a_flipped_byte_that_the_manifest_knows_fails_the_drill(site: Site, kind: Kind) -> None:
@@ -77,6 +79,7 @@ def test_a_changed_value_fails_the_drill(site: Site) -> None:
     drills.recovers(site)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Content", "a drill finds in a dump whose checksums are right")
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -119,6 +122,7 @@ def test_a_dump_without_its_roles_fails_the_drill(site: Site) -> None:
     drills.recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Content", "a drill finds in an archive whose checksums are right that an attachment is")
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -177,6 +181,7 @@ def test_an_extension_that_the_throwaway_server_lacks_is_named_and_no_fault_of_t
     drills.recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "a program of a drill is killed")
 @pytest.mark.parametrize("program", ["gzip", "igzip", "tar", "perl"])
 def test_a_program_that_is_killed_under_a_drill_is_no_fault_of_the_set(site: Site, program: str) -> None:
@@ -259,6 +264,7 @@ def test_a_server_that_a_killed_drill_left_is_ended_by_the_next(site: Site) -> N
     faults.recovered("ok, and proven")
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a drill is killed")
 def test_a_drill_that_is_killed_at_any_moment_leaves_nothing_after_the_next(site: Site) -> None:
     before = dump(site.server), on_disk(site.attachments), drills.without_records(site)

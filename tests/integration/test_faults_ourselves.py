@@ -71,6 +71,8 @@ def test_a_program_that_says_bytes_of_its_data_fails_the_run_without_them(site: 
     recovers(site)
 
 
+@pytest.mark.each_release
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "a signal in the database")
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
@@ -89,6 +91,7 @@ def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "a signal in the attachments")
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_the_run_in_the_attachments_and_tar_with_it(site: Site, number: signal.Signals) -> None:
@@ -175,6 +178,7 @@ MEANWHILE = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "while a run works, somebody types")
 @pytest.mark.parametrize("words", MEANWHILE.values(), ids=MEANWHILE)
 def test_a_command_that_would_change_the_store_of_a_run_is_refused_and_changes_nothing(

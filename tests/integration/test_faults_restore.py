@@ -87,6 +87,7 @@ def tiny(new_site: Site, live: OnHost) -> Iterator[Site]:
             sql(live, f'drop database "{made}" with (force)')
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a restore is killed, or all or one of its programs are")
 def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_new(tiny: Site) -> None:
     site, chance = tiny, random.Random(20260203)  # noqa: S311 - moments, the same in every run of the tests

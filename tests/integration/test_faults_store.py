@@ -145,6 +145,7 @@ def test_a_run_publishes_nothing_when_the_disk_is_full_in_the_attachments(
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault(
     "Store", "the disk is full at each page in turn, from the last of the streams to the ledger, in a run of"
 )
@@ -261,6 +262,7 @@ CALLS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Store", "the disk refuses one call, each in turn and with another error")
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 def test_a_run_says_the_truth_whichever_call_the_disk_refuses(site: Site, calls: tuple[str, ...]) -> None:
@@ -374,6 +376,7 @@ NO_STORES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Store", "the store is")
 @pytest.mark.parametrize("make", NO_STORES.values(), ids=NO_STORES)
 def test_a_run_fails_on_a_store_that_is_no_directory(site: Site, make: Callable[[Path], object]) -> None:
@@ -567,6 +570,7 @@ def spoil(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Store", "the newest set is damaged behind our back")
 @pytest.mark.parametrize(("path", "damage", "state", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_set_that_was_damaged_is_told_of_and_pushes_no_good_one_out(

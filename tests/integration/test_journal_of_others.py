@@ -32,6 +32,7 @@ def test_a_program_of_ours_is_heard_by_the_journal_that_is_there(practices_journ
     assert journal.Event.REFUSED.value in practices_journal.close()
 
 
+@pytest.mark.sweep
 def test_building_the_package_on_a_practices_server_writes_nothing_into_its_journal(practices_journal: Journal) -> None:
     files = [f"tests/unit/{name}" for name in FAILING]
     argv = [*practices_journal.wrapper, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]

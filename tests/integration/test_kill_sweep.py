@@ -31,6 +31,7 @@ HOW: dict[signal.Signals | str, int] = {
 TRAILER = b"database dump complete\n"
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a run is killed, or all or one of its programs are")
 def test_a_run_that_is_killed_at_any_moment_loses_no_set_and_lies_in_none(site: Site) -> None:
     site.configure({"keep": KEEP})

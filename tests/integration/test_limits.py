@@ -30,6 +30,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "there is a limit, from far too low up to high enough, on")
 @pytest.mark.parametrize(("before", "limit", "values"), LIMITS.values(), ids=LIMITS)
 def test_a_limit_fails_the_run_or_does_not_matter(
@@ -88,6 +89,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Ourselves", "the run is started in a strange way")
 @pytest.mark.parametrize("script", WAYS.values(), ids=WAYS)
 def test_a_strange_start_does_not_matter(site: Site, script: str) -> None:

@@ -74,6 +74,7 @@ def path_without(site: Site, *names: str) -> str:
     return str(directory)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Ourselves", "a program does not do its work")
 @pytest.mark.parametrize(("program", "lie", "cause"), MATRIX)
 def test_a_program_that_does_not_do_its_work_never_makes_a_bad_set(
@@ -145,6 +146,7 @@ def test_a_program_that_hangs_fails_the_run_by_itself(site: Site) -> None:
     recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "rclone does not do its work in offsite push: it")
 @pytest.mark.parametrize(("body", "status"), RCLONE.values(), ids=RCLONE)
 def test_an_rclone_that_does_not_do_its_work_never_makes_a_copy_that_is_none(

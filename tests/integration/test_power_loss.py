@@ -241,6 +241,7 @@ SCENES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Ourselves", "the power fails after any step of")
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 def test_a_power_failure_after_any_step_leaves_all_sets_as_they_were_or_as_they_were_to_be(

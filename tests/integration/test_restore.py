@@ -29,6 +29,8 @@ from tests.integration.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.each_release
+
 CHANGES = ("delete from lines", "create table later (id int)", 'create schema "later"', "drop view reports.balances")
 UNLESS_IN_REPLAY = 'if ! grep -q "&& cat -- " /proc/$PPID/cmdline; then exec "$real" "$@"; fi; '
 REPLACE: tuple[str, ...] = ("--replace", "--as-superuser")  # the practice has objects of others

@@ -28,6 +28,8 @@ from tests.integration.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.each_release
+
 CHANGES = ("delete from lines", "create table later (id int)")
 SETTINGS = (
     "alter database \"{0}\" set search_path to public, reports, '$user'",

@@ -20,6 +20,8 @@ from tests.integration.support import Site, as_cluster_user, dump, sql
 from tests.integration.test_faults_restore import pg_ctl, small_site
 from tests.integration.test_restore_new import at_end, beside, in_new, printed
 
+pytestmark = pytest.mark.each_release
+
 DEFINITIONS = Path(__file__).with_name("definitions.sql")
 LEFT = "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'"
 OWNERS_AND_RIGHTS = r"""

@@ -65,6 +65,7 @@ def test_a_run_removes_nothing_when_one_stream_failed(site: Site, stream: str) -
     recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "BACKUP_KEEP would let every set go, or means nothing: it is")
 @pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.5"], ids=["0", "less than 0", "a word", "empty", "1.5"])
 def test_a_backup_keep_that_would_remove_everything_or_means_nothing_is_refused_by_name(site: Site, value: str) -> None:

@@ -31,6 +31,8 @@ from tests.integration.support import (
     sql,
 )
 
+pytestmark = pytest.mark.each_release
+
 HUGE_ID = 4_000_000_000
 
 

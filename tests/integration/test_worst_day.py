@@ -7,6 +7,8 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests.integration.support import Site, dump, on_disk, sql
 
+pytestmark = pytest.mark.each_release
+
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
 

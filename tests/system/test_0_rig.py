@@ -3,8 +3,12 @@
 import os
 import stat
 
+import pytest
+
 from tests.system import practice
 from tests.system.machine import Machine
+
+pytestmark = pytest.mark.each_release
 
 
 def test_machine_is_booted_by_systemd(machine: Machine) -> None:

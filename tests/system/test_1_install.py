@@ -7,6 +7,8 @@ import pytest
 from tests.system import admin
 from tests.system.machine import Machine
 
+pytestmark = pytest.mark.each_release
+
 AT_REST = {
     admin.TIMER: ["disabled", "inactive"],
     admin.SERVICE: ["static", "inactive"],

@@ -11,6 +11,8 @@ import pytest
 from tests.system import admin, practice
 from tests.system.machine import Machine
 
+pytestmark = pytest.mark.each_release
+
 FEW = "/srv/few"
 NATIVE_DATABASE = "database: {source: native}\nnative: {database: dental_pms}\n"
 MOMENT = r"\d{4}-\d{2}-\d{2}_\d{6}"

@@ -8,6 +8,8 @@ import pytest
 from tests.system import admin, compare, practice
 from tests.system.machine import Machine
 
+pytestmark = pytest.mark.each_release
+
 IN_CONTAINER = practice.in_db("{program} -U dental -d {database}")
 ON_HOST = "runuser -u postgres -- {program} -d {database}"
 

@@ -48,6 +48,7 @@ def labelled(number: int, directory: str = practice.PROJECT_DIR) -> str:
 # --- before the run
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Database", "before the run, the database's container is")
 @pytest.mark.parametrize(
     ("strike", "hint"),
@@ -121,6 +122,7 @@ def test_a_second_container_in_the_middle_of_the_dump_changes_nothing(host: Mach
 # --- in the middle of the dump
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Database", "in the middle of the dump, the database's container is")
 @pytest.mark.parametrize(
     ("strike", "said_of_it"),
@@ -145,6 +147,7 @@ def test_a_container_that_goes_away_under_the_dump_is_temporary(host: Machine, s
     faults.recovers(host)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Database", "in the middle of the dump, the docker daemon is")
 @pytest.mark.parametrize(
     ("strike", "cause"),
@@ -189,6 +192,7 @@ def test_a_dump_whose_docker_daemon_was_restarted_over_it_is_ended_on_the_server
     faults.recovers(host)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Database", "in the middle of the dump, all stands still")
 @pytest.mark.parametrize(
     ("strike", "mend"),
@@ -216,6 +220,7 @@ END_ITS_SESSION = (
 )
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Database", "in the middle of the dump, in the container")
 @pytest.mark.parametrize(
     ("strike", "cause", "said_of_it"),
@@ -274,6 +279,7 @@ def begin_to_migrate(host: Machine, table: str, change: str) -> None:
     admin.wait_for(lambda: practice.sql(host, HELD) != "0")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Database", "a migration that the dump waits for")
 @pytest.mark.parametrize(
     ("change", "cause"),
@@ -372,6 +378,7 @@ def test_a_server_that_a_full_disk_stops_under_the_dump_is_temporary(host: Machi
 LYING_DOCKER = '#!/bin/bash\ncase "$*" in {}) {} ;; esac\nexec /usr/bin/docker "$@"\n'
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Database", "the docker client")
 @pytest.mark.parametrize(
     ("words", "does", "cause", "status"),
@@ -443,6 +450,7 @@ def restore_going_on(host: Machine) -> Iterator[None]:
         admin.wait_for(lambda: host.run("cat /root/status", check=False).returncode == 0, timeout_s=180)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Database", "in the middle of a restore")
 @pytest.mark.parametrize(
     ("strike", "road"),

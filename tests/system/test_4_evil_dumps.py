@@ -73,6 +73,7 @@ def reached(host: Machine) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, and is restored in compose, by")
 def test_no_command_in_a_file_is_run_here_or_in_the_container(host: Machine) -> None:
     for command in COMMANDS:

@@ -154,6 +154,7 @@ def test_service_takes_the_containers_own_programs_and_says_so(host: Machine) ->
     assert taken[0].endswith(", road namespace)")
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("wanted", ["namespace", "exec"])
 def test_dump_is_the_same_by_every_road(host: Machine, wanted: str) -> None:
     host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {wanted}}}\n")
@@ -215,6 +216,7 @@ def test_stop_ends_the_dump_at_once(host: Machine, wanted: str) -> None:
     faults.recovers(host)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, the container is")
 @pytest.mark.parametrize(
     "strike",

@@ -66,6 +66,7 @@ def slow_tar(host: Machine, *, mib: int = 20) -> Iterator[None]:
         host.run(f"rm {FEW}/large /usr/local/bin/tar")
 
 
+@pytest.mark.each_release
 def test_start_returns_when_the_run_is_done_and_the_set_is_there(host: Machine) -> None:
     assert start(host) == 0
     assert admin.state(host) == "inactive"
@@ -91,6 +92,7 @@ def test_start_with_a_wrong_configuration_exits_78(host: Machine) -> None:
     assert refused["DENTAL_PMS_CAUSE"] == "configuration"
 
 
+@pytest.mark.each_release
 def test_journal_tells_the_story_of_a_run_with_fields(host: Machine) -> None:
     began = admin.moment(host)
     assert start(host) == 0
@@ -148,6 +150,7 @@ def test_run_by_hand_is_in_the_services_journal(host: Machine) -> None:
     assert {entry["DENTAL_PMS_TRIGGER"] for entry in found} == {"command"}
 
 
+@pytest.mark.each_release
 def test_status_says_what_the_run_does_and_moves(host: Machine) -> None:
     seen: dict[str, None] = {}
     host.run(f"head -c 20M /dev/urandom >{FEW}/large")
@@ -207,6 +210,7 @@ def test_run_that_moves_no_byte_any_more_gives_up_by_itself(host: Machine) -> No
     assert admin.names(host, admin.FALLBACK_STORE) == []
 
 
+@pytest.mark.each_release
 def test_stop_in_the_middle_of_the_attachments_leaves_no_trace(host: Machine) -> None:
     with slow_tar(host):
         assert start(host, options="--no-block") == 0
@@ -295,6 +299,7 @@ def test_service_is_ordered_after_docker_and_postgresql_without_requiring_either
     assert shown == {"Type": "oneshot", "NotifyAccess": "main"}
 
 
+@pytest.mark.each_release
 def test_no_password_and_no_row_reaches_journal_output_or_arguments(host: Machine) -> None:
     practice.sql(host, "create table if not exists leak (who text); insert into leak values ('PATIENT-Zacharias')")
     began = admin.moment(host)
@@ -324,6 +329,7 @@ def test_dump_of_a_set_holds_no_role_passwords(host: Machine) -> None:
     assert practice.PASSWORD not in roles
 
 
+@pytest.mark.each_release
 def test_timer_that_the_admin_enabled_fires_and_the_journal_says_timer(host: Machine) -> None:
     # TRIGGER_TIMER_REALTIME_USEC, by which a run knows, is there since systemd 252: on both suites.
     admin.drop_in(host, "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/4\n", admin.TIMER)
@@ -420,6 +426,7 @@ def test_dry_run_reaches_the_sources_and_touches_nothing(host: Machine) -> None:
         host.run(f"ls {admin.FALLBACK_STORE}")
 
 
+@pytest.mark.each_release
 def test_service_backs_up_a_native_database_and_directory(host: Machine) -> None:
     admin.make_native_ready(host)
     host.write(admin.CONFIG, admin.NATIVE)

@@ -110,6 +110,7 @@ def test_a_run_that_may_not_wait_for_another_one_is_temporary_and_the_other_succ
 # --- it is short of something
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "the unit has too little of")
 @pytest.mark.parametrize(
     ("limit", "cause", "status", "said_of_it"),

@@ -10,6 +10,8 @@ import pytest
 from tests.system import admin
 from tests.system.machine import RIG, Machine
 
+pytestmark = pytest.mark.each_release
+
 CLONE = "git clone --quiet /root/checkout.bundle /root/checkout"
 LEFT = "ls /tmp /var/tmp; cat /proc/[0-9]*/comm | grep postgres; git -C /root/checkout status --porcelain"
 TIMEOUT_S = 900

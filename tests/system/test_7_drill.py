@@ -49,6 +49,7 @@ def left_behind(host: Machine) -> str:
     return host.run(f"{OURS}; {directories}; {programs}; true").stdout
 
 
+@pytest.mark.each_release
 def test_a_set_of_a_compose_project_is_proven_in_a_container_of_its_image(host: Machine) -> None:
     before = practice.sql(host, IDENTITY)
     said = drills_well(host, where="container")
@@ -83,6 +84,7 @@ def test_the_container_of_a_drill_has_the_live_image_no_network_and_no_word_of_t
     admin.wait_for(lambda: admin.properties(host, DRILL, "ActiveState")["ActiveState"] != "activating", timeout_s=180)
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("source", ["compose", "native"])
 def test_the_service_drills_the_newest_set_in_its_sandbox(host: Machine, source: str) -> None:
     if source == "native":
@@ -160,6 +162,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Content", f"a drill in a container finds, where the checksums are right, {', '.join(DAMAGES)}")
 def test_damage_of_every_kind_is_found_and_named(host: Machine) -> None:
     live = practice.sql(host, IDENTITY)
@@ -181,6 +184,7 @@ def test_damage_of_every_kind_is_found_and_named(host: Machine) -> None:
     faults.recovered("ok, and proven")
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Ourselves", f"at {KILLS} random moments a drill in a container is killed")
 def test_a_drill_in_a_container_that_is_killed_at_any_moment_leaves_nothing_after_the_next(host: Machine) -> None:
     before = practice.sql(host, IDENTITY), admin.files(host, admin.FALLBACK_STORE)

@@ -88,6 +88,7 @@ def of_the_user(host: Machine, idle: int) -> str:
     return host.run(f"ps -u {USER} -o pid=,args= | grep -v '^ *{idle} '", check=False).stdout
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "a dump tries to leave its drill")
 @pytest.mark.parametrize("how", ["typed", "in the unit"])
 def test_a_dump_gets_nowhere(host: Machine, source: str, how: str) -> None:
@@ -120,6 +121,7 @@ def test_a_dump_gets_nowhere(host: Machine, source: str, how: str) -> None:
     faults.recovered("needed nothing")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "a drill is killed, in the unit, under a dump that wants to stay")
 def test_nothing_outlives_a_drill_that_is_killed(host: Machine, source: str) -> None:
     with processes(host) as idle:

@@ -85,6 +85,7 @@ def test_a_new_machine_gets_the_whole_practice_back_from_the_store_alone(host: M
     assert len(after) > 800
 
 
+@pytest.mark.each_release
 def test_the_commands_of_the_man_page_bring_an_empty_server_back(host: Machine) -> None:
     admin.took(host)
     rows, dump = compare.rows(host, PSQL), compare.schema(host, PG_DUMP)

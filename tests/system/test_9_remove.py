@@ -5,6 +5,8 @@ import pytest
 from tests.system import admin
 from tests.system.machine import Machine
 
+pytestmark = pytest.mark.each_release
+
 STAMP = "/var/lib/systemd/timers/stamp-dental-pms-backup.timer"
 GONE = {unit: ["not-found", "inactive"] for unit in (admin.TIMER, admin.SERVICE, admin.DRILL_TIMER, admin.DRILL)}
 
