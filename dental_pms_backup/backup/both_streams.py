@@ -67,7 +67,7 @@ def take_all(order: one_stream.Order, found: Sources, config: Config) -> list[Pr
             attempts.make(stream, take)
     _raise_failures(attempts)
     stop.check()
-    _compare_with_rows(attempts, order, config.suspect.attachments_table)
+    _compare_with_rows(attempts, order, config.application.table)
     return [attempts.proven[stream] for stream in takes]
 
 
@@ -81,13 +81,13 @@ def _side_by_side(found: Sources) -> bool:
     return data is not None and disks.differ(data, found.attachments.path)
 
 
-def _compare_with_rows(attempts: _Attempts, order: one_stream.Order, table: str) -> None:
+def _compare_with_rows(attempts: _Attempts, order: one_stream.Order, table: str | None) -> None:
     """Add what is strange about the attachments beside the dump's rows that have files, where it was taken, too."""
     if Stream.ATTACHMENTS not in attempts.proven:
         return
     database = attempts.proven.get(Stream.DB)
     rows = database.manifest["rows"] if database else {}
-    count = rows.get(table, rows.get(f"public.{table}", 0))
+    count = rows.get(table, rows.get(f"public.{table}", 0)) if table else 0
     attempts.proven[Stream.ATTACHMENTS] = one_stream.beside_rows(attempts.proven[Stream.ATTACHMENTS], count, order)
 
 

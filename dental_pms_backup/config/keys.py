@@ -240,6 +240,43 @@ KEYS = (
         says="mount point in the backend that holds the attachments",
     ),
     Key(
+        name="application.table",
+        kind="text",
+        default="attachments",
+        null_too=True,
+        says="the application's table that has a row for each file, as SQL names it; null: no table names the files",
+    ),
+    Key(
+        name="application.key_column",
+        kind="text",
+        default="storage_key",
+        says="its column with a file's path below application.directory",
+    ),
+    Key(
+        name="application.size_column",
+        kind="text",
+        default="byte_size",
+        says="its column with a file's size in bytes",
+    ),
+    Key(
+        name="application.name_column",
+        kind="text",
+        default="original_filename",
+        says="its column with the name that extract gives a file",
+    ),
+    Key(
+        name="application.directory",
+        kind="text",
+        default="attachments",
+        says="directory among the attachments in which these files are; a dot: they are not in one",
+    ),
+    Key(
+        name="application.query",
+        kind="text",
+        default=None,
+        says="SQL that returns path and size of every file that the database knows; unset: both columns of the table",
+    ),
+    Key(
         name="suspect.db_shrink_percent",
         kind="number",
         default=50,
@@ -259,12 +296,6 @@ KEYS = (
         default=50,
         most=100,
         says="the same for the archive of the attachments",
-    ),
-    Key(
-        name="suspect.attachments_table",
-        kind="text",
-        default="attachments",
-        says="table whose rows have files; an empty archive beside rows in it makes the set suspect",
     ),
     Key(
         name="drill.where",
@@ -288,20 +319,6 @@ KEYS = (
         says="seconds after which a drill gives up",
     ),
     Key(
-        name="drill.files_query",
-        kind="text",
-        default="select storage_key, byte_size from attachments",
-        null_too=True,
-        says="SQL that returns name and size of every file that the database knows; each has to be in the archive; "
-        "null: no table names the files",
-    ),
-    Key(
-        name="drill.files_below",
-        kind="text",
-        default="attachments",
-        says="directory in the archive in which these files are; a dot: they are not in one",
-    ),
-    Key(
         name="drill.checks",
         kind="checks",
         default=(),
@@ -316,18 +333,6 @@ KEYS = (
     ),
     Key(
         name="drill.after_run", kind="switch", default=False, says="start the drill's service after each successful run"
-    ),
-    Key(
-        name="extract.key_column",
-        kind="text",
-        default="storage_key",
-        says="column of suspect.attachments_table with a file's path below drill.files_below",
-    ),
-    Key(
-        name="extract.name_column",
-        kind="text",
-        default="original_filename",
-        says="column of suspect.attachments_table with the name that extract gives a file",
     ),
     Key(
         name="offsite.remote",

@@ -31,7 +31,7 @@ def example() -> str:
     """Return a configuration file that holds every key with its default and what it does."""
     lines = [
         "# Every key of /etc/dental-pms/backup.yaml with its default. Copy what you want to change.",
-        "# A key that says null is unset, but for drill.files_query, where it means that there is none.",
+        "# A key that says null is unset, but for application.table, where it means that there is none.",
     ]
     section = ""
     for key in sorted(KEYS, key=lambda key: "." in key.name):

@@ -56,12 +56,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
-    """From when on a set is suspect: percent smaller than the last good one; a table whose rows have files."""
+    """From when on a set is suspect: percent smaller than the last good one."""
 
     db_shrink_percent: int
     rows_shrink_percent: int
     attachments_shrink_percent: int
-    attachments_table: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,28 +103,43 @@ class Attachments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """The application's table of attachments; neither ``table`` nor ``query``: the database knows of no files."""
+
+    table: str | None
+    key_column: str
+    size_column: str
+    name_column: str
+    directory: str
+    query: str | None
+
+    @property
+    def files(self) -> str | None:
+        """SQL that returns path and size of every file."""
+        if self.query or not self.table:
+            return self.query
+        path, size = (f'"{name.replace(chr(34), chr(34) * 2)}"' for name in (self.key_column, self.size_column))
+        return f"select {path}, {size} from {self.table}"  # noqa: S608 - the admin's words, asked as a role that reads
+
+    @property
+    def below(self) -> str:
+        """What stands before a file's path in an archive: the directory and a slash, or nothing."""
+        return "" if self.directory == "." else f"{self.directory.strip('/')}/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
     """How a drill restores and what it asks; ``timeout_s`` is for all of it.
 
-    ``checks`` and ``same_as_live`` are names with a query each; no ``files_query``: the database knows of no files.
+    ``checks`` and ``same_as_live`` are names with a query each.
     """
 
     where: Where
     directory: Path
     timeout_s: int
-    files_query: str | None
-    files_below: str
     checks: Checks
     same_as_live: Checks
     after_run: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extract:
-    """The columns of the table of attachments by which an extracted file gets its original name."""
-
-    key_column: str
-    name_column: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +166,8 @@ class Config:
     database: Database
     native: Native
     attachments: Attachments
+    application: Application
     drill: Drill
-    extract: Extract
     offsite: Offsite
     values: Mapping[str, Value] = field(repr=False)
     origins: Mapping[str, str] = field(repr=False)
@@ -309,8 +323,8 @@ def _config(values: Mapping[str, Any], origins: Mapping[str, str], credentials: 
         database=Database(**database | {"source": Source(database["source"]), "road": Road(database["road"])}),
         native=Native(**native | {"pgpass_file": credential(native["pgpass_file"])}),
         attachments=Attachments(**section("attachments")),
+        application=Application(**section("application")),
         drill=Drill(**drill | {"where": Where(drill["where"])}),
-        extract=Extract(**section("extract")),
         offsite=Offsite(**offsite | {"rclone_config": credential(offsite["rclone_config"])}),
         values=values,
         origins=origins,

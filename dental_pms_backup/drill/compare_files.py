@@ -161,10 +161,10 @@ def _failure(failed: programs.Ended) -> BackupError:
         return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
     if state == admin_queries.NO_RIGHT:
         return ConfigError(
-            ("drill.files_query: it needs a right beyond reading, expected a query that only reads",),
-            hint="see drill.files_query in man dental-pms-backup.yaml",
+            ("application.query: it needs a right beyond reading, expected a query that only reads",),
+            hint="see section application in man dental-pms-backup.yaml",
         )
     return load.not_of_the_set(state, failed) or DrillError(
-        f"attachments: drill.files_query failed (SQLSTATE {state}), expected names and sizes",
+        f"attachments: the query of section application failed (SQLSTATE {state}), expected paths and sizes",
         hint="dental-pms-backup config show",
     )

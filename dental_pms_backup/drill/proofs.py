@@ -275,23 +275,23 @@ def _compare_rows(job: Job, came_back: Tally) -> None:
 
 def _match_files(job: Job, reading: _Reading) -> None:
     """Look for the file of every row that has one."""
-    findings, settings = job.findings, job.config.drill
+    findings, application = job.findings, job.config.application
     if Kind.ATTACHMENTS not in job.files or findings.results[ATTACHMENTS] is Result.FAILED:
         findings.leave(FILES, "the set has no archive that can be compared")
         return
-    if settings.files_query is None:
-        findings.leave(FILES, "drill.files_query is null")
+    if application.files is None:
+        findings.leave(FILES, "application.table is null")
         return
     found = None
     with findings.proof(FILES):
         notify.status("drill: attachments: looking for the file of every row")
         rows = admin_queries.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
-        found = compare_files.match(rows, settings.files_query, settings.files_below, job.place, beat=job.limit.beat)
+        found = compare_files.match(rows, application.files, application.directory, job.place, beat=job.limit.beat)
         if found:
             findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
             _refuse_lack(found)
-        elif job.config.origins["drill.files_query"] != "default":
-            raise DrillError("attachments: drill.files_query names a table that did not come back, expected it")
+        elif {job.config.origins[key] for key in ("application.table", "application.query")} != {"default"}:
+            raise DrillError("attachments: section application names a table that did not come back, expected it")
     if findings.results[FILES] is Result.PASSED and not found:
         _demand_word(job)
 
@@ -314,10 +314,10 @@ def _demand_word(job: Job) -> None:
     if job.findings.figures["entries"] > ONLY_THE_DIRECTORY and not job.findings.problems:
         raise ConfigError(
             (
-                f"drill.files_query: set {job.stored.name} has attachments, but no table attachments that names them, "
-                "expected a query that does",
+                f"application.table: set {job.stored.name} has attachments, but no table attachments that names them, "
+                "expected the table that does",
             ),
-            hint="set drill.files_query in /etc/dental-pms/backup.yaml, to null where no table names the files",
+            hint="set application.table in /etc/dental-pms/backup.yaml, to null where no table names the files",
         )
 
 

@@ -83,12 +83,14 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
 
 
 def match(config: Config, *, watch: Watch) -> Matched | None:
-    """Compare the rows of the attachments' table with the files; None without such a table.
+    """Compare the rows of the application's table of attachments with the files; None without such a table.
 
     RestoreError, with numbers only, when a row lacks its file.
     """
+    if config.application.table is None:
+        return None
     live = sources.database(config)
-    wanted = postgres.literal(config.suspect.attachments_table)
+    wanted = postgres.literal(config.application.table)
     table, _, kind = postgres.ask(live.server, TABLE.format(table=wanted)).rpartition(" ")
     if not table:
         return None

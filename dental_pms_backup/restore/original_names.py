@@ -63,13 +63,17 @@ def names(config: Config, stored: StoredSet | None, paths: Sequence[str], *, wat
 
     A dump that cannot be read is warned of: the files themselves are what is wanted.
     """
-    below = "" if config.drill.files_below == "." else f"{config.drill.files_below.strip('/')}/"
-    keys = {member(path).removeprefix(below): path for path in paths if member(path).startswith(below)}
+    application = config.application
+    keys = {
+        member(path).removeprefix(application.below): path
+        for path in paths
+        if member(path).startswith(application.below)
+    }
     artefact = stored.artefact(Kind.DB) if stored else None
-    if artefact is None or not keys:
+    if artefact is None or not keys or not application.table:
         return {}
     dump = dump_file.Source(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
-    columns = (config.suspect.attachments_table, config.extract.key_column, config.extract.name_column)
+    columns = (application.table, application.key_column, application.name_column)
     try:
         with dump_file.opened(dump) as descriptor, watch.reading("db: original names", descriptor) as beat:
             found = _found(descriptor, columns, list(keys), beat)

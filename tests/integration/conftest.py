@@ -26,8 +26,9 @@ ON_ONE_RELEASE = {"test_power_loss", "test_clocks", "test_faults_content", "test
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the tests that meet a fault be rows of tests/FAULTS.md, and leave out what is not in scope."""
-    config.pluginmanager.register(faults)
-    config.pluginmanager.register(scope)
+    for plugin in (faults, scope):
+        if not config.pluginmanager.is_registered(plugin):
+            config.pluginmanager.register(plugin)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

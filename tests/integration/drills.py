@@ -156,7 +156,7 @@ def rearchived(change: Callable[[dict[str, bytes]], object]) -> Callable[[bytes]
 
 def knows_its_files(site: Site, names: Sequence[str]) -> None:
     """Give the practice a table of attachments as upstream has it, and the files that its rows name."""
-    site.configure({"drill.files_query": None})  # the default: upstream's
+    site.configure({"application.table": None})  # the default: upstream's
     sql(site.server, "create table attachments (storage_key text, byte_size int)")
     for number, name in enumerate(names):
         file = site.attachments / "attachments" / name

@@ -72,7 +72,7 @@ class Site:
             "native.database": self.server.database,
             "attachments.path": str(self.attachments),
             "drill.directory": str(self.place),
-            "drill.files_query": None,  # the practice has no such table
+            "application.table": None,  # the practice has no such table
         }
         self.configure()
 

@@ -370,40 +370,40 @@ def test_every_row_finds_its_file_whatever_its_name(own_database: Site) -> None:
 
 def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> None:
     query = "select '2026/' || to_char(n, 'FM0000') || '.jpg', 3000 + n * 700 from generate_series(0, 19) n"
-    site.configure({"drill.files_query": query, "drill.files_below": "."})
+    site.configure({"application.query": query, "application.directory": "."})
     said = drills_well(site)
     assert (said["proof_files"], said["rows_with_files"], said["orphans"]) == ("passed", "20", "1")
 
 
 @pytest.mark.parametrize("query", ["select a, b from nowhere", "select nonsense, 1", "select 'x'; select"])
 def test_a_query_for_the_files_that_fails_is_no_proof(site: Site, query: str) -> None:
-    site.configure({"drill.files_query": query})
+    site.configure({"application.query": query})
     assert "proof_files=failed\n" in drills.fails(site, cause="drill").stdout
 
 
 @pytest.mark.fault("Attachments", "no table names the files of a set that is drilled")
 def test_files_of_which_no_table_knows_are_no_proof_until_the_admin_says_so(site: Site) -> None:
-    site.configure({"drill.files_query": None})  # as by default
+    site.configure({"application.table": None})  # as by default
     met = drills.fails(site, cause="configuration", status=78)
-    assert "has attachments, but no table attachments that names them, expected a query that does" in met.stderr
-    assert "hint: set drill.files_query in /etc/dental-pms/backup.yaml, to null where no table names the files" in (
+    assert "has attachments, but no table attachments that names them, expected the table that does" in met.stderr
+    assert "hint: set application.table in /etc/dental-pms/backup.yaml, to null where no table names the files" in (
         met.stderr
     )
-    site.config.write_text(site.config.read_text().replace("drill:\n", "drill:\n  files_query: null\n"))
+    site.config.write_text(site.config.read_text() + "application:\n  table: null\n")
     assert drills_well(site)["proof_files"] == "not checked"
-    assert "  files: not checked (drill.files_query is null)\n" in site.run("show", "latest").stdout
+    assert "  files: not checked (application.table is null)\n" in site.run("show", "latest").stdout
     faults.recovered("ok, and proven, once the admin has said that it is so")
 
 
 def test_what_speaks_against_a_set_is_told_although_no_table_knows_its_files(site: Site) -> None:
-    site.configure({"drill.files_query": None, "drill.checks": {"odd one": "select false"}})
+    site.configure({"application.table": None, "drill.checks": {"odd one": "select false"}})
     assert "check odd one: returned false" in drills.fails(site, cause="drill").stderr
 
 
 def test_no_files_need_no_table(new_site: Site) -> None:
     shutil.rmtree(new_site.attachments)
     new_site.attachments.mkdir()
-    new_site.configure({"drill.files_query": None})
+    new_site.configure({"application.table": None})
     new_site.takes()
     assert drills_well(new_site)["proof_files"] == "not checked"
 

@@ -88,6 +88,7 @@ HOSTILE = {
 def practice(own_database: Site) -> Site:
     """A site with files that the application has a name for, as hostile as a patient can make them."""
     site = own_database
+    site.configure({"application.table": None})  # as by default
     sql(site.server, "create table attachments (id int, patient_id int, original_filename text, storage_key text)")
     directory = site.attachments / "attachments/ab"
     directory.mkdir(parents=True)
@@ -150,17 +151,17 @@ def test_the_columns_of_another_application_are_configured(practice: Site) -> No
     sql(practice.server, """insert into x."Files" values ('attachments/ab/0001.png', 'other.png')""")
     practice.configure(
         {
-            "suspect.attachments_table": 'x."Files"',
-            "extract.key_column": "the key",
-            "extract.name_column": 'a "name"',
-            "drill.files_below": ".",
+            "application.table": 'x."Files"',
+            "application.key_column": "the key",
+            "application.name_column": 'a "name"',
+            "application.directory": ".",
         }
     )
     name = practice.takes()
     target = practice.place / "out"
     target.mkdir()
     assert f"extracted={target}/other.png\n" in extracts(practice, name, PNG, "--to", target).stdout
-    practice.configure({"extract.name_column": "missing"})
+    practice.configure({"application.name_column": "missing"})
     assert f"extracted={target}/0001.png\n" in extracts(practice, name, PNG, "--to", target).stdout
 
 

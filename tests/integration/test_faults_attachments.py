@@ -85,9 +85,10 @@ def test_empty_attachments_beside_rows_with_files_make_a_suspect_set(own_databas
     shutil.rmtree(site.store)
     inside = (site.attachments / "2026").rename(site.place / "aside")
     if table == "attachments":
+        site.configure({"application.table": None})  # as by default
         sql(site.server, "create table attachments as select 1")
     else:
-        site.configure({"suspect.attachments_table": table})
+        site.configure({"application.table": table})
     _, done = is_suspect(site)
     assert re.search(r"is suspect: attachments: empty, expected files \([1-9]\d* rows with files\); ", done.stderr)
     inside.rename(site.attachments / "2026")

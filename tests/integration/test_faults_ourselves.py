@@ -96,7 +96,7 @@ def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_the_run_in_the_attachments_and_tar_with_it(site: Site, number: signal.Signals) -> None:
     note = site.place / "note"
-    path = site.fake_compressor("igzip", f"head -c 10000 >/dev/null; echo $$ >{note}; exec sleep 30")
+    path = site.fake_compressor("igzip", f"head -c 10000 >/dev/null; echo $$ >{note}; exec sleep 1000")
     with listening(site) as journal, site.running("run", "attachments", wrapper=journal.wrapper, PATH=path) as process:
         wait_until(lambda: note.exists() and note.read_text().endswith("\n"))
         is_interrupted(site, process, number, journal)

@@ -70,7 +70,7 @@ def tiny(new_site: Site, live: OnHost) -> Iterator[Site]:
     site, name = new_site, f"tiny_{new_site.place.name}"
     sql(live, f'create database "{name}"')
     site.server = postgres.in_database(live, name)
-    site.configure({"native.database": name})
+    site.configure({"native.database": name, "application.table": None})
     (site.attachments / "attachments").mkdir()
     (site.attachments / "attachments/scan").write_text("scan")
     sql(

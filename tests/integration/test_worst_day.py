@@ -16,6 +16,7 @@ TABLE = "create table attachments (id int, storage_key text not null, byte_size 
 def practice(own_database: Site) -> Site:
     """A site whose database has a row for each file of its attachments, and a set of both."""
     site = own_database
+    site.configure({"application.table": None})  # as by default
     sql(site.server, TABLE)
     below = site.attachments / "attachments/p/zähne"
     below.mkdir(parents=True)

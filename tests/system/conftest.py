@@ -16,8 +16,9 @@ CHOSEN = os.environ.get("DENTAL_PMS_TEST_SUITES", " ".join(SUITES)).split()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the tests that meet a fault be rows of tests/FAULTS.md, and leave out what is not in scope."""
-    config.pluginmanager.register(faults)
-    config.pluginmanager.register(scope)
+    for plugin in (faults, scope):
+        if not config.pluginmanager.is_registered(plugin):
+            config.pluginmanager.register(plugin)
 
 
 def booted(suite: str) -> Iterator[Machine]:

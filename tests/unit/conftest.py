@@ -41,7 +41,8 @@ FOREIGN = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(scope)
+    if not config.pluginmanager.is_registered(scope):
+        config.pluginmanager.register(scope)
 
 
 def pytest_unconfigure() -> None:

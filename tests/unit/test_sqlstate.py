@@ -52,7 +52,7 @@ def why(*said: str) -> BackupError:
 def test_a_query_for_files_that_the_server_refuses_is_told_apart_from_a_server_that_ends(severity: str) -> None:
     refused = why(f"psql:<stdin>:1: {severity}:  42P01")
     assert isinstance(refused, DrillError)
-    assert "drill.files_query failed (SQLSTATE 42P01)" in refused.message
+    assert "the query of section application failed (SQLSTATE 42P01)" in refused.message
     assert isinstance(why(f"psql:<stdin>:1: {severity}:  57P01"), TemporaryError)
     for ended in ("psql:<stdin>:1: FATAL:  XX000", "psql:<stdin>:1: HINWEIS:  42P07", "psql: error: gone"):
         assert isinstance(why(ended), TemporaryError)

@@ -19,9 +19,7 @@ from tests.unit.builders import NAME, program
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIMITS = Suspect(
-    db_shrink_percent=50, rows_shrink_percent=50, attachments_shrink_percent=50, attachments_table="attachments"
-)
+LIMITS = Suspect(db_shrink_percent=50, rows_shrink_percent=50, attachments_shrink_percent=50)
 # a file that shrinks while it is read the first times
 SHRINKS = """\
 case "$*" in *--list*) exec /usr/bin/tar "$@" ;; esac

@@ -18,7 +18,6 @@ def limits(*, db: int = 50, rows: int = 50, attachments: int = 50) -> Suspect:
         db_shrink_percent=db,
         rows_shrink_percent=rows,
         attachments_shrink_percent=attachments,
-        attachments_table="attachments",
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
     "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, "
-    "suspect, drill, extract, offsite"
+    "application, suspect, drill, offsite"
 )
 IN_COMPOSE = "compose.project_dir, compose.project, compose.db_service, compose.backend_service"
 KEEP = "expected a whole number from 1 to 1000000"
@@ -507,7 +507,7 @@ reserve_mb: 100
 stall_timeout_s: 60
 compression_level: 9
 lock_wait_s: 5
-suspect: {db_shrink_percent: 10, rows_shrink_percent: 15, attachments_shrink_percent: 20, attachments_table: files}
+suspect: {db_shrink_percent: 10, rows_shrink_percent: 15, attachments_shrink_percent: 20}
 retry: {attempts: 7, wait_s: 9}
 compose: {project_dir: /opt/pms, project: pms, db_service: postgres, backend_service: api}
 database: {source: native, lock_wait_s: 11, role_passwords: yes}
@@ -517,12 +517,16 @@ drill:
   where: cluster
   directory: /mnt/drills
   timeout_s: 60
-  files_query: select name, size from files
-  files_below: .
   checks: {patients: "select true", "no. 2": "select\\n false;"}
   same_as_live: {revision: select version_num from alembic_version}
   after_run: yes
-extract: {key_column: key, name_column: name}
+application:
+  table: files
+  key_column: key
+  size_column: size
+  name_column: name
+  directory: .
+  query: select name, size from files
 offsite: {remote: "crypt:there", rclone_config: /r.conf}
 """
     found = load(tmp_path, content)
@@ -535,9 +539,7 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
         compression_level=9,
         lock_wait_s=5,
         stall_timeout_s=60,
-        suspect=settings.Suspect(
-            db_shrink_percent=10, rows_shrink_percent=15, attachments_shrink_percent=20, attachments_table="files"
-        ),
+        suspect=settings.Suspect(db_shrink_percent=10, rows_shrink_percent=15, attachments_shrink_percent=20),
         retry=settings.Retry(attempts=7, wait_s=9),
         compose=settings.Compose(
             project_dir=Path("/opt/pms"), project="pms", db_service="postgres", backend_service="api"
@@ -557,13 +559,18 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
             where=Where.CLUSTER,
             directory=Path("/mnt/drills"),
             timeout_s=60,
-            files_query="select name, size from files",
-            files_below=".",
             checks=(("patients", "select true"), ("no. 2", "select\n false;")),
             same_as_live=(("revision", "select version_num from alembic_version"),),
             after_run=True,
         ),
-        extract=settings.Extract(key_column="key", name_column="name"),
+        application=settings.Application(
+            table="files",
+            key_column="key",
+            size_column="size",
+            name_column="name",
+            directory=".",
+            query="select name, size from files",
+        ),
         offsite=settings.Offsite(remote="crypt:there", rclone_config=Path("/r.conf")),
         values=found.values,
         origins=found.origins,
@@ -584,13 +591,19 @@ def test_switch_is_read_as_yaml_1_1_spells_it(text: str, value: bool, tmp_path: 
 
 def test_null_unsets_a_key_that_may_be_unset(tmp_path: Path) -> None:
     assert load(tmp_path, "compose:\n  project: null\n").compose.project is None
-    assert load(tmp_path, "drill:\n  files_query: null\n").drill.files_query is None
-    assert load(tmp_path, "drill:\n  files_query: ~\n").drill.files_query is None
+    assert load(tmp_path, "application:\n  table: null\n").application.files is None
+    assert load(tmp_path, "application:\n  table: ~\n").application.files is None
 
 
 def test_what_turns_a_check_off_has_to_be_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"drill\.files_query: no value, expected"):
-        load(tmp_path, "drill:\n  files_query:   # select name, size from files\n")
+    with pytest.raises(ConfigError, match=r"application\.table: no value, expected"):
+        load(tmp_path, "application:\n  table:   # files\n")
+
+
+def test_the_files_of_the_application_are_asked_for_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    assert load(tmp_path, "keep: 3\n").application.files == 'select "storage_key", "byte_size" from attachments'
+    names = "application: {table: 'x.\"Files\"', key_column: the key, size_column: 'a \"size\"'}\n"
+    assert load(tmp_path, names).application.files == 'select "the key", "a ""size""" from x."Files"'
 
 
 def test_loaded_configuration_cannot_be_changed(tmp_path: Path) -> None:
@@ -685,7 +698,7 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
         "default": 14,
     }
     assert properties["backup_dir"]["type"] == ["string", "null"]
-    assert properties["drill"]["properties"]["files_query"]["type"] == ["string", "null"]
+    assert properties["application"]["properties"]["table"]["type"] == ["string", "null"]
     assert properties["database"]["properties"]["role_passwords"]["type"] == "boolean"
     assert properties["database"]["properties"]["source"]["enum"] == ["compose", "native"]
     assert properties["compose"]["properties"]["db_service"]["minLength"] == 1
