@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.store.sets import Stream
 
 DONE, FAILED = 0, 1
+REFUSED = {4, 75, 78}  # by a rule, by what another command does, by the configuration
 THREAD_STACK_BYTES = 256 << 10
 STDERR = 2
 
@@ -352,7 +353,10 @@ def _print_json(value: object) -> None:
 def _explain(error: BackupError) -> None:
     """Tell an error to whoever started us: on stderr, and in the journal where no flow has put it there."""
     if not error.told and not isinstance(error, UsageError | OutputError):
-        journal.write(Event.REFUSED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
+        refused = error.exit_status in REFUSED and not journal.has_told()
+        event = Event.REFUSED if refused else Event.COMMAND_FAILED
+        fields: dict[str, journal.Field] = {"cause": error.cause, "hint": error.hint}
+        journal.write(event, error.message, priority=journal.ERROR, fields=fields)
     if not journal.stderr_is_the_journal():
         for line in error.message.splitlines():
             journal.say(f"dental-pms-backup: {line}")

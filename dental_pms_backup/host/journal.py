@@ -38,6 +38,7 @@ class Event(Enum):
     TRYING_AGAIN = "d35e3c7cdf594b25a8703db1511ecfec"
     STORE_RECOVERED = "39e875a772b941f0b10a43d650535fb6"
     REFUSED = "9805606d25b241eeaef91e6211233316"
+    COMMAND_FAILED = "8d28fc1e3fa14ce1a759d09a34732f61"
     RESTORE_STARTED = "b288ce72c72e4b4084d914643516baa5"
     RESTORE_SUCCEEDED = "3cf96f9d23274c59b05d58d8c2381d9c"
     RESTORE_FAILED = "2b6de6514ac44abeb206cb0391817b5a"
@@ -72,6 +73,7 @@ class Echo(Enum):
 
 _echo = Echo.NOTHING
 _silent = False
+_told = False
 
 
 def show(echo: Echo) -> None:
@@ -101,6 +103,8 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
 
     Where no journal runs, as in a build chroot, it is only repeated on stderr.
     """
+    global _told  # noqa: PLW0603 - one process, one story
+    _told = True
     if ERROR < priority <= _echo.value:
         say(text)
     if _silent:
@@ -121,6 +125,11 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         )
     except OSError as error:  # neither a backup nor the message of a failure is lost by it
         say(f"the journal takes no entry ({error.strerror}): {text}")
+
+
+def has_told() -> bool:
+    """Tell whether this process has written an entry: if not, it has changed nothing."""
+    return _told
 
 
 def say(text: str) -> None:
