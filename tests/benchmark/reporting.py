@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.system.rig.bench_measure import Result, Role
+from tests.benchmark.measure import Result, Role
 
 COLORS = {Role.FLOOR: "0.75", Role.SEED: "tab:orange", Role.OURS: "tab:green", Role.OTHER: "tab:blue"}
 COLUMNS = {

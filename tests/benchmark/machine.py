@@ -1,4 +1,4 @@
-"""Boot the machine of the benchmark and run it there: python3 -m tests.system.rig.bench_machine WORK OUT ARGUMENT...
+"""Boot the machine of the benchmark and run it there: python3 -m tests.benchmark.machine WORK OUT ARGUMENT...
 
 The arguments are those of `bench`. WORK is laid out by tests/bench; the machine stays up.
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.system import practice
-from tests.system.machine import RIG, Machine
+from tests.system.machine import Machine
 
 NAME = "bench"
 SUITE = "trixie"
@@ -38,9 +38,9 @@ def measure(machine: Machine, out: Path, arguments: list[str]) -> int:
     """Run the benchmark in the machine, what it prints going where ours does; its results come to ``out``."""
     target = machine.path(PROGRAM)
     machine.run(f"rm -rf {PROGRAM} {RESULTS} && mkdir -p {RESULTS}")
-    for module in RIG.glob("bench*.py"):
-        machine.write(f"{PROGRAM}/{module.relative_to(RIG.parents[2])}", module.read_text())
-    command = ["env", f"--chdir={PROGRAM}", "/usr/bin/python3", "-B", "-m", "tests.system.rig.bench", RESULTS]
+    for module in Path(__file__).parent.glob("*.py"):
+        machine.write(f"{PROGRAM}/tests/benchmark/{module.name}", module.read_text())
+    command = ["env", f"--chdir={PROGRAM}", "/usr/bin/python3", "-B", "-m", "tests.benchmark.inside", RESULTS]
     status = subprocess.run([*machine.entry(), *command, *arguments], check=False).returncode
     for result in sorted((target.parent / "results").iterdir()):
         machine.copy_out(f"{RESULTS}/{result.name}", out / result.name)

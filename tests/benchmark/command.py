@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tests.system.rig import bench_report
-from tests.system.rig.bench_measure import Contender, Options, Role, in_turn, renewed, run, tell
-from tests.system.rig.bench_report import Goal, Report, of_role, ratio
+from tests.benchmark import reporting
+from tests.benchmark.measure import Contender, Options, Role, in_turn, renewed, run, tell
+from tests.benchmark.reporting import Goal, Report, of_role, ratio
 
 STREAM = "command"
 SETS = 1000
@@ -38,13 +38,13 @@ def measure(options: Options, environment: Mapping[str, str]) -> Report:
         )
         for name, most in GOALS.items()
     ]
-    bench_report.bars(results, f"The command itself, with {SETS} sets in the store", options.results / "command")
+    reporting.bars(results, f"The command itself, with {SETS} sets in the store", options.results / "command")
     return Report(
         part="command",
         facts={"sets": SETS, "repetitions": repetitions},
         results=results,
         goals=goals,
-        tables=bench_report.tables(results),
+        tables=reporting.tables(results),
     )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from tests.system.rig import bench_data, bench_report
-from tests.system.rig.bench_measure import Contender, Options, Result, Role, in_turn, run, tell
-from tests.system.rig.bench_report import Goal, Report, of_role, ratio
-from tests.system.rig.bench_restore import CONTAINER_ADMIN, NATIVE_ADMIN, NEW, ONLY_LIVE, PSQL
+from tests.benchmark import reporting, sample
+from tests.benchmark.measure import Contender, Options, Result, Role, in_turn, run, tell
+from tests.benchmark.reporting import Goal, Report, of_role, ratio
+from tests.benchmark.restore import CONTAINER_ADMIN, NATIVE_ADMIN, NEW, ONLY_LIVE, PSQL
 
 NATIVE, COMPOSE = "drill, native", "drill, compose"
 MOST = 1.3
@@ -20,15 +20,15 @@ FILE = "gzip -dc $KEPT/{}/db/db_*.sql.gz"
 
 def measure(options: Options, environment: Mapping[str, str]) -> Report:
     """Measure both on the practice."""
-    facts = bench_data.practice(options)
+    facts = sample.practice(options)
     tell("making a set of each")
     run(f"set -e; {MAKE}", environment)
     results = in_turn(_contenders(), options.repetitions, options.home / "store", environment)
     for admin in (NATIVE_ADMIN, CONTAINER_ADMIN):
         run(ONLY_LIVE.format(admin=admin), environment)
-    bench_report.bars(results, "Drill", options.results / "drill")
+    reporting.bars(results, "Drill", options.results / "drill")
     goals = [_goal(stream, results) for stream in (NATIVE, COMPOSE)]
-    return Report(part="drill", facts=facts, results=results, goals=goals, tables=bench_report.tables(results))
+    return Report(part="drill", facts=facts, results=results, goals=goals, tables=reporting.tables(results))
 
 
 def _goal(stream: str, results: list[Result]) -> Goal:

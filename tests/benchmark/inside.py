@@ -1,4 +1,4 @@
-"""The benchmark, in the machine that bench_machine.py made: bench RESULTS PART... [--rows=N]; see tests/bench."""
+"""The benchmark, in the machine that machine.py made: inside RESULTS PART... [--rows=N]; see tests/bench."""
 
 import argparse
 import os
@@ -8,16 +8,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tests.system.rig import bench_backup, bench_command, bench_drill, bench_report, bench_restore, bench_scaling
-from tests.system.rig.bench_measure import FailedError, Options, run
+from tests.benchmark import backup, command, drill, reporting, restore, scaling
+from tests.benchmark.measure import FailedError, Options, run
 
 HOME = Path("/srv/bench")
 PARTS = {
-    "backup": bench_backup.measure,
-    "restore": bench_restore.measure,
-    "drill": bench_drill.measure,
-    "command": bench_command.measure,
-    "scaling": bench_scaling.measure,
+    "backup": backup.measure,
+    "restore": restore.measure,
+    "drill": drill.measure,
+    "command": command.measure,
+    "scaling": scaling.measure,
 }
 VERSIONS = {
     "dental-pms-backup": "dental-pms-backup --version",
@@ -41,13 +41,13 @@ def main() -> int:
         results=arguments.results,
     )
     _make_role()
-    environment = bench_backup.environment(HOME, _programs())
+    environment = backup.environment(HOME, _programs())
     facts = {"repetitions": options.repetitions, "cores": os.cpu_count(), "versions": _versions(environment)}
     failed = False
     for part in dict.fromkeys(arguments.parts):
         report = PARTS[part](options, environment)
         report = replace(report, facts={**facts, **report.facts})
-        bench_report.write(report, arguments.results)
+        reporting.write(report, arguments.results)
         sys.stdout.write(f"\n{report.text}")
         sys.stdout.flush()
         missed = arguments.strict and any(not goal.met for goal in report.goals)

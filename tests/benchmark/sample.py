@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.system.rig.bench_measure import Options, run, tell
+from tests.benchmark.measure import Options, run, tell
 
 DATABASE = "dental_pms"
 CONTAINER_USER = "dental"

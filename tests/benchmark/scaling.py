@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.rig import bench_data, bench_report
-from tests.system.rig.bench_backup import WRITE
-from tests.system.rig.bench_measure import Contender, Options, Result, Role, in_turn, renewed, run
-from tests.system.rig.bench_report import Goal, Report, aligned, memory_goals, of_role, ratio
+from tests.benchmark import reporting, sample
+from tests.benchmark.backup import WRITE
+from tests.benchmark.measure import Contender, Options, Result, Role, in_turn, renewed, run
+from tests.benchmark.reporting import Goal, Report, aligned, memory_goals, of_role, ratio
 
 FACTORS = (1, 10, 100)
 FEWEST_FILES = 1000
@@ -34,7 +34,7 @@ class _Series:
 
 def measure(options: Options, environment: Mapping[str, str]) -> Report:
     """Measure this product and the floors with growing data."""
-    bench_data.forget(options)
+    sample.forget(options)
     files = options.home / "files"
     given = {**environment, "FILES": str(files), "POSTMASTER": _postmaster()}
     (Path(given["CONFIG"]) / "files.yaml").write_text(CONFIG.replace("$FILES", given["FILES"]))
@@ -43,7 +43,7 @@ def measure(options: Options, environment: Mapping[str, str]) -> Report:
     renewed(files)
     results = [result for one in series for result in one.results]
     panels, labels = _panels(series)
-    bench_report.curves(panels, labels, options.results / "scaling")
+    reporting.curves(panels, labels, options.results / "scaling")
     goals = [goal for one in series for goal in _goals(one)]
     tables = "\n".join(_table(one) for one in series)
     return Report(part="scaling", facts={"cores": _cores()}, results=results, goals=goals, tables=tables)
@@ -55,7 +55,7 @@ def _grow_rows(options: Options, environment: Mapping[str, str]) -> _Series:
     results = []
     for size in sizes:
         _on_all_cores(environment)
-        bench_data.database(size, in_container=False)
+        sample.database(size, in_container=False)
         floor = "pg_dump dental_pms >/dev/null"
         ours = "dental-pms-backup -c $CONFIG/native.yaml run db"
         results += in_turn(_pair("rows", size, floor, ours), options.repetitions, options.home / "store", environment)
@@ -71,7 +71,7 @@ def _grow_files(options: Options, environment: Mapping[str, str], files: Path) -
     renewed(files)
     results = []
     for before, size in zip([0, *sizes], sizes, strict=False):
-        bench_data.small_files(size, files, there=before)
+        sample.small_files(size, files, there=before)
         run("tar -cf - -C $FILES . | cat >/dev/null", environment)
         floor = f"tar -cf - -C $FILES . | {WRITE} of=$STORE/files.tar"
         ours = "dental-pms-backup -c $CONFIG/files.yaml run attachments"

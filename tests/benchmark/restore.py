@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from tests.system.rig import bench_data, bench_report
-from tests.system.rig.bench_measure import Contender, Options, Result, Role, in_turn, run, tell
-from tests.system.rig.bench_report import Goal, Report, of_role, ratio
+from tests.benchmark import reporting, sample
+from tests.benchmark.measure import Contender, Options, Result, Role, in_turn, run, tell
+from tests.benchmark.reporting import Goal, Report, of_role, ratio
 
 NATIVE, COMPOSE, ATTACHMENTS = "restore of db, native", "restore of db, compose", "restore of attachments"
 # Every contender's own backup, made once.
@@ -44,8 +44,8 @@ REMOVE_KEPT = "rm -rf $TREE.before-restore-*"
 
 def measure(options: Options, environment: Mapping[str, str]) -> Report:
     """Measure all of them on the practice."""
-    facts = bench_data.practice(options)
-    bench_data.forget(options)
+    facts = sample.practice(options)
+    sample.forget(options)
     given = {**environment, "CONFIRM": "YES", "RESTIC_REPOSITORY": f"{environment['KEPT']}/restic"}
     tell("making every contender's backup")
     run(f"set -e; {MAKE}", given)
@@ -53,9 +53,9 @@ def measure(options: Options, environment: Mapping[str, str]) -> Report:
     for admin in (NATIVE_ADMIN, CONTAINER_ADMIN):
         run(ONLY_LIVE.format(admin=admin), given)
     run(f"{REMOVE_KEPT}; docker exec $DB rm /tmp/compose.sql", given)
-    bench_report.bars(results, "Restore", options.results / "restore")
+    reporting.bars(results, "Restore", options.results / "restore")
     goals = [_goal(stream, results) for stream in (NATIVE, COMPOSE)]
-    return Report(part="restore", facts=facts, results=results, goals=goals, tables=bench_report.tables(results))
+    return Report(part="restore", facts=facts, results=results, goals=goals, tables=reporting.tables(results))
 
 
 def _goal(stream: str, results: Sequence[Result]) -> Goal:

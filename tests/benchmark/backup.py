@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.system.rig import bench_data, bench_report
-from tests.system.rig.bench_measure import Contender, Options, Result, Role, in_turn, run, tell
-from tests.system.rig.bench_report import Goal, Report, memory_goals, of_role, ratio
+from tests.benchmark import reporting, sample
+from tests.benchmark.measure import Contender, Options, Result, Role, in_turn, run, tell
+from tests.benchmark.reporting import Goal, Report, memory_goals, of_role, ratio
 
 NATIVE, COMPOSE, ATTACHMENTS = "db, native", "db, compose", "attachments"
 STREAMS = (NATIVE, COMPOSE, ATTACHMENTS)
@@ -33,8 +33,8 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
         "KEPT": f"{home}/kept",
         "CACHE": f"{home}/cache",
         "CONFIG": f"{home}/config",
-        "TREE": str(bench_data.VOLUME),
-        "DB": bench_data.container(),
+        "TREE": str(sample.VOLUME),
+        "DB": sample.container(),
         "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin",
         "BACKUP_DIR": f"{home}/store",
         "RESTIC_REPOSITORY": f"{home}/store",
@@ -43,7 +43,7 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
         "BORG_BASE_DIR": f"{home}/cache",
         "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
     }
-    in_container = f"pg_dump_command: docker exec {variables['DB']} pg_dump, username: {bench_data.CONTAINER_USER}"
+    in_container = f"pg_dump_command: docker exec {variables['DB']} pg_dump, username: {sample.CONTAINER_USER}"
     configs = {
         "native.yaml": NATIVE_CONFIG,
         "borgmatic-native.yaml": f"{BORGMATIC_CONFIG}{BORGMATIC_DUMP}}}]\n",
@@ -60,14 +60,12 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
 
 def measure(options: Options, environment: Mapping[str, str]) -> Report:
     """Measure all of them on the practice."""
-    facts = bench_data.practice(options)
+    facts = sample.practice(options)
     tell("warming up")
     run(KEEP, environment)
     results = in_turn(_contenders(), options.repetitions, options.home / "store", environment)
-    bench_report.bars(results, "First backup into an empty store", options.results / "backup")
-    return Report(
-        part="backup", facts=facts, results=results, goals=_goals(results), tables=bench_report.tables(results)
-    )
+    reporting.bars(results, "First backup into an empty store", options.results / "backup")
+    return Report(part="backup", facts=facts, results=results, goals=_goals(results), tables=reporting.tables(results))
 
 
 def _contenders() -> list[Contender]:
