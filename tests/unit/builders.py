@@ -8,6 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,3 +174,21 @@ def gone(process_id: int) -> bool:
         return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def told_ids(path: Path, count: int) -> list[int]:
+    """Wait until programs have written their process ids into a file."""
+    deadline = time.monotonic() + 60
+    while len(ids := path.read_text().split() if path.exists() else []) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(ids) == count
+    return [int(each) for each in ids]
+
+
+def gone_within(process_ids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if all(gone(each) for each in process_ids):
+            return True
+        time.sleep(0.02)
+    return False

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from dental_pms_backup.live.postgres import Facts, OnHost
 from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
 from dental_pms_backup.store import publishing
 from dental_pms_backup.store.sets import Stream
-from tests.unit.builders import NAME, ROLES_TRAILER, TRAILER, program
+from tests.unit.builders import NAME, ROLES_TRAILER, TRAILER, gone_within, program, told_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,10 +143,21 @@ def test_wish_to_stop_ends_both_streams(practice: Practice, monkeypatch: pytest.
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(4)))
     monkeypatch.setattr(disks, "DEVICES", devices(practice.place, practice.place, practice.images))
     signal.signal(signal.SIGALRM, lambda *_: stop.request(signal.SIGTERM))
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    practice.programs(dump="sleep 60\n", tar="sleep 60\n")
+    ids = practice.place / "ids"
+    works = f"echo $$ >>{ids}; exec sleep 1000\n"
+    practice.programs(dump=works, tar=works)
+    started: list[int] = []
+
+    def stops_once_both_work() -> None:
+        started.extend(told_ids(ids, 2))
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    stopper = threading.Thread(target=stops_once_both_work)
+    stopper.start()
     with pytest.raises(InterruptedRunError):
         practice.take()
+    stopper.join()
+    assert gone_within(started, 10)
 
 
 def test_bug_in_a_stream_is_no_failure_that_is_understood(practice: Practice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dental_pms_backup.errors import InterruptedRunError, TemporaryError, ToolMissingError
 from dental_pms_backup.host import feeder, programs, stop
 from dental_pms_backup.host.programs import Ended
-from tests.unit.builders import gone, program, python
+from tests.unit.builders import gone, gone_within, program, python, told_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,24 +42,6 @@ def run(tmp_path: Path, *scripts: str) -> tuple[tuple[Ended, ...], bytes]:
 
 def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that is wanted
-
-
-def told_ids(path: Path, count: int) -> list[int]:
-    """Wait until programs have written their process ids into a file."""
-    deadline = time.monotonic() + 60
-    while len(ids := path.read_text().split() if path.exists() else []) < count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(ids) == count
-    return [int(each) for each in ids]
-
-
-def gone_within(process_ids: list[int], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if all(gone(each) for each in process_ids):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_bytes_go_from_program_to_program_unchanged(tmp_path: Path) -> None:
