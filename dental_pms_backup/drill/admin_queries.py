@@ -1,8 +1,9 @@
 """The admin's queries: asked read-only, with a time limit, as a role that may do nothing but read.
 
 What they read is the application's: a view, a function or an operator of it may be anything, and would have every right
-of who asks. In the copy a role of its own logs in. On live none is there to log in, and a superuser's session could get
-back what it gave up (SET ROLE); but not within a function of another role: that is made, asked, and all rolled back.
+of who asks. In the copy a role of its own logs in, which may read everything. On live that is too much: the passwords'
+hashes are part of it, and there is somebody to tell them to. There an owner asks. A superuser's session could get back
+what it gave up (SET ROLE); but not within a function of another role: that is made, asked, and all rolled back.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ begin
 end $do$;
 """
 # One line says that all is ready, the others are the answer. No event trigger of the database sees what is made.
-AS_SUPERUSER = """\
+AS_ANOTHER = """\
 set client_min_messages = error;
 set log_min_messages = fatal;
 set log_min_error_statement = panic;
@@ -62,22 +63,24 @@ set temp_file_limit = '1GB';
 begin;
 set local session_replication_role = replica;
 set local check_function_bodies = off;
-create role {role} bypassrls;
-grant pg_read_all_data to {role};
-create function pg_temp.{role}() returns setof pg_catalog.text language sql security definer
- as ${role}$ {query} ${role}$;
-alter function pg_temp.{role}() owner to {role};
+{made}
+create function pg_temp.{name}() returns setof pg_catalog.text language sql security definer
+ as ${name}$ {query} ${name}$;
+alter function pg_temp.{name}() owner to {role};
 set local session_replication_role = origin;
 set local lock_timeout = '{lock_wait_s}s';
 set local statement_timeout = '{timeout_s:.0f}s';
 set transaction read only;
 \\echo ready
-select pg_temp.{role}();
+select pg_temp.{name}();
 rollback;
 """
+READER = "create role {role} bypassrls;\ngrant pg_read_all_data to {role};"
+OWNER = "alter role {role} bypassrls;"  # as the reader of the copy: to them all rows are there
 AS_OURSELVES = """\
 set client_min_messages = error;
 begin read only;
+set local row_security = off;
 set local lock_timeout = '{lock_wait_s}s';
 set local statement_timeout = '{timeout_s:.0f}s';
 \\echo ready
@@ -144,17 +147,26 @@ def check(server: Server, role: str, name: str, sql: str, *, timeout_s: float, b
         raise DrillError(f"check {name}: {what}, expected true")
 
 
-def live_script(sql: str, *, superuser: bool, major: int, timeout_s: float) -> str:
-    """Return what psql is told, in one session on live, to print a line "ready" and the row that a query returns.
+def as_ourselves(sql: str, *, timeout_s: float) -> str:
+    """Return what psql is told to print a line "ready" and the row that a query returns."""
+    return AS_OURSELVES.format(query=row(sql), lock_wait_s=LOCK_WAIT_S, timeout_s=timeout_s)
 
-    DatabaseRefusedError where a superuser's session has no role to ask as.
-    """
-    if superuser and major < READS_ALL_SINCE:
-        raise DatabaseRefusedError(
-            f"db: PostgreSQL {major} has no role that may read everything, and a superuser does not ask"
-        )
-    script = AS_SUPERUSER if superuser else AS_OURSELVES
-    return script.format(role=_new_name(), query=row(sql), lock_wait_s=LOCK_WAIT_S, timeout_s=timeout_s)
+
+def as_owner(sql: str, owner: str, *, timeout_s: float) -> str:
+    """Return what a superuser's psql is told to print the same, asked by a role that is there, by its quoted name."""
+    return _as_another(sql, owner, OWNER.format(role=owner), timeout_s)
+
+
+def as_reader(sql: str, *, timeout_s: float) -> str:
+    """Return what a superuser's psql is told to print the same, asked by a role that may read everything."""
+    role = _new_name()
+    return _as_another(sql, role, READER.format(role=role), timeout_s)
+
+
+def _as_another(sql: str, role: str, made: str, timeout_s: float) -> str:
+    return AS_ANOTHER.format(
+        made=made, role=role, name=_new_name(), query=row(sql), lock_wait_s=LOCK_WAIT_S, timeout_s=timeout_s
+    )
 
 
 def _new_name() -> str:

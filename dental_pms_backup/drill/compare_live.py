@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,23 @@ TO_END_S = 15  # for a server to end by itself what takes longer
 READY = "ready\n"
 # SQLSTATE of what only says that live is busy: a canceled statement, a lock, a conflict with another transaction
 BUSY = re.compile("57014|55P03|40")
-IS_SUPERUSER = "select rolsuper from pg_roles where rolname = session_user"
+# Who can ask for a superuser: the database's owner, or who owns most of its relations, if he has no rights beyond what
+# is his; and whether anything there is of somebody who is no superuser. Names are quoted.
+WHO = """\
+with plain as (select oid, rolname from pg_roles r where not exists (select from pg_roles m
+  where (m.rolsuper or m.rolcreaterole or m.rolreplication or m.rolname ~ '^pg_' and m.rolname <> 'pg_database_owner')
+  and pg_has_role(r.oid, m.oid, 'member'))),
+ ours as (select oid from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'),
+ owners as (select datdba as owner, null as relations from pg_database where datname = current_database()
+  union all select relowner, count(*) from pg_class where relnamespace in (select oid from ours) group by relowner),
+ all_owners as (select owner from owners
+  union all select proowner from pg_proc where pronamespace in (select oid from ours))
+select json_build_object('user', quote_ident(session_user),
+ 'superuser', (select rolsuper from pg_roles where rolname = session_user),
+ 'plain', (select quote_ident(rolname) from owners join plain on oid = owner
+  order by relations desc nulls first, rolname limit 1),
+ 'others', exists (select from all_owners join pg_roles on oid = owner where not rolsuper))
+"""
 
 
 def compare(here: str, live: DatabaseSource, name: str, sql: str, *, beat: Beat = None) -> None:
@@ -40,8 +57,7 @@ def compare(here: str, live: DatabaseSource, name: str, sql: str, *, beat: Beat 
 
 
 def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
-    superuser = postgres.ask(live.server, IS_SUPERUSER) == "t"
-    script = admin_queries.live_script(sql, superuser=superuser, major=live.facts.major, timeout_s=ANSWERS_S)
+    script, role = _script(live, sql)
     ended, out = _told(live, script, beat)
     if ended.ok:
         return out.removeprefix(READY)
@@ -51,8 +67,34 @@ def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
     if not out.startswith(READY):
         raise DatabaseRefusedError(f"db: no role that may only read can be had on the live server (SQLSTATE {state})")
     if state == admin_queries.NO_RIGHT:
-        raise DatabaseRefusedError("db: on the live server the query needs a right beyond reading")
+        raise DatabaseRefusedError(
+            f"db: {role} asks on the live server and lacks a right that the query needs, expected that of reading all "
+            "that is in the query",
+            hint=f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};   # as their owner",
+        )
     raise DrillError(f"check {name}: the query failed on the live database (SQLSTATE {state}), expected one value")
+
+
+def _script(live: DatabaseSource, sql: str) -> tuple[str, str]:
+    """Return what one session on live is told, and the role that asks in it; DatabaseRefusedError without any.
+
+    Code of others that the query calls must not come to have more rights than it had.
+    """
+    who = json.loads(postgres.ask(live.server, WHO))
+    if not who["superuser"]:
+        return admin_queries.as_ourselves(sql, timeout_s=ANSWERS_S), who["user"]
+    if who["plain"]:
+        return admin_queries.as_owner(sql, who["plain"], timeout_s=ANSWERS_S), who["plain"]
+    if who["others"]:
+        raise DatabaseRefusedError(
+            "db: a superuser does not ask on the live server, and each owner there has rights beyond what is his, "
+            "expected the database or a table to belong to a role that has none"
+        )
+    if live.facts.major < admin_queries.READS_ALL_SINCE:
+        raise DatabaseRefusedError(
+            f"db: PostgreSQL {live.facts.major} has no role that may read everything, and a superuser does not ask"
+        )
+    return admin_queries.as_reader(sql, timeout_s=ANSWERS_S), "a role that may only read"
 
 
 def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[programs.Ended, str]:

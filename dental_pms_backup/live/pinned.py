@@ -2,7 +2,9 @@
 
 With a foreign search_path every name in our SQL could be a function of the application, run with our rights (PostgreSQL
 manual, "Writing SECURITY DEFINER Functions Safely"); with foreign limits a run or a restore would be given up; in some
-encodings psql takes a quote for a part of a character (PostgreSQL manual, "Supported Character Sets", of clients only).
+encodings psql takes a quote for a part of a character (PostgreSQL manual, "Supported Character Sets", of clients only);
+with all names quoted no table would have the name that a dump gives it; and in a transaction that sees nothing new what
+was locked first would be looked at as it was before.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ SETTINGS = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "default_transaction_isolation": r"read\ committed",
+    "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "role": "none",
     "client_encoding": "UTF8",

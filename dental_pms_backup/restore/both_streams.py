@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import journal, places, programs
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import pinned, postgres, sessions, sources
+from dental_pms_backup.live import postgres, sessions, sources
 from dental_pms_backup.restore import dump_file, restore, unpack
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.restore import Restored, Terms
 
-DIRECTORY = "attachments"  # below the mount, where the application puts them
-# The table with both columns, by its quoted name, and whether it is partitioned; a view is none.
-TABLE = """\
-select c.oid::regclass::text || ' ' || c.relkind::text from pg_class c
- where c.oid = coalesce(to_regclass({table}), to_regclass('public.' || {table})) and c.relkind in ('r', 'p')
+# The table with both columns, a view is none; of one that has partitions, each of these. What somebody made for it or
+# for its columns is not run: COPY of a table plans nothing, and writes values as they are stored.
+COPIES = """\
+select json_agg(format('copy %s (%I, %I) to stdout', coalesce(p.relid, c.oid::regclass), {key}, {size}))
+ from pg_class c left join pg_partition_tree(c.oid) p on p.isleaf
+ where c.oid = coalesce(to_regclass({table}), to_regclass('public.' || {table}))
+ and (c.relkind = 'r' or c.relkind = 'p' and p.relid is not null)
  and 2 = (select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
-  and a.attname in ('storage_key', 'byte_size'))"""
-# As they are stored: no function, operator or cast that somebody made for the columns' types comes into it.
-ROWS = "set client_encoding = 'UTF8'; copy {table} (storage_key, byte_size) to stdout"
-ROWS_OF_PARTITIONS = "set client_encoding = 'UTF8'; copy (select storage_key, byte_size from {table}) to stdout"
+  and a.attname in ({key}, {size}))"""
+AS_STORED = ("--command=set client_encoding = 'UTF8'", "--command=set row_security = off")
 # Prints how many rows there are, of how many no file is there, and of how many it has another size. Keys come from the
 # database, and others write in the directory meanwhile: what leads out of it is not there.
 COUNT_FILES = (
@@ -87,18 +88,19 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
 
     RestoreError, with numbers only, when a row lacks its file.
     """
-    if config.application.table is None:
+    application = config.application
+    if application.table is None:
         return None
     live = sources.database(config)
-    wanted = postgres.literal(config.application.table)
-    table, _, kind = postgres.ask(live.server, TABLE.format(table=wanted)).rpartition(" ")
-    if not table:
+    columns = {"key": postgres.literal(application.key_column), "size": postgres.literal(application.size_column)}
+    asked = COPIES.format(table=postgres.literal(application.table), **columns)
+    copies = json.loads(postgres.ask(live.server, asked) or "[]")
+    if not copies:
         return None
-    rows = (ROWS_OF_PARTITIONS if kind == "p" else ROWS).format(table=table)
     files = sources.attachments(config)
     with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
         with watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
-            found = _counted(live, rows, place, beat)
+            found = _counted(live, copies, place, application.directory, beat)
     if found.missing or found.other_size:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
@@ -109,14 +111,16 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
     return found
 
 
-def _counted(live: DatabaseSource, rows: str, place: Place, beat: Callable[[], None]) -> Matched:
+def _counted(
+    live: DatabaseSource, copies: Sequence[str], place: Place, directory: str, beat: Callable[[], None]
+) -> Matched:
     session = sessions.new()
     options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
     program = postgres.matching(live.server, live.facts, "psql")
-    asked = f"--command={pinned.TABLES_ONLY}{rows}"
-    psql = postgres.client(live.server, program, *options, asked, session=session)
+    asked = (*AS_STORED, *(f"--command={copy}" for copy in copies))
+    psql = postgres.client(live.server, program, *options, *asked, session=session)
     with programs.memory("matched") as out:
-        counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), DIRECTORY]
+        counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), directory]
         ended = programs.pipeline(psql, counting, out=out, beat=beat)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
     failed = next((program for program in ended if not program.ok), None)

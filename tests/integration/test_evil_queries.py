@@ -1,11 +1,13 @@
 """What the admin's queries read may be anything: asked of copy and live, it gets no right and leaves no trace."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.drill import compare_live
 from tests import faults
 from tests.integration import drills
 from tests.integration.drills import drills_well
@@ -33,7 +35,8 @@ TRIED = (
     "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()",
 )
 VIEW = """\
-create role {app};
+create role {app} login;
+{whose}
 create function evil_once(what text) returns text language plpgsql as $evil$
 begin
  begin
@@ -46,22 +49,37 @@ end $evil$;
 create table evil_tries as select unnest(array[{tries}]) as what;
 create view harmless as select string_agg(evil_once(what), '; ' order by what) as answer,
  (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
- current_user::text ~ '^dental_pms_reader_' as is_reader
+ current_user::text ~ '^dental_pms_reader_' or current_database() <> 'dental_pms_drill' and current_user = '{asks}'
+ as is_who_asks
  from evil_tries;
 """
+# Whose the database is, and who then asks on live; of a superuser's a role that is made for it.
+WHOSE = {
+    "a superuser's database": (
+        "alter table patients owner to postgres; alter function reports.odd(text) owner to postgres;",
+        "",
+    ),
+    "the application's database": (
+        'alter database "{database}" owner to {app}; grant create on schema public to {app}; set role {app};',
+        "{app}",
+    ),
+}
+TELLS = "select rolpassword from pg_authid"
+TOLD_NOBODY = f"select current_database() = 'dental_pms_drill' or evil_once('{TELLS}') ~ '^refused'"
 
 
 @contextlib.contextmanager
-def evil_view(site: Site, tries: tuple[str, ...]) -> Iterator[str]:
+def evil_view(site: Site, tries: tuple[str, ...], whose: str) -> Iterator[str]:
     """Have a view in the database whose functions try all that; the role that they would give rights to."""
     app, trace = f"app_{site.place.name}", site.place / "trace"
     quoted = ", ".join("$try$" + each.format(app=app, trace=trace) + "$try$" for each in tries)
     site.place.chmod(0o777)
-    sql(site.server, VIEW.format(app=app, tries=quoted))
+    made, asks = (text.format(app=app, database=site.server.database) for text in WHOSE[whose])
+    sql(site.server, VIEW.format(app=app, tries=quoted, whose=made, asks=asks))
     try:
         yield app
     finally:
-        sql(site.server, f"drop view if exists harmless; drop role {app}")
+        sql(site.server, f"reassign owned by {app} to postgres; drop owned by {app}; drop role {app}")
 
 
 def rights(site: Site, app: str) -> str:
@@ -70,20 +88,23 @@ def rights(site: Site, app: str) -> str:
 
 ONLY_LIVE_FAILS = """\
 select case when current_database() = 'dental_pms_drill' then 1 else (select min(family::int) from patients) end"""
-ALL_REFUSED = "select answer !~ 'done: ' and not is_superuser and is_reader from harmless"
+ALL_REFUSED = "select answer !~ 'done: ' and not is_superuser and is_who_asks from harmless"
 
 
 @pytest.mark.fault("Somebody evil", "what drill.checks and drill.same_as_live ask calls functions that want rights")
-def test_functions_that_the_admins_queries_call_get_no_right(own_database: Site) -> None:
+@pytest.mark.parametrize("whose", list(WHOSE))
+def test_functions_that_the_admins_queries_call_get_no_right(own_database: Site, whose: str) -> None:
     site = own_database
-    with evil_view(site, TRIED) as app:
+    with evil_view(site, TRIED, whose) as app:
         site.takes("db")
         logged = log(site)
-        site.configure({"drill.checks": {"evil": ALL_REFUSED}, "drill.same_as_live": {"evil": ALL_REFUSED}})
+        asked = {"evil": ALL_REFUSED, **({"told": TOLD_NOBODY} if "application" in whose else {})}
+        site.configure({"drill.checks": {"evil": ALL_REFUSED}, "drill.same_as_live": asked})
         with listening(site) as journal:
             done = site.run("drill", "latest", wrapper=journal.wrapper)
             told = journal.close()
-        assert "proof_check_evil=passed\nproof_same_as_live_evil=passed\n" in done.stdout, done.stdout + done.stderr
+        for proof in ("check_evil", *(f"same_as_live_{name}" for name in asked)):
+            assert f"proof_{proof}=passed\n" in done.stdout, done.stdout + done.stderr
         assert rights(site, app) == "f"
         assert sql(site.server, "select count(*) from patients where family = 'evil'") == "0"
         assert not (site.place / "trace").exists()
@@ -165,3 +186,42 @@ def test_a_role_that_is_no_superuser_asks_live_as_itself(own_database: Site) -> 
         assert drills_well(site, "latest")["proof_same_as_live_all"] == "passed"
     finally:
         sql(site.server, f"drop role {role}")
+
+
+def test_a_query_that_the_owner_has_no_right_to_ask_is_not_checked_and_says_who_asks(own_database: Site) -> None:
+    site = own_database  # patients is dental_owner's, all else the superuser's
+    sql(site.server, "create table others as select 1 as n")
+    site.takes("db")
+    site.configure({"drill.same_as_live": {"all": "select n from others"}})
+    assert drills_well(site, "latest")["proof_same_as_live_all"] == "not checked"
+    said = site.run("show", "latest").stdout
+    assert "db: dental_owner asks on the live server and lacks a right that the query needs, expected that" in said
+
+
+def test_whoever_owns_most_and_has_no_right_beyond_it_asks_live(own_database: Site) -> None:
+    site, roles = own_database, [f"{name}_{own_database.place.name}" for name in ("plain", "mighty")]
+    plain, mighty = roles
+    database = site.server.database
+
+    def asks() -> tuple[str | None, bool]:
+        who = json.loads(sql(site.server, f"set search_path = pg_catalog; {compare_live.WHO}"))
+        assert (who["user"], who["superuser"]) == ("postgres", True)
+        return who["plain"], who["others"]
+
+    sql(site.server, f"create role {plain}; create role {mighty}; grant pg_read_server_files to {mighty}")
+    try:
+        assert asks() == ("dental_owner", True)
+        sql(site.server, *(f"create table t{n} (); alter table t{n} owner to {plain};" for n in range(9)))
+        assert asks() == (plain, True)
+        sql(site.server, f'alter database "{database}" owner to dental_owner')
+        assert asks() == ("dental_owner", True)
+        sql(site.server, f'alter database "{database}" owner to {mighty}')
+        assert asks() == (plain, True)
+        sql(site.server, f"grant postgres to {plain}; alter table patients owner to {mighty}")
+        assert asks() == (None, True)
+        sql(site.server, f"reassign owned by {plain}, {mighty} to postgres")
+        assert asks() == (None, True)  # dental_owner's function
+        sql(site.server, "alter function reports.odd(text) owner to postgres")
+        assert asks() == (None, False)
+    finally:
+        sql(site.server, f"reassign owned by {plain}, {mighty} to postgres", f"drop role {plain}, {mighty}")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.live import postgres
+from dental_pms_backup.live import pinned, postgres
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import events, listening, recovers
-from tests.integration.support import Ran, Site, sql
+from tests.integration.faults import events, fails, listening, recovers
+from tests.integration.support import Ran, Site, bin_dir, sql
 
 AS_IT_WAS = "the live database as it was"
 DUMP = """\
@@ -210,3 +210,27 @@ def test_a_file_says_nothing_of_what_a_superuser_will_make(own_database: Site) -
     assert done.returncode == 0, done.stderr
     assert sql(postgres.in_database(site.server, new), "select count(*) from pg_default_acl") == "0"
     recovers(site)
+
+
+SETTINGS = {
+    "quote_all_identifiers": "on",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+}
+
+
+def test_no_setting_of_the_database_hides_a_table_that_was_filled_anew_as_the_dump_began(own_database: Site) -> None:
+    site = own_database
+    sql(site.server, "create table public.anew as select generate_series(1, 3) n")
+    sql(site.server, *(f'alter database "{site.server.database}" set {name} = {to}' for name, to in SETTINGS.items()))
+    for name in SETTINGS:
+        assert postgres.ask(site.server, f"show {name}") == pinned.SETTINGS[name].replace("\\", "")
+    site.place.chmod(0o777)
+    dumped, psql = site.place / "dumped", f"{bin_dir()}/psql -qX -v ON_ERROR_STOP=1 -c"
+    emptied = f'{psql} "truncate public.anew"'
+    filled = f'{psql} "insert into public.anew values (1)"'  # noqa: S608 - ours
+    site.fake("pg_dump", f'set -e\n{emptied}\n"$real" "$@" >{dumped}\n{filled}\ncat {dumped}')
+    met = fails(site, "db", cause="verification")
+    assert "db: public.anew was rewritten or filled anew as the dump began" in met.stderr
+    site.mend()
+    site.takes("db")

@@ -1,0 +1,195 @@
+"""What the planner would run of a table's definition is run by no session of ours that has rights."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dental_pms_backup
+from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
+from tests import faults
+from tests.integration.conftest import databases_like
+from tests.integration.faults import OK, recovers
+from tests.integration.support import Ran, Site, bin_dir, sql
+from tests.integration.test_evil_settings import typed
+
+PACKAGE = Path(dental_pms_backup.__file__).parent
+# The planner computes what is constant in what describes a table, as whoever asks about it.
+EVIL = """\
+set role {app};
+create function public.evil_do() returns void language plpgsql as $$ begin
+ begin execute 'alter role {app} superuser'; exception when others then null; end;
+ begin copy (select current_user) to program 'cat >>{trace}'; exception when others then null; end; end $$;
+create function public.evil(n integer) returns integer language plpgsql immutable as $$ begin
+ perform public.evil_do(); return n; end $$;
+create table public.indexed (n int, key text);
+create index on public.indexed ((public.evil(1) + n));
+create table public.partly (n int);
+create index on public.partly (n) where public.evil(1) > 0;
+create table public.counted (n int);
+create statistics public.counts on (n + public.evil(1)), n from public.counted;
+create table public.attachments (storage_key text, byte_size bigint, n int)
+ partition by range ((n + public.evil(1)));
+create table public.attachments_1 partition of public.attachments default;
+create table public.empty ();
+create table public.long (t text, m int generated always as (3) stored);
+"""
+TABLES = ("indexed", "partly", "counted", "attachments_1", "empty", "long")
+FILLED = """\
+insert into public.indexed values (1), (2); insert into public.partly values (1); insert into public.counted values (1);
+insert into public.attachments values ('2026/0001.jpg', 3700, 1), ('2026/0002.jpg', null, 2);
+insert into public.empty default values; insert into public.long values (repeat('x', 9000))"""
+IS_SUPERUSER = "select rolsuper from pg_roles where rolname = '{app}'"
+
+
+@pytest.fixture
+def owned(new_site: Site, live: OnHost) -> Iterator[tuple[Site, str]]:
+    """A site whose database is a role's without rights, which has made such tables there; the role."""
+    site, app = new_site, f"planned_{new_site.place.name}".lower()
+    site.place.chmod(0o777)
+    sql(live, f"create role {app} login", f'create database "{app}" owner {app}')
+    site.server = postgres.in_database(live, app)
+    site.configure({"native.database": app})
+    sql(site.server, EVIL.format(app=app, trace=site.place / "trace"), FILLED)
+    try:
+        yield site, app
+    finally:
+        for made in databases_like(live, app):
+            sql(live, f'drop database "{made}" with (force)')
+        sql(live, f"drop role {app}")
+
+
+def truncates_as_the_dump_begins(site: Site, app: str) -> None:
+    """Have the application truncate its tables between the look at their files and the dump."""
+    tables = ", ".join(f"public.{table}" for table in TABLES)
+    as_app = f'{bin_dir()}/psql -qXh {site.server.host} -p {site.server.port} -U {app} -d {app} -c "truncate {tables}"'
+    site.fake("pg_dump", f'{as_app} >&2\nexec "$real" "$@"')
+
+
+def nothing_ran(site: Site, app: str, done: Ran) -> None:
+    assert done.returncode == 0, done.stderr
+    assert sql(postgres.in_database(site.server, "postgres"), IS_SUPERUSER.format(app=app)) == "f"
+    assert not (site.place / "trace").exists()
+
+
+def test_the_planner_runs_what_describes_a_table_as_whoever_asks(owned: tuple[Site, str]) -> None:
+    site, app = owned
+    for table in ("indexed", "partly", "counted", "attachments"):
+        sql(site.server, f"select count(*) from public.{table}")  # noqa: S608 - ours
+        assert sql(site.server, IS_SUPERUSER.format(app=app)) == "t", table
+        sql(site.server, f"alter role {app} nosuperuser")
+    assert set((site.place / "trace").read_text().split()) == {"postgres"}
+
+
+@pytest.mark.fault("Somebody evil", "a function of his stands under an index, in statistics and under a partition")
+def test_no_session_of_ours_runs_what_describes_a_table(owned: tuple[Site, str]) -> None:
+    site, app = owned
+    truncates_as_the_dump_begins(site, app)
+    done = typed(site, "run", store=faults.A_NEW_SET)
+    nothing_ran(site, app, done)
+    assert done.stdout.endswith(f"{OK}\n")
+    site.mend()
+    sql(site.server, f"set role {app}; {FILLED}")
+    (site.attachments / "attachments").symlink_to(".")
+    taken = site.takes()
+    restored = ("restore db latest --in-place --yes", f"restore all {taken} --in-place --yes", "restore db latest")
+    for words in restored:
+        done = typed(site, *words.split(), store="live replaced by the set's content, or as it was")
+        nothing_ran(site, app, done)
+    recovers(site)
+    nothing_ran(site, app, done)
+
+
+def test_live_rows_are_counted_whatever_columns_their_tables_have(owned: tuple[Site, str]) -> None:
+    site, _ = owned
+    site.takes("db")
+    sql(site.server, FILLED)
+    done = site.run("restore", "db", "latest", "--in-place", "--yes")
+    assert done.returncode == 0, done.stderr
+    more = {"attachments_1": 2, "counted": 1, "empty": 2, "indexed": 2, "long": 1, "partly": 1}  # empty: none is dumped
+    said = [f"live_has_more={rows} rows of public.{table}" for table, rows in more.items()]
+    assert done.stdout.splitlines()[: len(said)] == said
+
+
+# What no session of ours asks of the practice's database, by module and what stands where a relation does.
+ELSEWHERE = {
+    ("cli/demo.py", "public.patients"): "the demo's own data, as those that follow",
+    ("cli/demo.py", "public.notes"): "",
+    ("cli/demo.py", "public.ledger_entries"): "",
+    ("cli/demo.py", "public.attachments"): "",
+    ("cli/demo.py", "ledger_entries"): "",
+    ("config/keys.py", "attachments"): "the admin's query, which is asked of the copy, as who may only read",
+    ("restore/replay.py", "%s"): "the replay's count: as the role that replays, whose rights are those of the dump",
+    ("restore/databases.py", "{sessions}"): "pg_stat_activity, typed by the admin",
+}
+NO_QUERY = re.compile(r"\brevoke\b[^;\n]*?\bfrom\b|\bfrom (?:program|stdin)\b", re.IGNORECASE)
+OURS = re.compile(r"pg_[a-z_]+|dental_pms_\w+|pg_temp\.\w+|pg_catalog\.\w+")
+ENDS = re.compile(r"[;\\']|\b(?:where|group|order|limit|union|on|loop|join|left|using|order|returning)\b", re.I)
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """Yield what a module has as text, without its docstrings; what a text is given is {…}."""
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            each = (
+                f"{{{ast.unparse(part.value)}}}" if isinstance(part, ast.FormattedValue) else part.value  # type: ignore[attr-defined]
+                for part in node.values
+            )
+            yield "".join(each)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said | parts:
+            yield node.value
+
+
+def listed(clause: str) -> Iterator[str]:
+    """Yield what stands in a FROM clause, up to its end, each without what it is called."""
+    depth, item = 0, ""
+    for place, character in enumerate(clause):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0 or (depth == 0 and (character == "," or ENDS.match(clause, place))):
+            yield item
+            item = ""
+            if character != ",":
+                return
+        else:
+            item += character
+    yield item
+
+
+def relations(text: str) -> Iterator[str]:
+    """Yield the names of relations in SQL that are none of the system's, of ours, or of the query itself."""
+    named = set(re.findall(r"(\w+) as \(", text)) | {"excluded"}
+    for found in re.finditer(r"(?<!distinct )\b(?:from|join)\b", NO_QUERY.sub("", text), re.IGNORECASE):
+        for item in listed(found.string[found.end() :]):
+            name = re.match(r"\s*(?:(?:only|lateral)\s+)?([^\s(),;]+)(\()?", item, re.IGNORECASE)
+            if name and not name[2] and name[1].lower() not in named and not OURS.fullmatch(name[1].lower()):
+                yield name[1]
+
+
+def test_our_sql_asks_no_relation_that_is_not_the_systems() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*"):
+        module = str(path.relative_to(PACKAGE))
+        if path.suffix == ".py":
+            queries = [text for text in texts(ast.parse(path.read_text())) if re.search(r"\bselect\b", text, re.I)]
+            found |= {(module, name) for text in queries for name in relations(text)}
+    assert found == set(ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("select count(*) from only {}", ["{}"]),
+        ("copy (select a from {table}) to stdout", ["{table}"]),
+        ("select 1 from pg_class c, patients p where true", ["patients"]),
+        ("select 1 from pg_class c left join public.x on true", ["public.x"]),
+        ("with a as (select from pg_proc) select from a, unnest(b) c where c is distinct from d", []),
+        ("select from (select from t) s, pg_class", ["t"]),
+    ],
+)
+def test_a_relation_in_a_query_is_found(query: str, asked: list[str]) -> None:
+    assert list(relations(query)) == asked
