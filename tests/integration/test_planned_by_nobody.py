@@ -121,7 +121,7 @@ ELSEWHERE = {
     ("cli/demo.py", "public.ledger_entries"): "",
     ("cli/demo.py", "public.attachments"): "",
     ("cli/demo.py", "ledger_entries"): "",
-    ("config/keys.py", "attachments"): "the admin's query, which is asked of the copy, as who may only read",
+    ("config/settings.py", "{self.table}"): "the admin's query, which is asked of the copy, as who may only read",
     ("restore/replay.py", "%s"): "the replay's count: as the role that replays, whose rights are those of the dump",
     ("restore/databases.py", "{sessions}"): "pg_stat_activity, typed by the admin",
 }

@@ -59,13 +59,17 @@ def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> No
 
 
 def test_rows_and_files_are_those_of_the_table_that_the_configuration_names(practice: Site) -> None:
-    sql(practice.server, "alter table attachments rename to scans", 'alter table scans rename storage_key to "the key"')
-    sql(practice.server, "alter table scans rename byte_size to bytes")
-    sql(practice.server, """update scans set "the key" = 'attachments/' || "the key";""")
-    names = {"table": "scans", "key_column": "the key", "size_column": "bytes", "directory": "."}
+    sql(
+        practice.server,
+        "alter table attachments rename to pictures",
+        'alter table pictures rename storage_key to "the key"',
+    )
+    sql(practice.server, "alter table pictures rename byte_size to bytes")
+    sql(practice.server, """update pictures set "the key" = 'attachments/' || "the key";""")
+    names = {"table": "pictures", "key_column": "the key", "size_column": "bytes", "directory": "."}
     practice.configure({f"application.{key}": value for key, value in names.items()})
     practice.takes()
-    assert practice.run("drill").stdout.endswith("drill_status=ok\n")
+    assert practice.run("drill").stdout.endswith("drill_status=proven\n")
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert done.stdout.endswith("\nattachment_rows_with_files=5\nrestore_all_status=ok\n"), done.stderr
 
