@@ -25,7 +25,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     VerificationError,
 )
-from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.host.journal import redacted
 from dental_pms_backup.live import pinned
 
@@ -81,7 +81,7 @@ END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity wh
 class OnHost:
     """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own.
 
-    ``root`` is the root directory that they run in, empty for ours.
+    ``root`` is the root directory of the sandbox that the server runs in, to be shared by them; empty without one.
     """
 
     host: str
@@ -190,8 +190,10 @@ def client(
             if server.pgpass_file:
                 settings["PGPASSFILE"] = str(server.pgpass_file)
             words = [*(f"{name}={value}" for name, value in settings.items()), *given]
-            argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
-            return programs.as_user(argv, server.run_as, root=server.root) if server.run_as else argv
+            argv = [program if "/" in program else _newest(server, program), *arguments]
+            if server.root:
+                return [*sandbox.client(server.root, ["LC_ALL=C", *words]), *argv]
+            return programs.as_user(["env", *words, *argv], server.run_as) if server.run_as else ["env", *words, *argv]
 
 
 def to_database(name: str) -> str:

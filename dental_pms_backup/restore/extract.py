@@ -157,8 +157,8 @@ def _untar(
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(original_names.member(path)) for path in paths]
-    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
-    argv += ["--no-wildcards", "--anchored", f"--directory={content.for_programs}", "--null"]
+    rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
+    argv = [*unpack.extraction(content, rights), "--no-wildcards", "--anchored", "--null"]
     with open(os.devnull, "wb") as nowhere, programs.memory("names") as names:  # not in argv, which everyone can read
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
         argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
@@ -170,6 +170,8 @@ def _untar(
             f"attachments: unpacking failed ({tar if unpacked.ok else unpacked}), expected every entry that was named",
             hint=f"dental-pms-backup restore attachments {archive.file} --to DIR   # all of them",
         )
+    if count := unpack.take_bits_off(content, rights, beat=beat):
+        unpack.warn_of_rights(f"{count} of what was extracted lost a setuid or setgid bit")
 
 
 def _found(content: Place, path: str) -> Path:

@@ -93,6 +93,15 @@ def test_whatever_somebody_evil_tries_fails_and_reaches_nobody(way: str, place: 
     assert evil_tries.reached(done.stdout) == {evil_tries.SEEN: "done"}  # its /proc is that of the host here
 
 
+def test_a_program_that_is_alone_starts_no_other_and_no_thread() -> None:
+    argv = confinement.alone(Path("/"), USER, USER, SETTINGS)
+    tries = "sub first { fork // return $!; 'done' } print join ', ', first(), system('true'), $!"
+    assert run([*argv, "perl", "-e", tries]).stdout == f"{evil_tries.REFUSED}, -1, {evil_tries.REFUSED}"
+    thread = "import threading; threading.Thread(target=print, args=('started',)).start()"
+    done = run([*argv, sys.executable, "-c", thread])
+    assert (done.stdout, "can't start new thread" in done.stderr) == ("", True)
+
+
 def test_what_somebody_evil_tries_means_something_without_the_cage(place: Path) -> None:
     user = ["setpriv", "--no-new-privs", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
     with surroundings(USER) as host:
