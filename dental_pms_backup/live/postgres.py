@@ -98,13 +98,15 @@ class OnHost:
 class Inside:
     """The root directory of a container, and who runs the container's own programs there, never root.
 
-    ``settings`` are the NAME=value of the container's environment that these programs need.
+    ``settings`` are the NAME=value of the container's environment that these programs need. Each is ``alone`` where a
+    dump of anybody's making is read as commands: it starts no other.
     """
 
     root: Path
     uid: int
     gid: int
     settings: tuple[str, ...]
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,21 +174,16 @@ def client(
             hosts = client(here, program, *arguments, session=session, options=options)
             return [*confinement.beside(Path(on_socket.host)), *hosts]
         case InContainer(entry=Inside() as inside):
-            environment = [*inside.settings, "LC_ALL=C", *given]
-            caged = confinement.inside(inside.root, inside.uid, inside.gid, environment)
+            cage = confinement.alone if inside.alone else confinement.inside
+            caged = cage(inside.root, inside.uid, inside.gid, [*inside.settings, "LC_ALL=C", *given])
             return [*caged, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
             argv = ["docker", "exec", *asked, *(f"--env={setting}" for setting in given), container_id]
             return [*argv, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case OnHost():
-            settings = {
-                "PGHOST": server.host,
-                "PGPORT": str(server.port),
-                "PGUSER": server.user,
-                "PGDATABASE": server.database,
-                "PGCONNECT_TIMEOUT": "10",
-            }
+            settings = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user}
+            settings |= {"PGDATABASE": server.database, "PGCONNECT_TIMEOUT": "10"}
             if server.pgpass_file:
                 settings["PGPASSFILE"] = str(server.pgpass_file)
             words = [*(f"{name}={value}" for name, value in settings.items()), *given]
