@@ -90,6 +90,10 @@ my $more = $all > $met ? $all - $met : 0;
 print "$devices $outside $unknown $more $other $unread $files $directories $attributes\n";
 """
 )
+# What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
+LEAST_BYTES = 64_000_000
+LEAST_FILES = 1000
+SMALL = 20
 LOSSES = (
     "files that the set has not",
     "files that are newer than the set's, or of another size",
@@ -204,7 +208,30 @@ def extraction(content: Place, rights: Rights) -> list[str]:
 
 def extract(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
-    _through(source, unpack, extraction(content, rights), content, "unpacking failed", beat)
+    leaving_room = leaves_room(content, beat)
+    _through(source, unpack, extraction(content, rights), content, "unpacking failed", leaving_room)
+
+
+def leaves_room(content: Place, beat: Beat) -> Beat:
+    """Return a beat that also ends the unpacking before the disk is full: an archive may be larger than it looks.
+
+    RestoreError then.
+    """
+
+    def look() -> None:
+        beat()
+        status = os.fstatvfs(content.descriptor)
+        least_bytes = min(LEAST_BYTES, status.f_blocks * status.f_frsize // SMALL)
+        least_files = min(LEAST_FILES, status.f_files // SMALL)
+        if status.f_bavail * status.f_frsize < least_bytes or status.f_favail < least_files:
+            target = content.path.parent.parent
+            raise RestoreError(
+                f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
+                f"{least_files} files, expected it to need less; it is gone again",
+                hint=f"df -h {target}; df -i {target}",
+            )
+
+    return look
 
 
 def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:

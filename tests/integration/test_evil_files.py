@@ -13,7 +13,7 @@ import pytest
 
 from tests import faults
 from tests.integration.faults import events, fails, listening, recovers
-from tests.integration.support import PATH, Disk, Site, environment, executable, on_disk, wait_until
+from tests.integration.support import PATH, Disk, Site, environment, executable, mounted_tmpfs, on_disk, wait_until
 
 NOBODY = 65534
 # In a struct vfs_cap_data, of version 2 and effective: CAP_DAC_OVERRIDE and CAP_NET_RAW (capabilities(7)).
@@ -512,3 +512,29 @@ def test_a_set_that_is_restored_in_place_keeps_what_the_application_had(site: Si
     done = site.run("restore", "attachments", name, "--in-place", "--yes")
     assert (done.returncode, "unpacked without" in done.stderr) == (0, False), done.stderr
     assert lends(site.attachments) == PLANTED
+
+
+@pytest.mark.parametrize("command", ["restore", "extract"])
+def test_an_archive_that_is_larger_than_the_disk_is_ended_before_that_is_full(site: Site, command: str) -> None:
+    small, file = site.place / "small", site.place / "from_elsewhere.tgz"
+    almost_all = "{ head -c 33000000; hold; cat; }"
+    with tarfile.open(file, "w:gz") as archive:
+        entry = tarfile.TarInfo("./zeros")
+        entry.size = 128 << 20
+        with Path("/dev/zero").open("rb") as zeros:
+            archive.addfile(entry, zeros)
+    words = {
+        "restore": ["attachments", str(file), "--to", f"{small}/new"],
+        "extract": [str(file), "zeros", "--to", str(small)],
+    }
+    with (
+        mounted_tmpfs(small, 32 << 20),
+        held(site, "tar", f'case "$*" in *--extract*) {almost_all} | "$real" "$@"; exit ;; esac') as (path, waits, _),
+        site.running(command, *words[command], PATH=path) as process,
+    ):
+        out, err = process.communicate(timeout=60)
+        assert waits.exists()
+        assert list(small.iterdir()) == []
+    assert process.returncode == 1, out
+    assert f"attachments: {small}: what is in the archive has taken all room but 1677721 bytes and " in err
+    assert f"hint: df -h {small}" in err
