@@ -90,6 +90,8 @@ my $more = $all > $met ? $all - $met : 0;
 print "$devices $outside $unknown $more $other $unread $files $directories $attributes\n";
 """
 )
+DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
+TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
 # What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
 LEAST_BYTES = 64_000_000
 LEAST_FILES = 1000
@@ -102,7 +104,7 @@ LOSSES = (
 
 
 class Rights(enum.Enum):
-    """What entries keep that lends rights: setuid and setgid bits, and the attributes ``security.*``, ``trusted.*``."""
+    """What is kept that lends rights: setuid and setgid bits, attributes ``security.*`` and ``trusted.*``, devices."""
 
     ALL = enum.auto()
     OF_DIRECTORIES = enum.auto()
@@ -164,6 +166,8 @@ def look_through(
         )
     files, directories, attributes = (int(count) for count in found.groups()[6:])
     _warn(files, directories, attributes, rights)
+    if rights is not Rights.ALL and found[1] != "0":
+        warn_of_rights(f"the archive has {found[1]} device nodes, which are left out")
     losses = zip(found.groups()[3:6], LOSSES, strict=True)
     return [f"{count} {what}" for count, what in losses if count != "0"]
 
@@ -237,11 +241,13 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
 def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise.
 
-    Only then does it lose its bits that lend ``rights``: until somebody else reaches the directory.
+    Only then, before anybody else reaches the directory, does it lose its bits and device nodes that lend ``rights``.
     """
     argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
     _through(source, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
     take_bits_off(content, rights, beat=beat)
+    if rights is not Rights.ALL:
+        _find(content, [*DEVICES, "-delete"], beat)
     with open(os.devnull, "wb") as nowhere:
         sync = ["sync", "--file-system", str(content.for_programs)]
         (synced,) = programs.pipeline(sync, out=nowhere.fileno(), beat=beat)
@@ -257,12 +263,16 @@ def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
     if rights is Rights.ALL:
         return 0
     but = ["!", "-type", "d"] if rights is Rights.OF_DIRECTORIES else []
-    bits = ["-perm", "/6000", "!", "-type", "l", *but, "-printf", "s", "-exec", "chmod", "ug-s", "{}", "+"]
-    with programs.memory("bits") as out:
-        (ended,) = programs.pipeline(["find", f"{content.for_programs}/.", *bits], out=out, beat=beat)
+    return _find(content, ["-perm", "/6000", "!", "-type", "l", *but, "-printf", "s", *TAKE_OFF], beat)
+
+
+def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
+    """Do something with what find finds of what was unpacked, and return how many bytes it prints; RestoreError."""
+    with programs.memory("found") as out:
+        (ended,) = programs.pipeline(["find", f"{content.for_programs}/.", *words], out=out, beat=beat)
         count = os.fstat(out).st_size
     if not ended.ok:
-        raise RestoreError(f"attachments: {ended}, expected to take setuid bits off what was unpacked")
+        raise RestoreError(f"attachments: {ended}, expected to take rights off what was unpacked")
     return count
 
 
