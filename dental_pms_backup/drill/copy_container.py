@@ -6,6 +6,7 @@ What a killed drill leaves is known by the mark of its store, and removed by the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -23,7 +24,7 @@ from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolM
 from dental_pms_backup.host import durable, journal, programs, sandbox, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import compose, postgres, roads
-from dental_pms_backup.live.postgres import InContainer, OnHost
+from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -190,10 +191,20 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
             _start_by_entry_point(labelled, name, image, settings)
         own = Road.EXEC if road is Road.EXEC else Road.AUTO
         server, _ = roads.open_to(compose.container(name), own, (Road.NAMESPACE,))
-        yield server
+        yield _whose_clients_are_alone(server)
     finally:
         with stop.deferred():
             _remove_container(name)
+
+
+def _whose_clients_are_alone(server: InContainer) -> InContainer:
+    """Return a server whose clients start no other program, which a psql that reads a dump could leave behind.
+
+    Those that docker exec starts end with the container.
+    """
+    if not isinstance(server.entry, Inside):
+        return server
+    return dataclasses.replace(server, entry=dataclasses.replace(server.entry, alone=True))
 
 
 @contextlib.contextmanager

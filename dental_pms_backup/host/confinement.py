@@ -1,4 +1,4 @@
-"""The cage of programs that nobody vouches for: those of an image, or ours at a server of which the same is true.
+"""The cage of programs that nobody vouches for: those of an image, or ours that read what anybody may have made.
 
 It is the same in the service and by hand, with systemd or without, and asks for no right beyond entering the root
 directory of a container. ``filters/confine`` starts a program in it.
@@ -35,9 +35,9 @@ ALLOWED = (
     # memory
     "brk madvise membarrier mincore mmap mprotect mremap munmap",
     # this process, and what it becomes
-    "arch_prctl capget execve execveat exit exit_group fork getcpu getegid geteuid getgid getgroups "
+    "arch_prctl capget execve execveat exit exit_group getcpu getegid geteuid getgid getgroups "
     "getpgrp getpid getppid getrandom getresgid getresuid getrlimit getrusage gettid getuid rseq sched_yield "
-    "set_robust_list set_tid_address sysinfo uname vfork wait4 waitid",
+    "set_robust_list set_tid_address sysinfo uname wait4 waitid",
     # without a capability these change nothing, and busybox goes no further without them
     "setgid setregid setresgid setresuid setreuid setuid",
     # its own signals, and time
@@ -49,6 +49,8 @@ ALLOWED = (
     # a connection, once there is a socket; neither listening nor passing descriptors on
     "connect getpeername getsockname getsockopt recvfrom sendto shutdown",
 )
+# A shell and pg_dumpall have processes of their own; a psql that reads somebody's dump needs none, and leaves none.
+PROCESSES = ("fork", "vfork")
 # Allowed with these values of an argument only: the call, which argument, the values, which are those of every machine.
 AF_UNIX = 1
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW = range(8)
@@ -56,7 +58,7 @@ F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ = 1030, 1031, 1032
 TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
 PR_SET_NAME, PR_GET_NAME = 15, 16
 ITSELF = 0
-# CLONE_PIDFD, _PTRACE, _PARENT (ours) and all CLONE_NEW*; a shell and pg_dumpall have processes of their own
+# CLONE_PIDFD, _PTRACE, _PARENT (ours) and all CLONE_NEW*
 NO_CLONE = 0x1000 | 0x2000 | 0x8000 | 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
 ONLY = (
     ("socket", 0, (AF_UNIX,)),
@@ -80,6 +82,11 @@ def inside(root: Path, uid: int, gid: int, settings: Sequence[str]) -> list[str]
     return ["perl", str(CONFINE), _filter(), "root", str(root), str(uid), str(gid), *settings, "--"]
 
 
+def alone(root: Path, uid: int, gid: int, settings: Sequence[str]) -> list[str]:
+    """Return the argv before that of a program as ``inside`` does, which can start no process and no thread."""
+    return ["perl", str(CONFINE), _filter(alone=True), "root", str(root), str(uid), str(gid), *settings, "--"]
+
+
 def beside(directory: Path) -> list[str]:
     """Return the argv before that of a program of this host that reaches a directory as ``HERE``.
 
@@ -88,10 +95,11 @@ def beside(directory: Path) -> list[str]:
     return ["perl", str(CONFINE), _filter(), "directory", str(directory), STRANGER, STRANGER, "--"]
 
 
-def write_filter(file: IO[bytes]) -> None:
+def write_filter(file: IO[bytes], *, alone: bool = False) -> None:
     """Write the filter of this machine as the kernel takes it into an open file, on a disk or in memory.
 
-    A call of another architecture, as of a 32-bit program, ends the program. ToolMissingError.
+    ``alone`` allows no other process. A call of another architecture, as of a 32-bit program, ends the program.
+    ToolMissingError.
     """
     try:
         import seccomp  # noqa: PLC0415 - only where a cage is wanted
@@ -100,11 +108,12 @@ def write_filter(file: IO[bytes]) -> None:
             f"{REFUSED}no libseccomp for Python here, expected it to be installed", hint="apt install python3-seccomp"
         ) from None
     rules = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.ENOSYS))
-    for name in " ".join(ALLOWED).split():
+    for name in " ".join(ALLOWED if alone else (*ALLOWED, *PROCESSES)).split():
         rules.add_rule(seccomp.ALLOW, name)
     # of a process, none but itself, and to read
     rules.add_rule(seccomp.ALLOW, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0), seccomp.Arg(2, seccomp.EQ, 0))
-    rules.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, NO_CLONE, 0))
+    if not alone:
+        rules.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, NO_CLONE, 0))
     for name, which, values in ONLY:
         for value in values:
             # the kernel looks at 32 bits of these
@@ -113,11 +122,11 @@ def write_filter(file: IO[bytes]) -> None:
 
 
 @functools.cache
-def _filter() -> str:
+def _filter(*, alone: bool = False) -> str:
     """Return the path of this process's filter, a file in memory that is there as long as the process."""
     with open(os.memfd_create("filter", os.MFD_CLOEXEC), "wb", closefd=False) as file:
         try:
-            write_filter(file)
+            write_filter(file, alone=alone)
         except (RuntimeError, ValueError, OSError) as error:  # what libseccomp's binding raises
             raise ToolMissingError(
                 f"{REFUSED}libseccomp cannot make it: {error}", hint="apt install python3-seccomp"

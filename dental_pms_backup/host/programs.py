@@ -42,8 +42,14 @@ SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
 LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
-PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client", "setpriv": "util-linux"}
-PACKAGE_OF |= dict.fromkeys(("chroot", "env", "sync", "wc"), "coreutils")
+PACKAGE_OF = {
+    "bwrap": "bubblewrap",
+    "docker": "docker.io",
+    "psql": "postgresql-client",
+    "setpriv": "util-linux",
+    "prlimit": "util-linux",
+}
+PACKAGE_OF |= dict.fromkeys(("env", "sync", "wc"), "coreutils")
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -256,20 +262,18 @@ def background(argv: Sequence[str], *, log: Path) -> Iterator[None]:
         _end([process])
 
 
-def as_user(argv: Sequence[str], user: str, *, root: str = "") -> list[str]:
-    """Return the argv that runs a program as another system user, with that user's groups; in another root directory.
-
-    There it gets no right back, whatever it is.
-    """
-    entered = [path_of("chroot"), root] if root else []
+def as_user(argv: Sequence[str], user: str) -> list[str]:
+    """Return the argv that runs a program as another system user, with that user's groups."""
     # the death signal again: a change of user clears the one that was set before it
     words = [f"--reuid={user}", f"--regid={user}", "--init-groups", "--pdeathsig", "KILL"]
-    return [*entered, "setpriv", *words, *(["--inh-caps=-all", "--no-new-privs"] if root else []), "--", *argv]
+    return ["setpriv", *words, "--", *argv]
 
 
 def program_of(argv: Sequence[str]) -> str:
     """Return the name of the program that an argv is about, without the wrappers of this module."""
     words = list(argv)
+    if words[0] == "prlimit":
+        words = words[words.index("--") + 1 :]
     confined = words[0] == "perl" and os.path.basename(words[1]) == "confine"  # noqa: PTH119 - as below
     if confined:
         words = words[words.index("--") + 1 :]
@@ -279,8 +283,6 @@ def program_of(argv: Sequence[str]) -> str:
             words = words[1:]
     if confined and words[0] == "sh":
         words = words[len(("sh", "-c", "SCRIPT", "sh")) :]
-    if os.path.basename(words[0]) == "chroot":  # noqa: PTH119 - as below
-        return program_of(words[2:])
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DatabaseError, RefusedError, TemporaryError, ToolMissingError
-from dental_pms_backup.host import programs, stop
+from dental_pms_backup.host import confinement, programs, stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,8 @@ SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
 MIB = 1 << 20
 LONGEST_LINE_BYTES = 1000
 # For each process, and of processes and threads for the user: a server and the few sessions of a drill need far less.
-LIMITS = (f"--as={4096 * MIB}", f"--fsize={2048 * MIB}", "--nproc=400", "--nofile=4096", "--core=0")
+LIMITS = (f"--as={4096 * MIB}", f"--fsize={2048 * MIB}", "--nofile=4096", "--core=0")
+MOST_PROCESSES = "--nproc=400"
 # For all of the sandbox together, where systemd runs. What is read and written is cached beyond that.
 BOUNDS = ("MemoryMax=2G", "MemorySwapMax=0", "TasksMax=400", "CPUWeight=20", "IOWeight=20")
 OF_ROOT = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -118,6 +119,17 @@ def user() -> pwd.struct_passwd:
         ) from None
 
 
+def client(root: str, settings: Sequence[str]) -> list[str]:
+    """Return the argv before that of a program that asks a server in a sandbox, and may read what anybody has made.
+
+    It runs as the sandbox's user, in its root directory and with the limits of each of its processes, in the cage of
+    ``confinement``: it has no network, and starts no process that could outlive it. ``settings`` are its whole
+    environment, NAME=value.
+    """
+    who = user()
+    return ["prlimit", *LIMITS, "--", *confinement.alone(Path(root), who.pw_uid, who.pw_gid, settings)]
+
+
 def unit_name(place: Path) -> str:
     """Return the name of the transient unit of the sandbox in a place, where systemd runs."""
     return f"{place.name}.service"
@@ -195,7 +207,7 @@ def _argv(argv: Sequence[str], inside: Path, who: pwd.struct_passwd) -> list[str
     kept = [word for name in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP") for word in ("--cap-add", name)]
     apart = [f"--unshare-{each}" for each in ("pid", "net", "ipc", "uts", "cgroup-try")]
     return [
-        *("prlimit", *LIMITS, "--", programs.path_of("bwrap")),
+        *("prlimit", *LIMITS, MOST_PROCESSES, "--", programs.path_of("bwrap")),
         *(*apart, "--die-with-parent", "--new-session", "--info-fd", "3"),
         *("--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "LC_ALL", "C"),
         *("--cap-drop", "ALL", *kept),

@@ -25,7 +25,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     VerificationError,
 )
-from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.host.journal import redacted
 from dental_pms_backup.live import pinned
 
@@ -83,7 +83,7 @@ END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity wh
 class OnHost:
     """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own.
 
-    ``root`` is the root directory that they run in, empty for ours.
+    ``root`` is the root directory of the sandbox that the server runs in, to be shared by them; empty without one.
     """
 
     host: str
@@ -100,13 +100,15 @@ class OnHost:
 class Inside:
     """The root directory of a container, and who runs the container's own programs there, never root.
 
-    ``settings`` are the NAME=value of the container's environment that these programs need.
+    ``settings`` are the NAME=value of the container's environment that these programs need. Each is ``alone`` where a
+    dump of anybody's making is read as commands: it starts no other.
     """
 
     root: Path
     uid: int
     gid: int
     settings: tuple[str, ...]
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,26 +176,23 @@ def client(
             hosts = client(here, program, *arguments, session=session, options=options)
             return [*confinement.beside(Path(on_socket.host)), *hosts]
         case InContainer(entry=Inside() as inside):
-            environment = [*inside.settings, "LC_ALL=C", *given]
-            caged = confinement.inside(inside.root, inside.uid, inside.gid, environment)
+            cage = confinement.alone if inside.alone else confinement.inside
+            caged = cage(inside.root, inside.uid, inside.gid, [*inside.settings, "LC_ALL=C", *given])
             return [*caged, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
             argv = ["docker", "exec", *asked, *(f"--env={setting}" for setting in given), container_id]
             return [*argv, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
         case OnHost():
-            settings = {
-                "PGHOST": server.host,
-                "PGPORT": str(server.port),
-                "PGUSER": server.user,
-                "PGDATABASE": server.database,
-                "PGCONNECT_TIMEOUT": "10",
-            }
+            settings = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user}
+            settings |= {"PGDATABASE": server.database, "PGCONNECT_TIMEOUT": "10"}
             if server.pgpass_file:
                 settings["PGPASSFILE"] = str(server.pgpass_file)
             words = [*(f"{name}={value}" for name, value in settings.items()), *given]
-            argv = ["env", *words, program if "/" in program else _newest(server, program), *arguments]
-            return programs.as_user(argv, server.run_as, root=server.root) if server.run_as else argv
+            argv = [program if "/" in program else _newest(server, program), *arguments]
+            if server.root:
+                return [*sandbox.client(server.root, ["LC_ALL=C", *words]), *argv]
+            return programs.as_user(["env", *words, *argv], server.run_as) if server.run_as else ["env", *words, *argv]
 
 
 def to_database(name: str) -> str:

@@ -76,7 +76,7 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
     dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(archive) as descriptor:
         proof = dump_file.prove(archive, descriptor, watch=watch)
-        restore.look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
+        restore.look_through(archive, descriptor, proof.unpack, unpack.Rights.ALL, live=None, watch=watch)
     with restore.live_attachments(config) as live:
         restore.check_swappable(live, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)

@@ -157,12 +157,13 @@ def _untar(
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(original_names.member(path)) for path in paths]
-    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *unpack.AS_STORED]
-    argv += ["--no-wildcards", "--anchored", f"--directory={content.for_programs}", "--null"]
+    rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
+    argv = [*unpack.extraction(content, rights), "--no-wildcards", "--anchored", "--null"]
     with open(os.devnull, "wb") as nowhere, programs.memory("names") as names:  # not in argv, which everyone can read
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
         argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
-        unpacked, tar = programs.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=beat)
+        leaving_room = unpack.leaves_room(content, beat)
+        unpacked, tar = programs.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=leaving_room)
     # a path is in the archive with "./" or without, so that one of each pair is not found
     other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
     if not unpacked.ok or (not tar.ok and other):
@@ -170,6 +171,8 @@ def _untar(
             f"attachments: unpacking failed ({tar if unpacked.ok else unpacked}), expected every entry that was named",
             hint=f"dental-pms-backup restore attachments {archive.file} --to DIR   # all of them",
         )
+    if count := unpack.take_bits_off(content, rights, beat=beat):
+        unpack.warn_of_rights(f"{count} of what was extracted lost a setuid or setgid bit")
 
 
 def _found(content: Place, path: str) -> Path:

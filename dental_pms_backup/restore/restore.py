@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.swap import Live
     from dental_pms_backup.restore.beside import Opened
     from dental_pms_backup.restore.dump_file import Source
+    from dental_pms_backup.restore.unpack import Rights
     from dental_pms_backup.store.verify import Proof
 
 OF_NOTHING = "none, the live database was empty"
@@ -161,13 +162,14 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
         with _recorded(config.store, Stream.ATTACHMENTS, str(live.path), now), dump_file.opened(archive) as descriptor:
             _recover(live)
             proof = dump_file.prove(archive, descriptor, watch=watch)
-            losses = look_through(archive, descriptor, proof.unpack, live=live.place, watch=watch)
+            rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
+            losses = look_through(archive, descriptor, proof.unpack, rights, live=live.place, watch=watch)
             unpack.check_room(archive.file, live.around)
             terms.consent(Stream.ATTACHMENTS, losses)
             stamp = swap.free_stamp(live.around, live.path.name, now)
             with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
                 swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
-                _unpack(descriptor, proof.unpack, fresh.content, watch=watch)
+                _unpack(descriptor, proof.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 kept = swap.swap(live, fresh, stamp)
     return Restored(
@@ -183,11 +185,12 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
         swap.check_new(around, target)
         with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dump_file.opened(archive) as descriptor:
             proof = dump_file.prove(archive, descriptor, watch=watch)
-            look_through(archive, descriptor, proof.unpack, live=None, watch=watch)
+            rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
+            look_through(archive, descriptor, proof.unpack, rights, live=None, watch=watch)
             unpack.check_room(archive.file, around)
             stamp = swap.free_stamp(around, target.name, now)
             with swap.fresh(around, f"{target.name}.{swap.RESTORING}-{stamp}") as fresh:
-                _unpack(descriptor, proof.unpack, fresh.content, watch=watch)
+                _unpack(descriptor, proof.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 swap.into_new(around, fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
@@ -210,12 +213,12 @@ def check_swappable(live: Live, archive: Path) -> None:
 
 
 def look_through(
-    archive: Source, descriptor: int, how: Sequence[str], *, live: Place | None, watch: Watch
+    archive: Source, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
 ) -> Sequence[str]:
     """Look through a proven archive before it is unpacked, as ``unpack.look_through`` does."""
     ours = bool(archive.checksum)
     with watch.reading("attachments: listing", descriptor) as beat:
-        return unpack.look_through(archive.file, descriptor, how, ours=ours, live=live, beat=beat)
+        return unpack.look_through(archive.file, descriptor, how, ours=ours, rights=rights, live=live, beat=beat)
 
 
 def _recover(live: Live) -> None:
@@ -224,12 +227,12 @@ def _recover(live: Live) -> None:
         journal.write(Event.RESTORE_RECOVERED, done, priority=journal.WARNING, fields=fields)
 
 
-def _unpack(descriptor: int, how: Sequence[str], content: Place, *, watch: Watch) -> None:
+def _unpack(descriptor: int, how: Sequence[str], content: Place, rights: Rights, *, watch: Watch) -> None:
     """Unpack a proven archive into an empty directory, and compare every entry."""
     with watch.reading("attachments: unpacking", descriptor) as beat:
-        unpack.extract(descriptor, how, content, beat=beat)
+        unpack.extract(descriptor, how, content, rights, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:
-        unpack.compare(descriptor, how, content, beat=beat)
+        unpack.compare(descriptor, how, content, rights, beat=beat)
 
 
 def _check_name(live: DatabaseSource, target: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import journal, programs
+from dental_pms_backup.host.journal import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     Beat = Callable[[], None]
 
 AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
+WITHOUT_RIGHTS = ("--numeric-owner", "--xattrs", "--xattrs-include=user.*", "--acls")
+RIGHTS_SHOWN = ("--xattrs", "--xattrs-include=security.*", "--xattrs-include=trusted.*")
 # Makes a directory in which others write the root directory of perl, which needs nothing more from outside of it: no
 # link and no rename leads out. Who is not root has nothing there that is not his anyway.
 SHUT_IN = r"""
@@ -31,12 +35,14 @@ sub shut_in {
 # one is given, what these lines lack, what is newer or of another size, and what cannot be read. What stands behind the
 # name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
 # No name is kept, there may be millions: what they lack is all that is live but for what is met while they are read.
+# Last come the files with a setuid or setgid bit, the directories with one, and what has attributes that tar marks.
 LOOK_THROUGH = (
     SHUT_IN
     + r"""
 my ($live) = @ARGV; @ARGV = ();
 $live = shut_in($live) if defined $live;
 my ($devices, $outside, $unknown, $all, $met, $other, $unread, $walked) = (0) x 8;
+my ($files, $directories, $attributes) = (0) x 3;
 my ($before, $parent) = ("", "/");
 my %plain = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
 sub comes_into {
@@ -48,8 +54,10 @@ sub comes_into {
     return opendir my $entries, "$path/";
 }
 while (<STDIN>) {
-    my ($type, $size, $time, $name) = /^(.)\S*\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
+    my ($type, $mode, $size, $time, $name) = /^(.)(\S*)\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
         or ++$unknown, next;
+    ++($type eq "d" ? $directories : $files) if $mode =~ /[sS]/;
+    ++$attributes if $mode =~ /\*$/;
     $name =~ s/ -> .*//s if $type eq "l";
     ++$devices if $type =~ /[bc]/;
     ++$unknown if $type !~ /[-dlhpbcsC]/;
@@ -79,9 +87,15 @@ while (defined(my $directory = pop @directories)) {
     }
 }
 my $more = $all > $met ? $all - $met : 0;
-print "$devices $outside $unknown $more $other $unread\n";
+print "$devices $outside $unknown $more $other $unread $files $directories $attributes\n";
 """
 )
+DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
+TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
+# What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
+LEAST_BYTES = 64_000_000
+LEAST_FILES = 1000
+SMALL = 20
 LOSSES = (
     "files that the set has not",
     "files that are newer than the set's, or of another size",
@@ -89,13 +103,39 @@ LOSSES = (
 )
 
 
+class Rights(enum.Enum):
+    """What is kept that lends rights: setuid and setgid bits, attributes ``security.*`` and ``trusted.*``, devices."""
+
+    ALL = enum.auto()
+    OF_DIRECTORIES = enum.auto()
+    NONE = enum.auto()
+
+
+def rights(*, ours: bool, in_place: bool) -> Rights:
+    """Return what is kept of an archive: ``ours`` is a proven file of a set, ``in_place`` where it came from.
+
+    Nobody knows who wrote any other; and elsewhere than in the application's own volume a file with its owner's rights
+    is a program for whoever passes by.
+    """
+    if not ours:
+        return Rights.NONE
+    return Rights.ALL if in_place else Rights.OF_DIRECTORIES
+
+
 def look_through(
-    file: Path, source: int, unpack: Sequence[str], *, ours: bool, live: Place | None = None, beat: Beat
+    file: Path,
+    source: int,
+    unpack: Sequence[str],
+    *,
+    ours: bool,
+    rights: Rights,
+    live: Place | None = None,
+    beat: Beat,
 ) -> list[str]:
     """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
 
-    RefusedError when it has an entry that lies or links outside of it. Or a device node, unless it is ``ours``: a
-    proven file of a set has what was there.
+    It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
+    a device node, unless it is ``ours``: a proven file of a set has what was there.
     """
     os.lseek(source, 0, os.SEEK_SET)
     listing = [
@@ -107,13 +147,14 @@ def look_through(
         "--file=-",
         "--absolute-names",
         "--numeric-owner",
+        *RIGHTS_SHOWN,
         "--quoting-style=escape",
     ]
     counting = ["perl", "-e", LOOK_THROUGH, "--", *([str(live.for_programs)] if live else [])]
     with programs.memory("listed") as out:
         ended = programs.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
-    found = re.fullmatch(r"(\d+) (\d+) (\d+) (\d+) (\d+) (\d+)\n", answer)
+    found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
     if found is None or not all(program.ok for program in ended) or int(found[3]):
         raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
     wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
@@ -123,8 +164,30 @@ def look_through(
             f"{file}: has {counted}, expected files, directories and links of the attachments; nothing was touched",
             hint="dental-pms-backup list   # choose another set: this archive was not made from attachments",
         )
-    losses = zip(found.groups()[3:], LOSSES, strict=True)
+    files, directories, attributes = (int(count) for count in found.groups()[6:])
+    _warn(files, directories, attributes, rights)
+    if rights is not Rights.ALL and found[1] != "0":
+        warn_of_rights(f"the archive has {found[1]} device nodes, which are left out")
+    losses = zip(found.groups()[3:6], LOSSES, strict=True)
     return [f"{count} {what}" for count, what in losses if count != "0"]
+
+
+def _warn(files: int, directories: int, attributes: int, rights: Rights) -> None:
+    """Tell of what an archive has that lends rights, and that is not unpacked."""
+    if rights is Rights.ALL:
+        return
+    counts = {"files with a setuid or setgid bit": files, "entries with security.* or trusted.* attributes": attributes}
+    if rights is Rights.NONE:
+        counts["directories with a setgid bit"] = directories
+    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    if told:
+        warn_of_rights(f"the archive has {told}, which are unpacked without")
+
+
+def warn_of_rights(text: str) -> None:
+    """Tell that something is unpacked without the rights that it lends."""
+    text = f"attachments: {text}: only a set that is restored in place keeps these"
+    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
 
 
 def check_room(file: Path, directory: Place) -> None:
@@ -140,21 +203,77 @@ def check_room(file: Path, directory: Place) -> None:
         )
 
 
-def extract(source: int, unpack: Sequence[str], content: Place, *, beat: Beat) -> None:
+def extraction(content: Place, rights: Rights) -> list[str]:
+    """Return the argv of the tar that unpacks what it reads; attributes that lend rights are not even written."""
+    how = AS_STORED if rights is Rights.ALL else WITHOUT_RIGHTS
+    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *how]
+    return [*argv, f"--directory={content.for_programs}"]
+
+
+def extract(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
-    argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *AS_STORED]
-    _through(source, unpack, [*argv, f"--directory={content.for_programs}"], content, "unpacking failed", beat)
+    leaving_room = leaves_room(content, beat)
+    _through(source, unpack, extraction(content, rights), content, "unpacking failed", leaving_room)
 
 
-def compare(source: int, unpack: Sequence[str], content: Place, *, beat: Beat) -> None:
-    """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise."""
+def leaves_room(content: Place, beat: Beat) -> Beat:
+    """Return a beat that also ends the unpacking before the disk is full: an archive may be larger than it looks.
+
+    RestoreError then.
+    """
+
+    def look() -> None:
+        beat()
+        status = os.fstatvfs(content.descriptor)
+        least_bytes = min(LEAST_BYTES, status.f_blocks * status.f_frsize // SMALL)
+        least_files = min(LEAST_FILES, status.f_files // SMALL)
+        if status.f_bavail * status.f_frsize < least_bytes or status.f_favail < least_files:
+            target = content.path.parent.parent
+            raise RestoreError(
+                f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
+                f"{least_files} files, expected it to need less; it is gone again, the live directory is as it was",
+                hint=f"df -h {target}; df -i {target}",
+            )
+
+    return look
+
+
+def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
+    """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise.
+
+    Only then, before anybody else reaches the directory, does it lose its bits and device nodes that lend ``rights``.
+    """
     argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
     _through(source, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
+    take_bits_off(content, rights, beat=beat)
+    if rights is not Rights.ALL:
+        _find(content, [*DEVICES, "-delete"], beat)
     with open(os.devnull, "wb") as nowhere:
         sync = ["sync", "--file-system", str(content.for_programs)]
         (synced,) = programs.pipeline(sync, out=nowhere.fileno(), beat=beat)
     if not synced.ok:
         raise RestoreError(f"attachments: {synced}, expected to make them durable; the live directory is as it was")
+
+
+def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
+    """Take setuid and setgid bits off what was unpacked, in a directory that nobody else reaches; return of how many.
+
+    RestoreError unless all are gone.
+    """
+    if rights is Rights.ALL:
+        return 0
+    but = ["!", "-type", "d"] if rights is Rights.OF_DIRECTORIES else []
+    return _find(content, ["-perm", "/6000", "!", "-type", "l", *but, "-printf", "s", *TAKE_OFF], beat)
+
+
+def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
+    """Do something with what find finds of what was unpacked, and return how many bytes it prints; RestoreError."""
+    with programs.memory("found") as out:
+        (ended,) = programs.pipeline(["find", f"{content.for_programs}/.", *words], out=out, beat=beat)
+        count = os.fstat(out).st_size
+    if not ended.ok:
+        raise RestoreError(f"attachments: {ended}, expected to take rights off what was unpacked")
+    return count
 
 
 def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat) -> None:

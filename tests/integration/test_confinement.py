@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,15 @@ def test_whatever_somebody_evil_tries_fails_and_reaches_nobody(way: str, place: 
         assert alive(host.victim)
     assert (done.returncode, done.stderr) == (0, "")
     assert evil_tries.reached(done.stdout) == {evil_tries.SEEN: "done"}  # its /proc is that of the host here
+
+
+def test_a_program_that_is_alone_starts_no_other_and_no_thread() -> None:
+    argv = confinement.alone(Path("/"), USER, USER, SETTINGS)
+    tries = "sub first { fork // return $!; 'done' } print join ', ', first(), system('true'), $!"
+    assert run([*argv, "perl", "-e", tries]).stdout == f"{evil_tries.REFUSED}, -1, {evil_tries.REFUSED}"
+    thread = "import threading; threading.Thread(target=print, args=('started',)).start()"
+    done = run([*argv, sys.executable, "-c", thread])
+    assert (done.stdout, "can't start new thread" in done.stderr) == ("", True)
 
 
 def test_what_somebody_evil_tries_means_something_without_the_cage(place: Path) -> None:
@@ -213,15 +222,34 @@ def test_program_is_not_started_with_a_terminal_to_type_at() -> None:
     assert done.stderr == "confine: standard input or output is a terminal, expected a pipe or a file\n"
 
 
+@pytest.mark.parametrize("cage", [confinement.inside, confinement.alone])
 @pytest.mark.parametrize("program", ["/usr/bin/pg_dump", "newest"])
-def test_dump_is_the_same_in_the_cage(program: str, live: OnHost) -> None:
+def test_dump_is_the_same_in_the_cage(program: str, cage: Callable[..., list[str]], live: OnHost) -> None:
     """By the program itself, and by Debian's wrapper, which is a Perl script."""
     uid = pwd.getpwnam(live.run_as or "postgres").pw_uid
     settings = [*SETTINGS, *(f"{name}={value}" for name, value in connection(live).items())]
     path = str(max(Path("/usr/lib/postgresql").glob("*/bin/pg_dump"))) if program == "newest" else program
-    done = run([*confinement.inside(Path("/"), uid, uid, settings), path])
+    done = run([*cage(Path("/"), uid, uid, settings), path])
     assert (done.returncode, done.stderr) == (0, "")
     assert without_noise(done.stdout.split("\n")) == dump(live)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_psql_of_a_container_starts_a_program_unless_it_is_alone(alone: bool, live: OnHost) -> None:
+    uid = pwd.getpwnam(live.run_as or "postgres").pw_uid
+    settings = (*SETTINGS, "POSTGRES_USER=postgres", "POSTGRES_DB=postgres")
+    entry = Inside(root=Path("/"), uid=uid, gid=uid, settings=settings, alone=alone)
+    server = InContainer(container_id="c0ffee", name="db-1", image="postgres", entry=entry)
+    asked = (
+        "-X",
+        f"--host={live.host}",
+        f"--port={live.port}",
+        f"--username={live.user}",
+        r"--command=\! echo started",
+    )
+    psql = str(max(Path("/usr/lib/postgresql").glob("*/bin/psql")))
+    assert run(postgres.client(server, psql, *asked, session="s1")).stdout == ("" if alone else "started\n")
+    assert run(postgres.client(server, psql, *asked[:-1], "-Atc select 1", session="s1")).stdout == "1\n"
 
 
 def test_settings_of_a_container_in_files_are_read_in_the_cage(place: Path) -> None:

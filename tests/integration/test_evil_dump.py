@@ -113,7 +113,7 @@ def drilling_until_tried(site: Site, script: str) -> Iterator["tuple[subprocess.
 
 def recovers(site: Site) -> None:
     """Have nothing evil in the database any more, and drill it."""
-    sql(site.server, f"drop table {evil_dump.TABLE}")
+    sql(site.server, f"drop table if exists {evil_dump.TABLE}")
     drills.recovers(site)
 
 
@@ -231,6 +231,37 @@ def test_a_dump_that_swaps_its_socket_leads_the_drills_programs_nowhere(own_data
         met = drills.fails(site, "latest", cause="temporary", status=75)
         assert connected[1:] == []
     assert "pg_dump: exit status 1" in met.stderr
+    recovers(site)
+
+
+COMMANDS = {
+    "starts programs": r"""
+\! bash -c 'echo >/dev/tcp/127.0.0.1/PORT'
+\! setsid -f sleep 600 </dev/null >/dev/null 2>/dev/null
+\copy (select 1) to program 'bash -c "cat >/dev/tcp/127.0.0.1/PORT"'
+select 1 \g |bash -c 'cat >/dev/tcp/127.0.0.1/PORT'
+\o |setsid -f sleep 600
+""",
+    "connects elsewhere": """
+\\connect "host=127.0.0.1 port=PORT"
+""",
+}
+
+
+@pytest.mark.fault("Somebody evil", "a dump that is drilled in a private cluster has commands of psql in it")
+@pytest.mark.parametrize("what", COMMANDS)
+def test_a_command_of_psql_in_a_dump_that_is_drilled_gets_nowhere(own_database: Site, what: str) -> None:
+    site = own_database
+    lines = site.place / "lines"
+    with listener(socket.AF_INET, ("127.0.0.1", 0)) as connected:
+        lines.write_text(COMMANDS[what].replace("PORT", str(connected[0])))
+        unguarded = r"/^\\(un)?restrict /,+1d"
+        site.fake("pg_dump", f'"$real" "$@" | sed -E \'{unguarded};/^SET statement_timeout/r {lines}\'')
+        site.takes("db")
+        site.mend()
+        drills.fails(site, "latest", cause="drill")
+        assert connected[1:] == []
+    assert of_the_user() == []
     recovers(site)
 
 

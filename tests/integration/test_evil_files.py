@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import pytest
 
 from tests import faults
 from tests.integration.faults import events, fails, listening, recovers
-from tests.integration.support import PATH, Disk, Site, environment, executable, on_disk, wait_until
+from tests.integration.support import PATH, Disk, Site, environment, executable, mounted_tmpfs, on_disk, wait_until
 
 NOBODY = 65534
+# In a struct vfs_cap_data, of version 2 and effective: CAP_DAC_OVERRIDE and CAP_NET_RAW (capabilities(7)).
+CAPABLE = bytes.fromhex("0100000202200000000000000000000000000000")
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
 PASSES = 20
 # Tries again and again, and counts how often; $victim is root's directory, $outer each directory of a restore.
@@ -410,3 +413,142 @@ def test_the_look_at_what_is_live_is_not_led_out_of_it(somebody: Somebody) -> No
     store = "the live attachments as the set has them, and root's files"
     faults.saw(status=0, store=store, events=told)
     faults.recovered()
+
+
+def plant(directory: Path) -> None:
+    """Put what lends rights, and what does not, into attachments."""
+    (directory / "evil").write_bytes(Path("/usr/bin/id").read_bytes())
+    (directory / "evil").chmod(0o4755)
+    os.link(directory / "evil", directory / "evil-too")
+    (directory / "capable").write_bytes(Path("/usr/bin/id").read_bytes())
+    (directory / "capable").chmod(0o755)
+    os.setxattr(directory / "capable", "security.capability", CAPABLE)
+    (directory / "trusted").write_text("trusted")
+    os.setxattr(directory / "trusted", "trusted.evil", b"1")
+    os.setxattr(directory / "trusted", "user.note", b"1")
+    (directory / "team").mkdir()
+    (directory / "team" / "both").write_text("both")
+    (directory / "team" / "both").chmod(0o6755)
+    (directory / "team").chmod(0o2775)
+
+
+def plant_device(directory: Path) -> None:
+    """Put a device node there, as only a set may have it: one that everybody may make, be it of nothing."""
+    os.mknod(directory / "device", 0o644 | stat.S_IFCHR, os.makedev(0, 0))
+
+
+def lends(directory: Path) -> dict[str, str]:
+    """Return which entries of a directory, or what else is at the path, have which bits and attributes."""
+    found = {}
+    for path in (directory, *directory.rglob("*")):
+        attributes = sorted(os.listxattr(path, follow_symlinks=False))
+        mode = path.lstat().st_mode
+        if mode & 0o6000 or attributes:
+            found[str(path.relative_to(directory))] = " ".join([oct(mode & 0o7777), *attributes])
+        if stat.S_ISCHR(mode):
+            found[str(path.relative_to(directory))] = "a device"
+    return found
+
+
+PLANTED = {
+    "evil": "0o4755",
+    "evil-too": "0o4755",
+    "capable": "0o755 security.capability",
+    "trusted": "0o644 trusted.evil user.note",
+    "team": "0o2775",
+    "team/both": "0o6755",
+}
+DEVICE = {"device": "a device"}
+OF_A_FILE = {"trusted": "0o644 user.note"}
+OF_A_SET = {**OF_A_FILE, "team": "0o2775"}
+
+
+@pytest.mark.fault("Somebody evil", "an archive holds programs that lend root's rights to whoever starts them")
+@pytest.mark.parametrize(
+    ("source", "to", "left"),
+    [
+        pytest.param("file", "new", OF_A_FILE, id="a file, into a new directory"),
+        pytest.param("file", "live", OF_A_FILE, id="a file, in place"),
+        pytest.param("set", "new", OF_A_SET, id="a set, into a new directory"),
+    ],
+)
+def test_what_is_unpacked_elsewhere_or_from_elsewhere_lends_no_rights(
+    site: Site, source: str, to: str, left: dict[str, str]
+) -> None:
+    plant(site.attachments)
+    name = site.takes("attachments")
+    file = site.place / "from_elsewhere.tgz"
+    shutil.copy(site.store / f"attachments_{name}.tgz", file)
+    wanted = str(file) if source == "file" else name
+    target = site.attachments if to == "live" else site.place / "new"
+    where = ["--in-place", "--yes"] if to == "live" else ["--to", str(target)]
+    contents = {path: facts[1:] for path, facts in on_disk(site.attachments).items()}
+    if source == "set":
+        plant_device(site.attachments)
+        wanted = site.takes("attachments")
+    with listening(site) as journal:
+        done = site.run("restore", "attachments", wanted, *where, wrapper=journal.wrapper)
+        told = journal.close()
+    assert done.returncode == 0, done.stderr
+    assert lends(target) == left
+    assert {path: facts[1:] for path, facts in on_disk(target).items()} == contents
+    bits = "3 files with a setuid or setgid bit and 2 entries with security.* or trusted.* attributes"
+    bits += " and 1 directories with a setgid bit" if source == "file" else ""
+    assert f"attachments: the archive has {bits}, which are unpacked without" in told
+    devices = "attachments: the archive has 1 device nodes, which are left out"
+    assert ("which are unpacked without" in done.stderr, devices in done.stderr) == (True, source == "set")
+    faults.saw(status=done.returncode, store="all of the archive, without what lends rights", events=events(told))
+    faults.recovered("needed nothing")
+
+
+@pytest.mark.parametrize("source", ["file", "set"])
+def test_what_is_extracted_lends_no_rights(site: Site, source: str) -> None:
+    plant(site.attachments)
+    name = site.takes("attachments")
+    file = site.place / "from_elsewhere.tgz"
+    shutil.copy(site.store / f"attachments_{name}.tgz", file)
+    out = site.place / "out"
+    out.mkdir()
+    wanted = str(file) if source == "file" else name
+    paths = ["evil", "evil-too", "capable", "trusted", "team"]
+    done = site.run("extract", wanted, *paths, "--to", str(out), "--stored-names")
+    assert done.returncode == 0, done.stderr
+    assert lends(out) == (OF_A_FILE if source == "file" else OF_A_SET)
+    lost = 4 if source == "file" else 3
+    assert f"{lost} of what was extracted lost a setuid or setgid bit" in done.stderr
+
+
+def test_a_set_that_is_restored_in_place_keeps_what_the_application_had(site: Site) -> None:
+    plant(site.attachments)
+    plant_device(site.attachments)
+    name = site.takes("attachments")
+    assert lends(site.attachments) == PLANTED | DEVICE
+    shutil.rmtree(site.attachments / "team")
+    done = site.run("restore", "attachments", name, "--in-place", "--yes")
+    assert (done.returncode, "the archive has" in done.stderr) == (0, False), done.stderr
+    assert lends(site.attachments) == PLANTED | DEVICE
+
+
+@pytest.mark.parametrize("command", ["restore", "extract"])
+def test_an_archive_that_is_larger_than_the_disk_is_ended_before_that_is_full(site: Site, command: str) -> None:
+    small, file = site.place / "small", site.place / "from_elsewhere.tgz"
+    almost_all = "{ head -c 33000000; hold; cat; }"
+    with tarfile.open(file, "w:gz") as archive:
+        entry = tarfile.TarInfo("./zeros")
+        entry.size = 128 << 20
+        with Path("/dev/zero").open("rb") as zeros:
+            archive.addfile(entry, zeros)
+    words = {
+        "restore": ["attachments", str(file), "--to", f"{small}/new"],
+        "extract": [str(file), "zeros", "--to", str(small)],
+    }
+    with (
+        mounted_tmpfs(small, 32 << 20),
+        held(site, "tar", f'case "$*" in *--extract*) {almost_all} | "$real" "$@"; exit ;; esac') as (path, _, _),
+        site.running(command, *words[command], PATH=path) as process,
+    ):
+        out, err = process.communicate(timeout=60)
+        assert list(small.iterdir()) == []
+    assert process.returncode == 1, out
+    assert f"attachments: {small}: what is in the archive has taken all room but 1677721 bytes and " in err
+    assert f"hint: df -h {small}" in err

@@ -1,5 +1,6 @@
 """What a drill runs in: clearing what killed ones left."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from dental_pms_backup.drill import copy_container
 from dental_pms_backup.host import journal
+from dental_pms_backup.live.postgres import InContainer, Inside
 from tests.unit.builders import gone
 
 
@@ -52,3 +54,11 @@ def test_a_process_that_ends_while_the_servers_of_killed_drills_are_looked_for_i
         os.close(directory)
         if not gone(server.pid):
             server.kill()
+
+
+def test_clients_of_a_throwaway_container_are_alone_where_they_do_not_end_with_it() -> None:
+    by_exec = InContainer(container_id="c0ffee", name="db-1", image="postgres:16")
+    entry = Inside(root=Path("/r"), uid=999, gid=998, settings=())
+    found = copy_container._whose_clients_are_alone(dataclasses.replace(by_exec, entry=entry))  # noqa: SLF001 - needs docker
+    assert found.entry == dataclasses.replace(entry, alone=True)
+    assert copy_container._whose_clients_are_alone(by_exec) == by_exec  # noqa: SLF001 - as above

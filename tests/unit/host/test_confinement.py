@@ -29,6 +29,11 @@ def test_filter_is_made_once_in_memory() -> None:
     assert str(Path(first).readlink()) == "/memfd:filter (deleted)"
 
 
+def test_filter_of_a_program_that_is_alone_is_another() -> None:
+    several, alone = (argv(Path("/r"), 999, 998, ())[2] for argv in (confinement.inside, confinement.alone))
+    assert len(Path(alone).read_bytes()) < len(Path(several).read_bytes())
+
+
 def test_no_cage_is_made_without_libseccomp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "seccomp", None)
     confinement._filter.cache_clear()  # noqa: SLF001 - made before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     VerificationError,
 )
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.live import pinned, postgres
 from dental_pms_backup.live.postgres import Facts, InContainer, Inside, OnHost
 from tests.unit.builders import TREE, program
@@ -135,6 +136,22 @@ def test_dump_of_another_server_than_was_meant_is_refused(tmp_path: Path) -> Non
     for other in (dataclasses.replace(FACTS, system="7302"), dataclasses.replace(FACTS, database="other")):
         with pytest.raises(DatabaseError, match="another server answers after the dump"):
             postgres.check_same(on_host(bin_dir=tmp_path / "bin"), other)
+
+
+def test_client_of_a_server_in_a_sandbox_is_caged_and_limited_as_the_sandboxs_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox, "USER", pwd.getpwuid(os.getuid()).pw_name)
+    server = dataclasses.replace(on_host(host="/d/pg"), run_as=sandbox.USER, root="/proc/4711/fd/9")
+    argv = postgres.client(server, "/usr/bin/psql", "-X", session="s1")
+    caged = argv[argv.index("--") + 1 :]
+    assert argv[: argv.index("--")] == ["prlimit", *sandbox.LIMITS]
+    assert caged[:7] == confinement.alone(Path("/proc/4711/fd/9"), os.getuid(), os.getgid(), ())[:7]
+    assert caged[7:] == [
+        *("LC_ALL=C", "PGHOST=/d/pg", "PGPORT=5433", "PGUSER=backup", "PGDATABASE=pms", "PGCONNECT_TIMEOUT=10"),
+        *("PGAPPNAME=s1", f"PGOPTIONS={pinned.OPTIONS}", "--", "/usr/bin/psql", "-X"),
+    ]
+    assert programs.program_of(argv) == "psql"
 
 
 def test_client_on_the_host_is_called_as_the_system_user() -> None:
