@@ -14,9 +14,10 @@
 # every statement has before it what psql's own reading depends on: no code in the dump can then have changed that.
 #
 # CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, ours, extension,
-# owner (who gets what may not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number),
-# ends (the line that follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0:
-# how many statements name an owner who is not mighty).
+# settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
+# not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number), ends (the line that
+# follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
+# name an owner who is not mighty).
 use strict;
 use warnings;
 
@@ -226,10 +227,20 @@ sub is_mighty {
 
 # What psql has to be told before it reads a statement, if it is an old one.
 sub pins {
+    my $held = defined $is{settings} ? "SELECT $is{settings}(false); " : "";
+    return set_again() . $held;
+}
+
+sub set_again {
     return "" if $is{restricts};
     my $strings = $plain_strings ? "on" : "off";
     my $set = $encoding ? "SET client_encoding = '$encoding'" : "RESET client_encoding";
     return "$set; SET standard_conforming_strings = $strings;\n";
+}
+
+# What tells the server that the dump itself has just set something.
+sub has_set {
+    return defined $is{settings} ? " SELECT $is{settings}(true);" : "";
 }
 
 my %no = map { $_ => 1 } qw(rollback abort end start savepoint release prepare begin commit);
@@ -243,11 +254,12 @@ my %safe_encoding = map { $_ => 1 } qw(utf8 sql_ascii latin1 latin2 latin3 latin
 sub take {
     my ($statement, $words, $simple, $first) = @_;
     my ($one, $two) = (@$words, "", "");
+    my $pins = pins();
     if ($one eq "copy") {
         refuse("a COPY that pg_dump does not write")
             if !$simple || !$first || $statement !~ /^COPY ($name)(?: \(.*\))? {1,2}FROM stdin;$/ || substr($text, $at, 1) ne "\n";
         my $table = $1;
-        put(pins() . "$statement\n", "rows of $table");
+        put($pins . "$statement\n", "rows of $table");
         $at++;
         return rows("rows of $table");
     }
@@ -268,7 +280,7 @@ sub take {
         if ($statement =~ /^CREATE EXTENSION IF NOT EXISTS ($ident)(?: WITH SCHEMA ($ident))?;$/i) {
             my @named = map { defined $_ ? named($_) : "" } ($1, $2);
             s/'/''/g for @named;
-            return put(pins() . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
+            return put($pins . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
         }
         return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
         refuse("too many rights") if length($rights) > $most_rights;
@@ -280,7 +292,8 @@ sub take {
     # whose it is then nobody knows
     $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
-    return put(pins() . $statement, kind($statement));
+    my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
+    return put($pins . $statement . ($sets ? has_set() : ""), kind($statement));
 }
 
 # Dies at what ends the transaction, or changes the server, by the first words of a statement however long it is.
@@ -486,6 +499,7 @@ sub keep {
 }
 
 put("\\restrict $is{token}\n") if $is{restricts};
+put(set_again() . has_set());
 1 while statement();
 print $others if defined $tell && !$tell;
 exit 0 if defined $tell;
