@@ -157,8 +157,8 @@ SUPERUSERS = "select rolname from pg_roles where rolsuper"
 LOGINS = "select rolname from pg_roles where rolcanlogin"
 OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"
 EXTENSIONS = "select extname from pg_extension"
-# Extensions that are not trusted, which a file from elsewhere gets all the same where live has them: they look at counts
-# and pages, for superusers and whom those let.
+# Extensions that are not trusted, which a file from elsewhere gets all the same where live has them: they look at
+# counts and pages, for superusers and whom those let.
 HARMLESS = {
     "amcheck",
     "pageinspect",
@@ -175,8 +175,8 @@ LEFT = f"select rolname from pg_roles where rolname ~ '^{PREFIX}[0-9a-f]{{12}}$'
 class Restorer:
     """A role without rights that owns a new database; ``server`` is how it logs in, ``ours`` says whose dump it is.
 
-    ``owner`` is the live database's; ``heir`` gets what nobody is named for: the owner, unless he is mighty and the dump
-    from elsewhere.
+    ``owner`` is the live database's; ``heir`` gets what nobody is named for: the owner, unless he is mighty and the
+    dump from elsewhere.
     """
 
     role: str
