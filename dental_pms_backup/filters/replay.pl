@@ -225,10 +225,11 @@ sub is_mighty {
     return $mighty{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %mighty;
 }
 
-# What psql has to be told before it reads a statement, if it is an old one.
+# What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it
+# reads one.
 sub pins {
     my $held = defined $is{settings} ? "SELECT $is{settings}(false); " : "";
-    return set_again() . $held;
+    return $held . set_again();
 }
 
 sub set_again {
@@ -254,12 +255,11 @@ my %safe_encoding = map { $_ => 1 } qw(utf8 sql_ascii latin1 latin2 latin3 latin
 sub take {
     my ($statement, $words, $simple, $first) = @_;
     my ($one, $two) = (@$words, "", "");
-    my $pins = pins();
     if ($one eq "copy") {
         refuse("a COPY that pg_dump does not write")
             if !$simple || !$first || $statement !~ /^COPY ($name)(?: \(.*\))? {1,2}FROM stdin;$/ || substr($text, $at, 1) ne "\n";
         my $table = $1;
-        put($pins . "$statement\n", "rows of $table");
+        put(pins() . "$statement\n", "rows of $table");
         $at++;
         return rows("rows of $table");
     }
@@ -280,7 +280,7 @@ sub take {
         if ($statement =~ /^CREATE EXTENSION IF NOT EXISTS ($ident)(?: WITH SCHEMA ($ident))?;$/i) {
             my @named = map { defined $_ ? named($_) : "" } ($1, $2);
             s/'/''/g for @named;
-            return put($pins . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
+            return put(pins() . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
         }
         return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
         refuse("too many rights") if length($rights) > $most_rights;
@@ -293,7 +293,7 @@ sub take {
     $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
-    return put($pins . $statement . ($sets ? has_set() : ""), kind($statement));
+    return put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
 }
 
 # Dies at what ends the transaction, or changes the server, by the first words of a statement however long it is.
@@ -499,7 +499,7 @@ sub keep {
 }
 
 put("\\restrict $is{token}\n") if $is{restricts};
-put(set_again() . has_set());
+put(set_again() . has_set()) if defined $is{settings};
 1 while statement();
 print $others if defined $tell && !$tell;
 exit 0 if defined $tell;

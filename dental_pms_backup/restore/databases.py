@@ -5,13 +5,15 @@ Every change of a name is one transaction: a program or a server that dies in it
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live import postgres, sessions
 from dental_pms_backup.live.postgres import literal
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 MAINTENANCE = "template1"  # always there, and never the live one, as postgres may be
 LONGEST_NAME_BYTES = 63  # NAMEDATALEN without its NUL
+STRICT = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--file=-")
 SHORT_S = 60
 COUNTS_S = 3600
 SWITCH_S = 60
@@ -70,17 +73,26 @@ lock table pg_database in access exclusive mode;
 select count(pg_terminate_backend(pid)) from pg_stat_activity
  where datname in ({live}, {new}) and pid <> pg_backend_pid() \\g /dev/null
 """
-# A name may be a view's by then, whose functions would run with our rights: once it is locked it stays what it is.
+# By COPY, of one column: a query would be planned, and for that the functions of the table's indexes and statistics are
+# run, with our rights. A name that is a view's by then is refused. A line with the mark begins a table, with what it
+# counts from; a partitioned table has no rows of its own.
 COUNT = """\
-{tables_only}
-begin;
-select format('lock table only %s in access share mode', to_regclass(t))
- from unnest(array[{tables}]::text[]) t where to_regclass(t) is not null \\gexec
-select case when c.oid is null then format('select %L, -1', t)
-  else format('select %L, count(*) from only %s', t, c.oid::regclass) end
+select format('select %L', format('{mark} %s %s', case when c.oid is null then -1 else 0 end, t)),
+ case c.relkind when 'r' then format('copy %s%s to stdout', c.oid::regclass, (select format('(%I)', attname)
+   from pg_attribute a where attrelid = c.oid and attnum > 0 and not attisdropped
+   and coalesce(to_jsonb(a)->>'attgenerated', '') = ''
+   order by attlen < 0, attnum limit 1)) else 'set client_encoding = ''UTF8''' end
  from unnest(array[{tables}]::text[]) t left join pg_class c on c.oid = to_regclass(t) and c.relkind in ('r', 'p')
  \\gexec
-commit;
+"""
+COUNT_LINES = r"""
+my ($mark, $table, $rows) = @ARGV; @ARGV = ();
+sub told { print "$table|$rows\n" if defined $table }
+while (<STDIN>) {
+    if (/^\Q$mark\E (-?\d) (.*)$/) { told(); ($rows, $table) = ($1, $2) }
+    else { ++$rows }
+}
+told();
 """
 # Of what is live, without reading its rows: whose it is, its tables and their files, its functions, who may do what.
 LOOK = """\
@@ -157,11 +169,23 @@ def look(server: Server) -> str:
 
 def row_counts(server: Server, database: str, tables: Iterable[str]) -> dict[str, int]:
     """Return how many rows tables of a database have, named as pg_dump names them; -1 where there is no such table."""
-    wanted = ", ".join(literal(table) for table in tables)
-    out = tell(
-        server, COUNT.format(tables=wanted, tables_only=pinned.TABLES_ONLY), database=database, timeout_s=COUNTS_S
-    )
-    lines = [line.rpartition("|") for line in out.splitlines()]
+    mark, wanted = secrets.token_hex(16), ", ".join(literal(table) for table in tables)
+    with programs.memory("script") as script, programs.memory("counted") as out:
+        os.write(script, COUNT.format(mark=mark, tables=wanted).encode())
+        os.lseek(script, 0, os.SEEK_SET)
+        session = sessions.new()
+        psql = postgres.client(server, "psql", *STRICT, postgres.to_database(database), session=session, stdin=True)
+        try:
+            ended = programs.pipeline(psql, ["perl", "-e", COUNT_LINES, "--", mark], source=script, out=out)
+        except BaseException:
+            sessions.end_quietly(server, session)
+            raise
+        failed = next((program for program in ended if not program.ok), None)
+        if failed:
+            raise DatabaseError(f"db: {failed}, expected to count rows", hint="dental-pms-backup status")
+        with os.fdopen(os.dup(out), encoding="utf-8") as counted:
+            counted.seek(0)
+            lines = [line.rpartition("|") for line in counted.read().splitlines()]
     return {table: int(rows) for table, _, rows in lines}
 
 
@@ -233,8 +257,7 @@ def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s:
     RestoreError with the SQLSTATE when the server says no, DatabaseError when it does not answer.
     """
     session = sessions.new()
-    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--file=-")
-    argv = postgres.client(server, "psql", *options, postgres.to_database(database), session=session, stdin=True)
+    argv = postgres.client(server, "psql", *STRICT, postgres.to_database(database), session=session, stdin=True)
     done = False
     try:
         ended, out = programs.capture(argv, text_in=script, timeout_s=timeout_s)

@@ -483,6 +483,19 @@ def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(vi
     recovers(victim)
 
 
+def test_no_function_of_an_index_runs_when_the_rows_that_are_live_are_counted(victim: Site) -> None:
+    site, app = victim, victim.server.database
+    only = re.sub(r"(?s)ARRAY\[.*?\]", f"ARRAY['alter role {app} superuser']", REACH)
+    fixed = "create table public.folded (n integer, m integer); create index on public.folded (public.innocent(1))"
+    sql(site.server, f"grant create on schema public to {app}")
+    sql(replace(site.server, user=app), filled(site, only), fixed, "insert into public.folded values (1), (2), (3)")
+    name = site.takes("db")
+    sql(replace(site.server, user=app), "insert into public.folded values (4)")
+    done = site.run("restore", "db", name, "--in-place", "--yes", "--no-safety-set")
+    assert "live_has_more=1 rows of public.folded" in done.stdout + done.stderr
+    assert sql(site.server, f"select rolsuper from pg_roles where rolname = '{app}'") == "f"
+
+
 EVIL_ROLES = {
     "CREATE ROLE {app}_made; ALTER ROLE {app} SUPERUSER;": "ALTER ROLE",
     "CREATE ROLE {app}_made; COPY (SELECT 1) TO PROGRAM 'touch {place}/touched';": "COPY in a form that pg_dumpall",
