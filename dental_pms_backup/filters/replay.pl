@@ -14,9 +14,10 @@
 # every statement has before it what psql's own reading depends on: no code in the dump can then have changed that.
 #
 # CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, ours, extension,
-# owner (who gets what may not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number),
-# ends (the line that follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0:
-# how many statements name an owner who is not mighty).
+# settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
+# not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number), ends (the line that
+# follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
+# name an owner who is not mighty).
 use strict;
 use warnings;
 
@@ -224,12 +225,23 @@ sub is_mighty {
     return $mighty{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %mighty;
 }
 
-# What psql has to be told before it reads a statement, if it is an old one.
+# What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it
+# reads one.
 sub pins {
+    my $held = defined $is{settings} ? "SELECT $is{settings}(false); " : "";
+    return $held . set_again();
+}
+
+sub set_again {
     return "" if $is{restricts};
     my $strings = $plain_strings ? "on" : "off";
     my $set = $encoding ? "SET client_encoding = '$encoding'" : "RESET client_encoding";
     return "$set; SET standard_conforming_strings = $strings;\n";
+}
+
+# What tells the server that the dump itself has just set something.
+sub has_set {
+    return defined $is{settings} ? " SELECT $is{settings}(true);" : "";
 }
 
 my %no = map { $_ => 1 } qw(rollback abort end start savepoint release prepare begin commit);
@@ -280,7 +292,8 @@ sub take {
     # whose it is then nobody knows
     $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
-    return put(pins() . $statement, kind($statement));
+    my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
+    return put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
 }
 
 # Dies at what ends the transaction, or changes the server, by the first words of a statement however long it is.
@@ -486,6 +499,7 @@ sub keep {
 }
 
 put("\\restrict $is{token}\n") if $is{restricts};
+put(set_again() . has_set()) if defined $is{settings};
 1 while statement();
 print $others if defined $tell && !$tell;
 exit 0 if defined $tell;

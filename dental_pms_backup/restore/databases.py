@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAINTENANCE = "template1"  # always there, and never the live one, as postgres may be
 LONGEST_NAME_BYTES = 63  # NAMEDATALEN without its NUL
+STRICT = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--file=-")
 SHORT_S = 60
 COUNTS_S = 3600
 SWITCH_S = 60
@@ -233,8 +234,7 @@ def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s:
     RestoreError with the SQLSTATE when the server says no, DatabaseError when it does not answer.
     """
     session = sessions.new()
-    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--file=-")
-    argv = postgres.client(server, "psql", *options, postgres.to_database(database), session=session, stdin=True)
+    argv = postgres.client(server, "psql", *STRICT, postgres.to_database(database), session=session, stdin=True)
     done = False
     try:
         ended, out = programs.capture(argv, text_in=script, timeout_s=timeout_s)

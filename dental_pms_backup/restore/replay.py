@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import pinned, postgres, sessions
-from dental_pms_backup.restore import databases, replay_filters, replay_role
+from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import FILTERS, Dump
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, de
 FULL = "53100"
 OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
 NOT_ALLOWED = "42501"
+UNTRUSTED = "DP004"
 EXTENSION_STATES = {
     "DP003": "the server does not have it installed",
-    "DP004": "it is not a trusted one, and the live database does not have it, or it reaches other databases",
+    UNTRUSTED: "it is not a trusted one, and none of the harmless ones that live has too",
     "DP005": "it stands behind what the dump makes, expected before that",
 }
 OTHERS_CHANGED = "DP006"
-RUN_BY_THE_SERVER = "DP007"
 AS_SUPERUSER = (
     "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
     "superuser can"
@@ -137,6 +137,7 @@ def replay(
                 rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
                 # whatever the dump has set: what is ours is read as what it is
                 ours = f"set client_encoding = 'UTF8';\n{pinned.TABLES_ONLY}"
+                ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
                 replay_filters.write(files.after, f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
                 keeper.close()
 
@@ -226,7 +227,7 @@ def _settle(
     words = (*STRICT, postgres.to_database(into.database), "--file=-")
     psql = postgres.client(live.server, program, *words, session=session, stdin=True)
     with programs.memory("middle") as middle, programs.memory("commit") as commit, open(os.devnull, "rb") as nothing:
-        replay_filters.write(middle, replay_role.after_rights(role))
+        replay_filters.write(middle, replay_role.after_rights(role, into.database))
         replay_filters.write(commit, "commit;\n")
         cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
         failed = _run(live.server, session, [cat, psql], nothing.fileno(), beat)
@@ -257,7 +258,7 @@ def _run(
 def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
     """Return what stood in the dump where a role without rights was refused something."""
     found = next((match for line in reversed(failed.said) if (match := AT_LINE.match(line))), None)
-    if found and databases.sqlstate(failed) in {NOT_ALLOWED, *EXTENSION_STATES}:
+    if found and databases.sqlstate(failed) in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
         return replay_filters.standing_at(found[1], dump, live, into.restorer)
     return ""
 
@@ -268,7 +269,9 @@ def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
         return RestoreError(
             f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "
             "make the extension",
-            hint="install its package on the server; or make it in the live database first; then try again",
+            hint="zgrep -n 'CREATE EXTENSION' FILE   # take it out, and what uses it; then try again"
+            if state == UNTRUSTED
+            else "install its package on the server; or make it in the live database first; then try again",
         )
     if state == NOT_ALLOWED:
         where = f", at {what}" if what else ""
@@ -276,15 +279,15 @@ def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
             f"db: the replay failed (SQLSTATE {state}{where}), expected nothing in it that only a superuser may do",
             hint=AS_SUPERUSER if ours else "take that out of the file, and make it by hand in the new database",
         )
+    if state == replay_guards.NESTED:
+        return RestoreError(
+            f"db: the replay failed (SQLSTATE {state}, at {what or 'the end'}): a function that runs while the set is "
+            "restored, as the check of a table, makes or sets something, expected that of the dump's own statements",
+            hint=f"look at the functions that are used there, in the set and in the live database; {AS_SUPERUSER}",
+        )
     if state == OTHERS_CHANGED:
         return RestoreError(
             "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
-        )
-    if state == RUN_BY_THE_SERVER:
-        return RestoreError(
-            "db: the file has what runs with its owner's rights (functions under an index, SECURITY DEFINER, views of "
-            "the system's tables); the live database's owner is a superuser, expected one who is not",
-            hint="CREATE ROLE dental_owner; ALTER DATABASE DATABASE OWNER TO dental_owner;   # then try again",
         )
     return _refused(failed, state)
 

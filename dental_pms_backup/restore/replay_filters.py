@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres
-from dental_pms_backup.restore import databases, replay_role
+from dental_pms_backup.restore import databases, replay_guards, replay_role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,9 +89,9 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     write(files.control, words(f"token={token}", *restricts, *_heads(dump)))
     if not by:
         return
-    write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.owner)}"))
+    write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.heir)}"))
     if dump.ours:
-        write(files.control, words("ours=1"))
+        write(files.control, words("ours=1", f"settings={replay_guards.settings(by.role)}"))
     else:
         write(files.control, words(*(f"mighty={role}" for role in replay_role.mighty(live))))
     write(files.rights, replay_role.before_rights(live, by))

@@ -25,7 +25,7 @@ from dental_pms_backup.errors import BackupError, RefusedError
 from dental_pms_backup.host import confinement, programs
 from dental_pms_backup.live import pinned, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, OnHost, literal
-from dental_pms_backup.restore import databases
+from dental_pms_backup.restore import databases, replay_guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +52,8 @@ create role {role} login nosuperuser nocreatedb nocreaterole inherit noreplicati
 {settings}
 select format('grant create on tablespace %I to {role}', spcname) from pg_tablespace where spcname !~ '^pg_' \\gexec
 """
-# An extension's script is run by the superuser. Nothing of the dump is there yet which that could meet: pg_dump makes
-# extensions before all that somebody could have put in their way.
+# An extension's script is run by the superuser. Nothing of the dump is there yet which that could meet, whosever it is:
+# nothing lies in a schema but other extensions, and collations. pg_dump makes extensions before all else.
 MAKE_EXTENSION = """\
 create schema {role};
 grant usage on schema {role} to {role};
@@ -64,14 +64,14 @@ create function {role}.make_extension(wanted text, place text) returns void lang
  end if;
  if not {ours} and wanted <> all ({known}::text[]) and not exists (select from pg_available_extension_versions v
   where v.name = wanted and (to_jsonb(v)->>'trusted')::bool) then raise 'not trusted' using errcode = 'DP004'; end if;
- if exists (select from pg_class where relowner = '{role}'::regrole and relnamespace <> pg_my_temp_schema())
-  or exists (select from pg_proc where proowner = '{role}'::regrole and pronamespace <> pg_my_temp_schema())
-  or exists (select from pg_type where typowner = '{role}'::regrole and typnamespace <> pg_my_temp_schema())
-  or exists (select from pg_operator where oprowner = '{role}'::regrole)
+ if exists (select from pg_depend d where d.refclassid = 'pg_namespace'::regclass and d.deptype = 'n'
+   and d.objid >= 16384 and d.refobjid not in (pg_my_temp_schema(), '{role}'::regnamespace)
+   and d.classid not in ('pg_extension'::regclass, 'pg_collation'::regclass) and not exists (
+   select from pg_depend e where (e.classid, e.objid, e.deptype) = (d.classid, d.objid, 'e')))
   then raise 'too late' using errcode = 'DP005'; end if;
  execute format('create extension %I', wanted) || case when place <> '' then format(' schema %I', place) else '' end;
  for filled in select unnest(extconfig) from pg_extension where extname = wanted loop
-  execute format('grant select, insert, update, delete on %s to {role}', filled::regclass);
+  execute format('grant select, insert on %s to {role}', filled::regclass);
  end loop; end $dental_pms$;
 revoke all on function {role}.make_extension(text, text) from public;
 grant execute on function {role}.make_extension(text, text) to {role};
@@ -97,6 +97,7 @@ select format('alter database %I with is_template false allow_connections true c
 """
 GIVE_AWAY = """\
 reset session authorization;
+alter database {database} owner to {databases_owner};
 reassign owned by {role} to {owner};
 drop owned by {role};
 drop schema {role} cascade;
@@ -135,29 +136,17 @@ do $dental_pms$ begin if exists (select from pg_temp.dental_pms_others b join ({
  where b.owner <> n.owner or b.acl is distinct from n.acl) then raise 'others' using errcode = 'DP006'; end if;
 end $dental_pms$;
 """
-# Of a file from elsewhere a superuser gets nothing that would lend his rights to others. The server runs the functions
-# of an index, and of what describes a table's content to the planner, by itself, as the table's owner (autovacuum). A
-# function may be made to run as its owner, and a view or a rule looks into the system's tables as its owner; that is
-# of use where somebody else can log in.
-RUN_BY_THE_SERVER = """\
-do $dental_pms$ begin if (select rolsuper from pg_roles where rolname = {owner}) and (exists (
-  select from pg_roles where rolcanlogin and not rolsuper) and (exists (
-   select from pg_proc p where p.prosecdef and p.oid >= 16384 and p.pronamespace <> '{role}'::regnamespace
-    and not exists (select from pg_depend e
-    where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e'))
-  or exists (select from pg_rewrite w join pg_class c on c.relnamespace = 'pg_catalog'::regnamespace
-    and (c.relkind = 'r' or not has_table_privilege('public', c.oid, 'select'))
-   where w.oid >= 16384 and w.ev_action::text ~ (':relid ' || c.oid || ' ') and not exists (select from pg_depend e
-    where e.classid = 'pg_class'::regclass and e.objid = w.ev_class and e.deptype = 'e')))
- or exists (
- select from pg_depend d left join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid
- where (c.relkind in ('i', 'I') or d.classid = 'pg_statistic_ext'::regclass
-   or d.classid = 'pg_type'::regclass and d.objid in (select rngtypid from pg_range))
-  and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and d.refobjid >= 16384
-  and (d.refclassid <> 'pg_type'::regclass
-   or exists (select from pg_type t where t.oid = d.refobjid and t.typtype = 'd'))
-  and not exists (select from pg_depend e where e.classid = d.refclassid and e.objid = d.refobjid and e.deptype = 'e')))
- then raise 'run by the server' using errcode = 'DP007'; end if; end $dental_pms$;
+# Who gets what is in a file from elsewhere instead of a mighty owner of the live database. The database itself stays
+# his, and what is in it is for him to use as before: as a superuser, or as a member.
+MAKE_HEIR = """\
+select format('create role %I', {heir}) where not exists (select from pg_roles where rolname = {heir}) \\gexec
+select format('grant %I to %I', {heir}, rolname) from pg_roles where rolname = {owner} and not rolsuper
+ and not pg_has_role(rolname, {heir}, 'member') \\gexec
+"""
+# Foreign keys are checked as the owner of the table.
+LET_HEIR_IN = """\
+select format('grant usage on schema %I to %I', nspname, {heir}) from pg_namespace where nspname = 'public'
+ and not has_schema_privilege({heir}, oid, 'usage') \\gexec
 """
 # Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can.
 MIGHTY = """\
@@ -165,9 +154,20 @@ select r.rolname from pg_roles r where r.rolsuper or r.rolcreaterole or r.rolcre
  or exists (select from pg_roles p where p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner'
   and p.oid <> r.oid and pg_has_role(r.oid, p.oid, 'member')) or r.rolname ~ '^pg_'"""
 SUPERUSERS = "select rolname from pg_roles where rolsuper"
+LOGINS = "select rolname from pg_roles where rolcanlogin"
 OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"
 EXTENSIONS = "select extname from pg_extension"
-GOING_ELSEWHERE = {"dblink", "postgres_fdw"}  # to another database of this server, too
+# Extensions that are not trusted, which a file from elsewhere gets all the same where live has them: they look at
+# counts and pages, for superusers and whom those let.
+HARMLESS = {
+    "amcheck",
+    "pageinspect",
+    "pg_buffercache",
+    "pg_freespacemap",
+    "pg_stat_statements",
+    "pg_visibility",
+    "pgstattuple",
+}
 LEFT = f"select rolname from pg_roles where rolname ~ '^{PREFIX}[0-9a-f]{{12}}$';"
 
 
@@ -175,12 +175,14 @@ LEFT = f"select rolname from pg_roles where rolname ~ '^{PREFIX}[0-9a-f]{{12}}$'
 class Restorer:
     """A role without rights that owns a new database; ``server`` is how it logs in, ``ours`` says whose dump it is.
 
-    ``owner`` is the live database's, who gets what nobody is named for.
+    ``owner`` is the live database's; ``heir`` gets what nobody is named for: the owner, unless he is mighty and the
+    dump from elsewhere.
     """
 
     role: str
     server: Server
     owner: str
+    heir: str
     ours: bool
 
     @property
@@ -210,7 +212,9 @@ def made(live: DatabaseSource, database: str, role: str, *, ours: bool) -> Itera
         server = next((each for each in _roads(live.server, role, passfile) if _lets_in(each, role, database)), None)
         if server is None:
             raise _not_let_in(live.server)
-        yield Restorer(role=role, server=server, owner=postgres.ask(live.server, OWNER), ours=ours)
+        owner = postgres.ask(live.server, OWNER)
+        heir = _heir(live) if not ours and owner in mighty(live) else owner
+        yield Restorer(role=role, server=server, owner=owner, heir=heir, ours=ours)
 
 
 def _make(live: DatabaseSource, database: str, role: str, password: str, *, ours: bool) -> None:
@@ -218,11 +222,20 @@ def _make(live: DatabaseSource, database: str, role: str, password: str, *, ours
     databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(verifier(password)), settings=settings))
     databases.create_like(live.server, live.facts.database, database, owner=role)
     there = [] if ours else postgres.ask(live.server, EXTENSIONS).splitlines()
-    known = [each for each in there if each not in GOING_ELSEWHERE]
+    known = [each for each in there if each in HARMLESS]
     array = f"array[{', '.join(literal(each) for each in known)}]"
     script = MAKE_EXTENSION.format(role=role, ours=str(ours).lower(), known=array)
+    script += replay_guards.before(role) if ours else ""
     script += OWN_PUBLIC.format(role=role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
     databases.tell(live.server, script, database=database)
+
+
+def _heir(live: DatabaseSource) -> str:
+    """Return a name like the live database's of a role that is harmless and no login, or of none that is there."""
+    taken = {*mighty(live), *postgres.ask(live.server, LOGINS).splitlines()}
+    suffixes = ("_owner", *(f"_owner_{number}" for number in range(2, len(taken) + 3)))
+    names = (databases.name_like(live.facts.database, suffix) for suffix in suffixes)
+    return next(name for name in names if name not in taken)
 
 
 def lock_out(live: DatabaseSource, restorer: Restorer, database: str) -> None:
@@ -238,17 +251,25 @@ def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
     """Return the SQL that stands before the statements that change owners and rights."""
     settings = "".join(f"set local {name} = '{value}';\n" for name, value in UNLOGGED.items())
     public = GIVE_PUBLIC_BACK.format(role=restorer.role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
-    others = "" if restorer.ours else REMEMBER_OTHERS.format(role=restorer.role)
-    return f"begin;\n{settings}{public}{others}"
+    begins = f"begin;\n{settings}{public}"
+    if restorer.ours:
+        return begins + replay_guards.before_rights(restorer.role)
+    heir = MAKE_HEIR.format(heir=literal(restorer.heir), owner=literal(restorer.owner))
+    return begins + REMEMBER_OTHERS.format(role=restorer.role) + (heir if restorer.heir != restorer.owner else "")
 
 
-def after_rights(restorer: Restorer) -> str:
+def after_rights(restorer: Restorer, database: str) -> str:
     """Return the SQL that stands after them: the role has nothing any more."""
-    lent = RUN_BY_THE_SERVER.format(owner=literal(restorer.owner), role=restorer.role)
-    checks = f"reset session authorization;\n{COMPARE_OTHERS}{lent}"
-    return ("" if restorer.ours else checks) + GIVE_AWAY.format(
-        role=restorer.role, owner=databases.quoted(restorer.owner)
+    given = GIVE_AWAY.format(
+        role=restorer.role,
+        owner=databases.quoted(restorer.heir),
+        database=databases.quoted(database),
+        databases_owner=databases.quoted(restorer.owner),
     )
+    if restorer.ours:
+        return given
+    let_in = LET_HEIR_IN.format(heir=literal(restorer.heir)) if restorer.heir != restorer.owner else ""
+    return f"reset session authorization;\n{COMPARE_OTHERS}{let_in}{given}"
 
 
 def remove(live: DatabaseSource, role: str) -> None:
@@ -272,7 +293,7 @@ def superusers(live: DatabaseSource) -> list[str]:
 
 
 def mighty(live: DatabaseSource) -> list[str]:
-    """Return the roles that a file from elsewhere may give nothing to, unless one is the live database's owner."""
+    """Return the roles that a file from elsewhere may give nothing to."""
     return postgres.ask(live.server, MIGHTY).splitlines()
 
 

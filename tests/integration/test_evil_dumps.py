@@ -155,7 +155,7 @@ def victim(new_site: Site, live: OnHost) -> Iterator[Site]:
     finally:
         for made in databases_like(live, name):
             sql(live, f'drop database "{made}" with (force)')
-        sql(live, "reset all", f"drop role {name}")
+        sql(live, "reset all", f"drop role {name}", f"drop role if exists {name}_owner")
 
 
 def filled(site: Site, text: str) -> str:
@@ -367,6 +367,138 @@ def test_each_place_is_one_where_a_superusers_replay_would_be_lost(victim: Site,
     assert sql(victim.server, f"select rolsuper from pg_roles where rolname = '{app}'") == "t"
 
 
+# What others own is, while a set is replayed, the same role's as what the application has made.
+OTHERS = """\
+CREATE TABLE public.ledger (amount integer);
+INSERT INTO public.ledger VALUES (1);
+CREATE SEQUENCE public.numbers;
+CREATE FUNCTION public.admin_fn() RETURNS text LANGUAGE sql SECURITY DEFINER AS $$ SELECT 'harmless' $$;
+"""
+MADE_BY_THE_APP = """\
+CREATE FUNCTION public.late() RETURNS integer LANGUAGE plpgsql
+    AS 'BEGIN INSERT INTO public.ledger VALUES (7); RETURN 1; EXCEPTION WHEN OTHERS THEN RETURN 0; END';
+CREATE FUNCTION public.by_sql() RETURNS void LANGUAGE sql AS 'CREATE TABLE public.more (n integer)';
+CREATE FUNCTION public.steps(steps text[]) RETURNS boolean LANGUAGE plpgsql AS $steps$
+DECLARE step text;
+BEGIN
+    IF current_user !~ '^dental_pms_restore_' THEN RETURN true; END IF;
+    FOREACH step IN ARRAY steps LOOP
+        BEGIN
+            EXECUTE step;
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
+    END LOOP;
+    RETURN true;
+END $steps$;
+CREATE FUNCTION public.analyzed(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+    AS 'BEGIN IF current_query() ~ ''^analyze'' THEN PERFORM public.steps(ARRAY[''select public.late()'']); END IF;
+        RETURN n; END';
+"""
+IN_ITS_ROWS = """\
+CREATE TABLE public.aaa (n integer CHECK (public.steps(ARRAY[{steps}])));
+INSERT INTO public.aaa VALUES (1);
+CREATE TABLE public.zzz (n integer CHECK (public.steps(ARRAY[{steps}])));
+INSERT INTO public.zzz VALUES (1);
+"""
+QUIETLY = (
+    "create or replace function public.admin_fn() returns text language plpgsql security definer as"
+    " $$ begin execute 'alter role {app} superuser'; return 'mine'; end $$",
+    "create function public.admin_fn(integer) returns text language sql security definer as 'select public.admin_fn()'",
+    "do $$ begin execute 'create table public.more (n integer)'; end $$",
+    "select public.by_sql()",
+    "select query_to_xml('select public.by_sql()', true, true, '')",
+    "create table public.more as select 1 as n",
+    "select 1 as n into public.more",
+    "create temp table ledger (n integer)",
+    "alter table public.ledger add column n integer",
+    "alter table public.ledger owner to pg_database_owner",
+    "reassign owned by current_user to pg_database_owner",
+    "grant all on table public.ledger to current_user",
+    "alter default privileges grant all on tables to public",
+    "comment on table public.ledger is 'mine'",
+    "drop table public.ledger",
+    "drop owned by current_user",
+    "update public.ledger set amount = 1000000",
+    "delete from public.ledger",
+    "truncate public.ledger",
+    "with changed as (update public.ledger set amount = 2 returning 1) select from changed",
+    "declare at_commit cursor with hold for select public.late()",
+)
+NOTICED = {
+    "the path": ("select set_config('search_path', 'public, pg_catalog', false)", "SQLSTATE DP008, at "),
+    "a format": ("set local intervalstyle = 'sql_standard'", "SQLSTATE DP008, at "),
+    "the role": ("set role pg_database_owner", "SQLSTATE 42501, at "),
+    "a row": (
+        "insert into public.ledger values (9)",
+        "1 tables have not the rows of the dump, the first is public.ledger",
+    ),
+}
+
+
+def made_by_the_app(site: Site, steps: tuple[str, ...], more: str = "") -> None:
+    """Make what the superuser owns in the database, and what the application has put under its own tables."""
+    app = site.server.database
+    sql(site.server, f"grant create on schema public to {app}", OTHERS)
+    made = IN_ITS_ROWS.replace("{steps}", ", ".join(postgres.literal(step) for step in steps))
+    script = filled(site, MADE_BY_THE_APP + made + more)
+    loaded = as_cluster_user(
+        replace(site.server, user=app), "psql", "-Xq", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", stdin=script
+    )
+    assert loaded.returncode == 0, loaded.stderr
+
+
+@pytest.mark.fault(
+    "Somebody evil", "what the application made changes what others own, while one role owns all that is restored"
+)
+@pytest.mark.parametrize("owner", ["the application", "the superuser"])
+def test_what_the_application_made_changes_nothing_of_others_in_a_restore(victim: Site, owner: str) -> None:
+    site, app = victim, victim.server.database
+    maintenance = postgres.in_database(site.server, "postgres")
+    if owner == "the superuser":
+        sql(maintenance, f"alter database {app} owner to postgres")
+    made_by_the_app(site, QUIETLY, "CREATE INDEX ON public.zzz (public.analyzed(n));")
+    before = dump(site.server)
+    rights = "select relname, relacl from pg_class where relnamespace = 'public'::regnamespace order by 1"
+    expected = sql(site.server, rights)
+    name = site.takes("db")
+    with listening(site) as journal:
+        done = site.run("restore", "db", name, "--in-place", "--yes", wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert done.returncode == 0, done.stderr
+    assert dump(site.server) == before
+    assert sql(site.server, rights) == expected
+    assert sql(site.server, "select public.admin_fn()") == "harmless"
+    sql(maintenance, f"alter database {app} owner to {app}")
+    faults.saw(status=0, store="the set's content, live kept beside", events=told)
+    recovers(site)
+
+
+@pytest.mark.fault(
+    "Somebody evil", "what the application made adds a row of others, or sets how the rest of the set is read"
+)
+@pytest.mark.parametrize("what", list(NOTICED))
+def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(victim: Site, what: str) -> None:
+    step, no = NOTICED[what]
+    made_by_the_app(victim, (step,))
+    assert no in fails(victim, victim.takes("db"))
+    sql(victim.server, "drop table public.aaa, public.zzz")
+    victim.takes("db")
+    recovers(victim)
+
+
+def test_no_function_of_an_index_runs_when_the_rows_that_are_live_are_counted(victim: Site) -> None:
+    site, app = victim, victim.server.database
+    only = re.sub(r"(?s)ARRAY\[.*?\]", f"ARRAY['alter role {app} superuser']", REACH)
+    fixed = "create table public.folded (n integer, m integer); create index on public.folded (public.innocent(1))"
+    sql(site.server, f"grant create on schema public to {app}")
+    sql(replace(site.server, user=app), filled(site, only), fixed, "insert into public.folded values (1), (2), (3)")
+    name = site.takes("db")
+    sql(replace(site.server, user=app), "insert into public.folded values (4)")
+    done = site.run("restore", "db", name, "--in-place", "--yes", "--no-safety-set")
+    assert "live_has_more=1 rows of public.folded" in done.stdout + done.stderr
+    assert sql(site.server, f"select rolsuper from pg_roles where rolname = '{app}'") == "f"
+
+
 EVIL_ROLES = {
     "CREATE ROLE {app}_made; ALTER ROLE {app} SUPERUSER;": "ALTER ROLE",
     "CREATE ROLE {app}_made; COPY (SELECT 1) TO PROGRAM 'touch {place}/touched';": "COPY in a form that pg_dumpall",
@@ -424,19 +556,79 @@ def test_nothing_of_a_file_comes_to_belong_to_a_superuser(victim: Site) -> None:
     recovers(victim)
 
 
+# What the server runs as the owner of a table.
+AS_OWNER = {
+    "the function of an index": (
+        "CREATE TABLE public.indexed (n integer);\nINSERT INTO public.indexed VALUES (1), (2);\n"
+        "CREATE INDEX ON public.indexed (public.innocent(n));\n",
+        "analyze public.indexed",
+    ),
+    "a cascade with a trigger": (
+        "CREATE TABLE public.parent (n integer PRIMARY KEY);\n"
+        "CREATE TABLE public.child (n integer REFERENCES public.parent ON DELETE CASCADE);\n"
+        "CREATE FUNCTION public.by_child() RETURNS trigger LANGUAGE plpgsql\n"
+        "    AS 'BEGIN PERFORM public.reach(); RETURN OLD; END';\n"
+        "INSERT INTO public.parent VALUES (1);\nINSERT INTO public.child VALUES (1);\n"
+        "CREATE TRIGGER evil BEFORE DELETE ON public.child FOR EACH ROW EXECUTE FUNCTION public.by_child();\n"
+        "GRANT ALL ON TABLE public.parent TO {app};\n",
+        "delete from public.parent",
+    ),
+    "the cast of a foreign key": (
+        "CREATE TYPE public.e AS ENUM ('a');\nCREATE FUNCTION public.to_text(public.e) RETURNS text LANGUAGE plpgsql\n"
+        "    AS 'BEGIN PERFORM public.reach(); RETURN ''a''; END';\n"
+        "CREATE CAST (public.e AS text) WITH FUNCTION public.to_text(public.e) AS IMPLICIT;\n"
+        "CREATE TABLE public.pk (t text PRIMARY KEY);\nINSERT INTO public.pk VALUES ('a');\n"
+        "CREATE TABLE public.fk (t public.e REFERENCES public.pk);\nGRANT ALL ON TABLE public.fk TO {app};\n",
+        "insert into public.fk values ('a')",
+    ),
+    "a function that runs as its owner": (
+        "CREATE FUNCTION public.up() RETURNS integer LANGUAGE sql SECURITY DEFINER AS 'SELECT public.reach()';\n",
+        "select public.up()",
+    ),
+}
+SUPERUSERS = "alter database {app} owner to postgres"
+STARTS_PROGRAMS = "grant pg_execute_server_program to {app}"
+
+
 @pytest.mark.fault(
-    "Somebody evil", "a file from elsewhere has a function under an index, and the live database is a superuser's"
+    "Somebody evil", "a file from elsewhere has what the server runs as its owner, and live's owner may do more"
 )
-def test_nothing_that_the_server_runs_by_itself_comes_to_a_superuser(victim: Site) -> None:
-    elsewhere_database = postgres.in_database(victim.server, "postgres")
-    sql(elsewhere_database, f"alter database {victim.server.database} owner to postgres")
-    assert "has what runs with its owner's rights (functions under an index" in fails(
-        victim, elsewhere(victim, REACH + PLACES)
-    )
-    indexes = re.sub(r"(?m)^CREATE (INDEX|STATISTICS|TYPE|TABLE public.spans).*\n", "", PLACES)
-    comes(victim, elsewhere(victim, REACH + indexes))
-    sql(elsewhere_database, f"alter database {victim.server.database} owner to {victim.server.database}")
-    recovers(victim)
+@pytest.mark.parametrize(
+    ("what", "might"),
+    [
+        *(pytest.param(what, SUPERUSERS, id=what) for what in AS_OWNER),
+        pytest.param(
+            "the function of an index", STARTS_PROGRAMS, id="the function of an index, and he starts programs"
+        ),
+    ],
+)
+def test_nothing_of_a_file_runs_with_a_mighty_owners_rights(victim: Site, what: str, might: str) -> None:
+    site, app = victim, victim.server.database
+    maintenance = postgres.in_database(site.server, "postgres")
+    sql(maintenance, filled(site, might))
+    before = reached(site)
+    more, statement = AS_OWNER[what]
+    with listening(site) as journal:
+        done = site.run("restore", "db", elsewhere(site, REACH + more), "--to", f"{app}_new", wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert done.returncode == 0, done.stderr
+    made = postgres.in_database(site.server, f"{app}_new")
+    owners = "select distinct proowner::regrole from pg_proc where pronamespace = 'public'::regnamespace"
+    assert sql(made, owners) == f"{app}_owner"
+    databases_owner = "select datdba::regrole from pg_database where datname = current_database()"
+    assert sql(made, databases_owner) == sql(site.server, databases_owner)
+    sql(made if statement.startswith("analyze") else replace(made, user=app), statement)
+    if might == STARTS_PROGRAMS:
+        assert sql(replace(made, user=app), "select count(*) from public.lines") == "9"
+    after = reached(site)
+    for each in ("system", "live", "files"):
+        assert after[each] == before[each]
+    harmless = f"select rolsuper, rolcanlogin, rolcreaterole from pg_roles where rolname = '{app}_owner'"
+    assert sql(made, harmless) == "f|f|f"
+    assert sql(made, f"select rolsuper from pg_roles where rolname = '{app}'") == "f"
+    faults.saw(status=0, store=AS_IT_WAS, events=told)
+    sql(maintenance, f"alter database {app} owner to {app}", f"revoke pg_execute_server_program from {app}")
+    recovers(site)
 
 
 @pytest.mark.fault("Somebody evil", "a file from elsewhere is to be replayed as the superuser, or in the live database")

@@ -215,6 +215,17 @@ def test_what_pg_dump_writes_passes_as_it_is(tmp_path: Path) -> None:
         assert fine.sql == f"\\restrict OURS\n{HARMLESS}\n{ENDS}\n\n\\unrestrict OURS\nAFTER;\n"
 
 
+def test_before_each_statement_of_a_set_its_settings_are_looked_at_and_after_its_own_noted(tmp_path: Path) -> None:
+    path = "SELECT pg_catalog.set_config('search_path', '', false);"
+    dump = f"SET client_encoding = 'LATIN1';\n{path}\nCREATE TABLE t ();\nCOPY t FROM stdin;\n\\.\n"
+    look, note = "SELECT s.settings(false); ", " SELECT s.settings(true);"
+    expected = (
+        f"{note}{look}SET client_encoding = 'LATIN1';{note}\n{look}{path}{note}\n{look}CREATE TABLE t ();\n"
+        f"{look}COPY t FROM stdin;\n\\.\n"
+    )
+    assert expected in passed(tmp_path, dump, *OF_A_SET, "settings=s.settings").sql
+
+
 def test_an_old_psql_is_told_before_each_statement_how_to_read_it(tmp_path: Path) -> None:
     dump = "SET client_encoding = 'LATIN1';\nSELECT 1; SELECT 2;\nCOPY t FROM stdin;\n1\n\\.\n"
     fine = passed(tmp_path, dump, *OLD_PSQL)

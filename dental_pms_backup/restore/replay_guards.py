@@ -1,0 +1,95 @@
+"""What holds what the application made while a set is replayed, by a role that owns what others own besides.
+
+The check of a table, the function of an index run as that role. Nothing that they do may be in the others' objects
+when these are handed over: only the dump's own statements make, change and grant (an event trigger sees in what a
+command is nested), settings are as those left them, and rows are added only, which the count finds.
+
+A file from elsewhere has one maker, who may do to it what he likes.
+"""
+
+from __future__ import annotations
+
+NESTED = "DP008"
+# Nested is what has a context beside the guard's own line. Extensions are made by the superuser.
+ONLY_THE_DUMP = """\
+create function {role}.only_the_dump() returns event_trigger language plpgsql set search_path = pg_catalog, pg_temp
+ as $dental_pms$ declare stack text; begin
+ get diagnostics stack = pg_context;
+ if strpos(stack, chr(10)) > 0 and not (select rolsuper from pg_roles where rolname = current_user) then
+  raise 'nested' using errcode = '{nested}'; end if; end $dental_pms$;
+create event trigger {role}_nested on ddl_command_start execute function {role}.only_the_dump();
+alter event trigger {role}_nested enable always;
+"""
+# The path along which names are looked up, how a string, a date or an encoding is read: for what the dump says next.
+# Before its own statements they have to be what its own have set. It has no search_path of its own, to see the
+# session's: each name is qualified.
+SETTINGS = """\
+create table {role}.said (settings pg_catalog.text);
+insert into {role}.said values ('');
+create function {role}.settings(by_the_dump boolean) returns void language plpgsql security definer as $dental_pms$
+ declare stack pg_catalog.text; now pg_catalog.text; begin
+ get diagnostics stack = pg_context;
+ select pg_catalog.concat(pg_catalog.current_setting('role'),
+   pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name)) into now
+  from pg_catalog.pg_settings s
+  where s.source operator(pg_catalog.=) 'session' and pg_catalog.strpos(s.name, '.') operator(pg_catalog.=) 0;
+ if pg_catalog.strpos(stack, pg_catalog.chr(10)) operator(pg_catalog.>) 0 then
+  raise 'nested' using errcode = '{nested}'; end if;
+ if by_the_dump then update {role}.said set settings = now;
+ elsif not exists (select from {role}.said t where t.settings operator(pg_catalog.=) now) then
+  raise 'settings' using errcode = '{nested}'; end if; end $dental_pms$;
+revoke all on function {role}.settings(boolean) from public;
+grant execute on function {role}.settings(boolean) to {role};
+"""
+# COPY needs INSERT only, and a foreign key SELECT and REFERENCES. Before the rows are counted that goes as well: a
+# cursor or a trigger may run at the commit, the function of an index in ANALYZE after it.
+ROWS_ARE_ADDED_ONLY = """\
+create function {role}.no_changes() returns event_trigger language plpgsql security definer
+ set search_path = pg_catalog, pg_temp as $dental_pms$ declare made regclass; begin
+ for made in select c.oid from pg_event_trigger_ddl_commands() d join pg_class c on c.oid = d.objid
+  where d.classid = 'pg_class'::regclass and c.relowner = '{role}'::regrole and c.relkind in ('r', 'p', 'f') loop
+  execute format('revoke update, delete, truncate on table %s from {role}', made); end loop; end $dental_pms$;
+create event trigger {role}_tables on ddl_command_end
+ when tag in ('CREATE SCHEMA', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE',
+  'IMPORT FOREIGN SCHEMA') execute function {role}.no_changes();
+alter event trigger {role}_tables enable always;
+create function {role}.filled() returns void language plpgsql security definer
+ set search_path = pg_catalog, pg_temp as $dental_pms$ declare each record; begin
+ for each in select oid::regclass as name, relkind from pg_class
+  where relowner = '{role}'::regrole and relkind in ('r', 'p', 'f', 'v', 'S') loop
+  execute format(case each.relkind when 'S' then 'revoke update, usage on sequence %s from {role}'
+   else 'revoke insert on table %s from {role}' end, each.name); end loop; end $dental_pms$;
+revoke all on function {role}.filled() from public;
+grant execute on function {role}.filled() to {role};
+"""
+# Rights as they are where nobody has granted anything: what the dump says of them builds on that.
+RIGHTS_AS_USUAL = """\
+do $dental_pms$ declare each record; begin
+ for each in select oid::regclass as name, relkind from pg_class
+  where relowner = '{role}'::regrole and relacl is not null loop
+  execute format('grant all on %s %s to {role}',
+   case each.relkind when 'S' then 'sequence' else 'table' end, each.name); end loop; end $dental_pms$;
+update pg_class set relacl = null where relowner = '{role}'::regrole
+ and relacl = acldefault(case relkind when 'S' then 's'::"char" else 'r' end, relowner);
+"""
+
+
+def before(role: str) -> str:
+    """Return the SQL that puts the guards into the new database; they are gone with the role's schema."""
+    script = ONLY_THE_DUMP + SETTINGS + ROWS_ARE_ADDED_ONLY
+    return script.format(role=role, nested=NESTED)
+
+
+def settings(role: str) -> str:
+    """Return the name of the function that is told whether the dump's own statement has just set something."""
+    return f"{role}.settings"
+
+
+def rows_are_in(role: str) -> str:
+    """Return the SQL after which nothing is added any more."""
+    return f"select {role}.filled();\n"
+
+
+def before_rights(role: str) -> str:
+    """Return the SQL that makes rights what they would be without the guards."""
+    return RIGHTS_AS_USUAL.format(role=role)
