@@ -93,7 +93,6 @@ AS_SUPERUSER = (
 AT_LINE = re.compile(r"psql:<stdin>:(\d+): ")
 # the text of an error may quote a row
 STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
-EXISTING_ROLES = "select rolname from pg_roles"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +159,6 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
 
     Those of a file from elsewhere may do nothing, and not log in.
     """
-    existing = postgres.ask(live.server, EXISTING_ROLES).splitlines()
     session = sessions.new()
     psql = postgres.client(
         live.server,
@@ -173,9 +171,7 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
         stdin=True,
     )
     with programs.memory("control") as control:
-        replay_filters.write(
-            control, replay_filters.words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
-        )
+        replay_filters.write_roles_control(control, live, ours=ours)
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
         failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
     if failed:

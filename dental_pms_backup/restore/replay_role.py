@@ -159,11 +159,12 @@ do $dental_pms$ begin if (select rolsuper from pg_roles where rolname = {owner})
   and not exists (select from pg_depend e where e.classid = d.refclassid and e.objid = d.refobjid and e.deptype = 'e')))
  then raise 'run by the server' using errcode = 'DP007'; end if; end $dental_pms$;
 """
-# Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can.
+# Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can, or
+# what a role can of which they are a member, at whatever depth.
 MIGHTY = """\
-select r.rolname from pg_roles r where r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication
- or exists (select from pg_roles p where p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner'
-  and p.oid <> r.oid and pg_has_role(r.oid, p.oid, 'member')) or r.rolname ~ '^pg_'"""
+select r.rolname from pg_roles r where r.rolname ~ '^pg_' or exists (select from pg_roles p where
+ (p.rolsuper or p.rolcreaterole or p.rolcreatedb or p.rolreplication or p.rolbypassrls
+  or p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner') and pg_has_role(r.oid, p.oid, 'member'))"""
 SUPERUSERS = "select rolname from pg_roles where rolsuper"
 OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"
 EXTENSIONS = "select extname from pg_extension"

@@ -131,6 +131,9 @@ COMMANDS = (
     "-- comment\r\\! touch {place}/touched\n",
     "SELECT 'C:\\' \\! touch {place}/touched\n;",
     "SELECT E'a'\n'\\'' \\! touch {place}/touched\n;",
+    "SELECT E'a' U&'b'\n'c\\' \\! touch {place}/touched\n';",
+    "SELECT B'1'\n'0\\' \\! touch {place}/touched\n';",
+    "SET standard_conforming_strings = off; SELECT '\\'; \\! touch {place}/touched\n';",
     "\\restrict theirs\n\\unrestrict theirs\n\\! touch {place}/touched",
     "{unrestrict}\n\\! touch {place}/touched",
     "COPY public.lines (content) FROM stdin;\nx\n\\.\n\\! touch {place}/touched",
@@ -406,10 +409,42 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
     recovers(victim)
 
 
+def test_no_live_role_is_given_by_its_name_in_other_bytes(victim: Site) -> None:
+    stamp, made = "2026-02-03_023000", f"{victim.server.database}_made"
+    file = victim.place / f"db_{stamp}.sql"
+    file.write_bytes(with_more(victim, ""))
+    beside = victim.place / f"globals_{stamp}.sql.gz"
+    boss = f'"m\u00fcller_{victim.server.database}"'
+    trailer = "\n--\n-- PostgreSQL database cluster dump complete\n--\n\n"
+    roles = f"SET client_encoding = 'LATIN1';\nCREATE ROLE {made};\nGRANT {boss} TO {made};\n{trailer}"
+    maintenance = postgres.in_database(victim.server, "postgres")
+    sql(maintenance, f"create role {boss} superuser")
+    try:
+        beside.write_bytes(gzip.compress(roles.encode("latin-1")))
+        said = fails(victim, str(file))
+        assert "db: the set's roles cannot be made (line 3: names in another encoding, expected UTF8)" in said
+    finally:
+        sql(maintenance, f"drop role if exists {made}", f"drop role {boss}")
+    recovers(victim)
+
+
+@pytest.fixture
+def deputy(victim: Site) -> Iterator[str]:
+    """A role that may become a superuser, by way of another."""
+    app = victim.server.database
+    maintenance = postgres.in_database(victim.server, "postgres")
+    sql(maintenance, f"create role {app}_boss superuser", f"create role {app}_between in role {app}_boss")
+    sql(maintenance, f"create role {app}_deputy in role {app}_between")
+    yield f"{app}_deputy"
+    for made in databases_like(maintenance, app):
+        sql(maintenance, f'drop database "{made}" with (force)')
+    sql(maintenance, f"drop role {app}_deputy, {app}_between, {app}_boss")
+
+
 @pytest.mark.fault("Somebody evil", "a file from elsewhere gives what it makes to the superuser, to be run as one")
-def test_nothing_of_a_file_comes_to_belong_to_a_superuser(victim: Site) -> None:
+def test_nothing_of_a_file_comes_to_belong_to_a_superuser(victim: Site, deputy: str) -> None:
     definer = "CREATE FUNCTION public.d() RETURNS integer LANGUAGE sql SECURITY DEFINER AS 'select public.reach()';\n"
-    for number, owner in enumerate(("postgres", '"postgres"', "CURRENT_USER")):
+    for number, owner in enumerate(("postgres", '"postgres"', "CURRENT_USER", deputy)):
         more = f"{REACH}{definer}ALTER FUNCTION public.d() OWNER TO {owner};\n"
         made = comes(victim, elsewhere(victim, more), "--to", f"{victim.server.database}_{number}")
         assert sql(made, "select proowner::regrole from pg_proc where proname = 'd'") == victim.server.database
