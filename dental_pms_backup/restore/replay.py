@@ -14,13 +14,14 @@ from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import pinned, postgres, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_role
-from dental_pms_backup.restore.replay_filters import FILTERS, Dump
+from dental_pms_backup.store.verify import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
     from dental_pms_backup.store.verify import Proof
 

@@ -11,13 +11,13 @@ import os
 import re
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import databases, replay_role
+from dental_pms_backup.store.verify import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # The end of the dump, which only what unpacked all of it lets follow.
 UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
-FILTERS = Path(__file__).parents[1] / "filters"
 FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
 LONGEST_ANSWER_BYTES = 1000
 EXISTING_ROLES = "select to_json(rolname::text) from pg_roles"  # one a line, whatever their names
