@@ -4,6 +4,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -473,15 +474,15 @@ def test_nothing_that_the_server_runs_by_itself_comes_to_a_superuser(victim: Sit
 
 @pytest.mark.fault("Somebody evil", "a file from elsewhere is to be replayed as the superuser, or in the live database")
 def test_a_file_from_elsewhere_is_never_the_superusers_nor_replayed_in_live(victim: Site) -> None:
+    file = str(Path(elsewhere(victim, REACH)).rename(victim.place / "db;touch touched;.sql"))
     before = reached(victim)
-    file = elsewhere(victim, REACH)
     for words in (["--as-superuser"], ["--in-place", "--yes", "--replace"], ["--in-place", "--yes", "--as-superuser"]):
         with listening(victim) as journal:
             done = victim.run("restore", "db", file, *words, wrapper=journal.wrapper)
             told = events(journal.close())
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
         assert "a file from elsewhere, expected a set with a manifest for --" in done.stderr
-        assert f"hint: dental-pms-backup restore db {file}   # " in done.stderr
+        assert f"hint: dental-pms-backup restore db '{file}'   # " in done.stderr
         faults.saw(status=4, cause="refused", store=AS_IT_WAS, events=told)
     assert reached(victim) == before
     recovers(victim)
