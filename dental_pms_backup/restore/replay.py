@@ -290,7 +290,8 @@ def _not_sql(failed: programs.Ended) -> RestoreError:
     said = replay_filters.complaint(failed) or failed
     return RestoreError(
         f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
-        hint="pg_dump DATABASE >FILE   # without --create; of pg_dumpall's output the part of one database alone",
+        hint="PGOPTIONS='-c standard_conforming_strings=on' pg_dump DATABASE >FILE   # without --create; of "
+        "pg_dumpall's output the part of one database alone",
     )
 
 
