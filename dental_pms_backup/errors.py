@@ -28,6 +28,13 @@ BackupError                 1   failed
 
 from __future__ import annotations
 
+import shlex
+
+
+def shell_word(value: object) -> str:
+    """Return what stands for a value, be it a name that somebody else chose, in a command of a hint."""
+    return shlex.quote(str(value))
+
 
 class BackupError(Exception):
     """A failure that the operator can understand: one line, and one hint to type.

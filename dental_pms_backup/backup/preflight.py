@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RoomError
+from dental_pms_backup.errors import RefusedError, RoomError, shell_word
 from dental_pms_backup.host import durable
 from dental_pms_backup.host.progress import size
 from dental_pms_backup.store.sets import Stream
@@ -35,7 +35,8 @@ def check_mount(store: Path, room: Room) -> None:
         raise durable.refusal(store, "cannot be looked at", error) from None
     if room.require_mount and on_root:
         raise RoomError(
-            f"{store}: on the root filesystem, expected a disk of its own (require_mount)", hint=f"findmnt -T {store}"
+            f"{store}: on the root filesystem, expected a disk of its own (require_mount)",
+            hint=f"findmnt -T {shell_word(store)}",
         )
 
 
@@ -88,11 +89,12 @@ def check_room(store: Path, needed: int, room: Room) -> None:
         raise RoomError(
             f"{store}: {size(free)} free, expected {size(wanted)} "
             f"({size(needed)} for the set and {room.reserve_mb} MB in reserve)",
-            hint=f"df -h {store}; dental-pms-backup prune --dry-run",
+            hint=f"df -h {shell_word(store)}; dental-pms-backup prune --dry-run",
         )
     if status.f_files and status.f_favail < INODES_NEEDED:
         raise RoomError(
-            f"{store}: {status.f_favail} inodes free, expected at least {INODES_NEEDED}", hint=f"df -i {store}"
+            f"{store}: {status.f_favail} inodes free, expected at least {INODES_NEEDED}",
+            hint=f"df -i {shell_word(store)}",
         )
 
 

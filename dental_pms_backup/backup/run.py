@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
 from dental_pms_backup.backup import both_streams, one_stream, preflight
-from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError
+from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError, shell_word
 from dental_pms_backup.host import journal, notify, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.progress import duration, size
@@ -328,14 +328,14 @@ def _tell_success(taken: Taken) -> None:
 def _warn_of_readers(store: Path) -> None:
     if publishing.keeps_no_modes(store):
         text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
-        _warn("", text, f"findmnt -T {store}   # mount it with umask=077")
+        _warn("", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
 
 
 def _warn_of_movers(store: Path) -> None:
     who = places.who_moves(store)
     if who:
         text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
-        _warn("", text, f"namei -l {store}   # or another place by backup_dir")
+        _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
 
 
 def recover(store: Path) -> None:

@@ -12,7 +12,7 @@ from dental_pms_backup.backup import run
 from dental_pms_backup.cli import report
 from dental_pms_backup.config import settings
 from dental_pms_backup.drill import private_cluster
-from dental_pms_backup.errors import RestoreError, UsageError
+from dental_pms_backup.errors import RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import pinned, postgres
@@ -72,7 +72,7 @@ def perform(*, keep: Path | None, now: datetime, say: Callable[[str], None], bar
         store = keep or place / "store"
         loaded = settings.load(_settings(place, live, images, store), {})
         say("")
-        say(f"$ dental-pms-backup --config {place}/backup.yaml run")
+        say(f"$ dental-pms-backup --config {shell_word(place / 'backup.yaml')} run")
         taken = run.take(loaded, list(Stream), now=now, watch=Watch(bar=bar))
         for line in [*report.run_lines(taken), "backup_run_status=ok"]:
             say(line)
@@ -140,7 +140,7 @@ def _bring_back(
         say(f"$ gzip -dc {files[kind]} | psql -X -v ON_ERROR_STOP=1 -d restored")
         psql = postgres.client(target, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", session="demo")
         _through_gzip(files[kind], psql)
-    say(f"$ tar -xzpf {files[Kind.ATTACHMENTS]} -C {restored}")
+    say(f"$ tar -xzpf {shell_word(files[Kind.ATTACHMENTS])} -C {shell_word(restored)}")
     restored.mkdir()
     _through_gzip(files[Kind.ATTACHMENTS], ["tar", "-xpf", "-", "-C", str(restored)])
     same, _ = programs.capture(["diff", "--recursive", "--brief", str(images), str(restored)])

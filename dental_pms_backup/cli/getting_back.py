@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.cli import report
-from dental_pms_backup.errors import RefusedError, UsageError
+from dental_pms_backup.errors import RefusedError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.restore import both_streams, extract, restore
 from dental_pms_backup.store.sets import Stream
@@ -80,7 +80,8 @@ def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say:
 
 def _check_words(arguments: Arguments) -> None:
     """Raise unless it is clear where to, and the admin has said that what is live is to be replaced, where it is."""
-    what, command = arguments.stream, f"CONFIRM=YES dental-pms-backup restore {arguments.stream} {arguments.source}"
+    what = arguments.stream
+    command = f"CONFIRM=YES dental-pms-backup restore {what} {shell_word(arguments.source)}"
     if (arguments.replace or arguments.no_safety_set) and not arguments.in_place:
         raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
     if arguments.replace and what != Stream.DB:

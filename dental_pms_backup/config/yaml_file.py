@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import yaml
 
 from dental_pms_backup.config.keys import KEY_OF, KEYS, SECTIONS
-from dental_pms_backup.errors import ConfigError
+from dental_pms_backup.errors import ConfigError, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ def _check_trusted(path: Path, status: os.stat_result) -> None:
                 f"{path}: can be written by others (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}), "
                 "expected by root alone",
             ),
-            hint=f"chown root {path}; chmod go-w {path}",
+            hint=f"chown root {shell_word(path)}; chmod go-w {shell_word(path)}",
         )
 
 

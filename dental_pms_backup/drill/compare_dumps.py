@@ -20,95 +20,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4096
 LARGEST_ANSWER_BYTES = 16 << 20
 UNPACKERS = {verify.GZIP[0], verify.IGZIP[0]}
-# Cuts a dump on stdin into the data of each COPY and all the rest, and prints for each its SHA-256, as sha256sum does,
-# and then "rows TAB table", for the rest "- TAB". In memory that stays flat however long a row is. Only the comments
-# that name versions and the \restrict lines are left out, each only where pg_dump writes it: a row may look like one.
-# Of the rest, casts and parentheses are left out: what PostgreSQL has parsed it writes anew, so that an IN that a dump
-# has as (ARRAY['a'::varchar, 'b'::varchar])::text[] comes back as ARRAY[('a'::varchar)::text, ('b'::varchar)::text].
-TALLY = (
-    verify.COPY
-    + r"""
-my $word = '(?:"(?:[^"\n]|"")*"|\w+)';
-my $field = "(?:year|month|day|hour|minute|second)";
-my $type = join "|", "character varying", "double precision", "bit varying", "interval(?: $field(?: to $field)?)?",
-    '(?:time|timestamp)(?:\(\d\))? with(?:out)? time zone', "$word(?:\\.$word)*";
-my $cast = qr/::(?:$type)(?:\([\w, -]+\))?(?:\[\])*/;
-my ($text, $pending, $line, $begun, $table, $rows, $at_line_start, $block) = ("", "", "", 0);
-$| = 1;
-open my $rest, "|-", "sha256sum" or die;
-sub into {
-    my ($to, $from, $length) = ($_[0], 0, length $_[1]);
-    $from += syswrite($to, $_[1], $length - $from, $from) // die while $from < $length;
-}
-sub besides {
-    $line .= $_[0];
-    my $lines = substr($line, 0, rindex($line, "\n") + 1, "");
-    $lines =~ s/$cast//g if index($lines, "::") >= 0;
-    $lines =~ tr/()//d;
-    into($rest, $lines);
-}
-sub ended {
-    close $block or die "sha256sum";
-    print "$rows\t$table\n";
-    $table = undef;
-}
-sub take {
-    $text .= $_[0];
-    while (1) {
-        if (!defined $table) {
-            if ($text =~ /$copy/g) {
-                ($table, $rows, $at_line_start) = ($1, 0, 1);
-                besides(substr($text, 0, pos $text));
-                $text = substr($text, pos $text);
-                open $block, "|-", "sha256sum" or die;
-            } else {
-                my $done = rindex($text, "\n") - $before;
-                last if $done <= 0;
-                besides(substr($text, 0, $done));
-                $text = substr($text, $done);
-                last;
-            }
-        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
-            ended();
-            $text = substr($text, 3);
-        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
-            my $data = substr($text, 0, $end + 1);
-            $rows += $data =~ tr/\n//;
-            into($block, $data);
-            ended();
-            $text = substr($text, $end + 4);
-        } else {
-            last if length($text) <= 3;
-            my $data = substr($text, 0, -3);
-            $rows += $data =~ tr/\n//;
-            into($block, $data);
-            ($at_line_start, $text) = (substr($data, -1) eq "\n", substr($text, -3));
-            last;
-        }
-    }
-}
-sub begin {
-    my ($head, $body) = $pending =~ /\A((?:--[^\n]*\n|\\restrict [^\n]*\n|\n)*)(.*)\z/s;
-    $head =~ s/^(?:-- Dumped (?:from|by) .*|\\restrict \w+\n)\n//mg;
-    ($pending, $begun) = ($head . $body, 1);
-}
-while (sysread(STDIN, my $chunk, 1 << 20)) {
-    $pending .= $chunk;
-    next if length $pending < 4096;
-    begin() if !$begun;
-    take(substr($pending, 0, -512));
-    $pending = substr($pending, -512);
-}
-begin() if !$begun;
-$pending =~ s/\\unrestrict \w+\n\n\z//;
-take($pending);
-defined $table ? into($block, $text) : besides($text);
-besides("\n");
-ended() if defined $table;
-close $rest or die "sha256sum";
-print "-\t\n";
-"""
-)
+TALLY = ("perl", str(verify.FILTERS / "tally.pl"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +62,7 @@ def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Count
     """Count the dump that a pipeline writes beside what the block does."""
     with (
         programs.memory("tally") as out,
-        programs.running(*argvs, ["perl", "-e", TALLY], source=source, out=out) as pipeline,
+        programs.running(*argvs, TALLY, source=source, out=out) as pipeline,
     ):
         yield Counting(pipeline=pipeline, out=out)
 

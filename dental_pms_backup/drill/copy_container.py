@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.keys import Road
 from dental_pms_backup.drill import private_cluster
-from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError
+from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError, shell_word
 from dental_pms_backup.host import durable, journal, programs, sandbox, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import compose, postgres, roads
@@ -135,7 +135,7 @@ def private_directory(mark: str, directory: Path) -> Iterator[Path]:
     except OSError as error:
         raise RoomError(
             f"{directory}: {error.strerror}, expected to make a directory for the drill there",
-            hint=f"df -h {directory}",
+            hint=f"df -h {shell_word(directory)}",
         ) from None
     try:
         place.chmod(0o711)
@@ -166,7 +166,7 @@ def image_of(source: Mapping[str, Any]) -> str:
     except DockerError:
         raise ToolMissingError(
             f'drill: the image "{name}" of the set\'s database is not here, expected it: none is ever pulled',
-            hint=f"docker pull {name}   # or set drill.where to cluster",
+            hint=f"docker pull {shell_word(name)}   # or set drill.where to cluster",
         ) from None
 
 
@@ -345,7 +345,7 @@ def _remove_container(name: str) -> None:
     if not ended.ok and not any(goes.search(line) for line in ended.said):
         _warn(
             f"the throwaway container {name} stays until the next drill ({ended})",
-            f"docker rm --force --volumes {name}",
+            f"docker rm --force --volumes {shell_word(name)}",
         )
 
 
@@ -353,7 +353,7 @@ def _remove_tree(path: Path) -> None:
     try:
         durable.remove_tree(path)
     except OSError as error:
-        _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {path}")
+        _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {shell_word(path)}")
 
 
 def _warn(text: str, hint: str) -> None:

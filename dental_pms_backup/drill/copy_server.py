@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup.config.keys import Where
 from dental_pms_backup.drill import copy_container
 from dental_pms_backup.drill.copy_container import Identity
-from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError
+from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
 from dental_pms_backup.host.progress import size
 from dental_pms_backup.live import sources
 
@@ -82,7 +82,7 @@ class Room:
             raise RoomError(
                 f"drill: {self.directory}: a copy of the database has taken all room but {size(self.least_bytes)}, "
                 "expected it to need less; it is gone again",
-                hint=f"df -h {self.directory}; df -i {self.directory}",
+                hint=f"df -h {shell_word(self.directory)}; df -i {shell_word(self.directory)}",
             )
 
 
@@ -139,7 +139,7 @@ def _check_room(directory: Path, needed: int, reserve_mb: int) -> None:
     if free < wanted:
         raise RoomError(
             f"drill: {directory}: {size(free)} free, expected {size(wanted)} for a copy of the database",
-            hint=f"df -h {directory}",
+            hint=f"df -h {shell_word(directory)}",
         )
 
 
@@ -160,6 +160,6 @@ def _full_disk_named(directory: Path) -> Iterator[None]:
         if _free_bytes(directory) < ALMOST_FULL_BYTES:
             raise RoomError(
                 f"drill: {directory}: no space left, expected room for a copy of the database",
-                hint=f"df -h {directory}",
+                hint=f"df -h {shell_word(directory)}",
             ) from None
         raise

@@ -20,17 +20,14 @@
 # name an owner who is not mighty).
 use strict;
 use warnings;
+use lib __FILE__ =~ m{(.*)/};
+use Psql;
 
 my ($control, $gate, $after, $rights_file, $late_file) = @ARGV;
 my (%is, %mighty);
-{
-    open my $words, "<:raw", $control or die "no control\n";
-    local $/ = "\0";
-    while (<$words>) {
-        chomp;
-        my ($key, $value) = split /=/, $_, 2;
-        $key eq "mighty" ? ($mighty{$value} = 1) : ($is{$key} = $value);
-    }
+for (Psql::control($control)) {
+    my ($key, $value) = @$_;
+    $key eq "mighty" ? ($mighty{$value} = 1) : ($is{$key} = $value);
 }
 my $tell = $is{tell};
 binmode STDIN;
@@ -44,7 +41,7 @@ my ($text, $at, $over) = ("", 0, 0);    # what was read, where we are in it, whe
 my ($from, $token, $long) = (0);        # where in it a statement begins, its first word; whether it was too long
 my ($out, $out_line) = ("", 1);
 my $line = 1;                           # of the input, where $text begins
-my ($encoding, $plain_strings) = ("", 1);
+my $encoding = "";
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
 my ($after_line, $whole) = (1, 0);
 
@@ -233,10 +230,7 @@ sub pins {
 }
 
 sub set_again {
-    return "" if $is{restricts};
-    my $strings = $plain_strings ? "on" : "off";
-    my $set = $encoding ? "SET client_encoding = '$encoding'" : "RESET client_encoding";
-    return "$set; SET standard_conforming_strings = $strings;\n";
+    return $is{restricts} ? "" : Psql::pins($encoding);
 }
 
 # What tells the server that the dump itself has just set something.
@@ -246,9 +240,6 @@ sub has_set {
 
 my %no = map { $_ => 1 } qw(rollback abort end start savepoint release prepare begin commit);
 my %of_the_server = map { $_ => 1 } qw(database role user group tablespace system);
-my %safe_encoding = map { $_ => 1 } qw(utf8 sql_ascii latin1 latin2 latin3 latin4 latin5 latin6 latin7 latin8 latin9 latin10
-    win1250 win1251 win1252 win1253 win1254 win1255 win1256 win1257 win1258 win866 win874 koi8r koi8u iso_8859_5 iso_8859_6
-    iso_8859_7 iso_8859_8 euc_cn euc_jp euc_kr euc_tw euc_jis_2004 mule_internal);
 
 # Deals with a whole statement: $words are its first ones, $simple that no comment stands in it, $first that a line
 # begins with it.
@@ -268,13 +259,13 @@ sub take {
     }
     check_words(@$words);
     if ($one eq "set" && $statement =~ /^SET client_encoding = '(\w+)';$/) {
-        refuse("an encoding in which psql may take a quote for a part of a character") if !$safe_encoding{lc $1};
+        refuse("an encoding in which psql may take a quote for a part of a character") if !Psql::is_safe($1);
         $encoding = $1;
         $rights = $statement . "\n" . $rights if $is{split};
     }
-    if ($one eq "set" && $statement =~ /^SET standard_conforming_strings = (on|off);$/) {
-        $plain_strings = $1 eq "on";
-    }
+    # psql would go on as before to the end of the line; all that follows is read as with "on"
+    refuse("standard_conforming_strings = off, expected a dump that is made with it on")
+        if $one eq "set" && $statement =~ /^SET standard_conforming_strings = off;$/;
     my $blank = "\n" x ($statement =~ tr/\n//);
     if ($is{split} && $simple) {
         if ($statement =~ /^CREATE EXTENSION IF NOT EXISTS ($ident)(?: WITH SCHEMA ($ident))?;$/i) {
@@ -306,9 +297,11 @@ sub check_words {
     }
 }
 
-# Reads one statement, with what stands before it, and deals with it. False at the end of the file.
+# Reads one statement, with what stands before it, and deals with it. False at the end of the file. What versions of psql
+# have read in different ways, and pg_dump never writes, ends it: U&'...', and a literal of which one part stands behind
+# the other, with the end of a line between them.
 sub statement {
-    my ($parens, $begins, $count, $simple, $escaped, $copy, $stdin) = (0, 0, 0, 1, 0, 0, 0);
+    my ($parens, $begins, $count, $simple, $literal, $copy, $stdin) = (0, 0, 0, 1, 0, 0, 0);
     my ($ids, $first, @words) = ("");
     my ($line_begins, $defines) = ($after_line, 0);
     ($from, $token, $long) = ($at, undef, 0);
@@ -317,7 +310,7 @@ sub statement {
         if ($text =~ /\G[ \t\f\x0b\r\n]+/gc) {
             my $space = substr($text, $at, pos($text) - $at);
             $at = pos $text;
-            $escaped = 2 if $escaped && $space =~ /[\r\n]/;
+            $literal = 2 if $literal && $space =~ /[\r\n]/;
             $line_begins = 1 if $space =~ /\n\z/;
             next;
         }
@@ -325,13 +318,13 @@ sub statement {
             $whole ||= $line_begins && substr($text, $at, length $is{ends}) eq $is{ends};
             my $ended = comment();
             $simple = 0 if defined $token;
-            $escaped = 2 if $escaped;
+            $literal = 2 if $literal;
             $line_begins = $ended eq "\n";
             next;
         }
         if ($text =~ /\G\/\*/gc) {
             nested_comment();
-            $simple = $escaped = $line_begins = 0;
+            $simple = $literal = $line_begins = 0;
             next;
         }
         if (!defined $token) {
@@ -352,15 +345,11 @@ sub statement {
             if ($id =~ /^[ebx]$/ && $next =~ /^'/) {
                 $at++;
                 quoted("'", $id eq "e");
-                $escaped = $id eq "e";
+                $literal = 1;
                 next;
             }
-            if ($id eq "u" && $next =~ /^&['"]/) {
-                $at += 2;
-                quoted(substr($next, 1), 0);
-                next;
-            }
-            $escaped = 0;
+            refuse("a literal or name that begins with U&") if $id eq "u" && $next =~ /^&['"]/;
+            $literal = 0;
             $copy ||= $id eq "copy";
             $stdin ||= $id eq "stdin";
             if ($count < 4) {
@@ -380,14 +369,13 @@ sub statement {
         my $byte = substr($text, $at, 1);
         refuse("a command of psql") if $byte eq "\\";
         if ($byte eq "'") {
-            # what goes on after the end of a line goes on as it began
-            my $continues = $escaped == 2;
+            refuse("a literal that goes on in another line") if $literal == 2;
             $at++;
-            quoted("'", $continues || !$plain_strings);
-            $escaped = $continues;
+            quoted("'", 0);
+            $literal = 1;
             next;
         }
-        $escaped = 0;
+        $literal = 0;
         if ($text =~ /\G[0-9][A-Za-z0-9_.\x80-\xff]*/gc) {
             $at = pos $text;
             refuse("a number with something behind it")

@@ -4,66 +4,101 @@
 #
 # Every statement has to be, as a whole, one that pg_dumpall --roles-only writes; at any other it dies, by its kind. Of a
 # file from elsewhere a role comes without attributes, password and settings, cannot log in, and is a member of nothing
-# that is on the server.
+# that is on the server; its names are UTF-8, as those in CONTROL are, so that both can be compared.
 #
-# CONTROL is NUL-ended words, each key=value: there (a role that the server has; any number), ours.
+# As in replay.pl, a psql that knows \restrict gets all of it between \restrict and \unrestrict; one that does not is told
+# before every statement how to read it.
+#
+# CONTROL is NUL-ended words, each key=value: there (a role that the server has; any number), ours, token, restricts.
 use strict;
 use warnings;
+use lib __FILE__ =~ m{(.*)/};
+use Psql;
 
-my (%there, $ours);
-{
-    open my $words, "<:raw", $ARGV[0] or die "no control\n";
-    local $/ = "\0";
-    while (<$words>) {
-        chomp;
-        my ($key, $value) = split /=/, $_, 2;
-        if ($key eq "there") { $there{$value} = 1 }
-        if ($key eq "ours") { $ours = 1 }
-    }
+my (%there, %is);
+for (Psql::control($ARGV[0])) {
+    my ($key, $value) = @$_;
+    $key eq "there" ? ($there{$value} = 1) : ($is{$key} = $value);
 }
+my $ours = $is{ours};
+my $most = 64 << 20;
+my $longest_name = 63;    # bytes, of which the server cuts the rest
 binmode STDIN;
 binmode STDOUT;
-my $text = do { local $/; <STDIN> } // "";
-die "a byte that is zero\n" if $text =~ tr/\0//;
 
-my $ident = qr/(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*)/;
+# Dies with the line, and says what stands there: nothing of the file itself.
+sub refuse {
+    my ($line, $what) = @_;
+    die "line $line: $what\n";
+}
+
+my $text = "";
+while (sysread STDIN, $text, 1 << 20, length $text) {
+    refuse(1 + $text =~ tr/\n//, "more than " . ($most >> 20) . " MiB, expected the roles of one server") if length $text > $most;
+}
+refuse(1, "a byte that is zero") if $text =~ tr/\0//;
+
+# pg_dumpall quotes whatever is not in small letters of ASCII
+my $ident = qr/(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_]*)/;
 my $string = qr/'(?:[^']|'')*'/;
 my $attribute = qr/
     (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)
     |CONNECTION\ LIMIT\ -?[0-9]+|PASSWORD\ $string|VALID\ UNTIL\ $string
 /x;
 my $setting = qr/SET $ident(?:\.$ident)* (?:TO|=) (?:$string|$ident|[0-9]+)(?:, (?:$string|$ident))*/;
+my $some_odd_one = grep { /[^ -~]/ } keys %there;
 
+# Whether the server has no role of that name. Of a file from elsewhere that has to be certain, whatever the server makes
+# of the bytes of a name.
 sub missing {
     my ($role) = @_;
-    if ($role =~ /^"(.*)"$/s) { ($role = $1) =~ s/""/"/g }
-    else { $role = lc $role }
-    return !$there{$role};
+    ($role = $1) =~ s/""/"/g if $role =~ /^"(.*)"$/s;
+    return 0 if $there{$role};
+    return $ours || length $role <= $longest_name && !($some_odd_one && $role =~ /[^ -~]/);
 }
 
-my $kept = "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n";
+my $encoding = "";
+my $kept = "";
+
+sub keep {
+    my ($statement) = @_;
+    $kept .= ($is{restricts} ? "" : Psql::pins($encoding)) . "$statement\n";
+}
+
+keep("SET default_transaction_read_only = off;");
+keep("SET standard_conforming_strings = on;");
 pos($text) = 0;
 while (pos $text < length $text) {
     next if $text =~ /\G(?:\s+|--[^\r\n]*|\\(?:un)?restrict \w+\n)/gc;
     next if $text =~ /\GSET (?:default_transaction_read_only = off|standard_conforming_strings = on);/gc;
-    if ($text =~ /\G(SET client_encoding = '(?:UTF8|SQL_ASCII|LATIN\d+|WIN\d+|EUC_\w+|ISO_8859_\d|KOI8[RU]|MULE_INTERNAL)';)/gc) { $kept .= "$1\n" }
-    elsif ($text =~ /\G(?:DO \$dental_pms\$ BEGIN )?CREATE ROLE ($ident);(?: EXCEPTION WHEN duplicate_object THEN NULL; END \$dental_pms\$;)?/gc) {
-        $kept .= "CREATE ROLE $1;\n" if missing($1);
+    my $line = sub { 1 + (substr($text, 0, $_[0]) =~ tr/\n//) };
+    if ($text =~ /\GSET client_encoding = '(\w+)';/gc) {
+        my $wanted = $1;
+        refuse($line->($-[0]), "an encoding in which psql may take a quote for a part of a character")
+            if !Psql::is_safe($wanted);
+        refuse($line->($-[0]), "names in another encoding, expected UTF8")
+            if !$ours && lc $wanted ne "utf8" && $text =~ /[\x80-\xff]/;
+        keep("SET client_encoding = '$wanted';");
+        $encoding = $wanted;
     }
-    elsif ($text =~ /\G(ALTER ROLE ($ident) WITH $attribute(?: $attribute)*;)/gc) { $kept .= "$1\n" if $ours && missing($2) }
-    elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { $kept .= "$1\n" if $ours && missing($2) }
-    elsif ($text =~ /\G(COMMENT ON ROLE ($ident) IS $string;)/gc) { $kept .= "$1\n" if missing($2) }
+    elsif ($text =~ /\G(?:DO \$dental_pms\$ BEGIN )?CREATE ROLE ($ident);(?: EXCEPTION WHEN duplicate_object THEN NULL; END \$dental_pms\$;)?/gc) {
+        keep("CREATE ROLE $1;") if missing($1);
+    }
+    elsif ($text =~ /\G(ALTER ROLE ($ident) WITH $attribute(?: $attribute)*;)/gc) { keep($1) if $ours && missing($2) }
+    elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { keep($1) if $ours && missing($2) }
+    elsif ($text =~ /\G(COMMENT ON ROLE ($ident) IS $string;)/gc) { keep($1) if missing($2) }
     elsif ($text =~ /\GGRANT ($ident) TO ($ident)((?: WITH [A-Z ,]+?)?)(?: GRANTED BY $ident)?;/gc) {
-        my $wanted = $ours ? missing($1) || missing($2) : missing($1) && missing($2);
-        $kept .= "GRANT $1 TO $2$3;\n" if $wanted;
+        my ($role, $member, $with) = ($1, $2, $3);
+        my $wanted = $ours ? missing($role) || missing($member) : missing($role) && missing($member);
+        keep("GRANT $role TO $member$with;") if $wanted;
     }
     # of the whole cluster, or of one database: not asked for
     elsif ($text =~ /\GALTER ROLE $ident IN DATABASE $ident $setting;/gc) { }
     elsif ($text =~ /\G(?:CREATE|ALTER|COMMENT ON) TABLESPACE $ident(?: OWNER $ident)? (?:LOCATION|OWNER TO|SET|IS) (?:$string|$ident|\([^;'"]*\));/gc) { }
     else {
-        my $line = 1 + (substr($text, 0, pos $text) =~ tr/\n//);
+        my $at = pos $text;
         $text =~ /\G([A-Z]+(?: [A-Z]+){0,2})?/gc;
-        die "line $line: " . ($1 // "something") . " in a form that pg_dumpall does not write\n";
+        refuse($line->($at), ($1 // "something") . " in a form that pg_dumpall does not write");
     }
 }
-print $kept;
+print $is{restricts} ? "\\restrict $is{token}\n$kept\\unrestrict $is{token}\n" : $kept;

@@ -9,7 +9,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, StoreError
+from dental_pms_backup.errors import BackupError, StoreError, shell_word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,4 +125,6 @@ def exists(path: Path) -> bool:
 
 def refusal(path: Path, what: str, error: OSError) -> StoreError:
     """Return the error for what the disk refused, in its own words."""
-    return StoreError(f"{path}: {what}: {error.strerror}, expected a store to write to", hint=f"df -h {path.parent}")
+    return StoreError(
+        f"{path}: {what}: {error.strerror}, expected a store to write to", hint=f"df -h {shell_word(path.parent)}"
+    )

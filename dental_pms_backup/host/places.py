@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError
+from dental_pms_backup.errors import RefusedError, shell_word
 from dental_pms_backup.host import durable
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def check_is(place: Place, path: Path, identity: Identity | None) -> None:
     if identity not in {None, place.identity}:
         raise RefusedError(
             f"{path}: another directory was put there after it was looked at, expected it to stay; nothing was touched",
-            hint=f"ls -ld {path} {path.parent}   # who may do that? then the same command again",
+            hint=f"ls -ld {shell_word(path)} {shell_word(path.parent)}   # who may do that? then try again",
         )
 
 
@@ -160,7 +160,8 @@ def check_ours(place: Place, path: Path) -> None:
 def _not_ours(path: Path, what: str) -> RefusedError:
     return RefusedError(
         f"{path}: {what}, expected a directory of user {os.geteuid()}, mode 0700; it is left alone",
-        hint=f"ls -ld {path} {path.parent}   # somebody else may have put it there; move it away",
+        hint=f"ls -ld {shell_word(path)} {shell_word(path.parent)}   # "
+        "somebody else may have put it there; move it away",
     )
 
 
@@ -270,7 +271,7 @@ def _followed(here: int, name: str, path: Path) -> tuple[int, list[str]]:
         raise RefusedError(
             f'{path}: "{name}" on the way is a link of user {status.st_uid}, who may let it lead anywhere, '
             "expected directories, or links of root; nothing was touched",
-            hint=f"readlink -f {path}   # if that is the right place, give that path instead",
+            hint=f"readlink -f {shell_word(path)}   # if that is the right place, give that path instead",
         )
     if target.is_absolute():
         return os.open("/", PASSING), [*target.parts[1:], "."]
@@ -297,9 +298,9 @@ def _check_directory(descriptor: int, path: Path, *, closing: bool) -> None:
     raise RefusedError(
         f"{path}: {what} (owner {status.st_uid}, mode {mode:04o}), expected a directory of user {us} to which nobody "
         "else can write: whoever can rename there leads the backup astray; nothing was touched",
-        hint=f"chown {us} {path}   # or type it as user {status.st_uid}, where the service runs as that user"
+        hint=f"chown {us} {shell_word(path)}   # or type it as user {status.st_uid}, where the service runs as it"
         if foreign
-        else f"chmod go-w {path}",
+        else f"chmod go-w {shell_word(path)}",
     )
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import sh
 
-from dental_pms_backup.errors import TemporaryError, ToolMissingError
+from dental_pms_backup.errors import TemporaryError, ToolMissingError, shell_word
 from dental_pms_backup.host import stop
 from dental_pms_backup.host.feeder import Feeder
 
@@ -148,7 +148,8 @@ def path_of(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ToolMissingError(
-            f"{program}: not found, expected it on PATH", hint=f"apt install {PACKAGE_OF.get(program, program)}"
+            f"{program}: not found, expected it on PATH",
+            hint=f"apt install {shell_word(PACKAGE_OF.get(program, program))}",
         )
     return path
 

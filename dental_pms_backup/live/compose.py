@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.errors import DatabaseError, DockerError, RefusedError, SourceError
+from dental_pms_backup.errors import DatabaseError, DockerError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import programs
 
 if TYPE_CHECKING:
@@ -189,13 +189,13 @@ def _wake(project: Project, container: Container) -> str:
     """Return what helps a container to run, by its state: compose starts no paused one, nor mends one that crashes."""
     match container.state:
         case "paused":
-            return f"docker unpause {container.name}"
+            return f"docker unpause {shell_word(container.name)}"
         case "restarting":
-            return f"docker logs --tail 20 {container.name}"
+            return f"docker logs --tail 20 {shell_word(container.name)}"
         case _:
             return _up(project, container.service)
 
 
 def _up(project: Project, service: str) -> str:
-    where = f"--project-name {project.name}" if project.name else f"--project-directory {project.directory}"
-    return f"docker compose {where} up --detach {service}"
+    where = ("--project-name", project.name) if project.name else ("--project-directory", project.directory)
+    return f"docker compose {where[0]} {shell_word(where[1])} up --detach {shell_word(service)}"

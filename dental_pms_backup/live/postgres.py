@@ -24,6 +24,7 @@ from dental_pms_backup.errors import (
     DockerError,
     ToolMissingError,
     VerificationError,
+    shell_word,
 )
 from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.host.journal import redacted
@@ -391,6 +392,6 @@ def _shown(said: str) -> str:
 def _look(server: Server) -> str:
     match server:
         case InContainer(name=name):
-            return f"docker logs --tail 20 {name}"
+            return f"docker logs --tail 20 {shell_word(name)}"
         case OnHost():
             return "systemctl status postgresql.service"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.keys import Source
-from dental_pms_backup.errors import RefusedError, SourceError
+from dental_pms_backup.errors import RefusedError, SourceError, shell_word
 from dental_pms_backup.host import places
 from dental_pms_backup.live import compose, postgres, roads
 from dental_pms_backup.store.sets import Stream
@@ -94,7 +94,7 @@ def attachments(config: Config) -> AttachmentsSource:
         raise RefusedError(
             f"attachments: {path} is another directory than container {name} has at {config.attachments.mount}, "
             "expected the files that the application sees; nothing was touched",
-            hint=f"docker restart {name}   # once what is in {path} is right",
+            hint=f"docker restart {shell_word(name)}   # once what is in {shell_word(path)} is right",
         )
     return AttachmentsSource(path=path, container=name, identity=identity, seen=seen)
 
@@ -122,5 +122,6 @@ def check_readable(source: Path) -> None:
         os.scandir(source).close()
     except OSError as error:
         raise SourceError(
-            f"attachments: {source}: {error.strerror}, expected a directory to read", hint=f"ls -ld {source}"
+            f"attachments: {source}: {error.strerror}, expected a directory to read",
+            hint=f"ls -ld {shell_word(source)}",
         ) from None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError, SourceError
+from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
 from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN
 
@@ -78,7 +78,7 @@ def live(path: Path, seen: places.Identity | None) -> Iterator[Live]:
         if not stays:
             raise RefusedError(
                 f"{path}: renamed or replaced under the restore, expected it to stay; nothing was touched",
-                hint=f"ls -ld {path} {path.parent}",
+                hint=f"ls -ld {shell_word(path)} {shell_word(path.parent)}",
             )
         yield Live(place=place, around=around)
 
@@ -214,7 +214,7 @@ def _told(path: Path, expected: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror}, {expected}", hint=f"ls -ld {path}") from None
+        raise RefusedError(f"{path}: {error.strerror}, {expected}", hint=f"ls -ld {shell_word(path)}") from None
 
 
 @contextlib.contextmanager
@@ -238,7 +238,7 @@ def _check_stays(around: Place, name: str, place: Place, state: str) -> None:
         raise RestoreError(
             f"attachments: {around.path / name} was renamed or replaced under the restore, expected it to stay; "
             f"{state}",
-            hint=f"ls -la {around.path}   # whoever may write there can do that",
+            hint=f"ls -la {shell_word(around.path)}   # whoever may write there can do that",
         )
 
 
@@ -271,7 +271,8 @@ def _found(around: Place, name: str) -> Iterator[Place]:
 def _strange(path: Path, what: str) -> RefusedError:
     return RefusedError(
         f"{path}: {what}, expected what a restore that was cut off has left; it is left alone",
-        hint=f"ls -la {path}   # what is in it is not of a restore: move it away, then the same command again",
+        hint=f"ls -la {shell_word(path)}   # "
+        "what is in it is not of a restore: move it away, then the same command again",
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError
+from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
 from dental_pms_backup.host import programs
 from dental_pms_backup.store import publishing, sets, verify
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
@@ -49,11 +49,11 @@ def connect(settings: Offsite) -> Remote:
     if not settings.rclone_config.is_file():
         raise ConfigError(
             (f"offsite.rclone_config: {settings.rclone_config}: no such file, expected rclone's configuration",),
-            hint=f"rclone config --config {settings.rclone_config}",
+            hint=f"rclone config --config {shell_word(settings.rclone_config)}",
         )
     remote = Remote(address=settings.remote, config_file=settings.rclone_config)
     name = settings.remote.partition(":")[0]
-    hint = f"rclone config --config {settings.rclone_config}"
+    hint = f"rclone config --config {shell_word(settings.rclone_config)}"
     types = dict(re.findall(r"^(.*?):\s+(\S+)$", _rclone(remote, "listremotes", "--long"), re.MULTILINE))
     if name not in types:
         raise ConfigError((f'offsite.remote: rclone knows no remote "{name}", expected one of {sorted(types)}',))
@@ -183,7 +183,7 @@ def _demand(remote: Remote, ended: programs.Ended) -> None:
     if not ended.ok:
         raise OffsiteError(
             f"offsite: {ended}: {_complaint(ended.said)}, expected exit status 0",
-            hint=f"rclone --config {remote.config_file} lsd {remote.address}",
+            hint=f"rclone --config {shell_word(remote.config_file)} lsd {shell_word(remote.address)}",
         )
 
 

@@ -30,7 +30,7 @@ MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", 
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 COUNTS_LIMIT_BYTES = 4 << 20
 # What reads the rows of a COPY, in Perl: the name of a table, the names of the columns of a heading, and the bytes of a
-# field, undefined for NULL. A COPY of pg_dump stands behind a comment and an empty line, see ``verify.COPY``.
+# field, undefined for NULL. A COPY of pg_dump stands behind a comment and an empty line, see filters/Copy.pm.
 COPY_TEXT = r"""
 my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
 my $comment = qr/^--(?: load via partition root .*)?\n/;
@@ -253,7 +253,7 @@ def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
 def _rows_of_plain(source: Source, descriptor: int) -> dict[str, int]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("counted") as out:
-        (ended,) = programs.pipeline(["perl", "-e", verify.COUNT_ROWS], source=descriptor, out=out)
+        (ended,) = programs.pipeline(verify.COUNT_ROWS, source=descriptor, out=out)
         if not ended.ok:
             raise VerificationError(f"{source.file}: the rows cannot be counted ({ended}), expected a dump")
         counts = os.pread(out, COUNTS_LIMIT_BYTES, 0).partition(b"\0")[0]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import durable, journal, places, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.restore import dump_file, original_names, unpack
@@ -169,7 +169,7 @@ def _untar(
     if not unpacked.ok or (not tar.ok and other):
         raise RestoreError(
             f"attachments: unpacking failed ({tar if unpacked.ok else unpacked}), expected every entry that was named",
-            hint=f"dental-pms-backup restore attachments {archive.file} --to DIR   # all of them",
+            hint=f"dental-pms-backup restore attachments {shell_word(archive.file)} --to DIR   # all of them",
         )
     if count := unpack.take_bits_off(content, rights, beat=beat):
         unpack.warn_of_rights(f"{count} of what was extracted lost a setuid or setgid bit")
@@ -221,7 +221,7 @@ def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
     chosen = [table for table in found if name in {table, *_names(table)}]
     if len(chosen) == 1:
         return chosen[0]
-    shown = ", ".join((chosen or found)[:TABLES_SHOWN])
+    shown = ", ".join(shell_word(table) for table in (chosen or found)[:TABLES_SHOWN])
     raise UsageError(
         f'"{name}": {len(chosen) or "no"} such tables in {dump.file.name}, expected one of its {len(found)}',
         hint=f"its tables: {shown}{', ...' if len(chosen or found) > TABLES_SHOWN else ''}",

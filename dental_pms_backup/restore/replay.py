@@ -14,13 +14,15 @@ from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import pinned, postgres, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
-from dental_pms_backup.restore.replay_filters import FILTERS, Dump
+from dental_pms_backup.restore.replay_filters import Dump
+from dental_pms_backup.store.verify import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
     from dental_pms_backup.store.verify import Proof
 
@@ -93,7 +95,6 @@ AS_SUPERUSER = (
 AT_LINE = re.compile(r"psql:<stdin>:(\d+): ")
 # the text of an error may quote a row
 STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
-EXISTING_ROLES = "select rolname from pg_roles"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,6 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
 
     Those of a file from elsewhere may do nothing, and not log in.
     """
-    existing = postgres.ask(live.server, EXISTING_ROLES).splitlines()
     session = sessions.new()
     psql = postgres.client(
         live.server,
@@ -174,9 +174,7 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
         stdin=True,
     )
     with programs.memory("control") as control:
-        replay_filters.write(
-            control, replay_filters.words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
-        )
+        replay_filters.write_roles_control(control, live, ours=ours)
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
         failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
     if failed:
@@ -296,7 +294,8 @@ def _not_sql(failed: programs.Ended) -> RestoreError:
     said = replay_filters.complaint(failed) or failed
     return RestoreError(
         f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
-        hint="pg_dump DATABASE >FILE   # without --create; of pg_dumpall's output the part of one database alone",
+        hint="PGOPTIONS='-c standard_conforming_strings=on' pg_dump DATABASE >FILE   # without --create; of "
+        "pg_dumpall's output the part of one database alone",
     )
 
 

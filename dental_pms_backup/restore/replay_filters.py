@@ -6,17 +6,18 @@ A filter is perl, through which all of a dump goes; this process sees none of it
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import databases, replay_guards, replay_role
+from dental_pms_backup.store.verify import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 # The end of the dump, which only what unpacked all of it lets follow.
 UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
-FILTERS = Path(__file__).parents[1] / "filters"
 FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
 LONGEST_ANSWER_BYTES = 1000
+EXISTING_ROLES = "select to_json(rolname::text) from pg_roles"  # one a line, whatever their names
 KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 
 
@@ -85,8 +86,7 @@ def opened() -> Iterator[tuple[Filter, BinaryIO]]:
 
 def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer | None, token: str) -> None:
     """Tell a filter what it has to know: whose dump it is, and who replays it, None for the superuser."""
-    restricts = ["restricts=1"] if _knows_restrict(live) else []
-    write(files.control, words(f"token={token}", *restricts, *_heads(dump)))
+    write(files.control, words(f"token={token}", *_restricts(live), *_heads(dump)))
     if not by:
         return
     write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.heir)}"))
@@ -95,6 +95,13 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     else:
         write(files.control, words(*(f"mighty={role}" for role in replay_role.mighty(live))))
     write(files.rights, replay_role.before_rights(live, by))
+
+
+def write_roles_control(control: int, live: DatabaseSource, *, ours: bool) -> None:
+    """Tell the filter of roles which ones the server has, and whether the file is a set's."""
+    existing = [json.loads(line) for line in postgres.ask(live.server, EXISTING_ROLES).splitlines()]
+    known = words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
+    write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)
 
 
 def _heads(dump: Dump) -> Sequence[str]:
@@ -123,11 +130,11 @@ def unpacking(dump: Dump, files: Filter) -> list[str]:
     return ["sh", "-c", UNPACKED, "sh", path(files.ends), *dump.unpack]
 
 
-def _knows_restrict(live: DatabaseSource) -> bool:
-    """Tell whether psql knows the line restrict, which came in August 2025: one from before stops there."""
+def _restricts(live: DatabaseSource) -> Sequence[str]:
+    """Return the word for a psql that knows the line restrict, since August 2025: one from before stops there."""
     program = postgres.matching(live.server, live.facts, "psql")
     ended, _ = programs.capture(postgres.client(live.server, program, "-X", "-w", *KNOWS_RESTRICT, session="restrict"))
-    return ended.ok
+    return ["restricts=1"] if ended.ok else []
 
 
 def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:

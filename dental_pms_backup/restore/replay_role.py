@@ -148,11 +148,12 @@ LET_HEIR_IN = """\
 select format('grant usage on schema %I to %I', nspname, {heir}) from pg_namespace where nspname = 'public'
  and not has_schema_privilege({heir}, oid, 'usage') \\gexec
 """
-# Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can.
+# Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can, or
+# what a role can of which they are a member, at whatever depth.
 MIGHTY = """\
-select r.rolname from pg_roles r where r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication
- or exists (select from pg_roles p where p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner'
-  and p.oid <> r.oid and pg_has_role(r.oid, p.oid, 'member')) or r.rolname ~ '^pg_'"""
+select r.rolname from pg_roles r where r.rolname ~ '^pg_' or exists (select from pg_roles p where
+ (p.rolsuper or p.rolcreaterole or p.rolcreatedb or p.rolreplication or p.rolbypassrls
+  or p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner') and pg_has_role(r.oid, p.oid, 'member'))"""
 SUPERUSERS = "select rolname from pg_roles where rolsuper"
 LOGINS = "select rolname from pg_roles where rolcanlogin"
 OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres, sources, swap
@@ -124,7 +124,8 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
         else:
             beside.check_room(
                 found,
-                hint=f"dental-pms-backup restore db {wanted} --in-place --replace --as-superuser   # no room twice",
+                hint=f"dental-pms-backup restore db {shell_word(wanted)} --in-place --replace --as-superuser   # "
+                "no room twice",
             )
         counts = _live_rows(live, needed=terms.safety_set)
         terms.consent(database, _losses(counts, proof.rows))
@@ -208,7 +209,8 @@ def check_swappable(live: Live, archive: Path) -> None:
         raise RefusedError(
             f"attachments: {live.path} is a mount point, expected a directory whose content can be swapped by rename",
             hint="empty it, then: "
-            f"tar -xzpf {archive} --xattrs --xattrs-include='*' --acls --numeric-owner -C {live.path}",
+            f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
+            f"-C {shell_word(live.path)}",
         )
 
 
@@ -251,7 +253,8 @@ def _check_superuser(dump: Opened, wanted: str, *, as_superuser: bool) -> None:
         raise RefusedError(
             f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --as-superuser: what is in "
             "the file could do anything on the server",
-            hint=f"dental-pms-backup restore db {wanted}   # as a role without rights, beside the live database",
+            hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
+            "as a role without rights, beside the live database",
         )
 
 
@@ -261,13 +264,14 @@ def _check_replaces(dump: Opened, proof: Proof, wanted: str, terms: Terms) -> No
         raise RefusedError(
             f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --replace, which is done "
             "by the superuser",
-            hint=f"dental-pms-backup restore db {wanted}   # beside the live database; then the command that it prints",
+            hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
+            "beside the live database; then the command that it prints",
         )
     if not terms.as_superuser and beside.owned_by_others(dump, proof.unpack):
         raise RefusedError(
             "restore: --replace is work of the superuser, and the set has objects of others, expected your word: "
             "whoever could make objects in that database could then do on the server all that its superuser can",
-            hint=f"CONFIRM=YES dental-pms-backup restore db {wanted} --in-place --replace --as-superuser",
+            hint=f"CONFIRM=YES dental-pms-backup restore db {shell_word(wanted)} --in-place --replace --as-superuser",
         )
 
 

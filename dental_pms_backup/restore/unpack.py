@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
+from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.host.journal import Event
 
@@ -198,7 +198,7 @@ def check_room(file: Path, directory: Place) -> None:
         raise RefusedError(
             f"attachments: {free} bytes free in {directory.path}, expected over {needed} for a second copy; "
             "nothing was touched",
-            hint=f"df -h {directory.path}   # or, onto another disk: "
+            hint=f"df -h {shell_word(directory.path)}   # or, onto another disk: "
             "dental-pms-backup restore attachments SET --to DIR",
         )
 
@@ -286,5 +286,5 @@ def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: P
         raise RestoreError(
             f"attachments: {what} ({failed}{', no space left' if full else ''}), "
             "expected every entry; the live directory is as it was",
-            hint=f"df -h {content.path.parent.parent}",
+            hint=f"df -h {shell_word(content.path.parent.parent)}",
         )

@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import LockHeldError, StoreError
+from dental_pms_backup.errors import LockHeldError, StoreError, shell_word
 from dental_pms_backup.host import places, stop
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def held(store: Path, *, wait_s: float = 0, beat: Callable[[], None] | None = No
         descriptor = os.open(store / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreError(
-            f"{store}: no lock can be made: {error.strerror}, expected to write there", hint=f"findmnt -T {store}"
+            f"{store}: no lock can be made: {error.strerror}, expected to write there",
+            hint=f"findmnt -T {shell_word(store)}",
         ) from None
     try:
         _lock(descriptor, store / name, time.monotonic() + wait_s, beat)
@@ -52,7 +53,7 @@ def _lock(descriptor: int, path: Path, deadline: float, beat: Callable[[], None]
                 raise LockHeldError(
                     f"{path.parent}: another {'drill' if path.name == DRILLS else 'run'} holds the lock, "
                     "expected to be alone",
-                    hint=f"fuser -v {path}",
+                    hint=f"fuser -v {shell_word(path)}",
                 ) from None
             stop.rest(POLL_S, beat=beat)
         except OSError as error:

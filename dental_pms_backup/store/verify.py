@@ -37,51 +37,8 @@ TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
 # the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
 SUM = ("sha256sum", "--binary", "-", "/dev/null")
 SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
-# Where the rows of a table begin, in perl: a COPY of pg_dump stands behind a comment and an empty line, what else looks
-# like one is text of a function or a comment. Rows that are loaded through the root of their partition have one comment
-# more.
-COPY = r"""
-my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
-my $copy = qr/\n--(?: load via partition root .*)?\n\nCOPY ($name(?:\.$name)*)(?: \(.*\))? FROM stdin;\n/;
-my $before = 1000;  # bytes that hold what stands before a COPY
-"""
-# Counts the rows of each COPY of a dump on stdin, in memory that stays flat however long a row is, and prints
-# "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\\." alone on one
-# ends them.
-COUNT_ROWS = (
-    COPY
-    + r"""
-my ($text, $tail, $length, $table, $at_line_start, %rows) = ("", "", 0);
-while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
-    $length += $read;
-    $tail = substr($tail . substr($text, $read < 512 ? -$read : -512), -512);
-    while (1) {
-        if (!defined $table) {
-            if ($text =~ /$copy/g) {
-                ($table, $at_line_start, $text) = ($1, 1, substr($text, pos $text));
-                $rows{$table} += 0;
-            } else {
-                my $done = rindex($text, "\n") - $before;
-                $text = substr($text, $done) if $done > 0;
-                last;
-            }
-        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
-            ($table, $text) = (undef, substr($text, 3));
-        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
-            $rows{$table} += substr($text, 0, $end + 1) =~ tr/\n//;
-            ($table, $text) = (undef, substr($text, $end + 4));
-        } else {
-            last if length($text) <= 3;
-            my $rest = substr($text, -3);
-            $rows{$table} += ($text =~ tr/\n//) - ($rest =~ tr/\n//);
-            ($at_line_start, $text) = (substr($text, -4, 1) eq "\n", $rest);
-            last;
-        }
-    }
-}
-print map("$_\t$rows{$_}\n", sort keys %rows), "\0$length\0", $tail;
-"""
-)
+FILTERS = Path(__file__).parents[1] / "filters"
+COUNT_ROWS = ("perl", str(FILTERS / "count_rows.pl"))
 # pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
@@ -280,7 +237,7 @@ def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Pat
 
 def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
     """Return the pipeline that looks at the content of a file."""
-    return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, ("perl", "-e", COUNT_ROWS))
+    return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, COUNT_ROWS)
 
 
 def _is_all(answer: _Answer, source: int) -> bool:

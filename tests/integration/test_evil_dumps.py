@@ -4,6 +4,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,9 @@ COMMANDS = (
     "-- comment\r\\! touch {place}/touched\n",
     "SELECT 'C:\\' \\! touch {place}/touched\n;",
     "SELECT E'a'\n'\\'' \\! touch {place}/touched\n;",
+    "SELECT E'a' U&'b'\n'c\\' \\! touch {place}/touched\n';",
+    "SELECT B'1'\n'0\\' \\! touch {place}/touched\n';",
+    "SET standard_conforming_strings = off; SELECT '\\'; \\! touch {place}/touched\n';",
     "\\restrict theirs\n\\unrestrict theirs\n\\! touch {place}/touched",
     "{unrestrict}\n\\! touch {place}/touched",
     "COPY public.lines (content) FROM stdin;\nx\n\\.\n\\! touch {place}/touched",
@@ -541,10 +545,42 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
     recovers(victim)
 
 
+def test_no_live_role_is_given_by_its_name_in_other_bytes(victim: Site) -> None:
+    stamp, made = "2026-02-03_023000", f"{victim.server.database}_made"
+    file = victim.place / f"db_{stamp}.sql"
+    file.write_bytes(with_more(victim, ""))
+    beside = victim.place / f"globals_{stamp}.sql.gz"
+    boss = f'"m\u00fcller_{victim.server.database}"'
+    trailer = "\n--\n-- PostgreSQL database cluster dump complete\n--\n\n"
+    roles = f"SET client_encoding = 'LATIN1';\nCREATE ROLE {made};\nGRANT {boss} TO {made};\n{trailer}"
+    maintenance = postgres.in_database(victim.server, "postgres")
+    sql(maintenance, f"create role {boss} superuser")
+    try:
+        beside.write_bytes(gzip.compress(roles.encode("latin-1")))
+        said = fails(victim, str(file))
+        assert "db: the set's roles cannot be made (line 3: names in another encoding, expected UTF8)" in said
+    finally:
+        sql(maintenance, f"drop role if exists {made}", f"drop role {boss}")
+    recovers(victim)
+
+
+@pytest.fixture
+def deputy(victim: Site) -> Iterator[str]:
+    """A role that may become a superuser, by way of another."""
+    app = victim.server.database
+    maintenance = postgres.in_database(victim.server, "postgres")
+    sql(maintenance, f"create role {app}_boss superuser", f"create role {app}_between in role {app}_boss")
+    sql(maintenance, f"create role {app}_deputy in role {app}_between")
+    yield f"{app}_deputy"
+    for made in databases_like(maintenance, app):
+        sql(maintenance, f'drop database "{made}" with (force)')
+    sql(maintenance, f"drop role {app}_deputy, {app}_between, {app}_boss")
+
+
 @pytest.mark.fault("Somebody evil", "a file from elsewhere gives what it makes to the superuser, to be run as one")
-def test_nothing_of_a_file_comes_to_belong_to_a_superuser(victim: Site) -> None:
+def test_nothing_of_a_file_comes_to_belong_to_a_superuser(victim: Site, deputy: str) -> None:
     definer = "CREATE FUNCTION public.d() RETURNS integer LANGUAGE sql SECURITY DEFINER AS 'select public.reach()';\n"
-    for number, owner in enumerate(("postgres", '"postgres"', "CURRENT_USER")):
+    for number, owner in enumerate(("postgres", '"postgres"', "CURRENT_USER", deputy)):
         more = f"{REACH}{definer}ALTER FUNCTION public.d() OWNER TO {owner};\n"
         made = comes(victim, elsewhere(victim, more), "--to", f"{victim.server.database}_{number}")
         assert sql(made, "select proowner::regrole from pg_proc where proname = 'd'") == victim.server.database
@@ -633,15 +669,15 @@ def test_nothing_of_a_file_runs_with_a_mighty_owners_rights(victim: Site, what: 
 
 @pytest.mark.fault("Somebody evil", "a file from elsewhere is to be replayed as the superuser, or in the live database")
 def test_a_file_from_elsewhere_is_never_the_superusers_nor_replayed_in_live(victim: Site) -> None:
+    file = str(Path(elsewhere(victim, REACH)).rename(victim.place / "db;touch touched;.sql"))
     before = reached(victim)
-    file = elsewhere(victim, REACH)
     for words in (["--as-superuser"], ["--in-place", "--yes", "--replace"], ["--in-place", "--yes", "--as-superuser"]):
         with listening(victim) as journal:
             done = victim.run("restore", "db", file, *words, wrapper=journal.wrapper)
             told = events(journal.close())
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
         assert "a file from elsewhere, expected a set with a manifest for --" in done.stderr
-        assert f"hint: dental-pms-backup restore db {file}   # " in done.stderr
+        assert f"hint: dental-pms-backup restore db '{file}'   # " in done.stderr
         faults.saw(status=4, cause="refused", store=AS_IT_WAS, events=told)
     assert reached(victim) == before
     recovers(victim)

@@ -67,6 +67,8 @@ IN_RIGHTS = (
     f'GRANT SELECT ON TABLE public."x{HALF}" TO "a";\nGRANT SELECT ON TABLE public." \\! touch {{trace}} #" TO "b";'
 )
 IN_ROLES = f'CREATE ROLE "x{HALF}";\nCREATE ROLE " \\! touch {{trace}} #";'
+# Other names of such encodings, each with bytes that are UTF-8, and of which the last takes a quote along.
+ALIASES = {"WIN932": HALF.encode(), "WIN936": b"\xc3\xa9\xb0", "WIN949": b"\xc3\xa9\xb0", "WIN950": b"\xc3\xa9\xb0"}
 LATER = "SELECT pg_catalog.set_config('client_encoding', 'SJIS', false);"
 FILES = {
     "under the rows that are counted": (IN_COUNT, "SET client_encoding = 'SJIS';", ""),
@@ -109,6 +111,12 @@ def test_no_encoding_hides_a_quote_from_psql(own_database: Site, trace: Path, wh
         (site.place / f"globals_{stamp}.sql.gz").write_bytes(gzip.compress(beside.encode()))
     typed(site, "restore", "db", str(file), "--to", f"{site.server.database}_new", store=AS_IT_WAS)
     assert not trace.exists()
+    for encoding, half in ALIASES.items() if roles else ():
+        raw = ROLES.format(encoding=encoding, last=roles.format(trace=trace)).encode().replace(HALF.encode(), half)
+        (site.place / f"globals_{stamp}.sql.gz").write_bytes(gzip.compress(raw))
+        done = site.run("restore", "db", str(file), "--to", f"{site.server.database}_new")
+        assert "an encoding in which psql may take a quote" in done.stderr
+        assert not trace.exists()
     recovers(site)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from typing import TYPE_CHECKING
 
 from dental_pms_backup import errors
-from dental_pms_backup.errors import BackupError
+from dental_pms_backup.errors import BackupError, shell_word
 from tests.unit.builders import TREE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ALLOWED = {1, 2, 4, 75, 78}
 
@@ -44,3 +50,47 @@ def test_every_cause_that_a_run_can_end_with_is_in_the_man_page() -> None:
         word for line in re.findall(r"^\*\w+\*(?:, \*\w+\*)*$", text, re.MULTILINE) for word in re.findall(r"\w+", line)
     }
     assert sorted(causes - own) == []
+
+
+PROGRAMS = r"(?:apt|docker) [a-z]+|chmod|chown|dental-pms-backup [a-z]+|df|findmnt|fuser|ls|rclone|readlink|rm|tar"
+COMMAND = re.compile(rf"(?:^|then: |; |YES |\$ )(?:{PROGRAMS}) -?")
+# What stands in a command as it is: numbers, and words of ours that no path or foreign name is part of.
+HARMLESS = {
+    *("UNIT", "CONFIGURED", "major", "facts.major", "found.major", "us", "status.st_uid", "what", "where[0]"),
+    *("name", "stored.name", "self.stored.name"),  # of a set
+    *("command", "how", "shown"),  # made elsewhere, and looked at there
+    "', ...' if len(chosen or found) > TABLES_SHOWN else ''",
+}
+
+
+def typed(module: ast.Module) -> Iterator[ast.JoinedStr]:
+    """Yield every text with something put in that is a hint, or that somebody is to type."""
+    for node in ast.walk(module):
+        match node:
+            case ast.keyword(arg="hint", value=hint) | ast.Call(func=ast.Name(id="_warn"), args=[*_, hint]):
+                yield from (each for each in ast.walk(hint) if isinstance(each, ast.JoinedStr))
+            case ast.JoinedStr(values=[ast.Constant(value=str(begins)), *_]) if COMMAND.search(begins):
+                yield node
+
+
+def unquoted(module: ast.Module) -> set[str]:
+    parts = (each for text in typed(module) for each in text.values)
+    put_in = {ast.unparse(each.value) for each in parts if isinstance(each, ast.FormattedValue)}
+    return {each for each in put_in if not each.startswith("shell_word(")} - HARMLESS
+
+
+def test_every_path_and_name_in_a_hint_is_quoted() -> None:
+    found = {}
+    for file in (TREE / "dental_pms_backup").rglob("*.py"):
+        if left := unquoted(ast.parse(file.read_text())):
+            found[file.name] = left
+    assert found == {}
+
+
+def test_a_name_that_would_be_a_command_is_one_word() -> None:
+    assert unquoted(ast.parse('E("x", hint=f"ls -ld {path}   # {stored.name}"); f"docker rm {other}"')) == {
+        "path",
+        "other",
+    }
+    for name in ("/srv/db;touch pwned;.sql", "it's $(id)", "`id`", "a\nb", "-rf ~"):
+        assert shlex.split(f"ls -ld {shell_word(name)}") == ["ls", "-ld", name]

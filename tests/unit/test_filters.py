@@ -54,7 +54,7 @@ def words(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return given
 
 
-@pytest.mark.parametrize("filter_name", ["replay.pl", "roles.pl"])
+@pytest.mark.parametrize("filter_name", ["Psql.pm", "replay.pl", "roles.pl"])
 def test_a_filter_is_perl(filter_name: str) -> None:
     done = subprocess.run(["perl", "-wc", FILTERS / filter_name], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, f"{FILTERS / filter_name} syntax OK\n")
@@ -62,6 +62,10 @@ def test_a_filter_is_perl(filter_name: str) -> None:
 
 COMMAND = "a command of psql"
 COPIES = "a COPY that pg_dump does not write"
+OTHER_LINE = "a literal that goes on in another line"
+UNICODE = "a literal or name that begins with U&"
+OFF = "standard_conforming_strings = off, expected a dump that is made with it on"
+ENCODING = "an encoding in which psql may take a quote for a part of a character"
 HOSTILE = {
     "connect": (r"\connect live", COMMAND),
     "short": (r"\c live", COMMAND),
@@ -84,16 +88,23 @@ HOSTILE = {
     "after a string": ("SELECT 'it''s' \\! id\n;", COMMAND),
     "after a string with a backslash": ("SELECT 'C:\\' \\! id\n;", COMMAND),
     "after an escaped string": ("SELECT E'\\\\' \\! id\n;", COMMAND),
-    "after a string that goes on": ("SELECT E'a'\n'\\'' \\! id\n;", COMMAND),
-    "after a string that goes on behind a comment": ("SELECT E'a' -- c\n'\\'' \\! id\n;", COMMAND),
+    "after a string that goes on": ("SELECT E'a'\n'\\'' \\! id\n;", OTHER_LINE),
+    "after a string that goes on behind a comment": ("SELECT E'a' -- c\n'\\'' \\! id\n;", OTHER_LINE),
     "after a string that does not go on": ("SELECT E'a' '\\' \\! id\n;", COMMAND),
     "after a bit string": ("SELECT b'\\' \\! id\n;", COMMAND),
-    "after a unicode string": ("SELECT U&'\\' \\! id\n;", COMMAND),
+    "after a unicode string": ("SELECT U&'\\' \\! id\n;", UNICODE),
     "after a name": ('SELECT "a""\\" \\! id\n;', COMMAND),
-    "after a unicode name": ('SELECT U&"\\" \\! id\n;', COMMAND),
+    "after a unicode name": ('SELECT U&"\\" \\! id\n;', UNICODE),
     "after a dollar quote": ("SELECT $a$ $b$ $a$ \\! id\n;", COMMAND),
     "no dollar quote in a name": ("SELECT a$b$ \\! id $b$\n;", COMMAND),
     "a word that ends in e": ("SELECT type'\\' \\! id\n;", COMMAND),
+    "Unicode of small letters": ("SELECT u&'\\' \\! id\n;", UNICODE),
+    "a name in Unicode": ("SELECT 1 AS U&\"d!0061\" UESCAPE '!' \\! id\n;", UNICODE),
+    "Unicode after an escaped string": ("SELECT E'a' U&'b'\n'c\\' \\! id\n';", UNICODE),
+    "a string in two lines": ("SELECT 'a'\r  'b' \\! id\n;", OTHER_LINE),
+    "a string in two lines with a comment": ("SELECT 'a' -- b\n -- c\n 'd' \\! id\n;", OTHER_LINE),
+    "bits in two lines": ("SELECT B'1'\n'0\\' \\! id\n';", OTHER_LINE),
+    "strings of old": ("SET standard_conforming_strings = off; SELECT '\\'; \\! id';", OFF),
     "in parentheses": ("SELECT (1; \\! id\n);", COMMAND),
     "a number and a string": ("SELECT 1e'\\';\\! id';", "a number with something behind it"),
     "a number and a dollar": ("SELECT 1$a$ ;\\! id $a$;", "a number with something behind it"),
@@ -126,10 +137,10 @@ HOSTILE = {
     "rollback": ("ROLLBACK;", "a statement that ends or divides the transaction"),
     "a long rollback": (f"ROLLBACK /*{'x' * (3 << 20)}*/;", "a statement that ends or divides the transaction"),
     "a long role": (f"CREATE ROLE /*{'x' * (3 << 20)}*/ evil;", "CREATE ROLE: of the server and not of a database"),
-    "an encoding of clients only": (
-        "SET client_encoding = 'SJIS';",
-        "an encoding in which psql may take a quote for a part of a character",
-    ),
+    **{
+        f"encoding {each}": (f"SET client_encoding = '{each}';", ENCODING)
+        for each in ("SJIS", "WIN932", "win949", "WIN936", "WIN950", "WIN", "EUC_XX", "BIG5", "GB18030")
+    },
     "commit and more": ("COMMIT AND CHAIN;", "a statement that ends or divides the transaction"),
     "prepare": ("PREPARE TRANSACTION 'x';", "a statement that ends or divides the transaction"),
     "create database": (
@@ -179,7 +190,7 @@ HARMLESS = r'''--
 --
 
 SET standard_conforming_strings = on;
-SELECT 'a;\', E'it\'s; \\! id', "b;\", $x$ ; \! id $x$, U&'\0041', x'41', 1.5e10, 0x1F, 1_000, a$b, $1;
+SELECT 'a;\', E'it\'s; \\! id', "b;\", $x$ ; \! id $x$, N'a', x'41', 1.5e10, 0x1F, 1_000, a$b, $1;
 /* a /* ; \! id */ */ SELECT array[1:2], '{}'::text[], 1 @> 2, 3 -- \! id
  ;
 CREATE RULE r AS ON INSERT TO public.t DO ALSO (INSERT INTO a VALUES (1); INSERT INTO b VALUES (2));
@@ -406,31 +417,76 @@ ALTER ROLE "dental ""r" IN DATABASE x SET search_path TO 'a';
 GRANT "dental ""r" TO postgres WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;
 GRANT pg_read_all_data TO "dental ""r";
 """
-HEAD = (
-    "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\nSET client_encoding = 'UTF8';\n"
-)
+HEAD = "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n"
+UTF8 = "SET client_encoding = 'UTF8';\n"
 
 
-def roles(place: Path, text: str, *words: str) -> tuple[str, str]:
+def roles(place: Path, text: str | bytes, *words: str) -> tuple[str, str]:
+    """Return what the filter makes of roles for a psql that knows restrict, without that, and what it says."""
     control = place / "control"
-    control.write_bytes(b"".join(f"{word}\0".encode() for word in words))
-    done = subprocess.run(
-        ["perl", FILTERS / "roles.pl", control], input=text, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode == 0) == (done.stderr == "")
-    return done.stdout, done.stderr
+    control.write_bytes(b"".join(f"{word}\0".encode() for word in ("restricts=1", "token=OURS", *words)))
+    content = text.encode() if isinstance(text, str) else text
+    done = subprocess.run(["perl", FILTERS / "roles.pl", control], input=content, capture_output=True, check=False)
+    assert (done.returncode == 0) == (done.stderr == b"")
+    kept = done.stdout.decode()
+    if kept:
+        assert (kept[:15], kept[-17:]) == ("\\restrict OURS\n", "\\unrestrict OURS\n")
+    return kept[15:-17], done.stderr.decode()
 
 
 def test_roles_that_are_missing_come_as_a_set_has_them(tmp_path: Path) -> None:
     kept, _ = roles(tmp_path, ROLES, "ours=1", "there=postgres", "there=pg_read_all_data")
     lines = [line for line in ROLES.split("\n")[7:] if "IN DATABASE" not in line]
     expected = "\n".join(['CREATE ROLE "dental ""r";', *lines]).replace(" GRANTED BY postgres", "")
-    assert kept == HEAD + expected
+    assert kept == HEAD + UTF8 + expected
 
 
 def test_roles_of_a_file_from_elsewhere_may_nothing(tmp_path: Path) -> None:
     kept, _ = roles(tmp_path, ROLES, "there=postgres", "there=pg_read_all_data")
-    assert kept == HEAD + 'CREATE ROLE "dental ""r";\nCOMMENT ON ROLE "dental ""r" IS \'a; name\nwith a line\';\n'
+    comment = 'COMMENT ON ROLE "dental ""r" IS \'a; name\nwith a line\';\n'
+    assert kept == f'{HEAD}{UTF8}CREATE ROLE "dental ""r";\n{comment}'
+
+
+def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    control.write_bytes(b"token=OURS\0there=postgres\0")
+    text = "SET client_encoding = 'LATIN1';\nCREATE ROLE a;\n"
+    done = subprocess.run(
+        ["perl", FILTERS / "roles.pl", control], input=text, capture_output=True, text=True, check=True
+    )
+    pins = "client_encoding = 'LATIN1'; SET standard_conforming_strings = on;\n"
+    assert done.stdout.endswith(f"SET client_encoding = 'LATIN1';\nSET {pins}CREATE ROLE a;\n")
+    assert done.stdout.count("; SET standard_conforming_strings = on;\n") == done.stdout.count("\n") / 2
+
+
+@pytest.mark.parametrize(
+    "encoding", ["SJIS", "WIN932", "WIN936", "WIN949", "WIN950", "EUC_XX", "ISO_8859_1", "LATIN11"]
+)
+def test_roles_come_in_no_encoding_of_clients_only(tmp_path: Path, encoding: str) -> None:
+    for words in (("ours=1",), ()):
+        assert roles(tmp_path, f"\nSET client_encoding = '{encoding}';\n", *words) == ("", f"line 2: {ENCODING}\n")
+
+
+def test_a_file_from_elsewhere_names_no_live_role_in_other_bytes(tmp_path: Path) -> None:
+    text = "SET client_encoding = 'LATIN1';\nCREATE ROLE evil;\nGRANT {} TO evil;\n"
+    known = ("there=m\u00fcller", f"there={'x' * 63}")
+    for name in ('"m\u00fcller"', '"other\u00e9"'):
+        kept, said = roles(tmp_path, text.format(name).encode("latin-1"), *known)
+        assert (kept, said) == ("", "line 3: names in another encoding, expected UTF8\n")
+        utf8 = text.replace("LATIN1", "UTF8")
+        assert roles(tmp_path, utf8.format(name), *known) == (f"{HEAD}{UTF8}CREATE ROLE evil;\n", "")
+    # the server would cut it, or fold its letters as its locale does
+    assert roles(tmp_path, utf8.format('"' + "x" * 64 + '"'), *known)[0] == f"{HEAD}{UTF8}CREATE ROLE evil;\n"
+    for name in ("M\u00dcLLER", "m\u00fcller", "Postgres"):
+        assert roles(tmp_path, utf8.format(name), *known)[1].startswith("line 3: GRANT")
+    kept, _ = roles(tmp_path, utf8.format('"\u00fcber"'), "there=postgres")
+    assert kept.endswith('GRANT "\u00fcber" TO evil;\n')
+
+
+def test_roles_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:
+    line = "-- " + "x" * 1020 + "\n"
+    kept, said = roles(tmp_path, line * (65 << 10), "ours=1")
+    assert (kept, said.partition(": ")[2]) == ("", "more than 64 MiB, expected the roles of one server\n")
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,17 @@ def test_casts_and_parentheses_that_postgresql_writes_anew_make_no_difference(
         assert differences(tmp_path, live, f"{copy} OR true", dump) == [DEFINITIONS]
 
 
+@pytest.mark.parametrize("shift", [0, 1, 7, 13])
+def test_casts_in_a_line_of_whatever_length_make_no_difference(tmp_path: Path, shift: int) -> None:
+    cast = 'a::character varying(10)[] OR b::"Odd ""type"."x"(3,-2) OR c::time(3) without time zone OR '
+    live, copy, other = (
+        tally(tmp_path, DUMP.replace("PRIMARY KEY (id)", f"CHECK ({'x' * shift} {each})"))
+        for each in (cast * 40_000, "a OR b OR c OR " * 40_000, "a OR b OR c OR " * 39_999 + "a OR b OR d OR ")
+    )
+    assert list(compare_dumps.differences(live, copy)) == []
+    assert list(compare_dumps.differences(live, other)) == [DEFINITIONS]
+
+
 def test_casts_and_parentheses_of_rows_make_a_difference(tmp_path: Path) -> None:
     for old, new in (("Ada", "Ada::text"), ("Ada", "(Ada)")):
         told = ["public.patients: as many rows came back, 3, but not all with what they held"]

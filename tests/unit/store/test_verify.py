@@ -114,6 +114,39 @@ def test_rows_are_counted_whatever_falls_between_two_reads(shift: int, tmp_path:
     assert found == {"public.a": 2, "public.b": 1, "public.c": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "lines"),
+    [("count_rows.pl", "x", 1), ("tally.pl", "x", 1), ("count_rows.pl", '"', 20), ("tally.pl", '"', 20)],
+)
+def test_a_line_of_whatever_length_takes_no_memory_and_no_time(name: str, line: str, lines: int) -> None:
+    """As the application writes one in the comment of a table, every night."""
+    head = b"\n--\n\nCOPY " if line == '"' else b"COMMENT ON TABLE public.t IS '"
+    limited = f"ulimit -v {96 << 10}; exec perl {verify.FILTERS / name}"
+    began = time.monotonic()
+    with subprocess.Popen(["sh", "-c", limited], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reads:
+        assert reads.stdin
+        assert reads.stdout
+        for _ in range(lines):
+            reads.stdin.write(head)
+            for _ in range(128 // lines):
+                reads.stdin.write(line.encode() * (1 << 20))
+            reads.stdin.write(b"\n FROM stdin;\n")
+        reads.stdin.write(f"{COPY_HEAD}COPY public.a (x) FROM stdin;\n1\n\\.\n\n".encode())
+        reads.stdin.close()
+        counted = reads.stdout.read().decode()
+    assert reads.returncode == 0
+    assert ("public.a\t1\n" if name == "count_rows.pl" else "1\tpublic.a\n") in counted
+    assert time.monotonic() - began < 60
+
+
+def test_the_longest_line_that_a_copy_can_have_is_one(tmp_path: Path) -> None:
+    columns = ", ".join('"' + '""' * 63 + '"' for _ in range(1600))
+    table = ".".join(['"' + '""' * 63 + '"'] * 2)
+    for shift in (0, 1000, READ_BYTES - 100_000):
+        text = f"--{'y' * shift}\n{COPY_HEAD}COPY {table} ({columns}) FROM stdin;\n1\n2\n\\.\n\n\n{TRAILER}"
+        assert proven(tmp_path / "db.sql.gz", packed(text), Kind.DB) == {table: 2}
+
+
 @pytest.mark.parametrize("tail", ["", UNRESTRICT])
 def test_whole_dump_of_the_roles_is_good(tail: str, tmp_path: Path) -> None:
     assert proven(tmp_path / "g.sql.gz", packed("CREATE ROLE x;\n\n" + ROLES_TRAILER + tail), Kind.GLOBALS) == {}

@@ -1,0 +1,113 @@
+# Cuts a dump into the data of each COPY and all the rest, and prints for each its SHA-256, as sha256sum does, and then
+# "rows TAB table", for the rest "- TAB". In memory that stays flat however long a row or another line is.
+#
+#   unpack | perl tally.pl
+#
+# Only the comments that name versions and the \restrict lines are left out, each only where pg_dump writes it: a row may
+# look like one. Of the rest, casts and parentheses are left out: what PostgreSQL has parsed it writes anew, so that an IN
+# that a dump has as (ARRAY['a'::varchar, 'b'::varchar])::text[] comes back as ARRAY[('a'::varchar)::text,
+# ('b'::varchar)::text].
+use strict;
+use warnings;
+use lib __FILE__ =~ m{(.*)/};
+use Copy;
+
+# with an end each, so that $longest_cast bytes hold every one whole
+my $word = '(?:"(?:[^"\n]|""){0,255}"|\w{1,255})';
+my $field = "(?:year|month|day|hour|minute|second)";
+my $type = join "|", "character varying", "double precision", "bit varying", "interval(?: $field(?: to $field)?)?",
+    '(?:time|timestamp)(?:\(\d\))? with(?:out)? time zone', "$word(?:\\.$word){0,3}";
+my $cast = qr/::(?:$type)(?:\([\w, -]{1,255}\))?(?:\[\]){0,255}/;
+my $longest_cast = 4 << 10;
+my $longest_line = 1 << 20;    # of which all is kept until its end is there
+
+my ($text, $pending, $line, $begun, $table, $rows, $at_line_start, $block) = ("", "", "", 0);
+$| = 1;
+open my $rest, "|-", "sha256sum" or die;
+
+sub into {
+    my ($to, $from, $length) = ($_[0], 0, length $_[1]);
+    $from += syswrite($to, $_[1], $length - $from, $from) // die while $from < $length;
+}
+
+# What is not the data of a table, in parts of whatever size.
+sub besides {
+    $line .= $_[0];
+    my $done = rindex($line, "\n") + 1;
+    $done = within($line) if length($line) - $done > $longest_line;
+    my $lines = substr($line, 0, $done, "");
+    $lines =~ s/$cast//g if index($lines, "::") >= 0;
+    $lines =~ tr/()//d;
+    into($rest, $lines);
+}
+
+# Where a long line can be cut, so that no cast is: what is taken out of it does not depend on where it was cut.
+sub within {
+    my ($line) = @_;    # a copy: perl would make one for each match in a string that has lost its beginning
+    my $cut = length($line) - $longest_cast;
+    while ($line =~ /$cast/g) {
+        last if $-[0] >= $cut;
+        return $+[0] if $+[0] > $cut;
+    }
+    return $cut;
+}
+
+sub ended {
+    close $block or die "sha256sum";
+    print "$rows\t$table\n";
+    $table = undef;
+}
+
+sub take {
+    $text .= $_[0];
+    while (1) {
+        if (!defined $table) {
+            if ($text =~ $Copy::begins) {
+                ($table, $rows, $at_line_start) = ($1, 0, 1);
+                besides(substr($text, 0, $+[0], ""));
+                open $block, "|-", "sha256sum" or die;
+            } else {
+                besides(substr($text, 0, Copy::done($text), ""));
+                last;
+            }
+        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
+            ended();
+            substr($text, 0, 3, "");
+        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
+            my $data = substr($text, 0, $end + 1, "");
+            $rows += $data =~ tr/\n//;
+            into($block, $data);
+            ended();
+            substr($text, 0, 3, "");
+        } else {
+            last if length($text) <= 3;
+            my $data = substr($text, 0, -3, "");
+            $rows += $data =~ tr/\n//;
+            into($block, $data);
+            $at_line_start = substr($data, -1) eq "\n";
+            last;
+        }
+    }
+}
+
+sub begin {
+    my ($head, $body) = $pending =~ /\A((?:--[^\n]*\n|\\restrict [^\n]*\n|\n)*)(.*)\z/s;
+    $head =~ s/^(?:-- Dumped (?:from|by) .*|\\restrict \w+\n)\n//mg;
+    ($pending, $begun) = ($head . $body, 1);
+}
+
+while (sysread(STDIN, my $chunk, 1 << 20)) {
+    $pending .= $chunk;
+    next if length $pending < 4096;
+    begin() if !$begun;
+    take(substr($pending, 0, -512));
+    $pending = substr($pending, -512);
+}
+begin() if !$begun;
+$pending =~ s/\\unrestrict \w+\n\n\z//;
+take($pending);
+defined $table ? into($block, $text) : besides($text);
+besides("\n");
+ended() if defined $table;
+close $rest or die "sha256sum";
+print "-\t\n";
