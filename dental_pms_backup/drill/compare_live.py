@@ -32,14 +32,13 @@ with plain as (select oid, rolname from pg_roles r where not exists (select from
   and pg_has_role(r.oid, m.oid, 'member'))),
  ours as (select oid from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'),
  owners as (select datdba as owner, null as relations from pg_database where datname = current_database()
-  union all select relowner, count(*) from pg_class where relnamespace in (select oid from ours) group by relowner),
- all_owners as (select owner from owners
-  union all select proowner from pg_proc where pronamespace in (select oid from ours))
+  union all select relowner, count(*) from pg_class where relnamespace in (select oid from ours) group by relowner
+  union all select proowner, 0 from pg_proc where pronamespace in (select oid from ours))
 select json_build_object('user', quote_ident(session_user),
  'superuser', (select rolsuper from pg_roles where rolname = session_user),
  'plain', (select quote_ident(rolname) from owners join plain on oid = owner
   order by relations desc nulls first, rolname limit 1),
- 'others', exists (select from all_owners join pg_roles on oid = owner where not rolsuper))
+ 'others', exists (select from owners join pg_roles on oid = owner where not rolsuper))
 """
 
 

@@ -218,9 +218,11 @@ def test_whoever_owns_most_and_has_no_right_beyond_it_asks_live(own_database: Si
         sql(site.server, f'alter database "{database}" owner to {mighty}')
         assert asks() == (plain, True)
         sql(site.server, f"grant postgres to {plain}; alter table patients owner to {mighty}")
+        sql(site.server, f"alter function reports.odd(text) owner to {mighty}")
         assert asks() == (None, True)
+        sql(site.server, "alter function reports.odd(text) owner to dental_owner")
         sql(site.server, f"reassign owned by {plain}, {mighty} to postgres")
-        assert asks() == (None, True)  # dental_owner's function
+        assert asks() == ("dental_owner", True)  # of a function
         sql(site.server, "alter function reports.odd(text) owner to postgres")
         assert asks() == (None, False)
     finally:
