@@ -44,6 +44,7 @@ my $line = 1;                           # of the input, where $text begins
 my $encoding = "";
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
 my ($after_line, $whole) = (1, 0);
+my $runs = 0;    # whether what the dump has made can have run: there are rows, or something was called
 
 # possessive: a word that could be cut anywhere would take a hostile statement for ever
 my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
@@ -225,7 +226,7 @@ sub is_mighty {
 # What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it
 # reads one.
 sub pins {
-    my $held = defined $is{settings} ? "SELECT $is{settings}(false); " : "";
+    my $held = $runs && defined $is{settings} ? "SELECT $is{settings}(false); " : "";
     return $held . set_again();
 }
 
@@ -251,6 +252,7 @@ sub take {
             if !$simple || !$first || $statement !~ /^COPY ($name)(?: \(.*\))? {1,2}FROM stdin;$/ || substr($text, $at, 1) ne "\n";
         my $table = $1;
         put(pins() . "$statement\n", "rows of $table");
+        $runs = 1;
         $at++;
         return rows("rows of $table");
     }
@@ -284,7 +286,9 @@ sub take {
     $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
-    return put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
+    put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
+    $runs ||= !$sets && $one !~ /^(?:create|alter|comment)$/;
+    return;
 }
 
 # Dies at what ends the transaction, or changes the server, by the first words of a statement however long it is.

@@ -226,13 +226,15 @@ def test_what_pg_dump_writes_passes_as_it_is(tmp_path: Path) -> None:
         assert fine.sql == f"\\restrict OURS\n{HARMLESS}\n{ENDS}\n\n\\unrestrict OURS\nAFTER;\n"
 
 
-def test_before_each_statement_of_a_set_its_settings_are_looked_at_and_after_its_own_noted(tmp_path: Path) -> None:
+def test_once_something_can_run_settings_are_looked_at_before_each_statement_of_a_set(tmp_path: Path) -> None:
     path = "SELECT pg_catalog.set_config('search_path', '', false);"
-    dump = f"SET client_encoding = 'LATIN1';\n{path}\nCREATE TABLE t ();\nCOPY t FROM stdin;\n\\.\n"
+    dump = (
+        f"SET client_encoding = 'LATIN1';\n{path}\nCREATE TABLE t ();\nCOPY t FROM stdin;\n\\.\nSET a = b;\nSELECT 1;\n"
+    )
     look, note = "SELECT s.settings(false); ", " SELECT s.settings(true);"
     expected = (
-        f"{note}{look}SET client_encoding = 'LATIN1';{note}\n{look}{path}{note}\n{look}CREATE TABLE t ();\n"
-        f"{look}COPY t FROM stdin;\n\\.\n"
+        f"{note}SET client_encoding = 'LATIN1';{note}\n{path}{note}\nCREATE TABLE t ();\nCOPY t FROM stdin;\n\\.\n"
+        f"{look}SET a = b;{note}\n{look}SELECT 1;\n"
     )
     assert expected in passed(tmp_path, dump, *OF_A_SET, "settings=s.settings").sql
 
