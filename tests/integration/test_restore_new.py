@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -226,7 +225,7 @@ def test_a_set_that_was_changed_is_refused_before_a_database_is_made(own_databas
 
 
 # What counts the rows; that of the roles goes on.
-COUNTING = """case "$*" in *rindex*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
+COUNTING = """case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
 ! grep --quiet "database cluster dump" "$0.$$" || exec "$real" "$@" <"$0.$$"
 """
 SAYS_WHEN_COMMITTED = """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
@@ -236,11 +235,13 @@ exec "$real" "$@\""""
 def test_nothing_is_committed_before_the_proof_however_late_it_comes(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
-    path = site.fake_on_path("perl", f'{COUNTING}sleep 4; exec "$real" "$@" <"$0.$$"')
-    began = time.monotonic()
+    proven = site.place / "proven"
+    path = site.fake_on_path("perl", f'{COUNTING}sleep 4; "$real" "$@" <"$0.$$" && touch {proven}')
+    site.fake("psql", SAYS_WHEN_COMMITTED.replace("committed", f'$(ls {proven}) >>"$0.order"; echo committed'))
+    (site.place / "clients").chmod(0o777)
     done = site.run("restore", "db", "latest", PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began > 4
+    assert (site.place / "clients/psql.order").read_text() == f"{proven}\n"
     assert in_new(site, printed(done)["restore_target"]) == before
 
 
