@@ -206,12 +206,12 @@ def _config_check(arguments: Arguments) -> int:
 
 
 def _config_show(arguments: Arguments) -> int:
-    from dental_pms_backup.config import keys
+    from dental_pms_backup.config import values
 
     config = _settings(arguments)
     shown = {
         name: {
-            "value": keys.plain(value),
+            "value": values.plain(value),
             "origin": origin,
         }
         for (name, value), origin in zip(config.values.items(), config.origins.values(), strict=True)
@@ -220,7 +220,9 @@ def _config_show(arguments: Arguments) -> int:
         output.as_json({"store": str(config.store), "keys": shown})
     else:
         output.lines([f"# the store is {config.store}"])
-        output.lines(f"{name}: {keys.render(value)}  # {config.origins[name]}" for name, value in config.values.items())
+        output.lines(
+            f"{name}: {values.render(value)}  # {config.origins[name]}" for name, value in config.values.items()
+        )
     return DONE
 
 
