@@ -50,7 +50,12 @@ def native(bin_dir: Path) -> OnHost:
 def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None) -> bytes:
     """Dump with a pg_dump of the test's and return what came out."""
     program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) 16.4"; exit; }}\n{script}')
-    program(bin_dir, "psql", f"[ \"$1\" != --version ] || {{ echo 16.4; exit; }}\necho '{ANSWER}'\n")
+    holds = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;;"
+    program(
+        bin_dir,
+        "psql",
+        f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n",
+    )
     with (bin_dir / "out").open("w+b") as out:
         dump.database(server or native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
         return (bin_dir / "out").read_bytes()
