@@ -6,20 +6,18 @@ Each command imports what it needs, as its first step: all of it would take ten 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import signal
 import sys
-import threading
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, OutputError, UsageError
-from dental_pms_backup.host import journal, stop
-from dental_pms_backup.host.journal import Echo, Event
+from dental_pms_backup.cli import output, process
+from dental_pms_backup.errors import BackupError, OutputError
+from dental_pms_backup.host import journal
+from dental_pms_backup.host.journal import Echo
 
 if TYPE_CHECKING:
     from argparse import Namespace as Arguments
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -27,43 +25,20 @@ if TYPE_CHECKING:
     from dental_pms_backup.store.sets import Stream
 
 DONE, FAILED = 0, 1
-REFUSED = {4, 75, 78}  # by a rule, by what another command does, by the configuration
-THREAD_STACK_BYTES = 256 << 10
-STDERR = 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    _prepare_process()
+    process.prepare()
     given = sys.argv[1:] if argv is None else argv
     try:
         arguments = _arguments(given)
         journal.show(Echo.ALL if arguments.verbose else Echo.WARNINGS if not arguments.quiet else Echo.NOTHING)
         status = COMMANDS[arguments.command](arguments)
     except BackupError as error:
-        _explain(error)
+        output.explain(error)
         status = error.exit_status
     return status
-
-
-def _prepare_process() -> None:
-    """Make the process independent of what it inherited: umask, closed descriptors, signals, encodings."""
-    os.umask(0o077)
-    threading.stack_size(
-        THREAD_STACK_BYTES
-    )  # sh starts one for each program: where memory is short, large ones do not fit
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # a closed 0, 1 or 2 must not become a file of ours
-        pass
-    os.close(descriptor)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, no exit status would ever be seen
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _frame: stop.request(number))
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None where it was closed
-    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold any byte
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _arguments(argv: list[str]) -> Arguments:
@@ -72,7 +47,7 @@ def _arguments(argv: list[str]) -> Arguments:
     try:
         return parser(argv).parse_args(argv)
     except SystemExit:
-        _print(())  # what --help and --version printed has to arrive, too
+        output.lines(())  # what --help and --version printed has to arrive, too
         raise
 
 
@@ -88,18 +63,18 @@ def _run(arguments: Arguments) -> int:
         config = _settings(arguments)
         wanted = _streams(arguments.streams)
         if arguments.dry_run:
-            _print(report.rehearsal_lines(config.store, *run.rehearse(config, wanted, now=_now())))
+            output.lines(report.rehearsal_lines(config.store, *run.rehearse(config, wanted, now=_now())))
             return DONE
         taken = run.take(config, wanted, now=_now(), watch=_watch(arguments, config))
     except BackupError as error:
         with contextlib.suppress(OutputError):  # the failure is the one to tell
-            _print([f"failure={error.cause}", "backup_run_status=failed"])
+            output.lines([f"failure={error.cause}", "backup_run_status=failed"])
         raise
     except Exception:
         with contextlib.suppress(OutputError):
-            _print(["failure=bug", "backup_run_status=failed"])
+            output.lines(["failure=bug", "backup_run_status=failed"])
         raise
-    _print([*report.run_lines(taken), "backup_run_status=ok"])
+    output.lines([*report.run_lines(taken), "backup_run_status=ok"])
     follow(config)
     return DONE
 
@@ -110,10 +85,10 @@ def _list(arguments: Arguments) -> int:
 
     listed = sets.listing(_settings(arguments).store)
     if arguments.json:
-        _print_json([report.set_summary(stored) for stored in listed])
+        output.as_json([report.set_summary(stored) for stored in listed])
     else:
         color = sys.stdout.isatty() and not arguments.no_color and "NO_COLOR" not in os.environ
-        _print(report.set_table(listed, _now(), color=color), colored=color)
+        output.lines(report.set_table(listed, _now(), color=color), colored=color)
     return DONE
 
 
@@ -124,9 +99,9 @@ def _show(arguments: Arguments) -> int:
     store = _settings(arguments).store
     stored = sets.find(store, arguments.set)
     if arguments.json:
-        _print_json({**report.set_summary(stored), "manifest": stored.manifest})
+        output.as_json({**report.set_summary(stored), "manifest": stored.manifest})
     else:
-        _print(report.set_details(store, stored))
+        output.lines(report.set_details(store, stored))
     return DONE
 
 
@@ -142,9 +117,9 @@ def _verify(arguments: Arguments) -> int:
     found = [verify_sets.verify_set(store, stored, watch=_watch(arguments, config)) for stored in chosen]
     verdicts = [verdict for verdict in found if verdict]
     if arguments.json:
-        _print_json([report.verdict_summary(verdict) for verdict in verdicts])
+        output.as_json([report.verdict_summary(verdict) for verdict in verdicts])
     else:
-        _print(line for verdict in verdicts for line in report.verdict_lines(verdict))
+        output.lines(line for verdict in verdicts for line in report.verdict_lines(verdict))
     return FAILED if any(verdict.problems for verdict in verdicts) else DONE
 
 
@@ -152,7 +127,7 @@ def _restore(arguments: Arguments) -> int:
     from dental_pms_backup.cli import getting_back
 
     config = _settings(arguments)
-    getting_back.restore_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=_print)
+    getting_back.restore_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=output.lines)
     return DONE
 
 
@@ -160,7 +135,7 @@ def _extract(arguments: Arguments) -> int:
     from dental_pms_backup.cli import getting_back
 
     config = _settings(arguments)
-    getting_back.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=_print)
+    getting_back.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=output.lines)
     return DONE
 
 
@@ -172,16 +147,16 @@ def _drill(arguments: Arguments) -> int:
         config = _settings(arguments)
         drilled = drill.perform(config, arguments.set, now=_now(), watch=_watch(arguments, config))
         if drilled is None:
-            _print(["drill_status=nothing"])
+            output.lines(["drill_status=nothing"])
             return DONE
-        _print(report.drilled_lines(drilled))
+        output.lines(report.drilled_lines(drilled))
         if drilled.failure:
             raise drilled.failure
     except BackupError as error:
         with contextlib.suppress(OutputError):  # the failure is the one to tell
-            _print([f"failure={error.cause}", "drill_status=failed"])
+            output.lines([f"failure={error.cause}", "drill_status=failed"])
         raise
-    _print(["drill_status=proven"])
+    output.lines(["drill_status=proven"])
     return DONE
 
 
@@ -190,7 +165,7 @@ def _prune(arguments: Arguments) -> int:
     from dental_pms_backup.cli import report
 
     choices = run.prune(_settings(arguments), now=_now(), dry_run=arguments.dry_run)
-    _print(report.choice_lines(choices, dry_run=arguments.dry_run))
+    output.lines(report.choice_lines(choices, dry_run=arguments.dry_run))
     return DONE
 
 
@@ -198,14 +173,14 @@ def _keep(arguments: Arguments) -> int:
     from dental_pms_backup.store import admin
 
     mark = admin.release if arguments.release else admin.pin
-    _print([mark(_settings(arguments).store, arguments.set, now=_now())])
+    output.lines([mark(_settings(arguments).store, arguments.set, now=_now())])
     return DONE
 
 
 def _accept(arguments: Arguments) -> int:
     from dental_pms_backup.store import admin
 
-    _print([admin.accept(_settings(arguments).store, arguments.set, now=_now())])
+    output.lines([admin.accept(_settings(arguments).store, arguments.set, now=_now())])
     return DONE
 
 
@@ -215,44 +190,46 @@ def _status(arguments: Arguments) -> int:
 
     facts = overview.status(_settings(arguments).store, now=_now())
     if arguments.json:
-        _print_json(facts)
+        output.as_json(facts)
     else:
-        _print(report.status_lines(facts))
+        output.lines(report.status_lines(facts))
     return DONE
 
 
 def _config_check(arguments: Arguments) -> int:
     _settings(arguments)
     if arguments.json:
-        _print_json({"file": str(arguments.config), "problems": []})
+        output.as_json({"file": str(arguments.config), "problems": []})
     else:
-        _print([f"{arguments.config}: good"])
+        output.lines([f"{arguments.config}: good"])
     return DONE
 
 
 def _config_show(arguments: Arguments) -> int:
-    from dental_pms_backup.config import keys
+    from dental_pms_backup.config import values
 
     config = _settings(arguments)
     shown = {
         name: {
-            "value": keys.plain(value),
+            "value": values.plain(value),
             "origin": origin,
         }
         for (name, value), origin in zip(config.values.items(), config.origins.values(), strict=True)
     }
     if arguments.json:
-        _print_json({"store": str(config.store), "keys": shown})
+        output.as_json({"store": str(config.store), "keys": shown})
     else:
-        _print([f"# the store is {config.store}"])
-        _print(f"{name}: {keys.render(value)}  # {config.origins[name]}" for name, value in config.values.items())
+        output.lines([f"# the store is {config.store}"])
+        output.lines(
+            f"{name}: {values.render(value)}  # {config.origins[name]}" for name, value in config.values.items()
+        )
     return DONE
 
 
 def _config_schema(_arguments: Arguments) -> int:
     from dental_pms_backup.config import reference
 
-    _print_json(reference.schema())
+    output.as_json(reference.schema())
     return DONE
 
 
@@ -260,7 +237,7 @@ def _offsite_push(arguments: Arguments) -> int:
     from dental_pms_backup.offsite import copying
 
     for name in copying.push(_settings(arguments), arguments.sets, now=_now()):
-        _print([f"{name}: copied and compared"])
+        output.lines([f"{name}: copied and compared"])
     return DONE
 
 
@@ -269,9 +246,9 @@ def _offsite_list(arguments: Arguments) -> int:
 
     found = copying.names(_settings(arguments))
     if arguments.json:
-        _print_json(found)
+        output.as_json(found)
     else:
-        _print(found)
+        output.lines(found)
     return DONE
 
 
@@ -280,9 +257,9 @@ def _offsite_verify(arguments: Arguments) -> int:
 
     problems = copying.verify(_settings(arguments), arguments.sets)
     if arguments.json:
-        _print_json([{"set": name, "good": not problem, "problem": problem} for name, problem in problems.items()])
+        output.as_json([{"set": name, "good": not problem, "problem": problem} for name, problem in problems.items()])
     else:
-        _print(f"{name}: {problem or 'the same offsite'}" for name, problem in problems.items())
+        output.lines(f"{name}: {problem or 'the same offsite'}" for name, problem in problems.items())
     return FAILED if any(problems.values()) else DONE
 
 
@@ -290,14 +267,14 @@ def _offsite_fetch(arguments: Arguments) -> int:
     from dental_pms_backup.offsite import copying
 
     stored = copying.fetch(_settings(arguments), arguments.set, now=_now())
-    _print([f"{stored.name}: fetched and verified"])
+    output.lines([f"{stored.name}: fetched and verified"])
     return DONE
 
 
 def _demo(arguments: Arguments) -> int:
     from dental_pms_backup.cli import demo
 
-    demo.perform(keep=arguments.keep, now=_now(), say=lambda text: _print([text]), bar=_bar(arguments))
+    demo.perform(keep=arguments.keep, now=_now(), say=lambda text: output.lines([text]), bar=_bar(arguments))
     return DONE
 
 
@@ -332,36 +309,6 @@ def _now() -> datetime:
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
-
-
-def _print(lines: Iterable[str], *, colored: bool = False) -> None:
-    try:
-        for line in lines:
-            sys.stdout.write(f"{line if colored else journal.legible(line)}\n")
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes it once more at its end
-        raise OutputError(f"standard output: {error.strerror}, expected to print everything") from None
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    _print([json.dumps(value, indent=2)])
-
-
-def _explain(error: BackupError) -> None:
-    """Tell an error to whoever started us: on stderr, and in the journal where no flow has put it there."""
-    if not error.told and not isinstance(error, UsageError | OutputError):
-        refused = error.exit_status in REFUSED and not journal.has_told()
-        event = Event.REFUSED if refused else Event.COMMAND_FAILED
-        fields: dict[str, journal.Field] = {"cause": error.cause, "hint": error.hint}
-        journal.write(event, error.message, priority=journal.ERROR, fields=fields)
-    if not journal.stderr_is_the_journal():
-        for line in error.message.splitlines():
-            journal.say(f"dental-pms-backup: {line}")
-        if error.hint:
-            journal.say(f"hint: {error.hint}")
 
 
 COMMANDS: dict[str, Callable[[Arguments], int]] = {

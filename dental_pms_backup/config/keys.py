@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Checks = tuple[tuple[str, str], ...]
-Value = str | int | bool | Path | Checks | None
+from dental_pms_backup.config.values import Road, Source, Where
+
+if TYPE_CHECKING:
+    from dental_pms_backup.config.values import Value
+
 Kind = Literal["number", "switch", "text", "path", "choice", "checks"]
-CHECK_NAME = r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}"
-
-
-class Source(StrEnum):
-    """Where the database runs."""
-
-    COMPOSE = "compose"
-    NATIVE = "native"
-
-
-class Road(StrEnum):
-    """How a server in a container is reached, beside ``auto`` the fastest first."""
-
-    AUTO = "auto"
-    NAMESPACE = "namespace"
-    SOCKET = "socket"
-    EXEC = "exec"
-
-
-class Where(StrEnum):
-    """Where a drill restores to."""
-
-    AUTO = "auto"
-    CONTAINER = "container"
-    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,27 +326,3 @@ KEYS = (
 )
 KEY_OF = {key.name: key for key in KEYS}
 SECTIONS = tuple(dict.fromkeys(key.name.split(".")[0] for key in KEYS if "." in key.name))
-
-
-def render(value: Value) -> str:
-    """Return a value as the configuration file spells it."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case tuple():
-            return json.dumps(dict(value))  # JSON is YAML
-        case _:
-            return str(value)
-
-
-def plain(value: Value) -> object:
-    """Return a value as JSON has it."""
-    match value:
-        case Path() | StrEnum():
-            return str(value)
-        case tuple():
-            return dict(value)
-        case _:
-            return value

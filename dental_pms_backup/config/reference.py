@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.config.keys import CHECK_NAME, KEYS, SECTIONS, plain, render
+from dental_pms_backup.config.keys import KEYS, SECTIONS
+from dental_pms_backup.config.values import CHECK_NAME, plain, render
 
 if TYPE_CHECKING:
     from dental_pms_backup.config.keys import Key

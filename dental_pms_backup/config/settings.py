@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config import yaml_file
-from dental_pms_backup.config.keys import CHECK_NAME, KEY_OF, KEYS, Checks, Key, Road, Source, Value, Where
+from dental_pms_backup.config.keys import KEY_OF, KEYS, Key
+from dental_pms_backup.config.values import CHECK_NAME, Checks, Road, Source, Value, Where
 from dental_pms_backup.config.yaml_file import quoted
 from dental_pms_backup.errors import ConfigError
 

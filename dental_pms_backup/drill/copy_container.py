@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.config.keys import Road
+from dental_pms_backup.config.values import Road
 from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError, shell_word
 from dental_pms_backup.host import durable, journal, programs, sandbox, stop

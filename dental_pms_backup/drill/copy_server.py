@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.config.keys import Where
+from dental_pms_backup.config.values import Where
 from dental_pms_backup.drill import copy_container
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word

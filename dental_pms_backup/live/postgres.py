@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.config.keys import Road
+from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,

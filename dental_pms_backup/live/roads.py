@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.config.keys import Road
+from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
 from dental_pms_backup.host import confinement, journal
 from dental_pms_backup.live import postgres

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.config.keys import Road
+from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError
 from dental_pms_backup.host import stop
 from dental_pms_backup.live import postgres

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.config.keys import Source
+from dental_pms_backup.config.values import Source
 from dental_pms_backup.errors import RefusedError, SourceError, shell_word
 from dental_pms_backup.host import places
 from dental_pms_backup.live import compose, postgres, roads

@@ -232,7 +232,7 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
             raise RestoreError(
                 f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
                 f"{least_files} files, expected it to need less; it is gone again, the live directory is as it was",
-                hint=f"df -h {target}; df -i {target}",
+                hint=f"df -h {shell_word(target)}; df -i {shell_word(target)}",
             )
 
     return look

@@ -119,6 +119,7 @@ def own_database(site: Site, live: OnHost) -> Iterator[Site]:
     finally:
         for made in databases_like(live, name):  # those that a restore made or kept, too
             sql(live, f'drop database "{made}" with (force)')
+        sql(live, f'drop role if exists "{name}_owner"')
 
 
 def databases_like(server: OnHost, name: str) -> list[str]:

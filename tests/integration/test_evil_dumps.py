@@ -274,6 +274,7 @@ q3};p' | "$real" "$@" ;;
 esac"""
 
 
+@pytest.mark.sweep
 @pytest.mark.fault(
     "Somebody evil", "a file from elsewhere has commands of psql in it, and psql is from before August 2025"
 )

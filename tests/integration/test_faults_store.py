@@ -262,7 +262,7 @@ CALLS = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.fault("Store", "the disk refuses one call, each in turn and with another error")
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 def test_a_run_says_the_truth_whichever_call_the_disk_refuses(site: Site, calls: tuple[str, ...]) -> None:
@@ -281,6 +281,7 @@ def test_a_run_says_the_truth_whichever_call_the_disk_refuses(site: Site, calls:
     recovers(site)
 
 
+@pytest.mark.sweep
 @pytest.mark.fault("Store", "the disk refuses one call, each in turn, while old sets are removed")
 def test_a_removal_leaves_no_set_half_wherever_the_disk_refuses_it(site: Site) -> None:
     newest = site.takes()

@@ -74,7 +74,7 @@ def path_without(site: Site, *names: str) -> str:
     return str(directory)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.fault("Ourselves", "a program does not do its work")
 @pytest.mark.parametrize(("program", "lie", "cause"), MATRIX)
 def test_a_program_that_does_not_do_its_work_never_makes_a_bad_set(

@@ -211,6 +211,7 @@ ELSEWHERE = {
     ("cli/demo.py", "ledger_entries"): "",
     ("config/settings.py", "{self.table}"): "the admin's query, which is asked of the copy, as who may only read",
     ("restore/replay.py", "%s"): "the replay's count: as the role that replays, whose rights are those of the dump",
+    ("restore/replay_guards.py", "{role}.said"): "a table of ours, in a schema in which nobody else may make anything",
     ("restore/databases.py", "{sessions}"): "pg_stat_activity, typed by the admin",
 }
 NO_QUERY = re.compile(r"\brevoke\b[^;\n]*?\bfrom\b|\bfrom (?:program|stdin)\b", re.IGNORECASE)

@@ -124,7 +124,8 @@ def test_roles_of_a_set_make_the_dump_loadable_on_a_server_that_lacks_them(host:
             load = f"{fresh} psql -U dental -d other -X -q -v ON_ERROR_STOP=1 -o /dev/null"
             host.run(f"gzip -dc {admin.FALLBACK_STORE}/db/{file}_{name}.sql.gz | {load}")
         assert_same_database(host, IN_CONTAINER, "docker exec -i fresh {program} -U dental -d {database}", "other")
-        owners = "select rolname from pg_roles where rolname ~ '^dental.' order by 1"
+        # but for the heir of what another test restored from a file
+        owners = "select rolname from pg_roles where rolname ~ '^dental.' and rolname <> 'dental_pms_owner' order by 1"
         found = host.run(f"{fresh} psql -U dental -d other -XAtc {shlex.quote(owners)}").stdout.splitlines()
         assert found == ["dental reports", "dental_app", "dental_readonly"]
     finally:

@@ -58,7 +58,8 @@ COMMAND = re.compile(rf"(?:^|then: |; |YES |\$ )(?:{PROGRAMS}) -?")
 HARMLESS = {
     *("UNIT", "CONFIGURED", "major", "facts.major", "found.major", "us", "status.st_uid", "what", "where[0]"),
     *("name", "stored.name", "self.stored.name"),  # of a set
-    *("command", "how", "shown"),  # made elsewhere, and looked at there
+    *("command", "how", "shown", "AS_SUPERUSER"),  # made elsewhere, and looked at there
+    "role",  # in SQL, quoted there
     "', ...' if len(chosen or found) > TABLES_SHOWN else ''",
 }
 

@@ -162,6 +162,7 @@ def test_a_filter_says_no_to_what_psql_could_take_for_more_than_sql(
     assert "id" not in said.no.split()
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("size", [4000, 4096, 8192, 1 << 20, (1 << 20) - 3, 3 << 20])
 @pytest.mark.parametrize(
     ("before", "behind"),

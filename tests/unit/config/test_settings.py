@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dental_pms_backup.cli import arguments, commands
-from dental_pms_backup.config import keys, reference, settings
-from dental_pms_backup.config.keys import KEY_OF, KEYS, Road, Source, Where
+from dental_pms_backup.config import keys, reference, settings, values
+from dental_pms_backup.config.keys import KEY_OF, KEYS
+from dental_pms_backup.config.values import Road, Source, Where
 from dental_pms_backup.errors import ConfigError
 from tests.unit.builders import TREE, as_nobody, python
 
@@ -681,7 +682,7 @@ def test_schema_has_every_key_with_its_default() -> None:
         inner = entry.get("properties", {})
         found |= {f"{name}.{leaf}": each for leaf, each in inner.items()} if inner else {name: entry}
         assert not inner or entry["additionalProperties"] is False
-    defaults = {key.name: keys.plain(key.default) for key in KEYS}
+    defaults = {key.name: values.plain(key.default) for key in KEYS}
     assert {name: entry["default"] for name, entry in found.items()} == defaults
     assert {name: entry["description"] for name, entry in found.items()} == {key.name: key.says for key in KEYS}
     assert schema["additionalProperties"] is False
@@ -702,7 +703,7 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
     assert properties["database"]["properties"]["role_passwords"]["type"] == "boolean"
     assert properties["database"]["properties"]["source"]["enum"] == ["compose", "native"]
     assert properties["compose"]["properties"]["db_service"]["minLength"] == 1
-    assert properties["drill"]["properties"]["checks"]["propertyNames"] == {"pattern": f"^{keys.CHECK_NAME}$"}
+    assert properties["drill"]["properties"]["checks"]["propertyNames"] == {"pattern": f"^{values.CHECK_NAME}$"}
 
 
 KINDS = {"object": dict, "integer": int, "string": str, "boolean": bool, "null": type(None)}
@@ -782,7 +783,7 @@ def test_example_gives_the_defaults_with_every_key_in_the_file() -> None:
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_man_page_has_the_key_with_its_default_and_what_it_does(key: keys.Key) -> None:
     page = manual("dental-pms-backup.yaml.5.scd")
-    assert re.search(rf"{re.escape(f'{key.name} (default {keys.render(key.default)}')}[,)]", page)
+    assert re.search(rf"{re.escape(f'{key.name} (default {values.render(key.default)}')}[,)]", page)
     assert key.says[0].upper() + key.says[1:] in page
     assert key.kind != "number" or f", from {key.least} to {key.most})" in page
     assert not key.variable or key.variable in page

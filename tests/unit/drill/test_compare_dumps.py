@@ -103,6 +103,7 @@ def test_head_of_a_dump_ends_before_its_rows(tmp_path: Path) -> None:
     assert found.rows["public.patients"] == 4
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("live", "copy"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.config.keys import Road
+from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError
 from dental_pms_backup.host import journal
 from dental_pms_backup.live import postgres, roads

@@ -350,6 +350,7 @@ def clock(*, seed: int, jumps: bool) -> list[datetime]:
     return shown
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("policy", "jumps"),
     [
