@@ -54,7 +54,7 @@ def owned(new_site: Site, live: OnHost) -> Iterator[tuple[Site, str]]:
     site.place.chmod(0o777)
     sql(live, f"create role {app} login", f'create database "{app}" owner {app}')
     site.server = postgres.in_database(live, app)
-    site.configure({"native.database": app})
+    site.configure({"native.database": app, "application.table": None})
     sql(site.server, EVIL.format(app=app, trace=site.place / "trace"), FILLED)
     try:
         yield site, app
