@@ -14,7 +14,7 @@ from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.progress import size
 from dental_pms_backup.live import postgres
-from dental_pms_backup.store import publishing, verify
+from dental_pms_backup.store import publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -148,12 +148,12 @@ def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Call
         yield beat
 
 
-def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify.Readings]:
-    return verify.following(draft.path, draft.kind, lambda: not draft.settled.is_set())
+def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify_file.Readings]:
+    return verify_file.following(draft.path, draft.kind, lambda: not draft.settled.is_set())
 
 
 def _prove(
-    order: Order, draft: publishing.Draft, reading: verify.Readings, *, index: Path | None = None
+    order: Order, draft: publishing.Draft, reading: verify_file.Readings, *, index: Path | None = None
 ) -> tuple[Entry, Mapping[str, int]]:
     """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)

@@ -124,18 +124,18 @@ def _verify(arguments: Arguments) -> int:
 
 
 def _restore(arguments: Arguments) -> int:
-    from dental_pms_backup.cli import getting_back
+    from dental_pms_backup.cli import restore_commands
 
     config = _settings(arguments)
-    getting_back.restore_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=output.lines)
+    restore_commands.restore_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=output.lines)
     return DONE
 
 
 def _extract(arguments: Arguments) -> int:
-    from dental_pms_backup.cli import getting_back
+    from dental_pms_backup.cli import restore_commands
 
     config = _settings(arguments)
-    getting_back.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=output.lines)
+    restore_commands.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=output.lines)
     return DONE
 
 

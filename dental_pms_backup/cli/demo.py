@@ -15,7 +15,7 @@ from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.errors import RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.host.progress import Watch
-from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live import pinned_settings, postgres
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import Kind, Stream
 
@@ -105,7 +105,7 @@ def _make_practice(live: OnHost, images: Path) -> None:
         rows.append(f"({number}, {number * 7}, '{key}', {len(content)})")
     script = f"{PRACTICE}insert into attachments values {', '.join(rows)};\n"
     words = ("-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-")
-    psql = postgres.client(live, "psql", *words, session="demo", stdin=True, options=pinned.AS_CONFIGURED)
+    psql = postgres.client(live, "psql", *words, session="demo", stdin=True, options=pinned_settings.AS_CONFIGURED)
     ended, _ = programs.capture(psql, text_in=script)
     if not ended.ok:
         raise RestoreError(f"demo: {ended}, expected the sample practice to load")

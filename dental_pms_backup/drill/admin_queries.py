@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.drill import load
 from dental_pms_backup.errors import ConfigError, DatabaseRefusedError, DrillError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live import pinned_settings, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ def make(server: Server, major: int) -> str:
 def argv(server: Server, role: str, *, timeout_s: float) -> Sequence[str]:
     """Return the argv that runs the SQL on its stdin, as the role that reads the copy, and prints what it returns."""
     limits = f"-c default_transaction_read_only=on -c statement_timeout={max(1, round(timeout_s * 1000))}"
-    return load.rows_argv(server, f"--username={role}", options=f"{pinned.AS_CONFIGURED} {limits}")
+    return load.rows_argv(server, f"--username={role}", options=f"{pinned_settings.AS_CONFIGURED} {limits}")
 
 
 def row(sql: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DrillError, TemporaryError
 from dental_pms_backup.host import programs
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 4096
 LARGEST_ANSWER_BYTES = 16 << 20
-UNPACKERS = {verify.GZIP[0], verify.IGZIP[0]}
-TALLY = ("perl", str(verify.FILTERS / "tally.pl"))
+UNPACKERS = {verify_file.GZIP[0], verify_file.IGZIP[0]}
+TALLY = ("perl", str(verify_file.FILTERS / "tally.pl"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Count
 def counting_packed(source: int) -> contextlib.AbstractContextManager[Counting]:
     """Count an open, compressed dump, from its beginning, beside what the block does."""
     os.lseek(source, 0, os.SEEK_SET)
-    return counting(verify.unpacker(), source=source)
+    return counting(verify_file.unpacker(), source=source)
 
 
 def differences(stored: Tally, restored: Tally) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +76,7 @@ def listing(source: int, place: Path) -> Iterator[Listing]:
     tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
     with (
         _new(place / "entries") as out,
-        programs.running(verify.unpacker(), tar, source=source, out=out) as pipeline,
+        programs.running(verify_file.unpacker(), tar, source=source, out=out) as pipeline,
     ):
         yield Listing(pipeline=pipeline, place=place)
 

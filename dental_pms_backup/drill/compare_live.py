@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, DatabaseError, DatabaseRefusedError, DrillError
 from dental_pms_backup.host import programs, stop
-from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[programs.Ended
         postgres.to_database(live.facts.database),
         session=session,
         stdin=True,
-        options=pinned.AS_CONFIGURED,
+        options=pinned_settings.AS_CONFIGURED,
     )
     done = False
     try:
@@ -115,5 +115,5 @@ def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[programs.Ended
     finally:
         if not done:  # a function may have caught the time limit, and a session heeds no client that has gone
             with stop.deferred(), contextlib.suppress(BackupError):
-                postgres.end_sessions(live.server, session, attempts=sessions.PATIENT)
+                sessions.end(live.server, session, attempts=sessions.PATIENT)
     return ended, out

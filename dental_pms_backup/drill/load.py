@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.host import programs, stop
-from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live import pinned_settings, postgres
 from dental_pms_backup.live.postgres import OnHost
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +129,9 @@ def load(server: Server, what: str, source: int, *, whole: bool = False, beat: B
     at_once = ["--single-transaction"] if whole else []
     psql = _client(server, "psql", *STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-", stdin=True)
     with open(os.devnull, "wb") as nowhere:
-        unpacked, loaded = programs.pipeline(verify.unpacker(), psql, source=source, out=nowhere.fileno(), beat=beat)
+        unpacked, loaded = programs.pipeline(
+            verify_file.unpacker(), psql, source=source, out=nowhere.fileno(), beat=beat
+        )
     check_not_killed(unpacked)
     if not loaded.ok:
         raise _load_error(what, source, loaded)
@@ -149,7 +151,7 @@ def rows_argv(server: Server, *arguments: str, options: str) -> list[str]:
 
 def script_argv(server: Server) -> list[str]:
     """Return the argv that runs statements of ours, on its stdin, in the copy."""
-    return rows_argv(server, options=pinned.OPTIONS)
+    return rows_argv(server, options=pinned_settings.OPTIONS)
 
 
 def not_of_the_set(state: str, psql: programs.Ended) -> BackupError | None:
@@ -176,7 +178,7 @@ def check_not_killed(program: programs.Ended) -> None:
 
 
 def _client(
-    server: Server, program: str, *arguments: str, stdin: bool = False, options: str = pinned.OPTIONS
+    server: Server, program: str, *arguments: str, stdin: bool = False, options: str = pinned_settings.OPTIONS
 ) -> list[str]:
     found = str(server.bin_dir / program) if isinstance(server, OnHost) and server.bin_dir else program
     return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin, options=options)

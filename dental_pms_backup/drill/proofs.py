@@ -22,7 +22,7 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import notify, stop
 from dental_pms_backup.live import sources
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.drill_record import Result
 from dental_pms_backup.store.sets import Kind, Stream
 
@@ -159,7 +159,7 @@ def prove(job: Job) -> None:
     """
     began = time.monotonic()
     with contextlib.ExitStack() as beside:
-        again = {kind: beside.enter_context(verify.reopened(source)) for kind, source in job.files.items()}
+        again = {kind: beside.enter_context(verify_file.reopened(source)) for kind, source in job.files.items()}
         listing = went_in = None
         if Kind.ATTACHMENTS in again:
             listing = beside.enter_context(compare_files.listing(again[Kind.ATTACHMENTS], job.place))
@@ -184,7 +184,7 @@ def _check_files(job: Job) -> None:
         with job.reading(f"{artefact.kind}: checksum", job.files[artefact.kind]) as beat:
             path = job.config.store / artefact.path
             try:
-                checksum = verify.sha256(path, job.files[artefact.kind], beat=beat)
+                checksum = verify_file.sha256(path, job.files[artefact.kind], beat=beat)
             except VerificationError as error:
                 if "killed by signal" in error.message:  # by who wanted memory, say: that is not the set's fault
                     raise TemporaryError(f"drill: {error.message}") from None

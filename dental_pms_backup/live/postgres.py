@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +27,13 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.host.journal import redacted
-from dental_pms_backup.live import pinned
+from dental_pms_backup.live import pinned_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INSTALLED = Path("/usr/lib/postgresql")
 ANSWERS_S = 60
-BETWEEN_ATTEMPTS_S = 0.4
 NO_DOCKER = re.compile(r"docker daemon|docker API|No such exec instance", re.IGNORECASE)
 # libpq's and the server's words for a connection that somebody else ended
 LOST = re.compile(r"server closed the connection|terminating connection|connection to (the )?server|database system is")
@@ -77,7 +75,6 @@ select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_fileno
 HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"
 # not every role may see the setting itself
 DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
-END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +160,16 @@ class Facts:
 
 
 def client(
-    server: Server, program: str, *arguments: str, session: str, stdin: bool = False, options: str = pinned.OPTIONS
+    server: Server,
+    program: str,
+    *arguments: str,
+    session: str,
+    stdin: bool = False,
+    options: str = pinned_settings.OPTIONS,
 ) -> list[str]:
     """Return the argv of a client program, connected to the server's database as its user.
 
-    ``session`` becomes the application name, by which ``end_sessions`` finds it. ``stdin`` passes ours on. With
+    ``session`` becomes the application name, by which ``sessions.end`` finds it. ``stdin`` passes ours on. With
     ``options`` pinned.AS_CONFIGURED names are looked up as the database has it: for the admin's own queries only.
     """
     given = (f"PGAPPNAME={session}", f"PGOPTIONS={options}")
@@ -217,7 +219,7 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
     if ended.ok:
         return out.strip()
     said = complaint(ended)
-    if pinned.NOT_PINNED.search(said):
+    if pinned_settings.NOT_PINNED.search(said):
         raise DatabaseRefusedError(
             "db: the search_path that was asked for is not in force, as behind a pooler that drops options, "
             "expected a connection to the server itself",
@@ -238,7 +240,7 @@ def complaint(ended: programs.Ended) -> str:
 def examine(server: Server) -> Facts:
     """Ask the server what it is; DatabaseError when it does not answer."""
     try:
-        return Facts(**json.loads(ask(server, pinned.CHECK + ASK)))
+        return Facts(**json.loads(ask(server, pinned_settings.CHECK + ASK)))
     except (ValueError, TypeError):
         raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
 
@@ -316,18 +318,6 @@ def matching(server: Server, facts: Facts, program: str) -> str:
         f"{program}: none for PostgreSQL {facts.major}, expected that of the server's major version",
         hint=f"apt install postgresql-client-{facts.major}, or set native.bin_dir to those of a newer version",
     )
-
-
-def end_sessions(server: Server, session: str, *, attempts: int) -> None:
-    """End what a client program still does on the server under this session name.
-
-    Killing ``docker exec`` leaves the program in the container running; this ends it within a second. One that was
-    only just started may not have connected yet, so that it is looked for several times.
-    """
-    for _ in range(attempts):
-        if ask(server, END_SESSIONS.format(session), session="dental-pms-backup-stop", timeout_s=10) != "0":
-            return
-        time.sleep(BETWEEN_ATTEMPTS_S)
 
 
 def in_database(server: OnHost, database: str) -> OnHost:

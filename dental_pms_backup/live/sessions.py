@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.postgres import Server
 
 PATIENT = 5
+BETWEEN_ATTEMPTS_S = 0.4
+END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
 
 
 def new() -> str:
@@ -22,8 +25,20 @@ def new() -> str:
     return f"dental-pms-backup-{secrets.token_hex(6)}"
 
 
+def end(server: Server, session: str, *, attempts: int) -> None:
+    """End what a client program still does on the server under this session name.
+
+    Killing ``docker exec`` leaves the program in the container running; this ends it within a second. One that was
+    only just started may not have connected yet, so that it is looked for several times.
+    """
+    for _ in range(attempts):
+        if postgres.ask(server, END_SESSIONS.format(session), session="dental-pms-backup-stop", timeout_s=10) != "0":
+            return
+        time.sleep(BETWEEN_ATTEMPTS_S)
+
+
 def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> None:
     """End what a killed client left running in the container; a server that does not answer has ended it."""
     if isinstance(server, postgres.InContainer) and server.road is Road.EXEC:
         with stop.deferred(), contextlib.suppress(BackupError):
-            postgres.end_sessions(server, session, attempts=attempts)
+            end(server, session, attempts=attempts)

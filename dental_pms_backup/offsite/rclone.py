@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
 from dental_pms_backup.host import programs
-from dental_pms_backup.store import publishing, sets, verify
+from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 
 if TYPE_CHECKING:
@@ -132,14 +132,14 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
 def _check_sums(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     for artefact in stored.artefacts:
         with (directory / artefact.path).open("rb") as file:
-            if verify.sha256(directory / artefact.path, file.fileno(), beat=beat) != artefact.sha256:
+            if verify_file.sha256(directory / artefact.path, file.fileno(), beat=beat) != artefact.sha256:
                 raise _differs(stored, artefact)
 
 
 def _check_all(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     for artefact in stored.artefacts:
         with (directory / artefact.path).open("rb") as file:
-            proof = verify.proof(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
+            proof = verify_file.proof(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
             if proof.sha256 != artefact.sha256:
                 raise _differs(stored, artefact)
 

@@ -17,7 +17,7 @@ from dental_pms_backup.host.progress import size
 from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.dump_file import Head, ProofToCome, Source
-    from dental_pms_backup.store.verify import Proof
+    from dental_pms_backup.store.verify_file import Proof
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
 GROWTH = 1.1
@@ -139,7 +139,7 @@ def fill_while_proving(config: Config, dump: Opened, into: Into, to_come: ProofT
 
     VerificationError, RestoreError, and nothing of it is there.
     """
-    with verify.reopened(dump.descriptor) as descriptor:
+    with verify_file.reopened(dump.descriptor) as descriptor:
         again = dataclasses.replace(dump, descriptor=descriptor)
         try:
             _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)

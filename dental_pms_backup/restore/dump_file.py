@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
 from dental_pms_backup.host import programs
-from dental_pms_backup.store import sets, verify
+from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
-from dental_pms_backup.store.verify import Proof
+from dental_pms_backup.store.verify_file import Proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -171,10 +171,10 @@ def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
     if source.packed:
-        with verify.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
+        with verify_file.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
             proof = both.proof(expected=source.checksum, beat=beat)
     else:
-        verify.plain_dump(source.file, descriptor)
+        verify_file.plain_dump(source.file, descriptor)
         proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return proof
@@ -191,7 +191,7 @@ def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofT
         proof = prove(source, descriptor, watch=watch)
         yield ProofToCome(unpack=proof.unpack, now=lambda: proof, wait=lambda: proof)
         return
-    with verify.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
+    with verify_file.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
         beat = shown.enter_context(_watched(source, both, watch))
         both.checksum(source.checksum, beat)
 
@@ -206,11 +206,11 @@ def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofT
             beat()
             return None
 
-        yield ProofToCome(unpack=verify.unpacker(), now=now, wait=wait)
+        yield ProofToCome(unpack=verify_file.unpacker(), now=now, wait=wait)
 
 
 def _watched(
-    source: Source, both: verify.Readings, watch: Watch
+    source: Source, both: verify_file.Readings, watch: Watch
 ) -> contextlib.AbstractContextManager[Callable[[], None]]:
     content, checksum = both.sources
     return watch.reading(f"{source.kind}: verifying", content, beside=checksum)
@@ -253,7 +253,7 @@ def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
 def _rows_of_plain(source: Source, descriptor: int) -> dict[str, int]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("counted") as out:
-        (ended,) = programs.pipeline(verify.COUNT_ROWS, source=descriptor, out=out)
+        (ended,) = programs.pipeline(verify_file.COUNT_ROWS, source=descriptor, out=out)
         if not ended.ok:
             raise VerificationError(f"{source.file}: the rows cannot be counted ({ended}), expected a dump")
         counts = os.pread(out, COUNTS_LIMIT_BYTES, 0).partition(b"\0")[0]

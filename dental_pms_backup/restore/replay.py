@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store.verify import FILTERS
+from dental_pms_backup.store.verify_file import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
-    from dental_pms_backup.store.verify import Proof
+    from dental_pms_backup.store.verify_file import Proof
 
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
@@ -137,7 +137,7 @@ def replay(
                     )
                 rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
                 # whatever the dump has set: what is ours is read as what it is
-                ours = f"set client_encoding = 'UTF8';\n{pinned.TABLES_ONLY}"
+                ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
                 ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
                 replay_filters.write(files.after, f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
                 keeper.close()

@@ -17,7 +17,7 @@ from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import databases, replay_guards, replay_role
-from dental_pms_backup.store.verify import FILTERS
+from dental_pms_backup.store.verify_file import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

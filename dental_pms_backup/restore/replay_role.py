@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError
 from dental_pms_backup.host import confinement, programs
-from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, OnHost, literal
 from dental_pms_backup.restore import databases, replay_guards
 
@@ -339,7 +339,14 @@ def _roads(server: Server, role: str, passfile: Path) -> Iterator[Server]:
 
 
 def _lets_in(server: Server, role: str, database: str) -> bool:
-    words = ("-XAtq", "-w", f"--username={role}", postgres.to_database(database), "-c", pinned.CHECK + "select 1")
+    words = (
+        "-XAtq",
+        "-w",
+        f"--username={role}",
+        postgres.to_database(database),
+        "-c",
+        pinned_settings.CHECK + "select 1",
+    )
     ended, out = programs.capture(postgres.client(server, "psql", *words, session=sessions.new()), timeout_s=ANSWERS_S)
     return ended.ok and out.strip() == "1"
 

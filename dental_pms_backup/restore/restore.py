@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.restore.beside import Opened
     from dental_pms_backup.restore.dump_file import Source
     from dental_pms_backup.restore.unpack import Rights
-    from dental_pms_backup.store.verify import Proof
+    from dental_pms_backup.store.verify_file import Proof
 
 OF_NOTHING = "none, the live database was empty"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.store import sets, verify
+from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,7 +76,7 @@ def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     path = store / artefact.path
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with verify.reading(path, artefact.kind, source) as both:
+        with verify_file.reading(path, artefact.kind, source) as both:
             content, checksum = both.sources
             with watch.over(artefact.path, content, artefact.size_bytes, beside=checksum) as beat:
                 both.proof(expected=artefact.sha256, beat=beat)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live import pinned_settings, postgres
 from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import events, fails, listening, recovers
@@ -242,7 +242,7 @@ def test_no_setting_of_the_database_hides_a_table_that_was_filled_anew_as_the_du
     sql(site.server, "create table public.anew as select generate_series(1, 3) n")
     sql(site.server, *(f'alter database "{site.server.database}" set {name} = {to}' for name, to in SETTINGS.items()))
     for name in SETTINGS:
-        assert postgres.ask(site.server, f"show {name}") == pinned.SETTINGS[name].replace("\\", "")
+        assert postgres.ask(site.server, f"show {name}") == pinned_settings.SETTINGS[name].replace("\\", "")
     site.place.chmod(0o777)
     dumped, psql = site.place / "dumped", f"{bin_dir()}/psql -qX -v ON_ERROR_STOP=1 -c"
     emptied = f'{psql} "truncate public.anew"'

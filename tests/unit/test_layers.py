@@ -33,7 +33,7 @@ ONLY_IN = {
     "systemd.daemon": {"host.notify"},
     "yaml": {"config.yaml_file"},
     "tqdm": {"host.progress"},
-    "argparse": {"cli.arguments", "cli.getting_back", "cli.commands"},
+    "argparse": {"cli.arguments", "cli.restore_commands", "cli.commands"},
 }
 LONGEST_MODULE_LINES = 400
 

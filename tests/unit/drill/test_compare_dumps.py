@@ -10,7 +10,7 @@ import pytest
 from dental_pms_backup.drill import compare_dumps, copy_container
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import DrillError, RefusedError
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 from tests.unit.builders import packed
 
@@ -184,7 +184,7 @@ def test_rows_are_counted_as_verify_counts_them_wherever_a_read_ends(tmp_path: P
     file = tmp_path / "dump.sql.gz"
     source = os.open(file, os.O_RDONLY)
     try:
-        assert found.rows == verify.proof(file, Kind.DB, source).rows
+        assert found.rows == verify_file.proof(file, Kind.DB, source).rows
     finally:
         os.close(source)
 

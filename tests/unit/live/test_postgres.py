@@ -21,7 +21,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.host import confinement, programs, sandbox
-from dental_pms_backup.live import pinned, postgres
+from dental_pms_backup.live import pinned_settings, postgres
 from dental_pms_backup.live.postgres import Facts, InContainer, Inside, OnHost
 from tests.unit.builders import TREE, program
 
@@ -59,7 +59,7 @@ def test_client_in_a_container_is_called_without_a_password() -> None:
         "docker",
         "exec",
         "--env=PGAPPNAME=s1",
-        f"--env=PGOPTIONS={pinned.OPTIONS}",
+        f"--env=PGOPTIONS={pinned_settings.OPTIONS}",
         "c0ffee",
         "sh",
         "-c",
@@ -93,7 +93,7 @@ def test_client_in_the_root_of_a_container_is_caged_with_the_containers_environm
         "POSTGRES_USER=dental",
         "LC_ALL=C",
         "PGAPPNAME=s1",
-        f"PGOPTIONS={pinned.OPTIONS}",
+        f"PGOPTIONS={pinned_settings.OPTIONS}",
         "--",
         "sh",
         "-c",
@@ -149,7 +149,7 @@ def test_client_of_a_server_in_a_sandbox_is_caged_and_limited_as_the_sandboxs_us
     assert caged[:7] == confinement.alone(Path("/proc/4711/fd/9"), os.getuid(), os.getgid(), ())[:7]
     assert caged[7:] == [
         *("LC_ALL=C", "PGHOST=/d/pg", "PGPORT=5433", "PGUSER=backup", "PGDATABASE=pms", "PGCONNECT_TIMEOUT=10"),
-        *("PGAPPNAME=s1", f"PGOPTIONS={pinned.OPTIONS}", "--", "/usr/bin/psql", "-X"),
+        *("PGAPPNAME=s1", f"PGOPTIONS={pinned_settings.OPTIONS}", "--", "/usr/bin/psql", "-X"),
     ]
     assert programs.program_of(argv) == "psql"
 
@@ -170,7 +170,7 @@ def test_client_on_the_host_is_called_as_the_system_user() -> None:
         "PGDATABASE=pms",
         "PGCONNECT_TIMEOUT=10",
         "PGAPPNAME=s1",
-        f"PGOPTIONS={pinned.OPTIONS}",
+        f"PGOPTIONS={pinned_settings.OPTIONS}",
         "/usr/bin/psql",
         "-X",
     ]
@@ -187,7 +187,7 @@ def test_client_over_tcp_reads_the_password_from_its_file() -> None:
         "PGCONNECT_TIMEOUT=10",
         "PGPASSFILE=/etc/dental-pms/pgpass",
         "PGAPPNAME=s1",
-        f"PGOPTIONS={pinned.OPTIONS}",
+        f"PGOPTIONS={pinned_settings.OPTIONS}",
         "/usr/bin/psql",
     ]
 

@@ -18,7 +18,7 @@ import pytest
 from dental_pms_backup.backup.archive import attachments as archive_attachments
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import programs, progress
-from dental_pms_backup.store import verify
+from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 from tests.unit.builders import COPY_HEAD, DUMP, ROLES_TRAILER, TRAILER, gone, packed, program
 
@@ -38,7 +38,7 @@ def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None 
         file.write_bytes(content)
     with file.open("rb") as opened:
         os.lseek(opened.fileno(), 0, os.SEEK_END)  # as a draft stands after it was written
-        with verify.reading(file, kind, opened.fileno()) as both:
+        with verify_file.reading(file, kind, opened.fileno()) as both:
             return both.proof(index=index).rows
 
 
@@ -121,7 +121,7 @@ def test_rows_are_counted_whatever_falls_between_two_reads(shift: int, tmp_path:
 def test_a_line_of_whatever_length_takes_no_memory_and_no_time(name: str, line: str, lines: int) -> None:
     """As the application writes one in the comment of a table, every night."""
     head = b"\n--\n\nCOPY " if line == '"' else b"COMMENT ON TABLE public.t IS '"
-    limited = f"ulimit -v {96 << 10}; exec perl {verify.FILTERS / name}"
+    limited = f"ulimit -v {96 << 10}; exec perl {verify_file.FILTERS / name}"
     began = time.monotonic()
     with subprocess.Popen(["sh", "-c", limited], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reads:
         assert reads.stdin
@@ -227,10 +227,10 @@ def test_uncompressed_dump_is_judged_by_its_end_too(tmp_path: Path) -> None:
         (tmp_path / "dump.sql").write_text(text)
         with (tmp_path / "dump.sql").open("rb") as file:
             if good:
-                verify.plain_dump(tmp_path / "dump.sql", file.fileno())
+                verify_file.plain_dump(tmp_path / "dump.sql", file.fileno())
             else:
                 with pytest.raises(VerificationError, match=CUT):
-                    verify.plain_dump(tmp_path / "dump.sql", file.fileno())
+                    verify_file.plain_dump(tmp_path / "dump.sql", file.fileno())
 
 
 def test_archive_is_good_with_and_without_its_index(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_checksum_is_of_the_whole_file_wherever_it_stands(tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file:
         os.lseek(file.fileno(), 50_000, os.SEEK_SET)
-        assert verify.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256(content).hexdigest()
+        assert verify_file.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -348,13 +348,13 @@ def test_checksum_of_a_program_that_cannot_count_is_none(
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     (tmp_path / "file").write_bytes(b"content")
     with (tmp_path / "file").open("rb") as file, pytest.raises(VerificationError, match="printed no checksum"):
-        verify.sha256(tmp_path / "file", file.fileno())
+        verify_file.sha256(tmp_path / "file", file.fileno())
 
 
 def test_checksum_of_nothing_is_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (tmp_path / "file").open("rb") as file:
-        assert verify.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256().hexdigest()
+        assert verify_file.sha256(tmp_path / "file", file.fileno()) == hashlib.sha256().hexdigest()
 
 
 def test_hint_says_what_to_type(tmp_path: Path) -> None:
@@ -376,10 +376,13 @@ def test_program_that_found_the_fault_is_named_and_not_those_it_left_without_a_r
 
 
 @contextmanager
-def being_written(path: Path, kind: Kind = Kind.DB) -> Iterator[tuple[IO[bytes], Event, verify.Readings]]:
+def being_written(path: Path, kind: Kind = Kind.DB) -> Iterator[tuple[IO[bytes], Event, verify_file.Readings]]:
     """Open a file as a draft is, which grows until the event, and read along."""
     settled = Event()
-    with path.open("w+b", buffering=0) as file, verify.following(path, kind, lambda: not settled.is_set()) as reading:
+    with (
+        path.open("w+b", buffering=0) as file,
+        verify_file.following(path, kind, lambda: not settled.is_set()) as reading,
+    ):
         yield file, settled, reading
 
 
@@ -490,12 +493,12 @@ def test_no_flipped_bit_that_changes_the_content_goes_unseen(kind: Kind, step: i
         file.write_bytes(good[:position] + bytes([good[position] ^ 1 << position % 8]) + good[position + 1 :])
         try:
             with file.open("rb") as opened:
-                verify.proof(file, kind, opened.fileno())
+                verify_file.proof(file, kind, opened.fileno())
         except VerificationError:
             seen += 1
         else:  # a zero is copied from another place; for gzip, which is asked here, also from before the beginning
             with file.open("rb") as opened:
-                unpacked = subprocess.run(verify.GZIP, stdin=opened, capture_output=True, check=True).stdout
+                unpacked = subprocess.run(verify_file.GZIP, stdin=opened, capture_output=True, check=True).stdout
             assert unpacked == gzip.decompress(good)
     assert seen > len(good) / step / 3
 
@@ -522,7 +525,7 @@ def test_reading_that_is_slower_than_the_other_still_moves(
     monkeypatch.setattr(programs, "PIPE_BYTES", 4096)
     content = gzip.compress(os.urandom(400_000).hex().encode() + (LONG + TRAILER).encode())
     (tmp_path / "file").write_bytes(content)
-    with (tmp_path / "file").open("rb") as file, verify.reading(tmp_path / "file", Kind.DB, file.fileno()) as both:
+    with (tmp_path / "file").open("rb") as file, verify_file.reading(tmp_path / "file", Kind.DB, file.fileno()) as both:
         one, other = both.sources
         with progress.Watch(stall_timeout_s=1.5).reading("verifying", one, beside=other) as beat:
             assert both.proof(beat=beat).sha256 == hashlib.sha256(content).hexdigest()

@@ -24,14 +24,14 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import programs
 from dental_pms_backup.host.progress import Watch
-from dental_pms_backup.live import pinned, postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
 from tests.unit.builders import DUMP, HOLDS, gone, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 ANSWER = json.dumps(dataclasses.asdict(FACTS))
-PINNED = f"--env=PGOPTIONS={pinned.OPTIONS}"
+PINNED = f"--env=PGOPTIONS={pinned_settings.OPTIONS}"
 EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
 
 
@@ -297,7 +297,7 @@ def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(d
     session = re.search("--env=PGAPPNAME=(.*)", dump)
     assert session
     assert stopped.splitlines()[1] == "--env=PGAPPNAME=dental-pms-backup-stop"
-    assert stopped.splitlines()[-1] == postgres.END_SESSIONS.format(session[1])
+    assert stopped.splitlines()[-1] == sessions.END_SESSIONS.format(session[1])
 
 
 def test_dump_in_a_container_that_failed_by_itself_is_looked_for_once(bin_dir: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.cli import report
 from dental_pms_backup.errors import RefusedError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
-from dental_pms_backup.restore import both_streams, extract, restore
+from dental_pms_backup.restore import extract, restore, restore_all
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
         as_superuser=arguments.as_superuser,
     )
     if arguments.stream == ALL:
-        for restored in both_streams.both_in_place(config, wanted, terms, now=now, watch=watch):
+        for restored in restore_all.both_in_place(config, wanted, terms, now=now, watch=watch):
             say(report.restored_lines(restored))
-        matched = both_streams.match(config, watch=watch)
+        matched = restore_all.match(config, watch=watch)
         say([f"attachment_rows_with_files={matched.rows if matched else 'no such table'}", "restore_all_status=ok"])
         return
     match Stream(arguments.stream), arguments.in_place:
