@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
 from dental_pms_backup.backup import both_streams, one_stream, preflight
-from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError, shell_word
+from dental_pms_backup.errors import (
+    ArchiveError,
+    BackupError,
+    StoreError,
+    SuspectError,
+    TemporaryError,
+    cause_of,
+    shell_word,
+)
 from dental_pms_backup.host import journal, notify, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.progress import duration, size
@@ -27,9 +35,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.store.retention import Choice
     from dental_pms_backup.store.sets import StoredSet
-
-
-BUG = "bug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     """
     began = time.monotonic()
     store = config.store
-    with _told():
+    with journal.failure_told(Event.RUN_FAILED, "run failed: "):
         preflight.check_place(store)
         preflight.check_mount(store, config.room)
         publishing.prepare(store)
@@ -111,7 +116,10 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
     if dry_run:
         listed = sets.listing(config.store)
         return [choice for stream in Stream for choice in retention.choices(listed, stream, config.retention, now=now)]
-    with _told("prune"), lock.held(config.store, wait_s=config.lock_wait_s):
+    with (
+        journal.failure_told(Event.RUN_FAILED, "prune failed: "),
+        lock.held(config.store, wait_s=config.lock_wait_s),
+    ):
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
@@ -257,28 +265,6 @@ def _warn(name: str, text: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str = "run") -> Iterator[None]:
-    """Put a failure into the journal; it goes on as it is."""
-    try:
-        yield
-    except BackupError as error:
-        _tell_failure(f"{what} failed: {error.message}", error.cause, error.hint)
-        error.told = True
-        raise
-    except Exception:
-        _tell_failure(
-            f"{what} failed: a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup"
-        )
-        raise
-
-
-def _tell_failure(message: str, cause: str, hint: str) -> None:
-    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint or "dental-pms-backup status"}
-    journal.write(Event.RUN_FAILED, message, priority=journal.ERROR, fields=fields)
-    notify.stopping(message)
-
-
-@contextlib.contextmanager
 def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[None]:
     """Put a run and its failure into ledger and report of a store whose lock is held; a failure goes on as it is.
 
@@ -293,7 +279,7 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
         yield
     except Exception as error:
         known = error if isinstance(error, BackupError) else None
-        facts |= {"result": "failed", "cause": known.cause if known else BUG}
+        facts |= {"result": "failed", "cause": cause_of(error)}
         details = {
             "message": known.message if known else "a bug of the program",
             "unreadable": list(known.unreadable) if isinstance(known, ArchiveError) else [],
