@@ -56,43 +56,32 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     """
     began = time.monotonic()
     store = config.store
-    with journal.failure_told(Event.RUN_FAILED, "run failed: "):
-        preflight.check_place(store)
-        preflight.check_mount(store, config.room)
-        publishing.prepare(store)
-        with (
-            lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive),
-            _entered(store, wanted, now),
-            programs.room_for("the run cannot go on"),
-        ):
-            journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
-            _warn_of_readers(store)
-            _warn_of_movers(store)
-            recover(store)
-            found = _reach_patiently(config, wanted)
-            _check_apart(store, found)
-            earlier = sets.listing(store)
-            _check_room(config, found, earlier)
-            order = order_of(config, earlier, now=now, watch=watch)
-            name = order.name
-            with drafts_discarded(store, name):
-                proven = both_streams.take_all(order, found, config)
-                stored = publish(order, proven, now)
-            _refuse_suspect(stored)
-            removed: list[Choice] = []
-            with _only_warned(name):
-                removed += _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
-            taken = Taken(
-                store=store,
-                stored=stored,
-                keep=config.retention.keep,
-                removed=tuple(removed),
-                attachments_source=str(found.attachments.path) if found.attachments else "",
-                duration_s=time.monotonic() - began,
-            )
-            with _only_warned(name):
-                _record_success(taken, proven, wanted, now)
-            _tell_success(taken)
+    with (
+        journal.failure_told(Event.RUN_FAILED, "run failed: "),
+        _held(config),
+        _entered(store, wanted, now),
+        programs.room_for("the run cannot go on"),
+    ):
+        _begin(store, wanted)
+        found = _reach_patiently(config, wanted)
+        _check_apart(store, found)
+        earlier = sets.listing(store)
+        _check_room(config, found, earlier)
+        order = order_of(config, earlier, now=now, watch=watch)
+        with drafts_discarded(store, order.name):
+            proven = both_streams.take_all(order, found, config)
+            stored = publish(order, proven, now)
+        _refuse_suspect(stored)
+        taken = Taken(
+            store=store,
+            stored=stored,
+            keep=config.retention.keep,
+            removed=_rotate(store, wanted, config.retention, stored.name, now),
+            attachments_source=str(found.attachments.path) if found.attachments else "",
+            duration_s=time.monotonic() - began,
+        )
+        _record_success(taken, proven, wanted, now)
+        _tell_success(taken)
     return taken
 
 
@@ -160,6 +149,28 @@ def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *,
     return stored
 
 
+@contextlib.contextmanager
+def _held(config: Config) -> Iterator[None]:
+    """Hold a store that is where it has to be, made where it was not there."""
+    preflight.check_place(config.store)
+    preflight.check_mount(config.store, config.room)
+    publishing.prepare(config.store)
+    with lock.held(config.store, wait_s=config.lock_wait_s, beat=notify.alive):
+        yield
+
+
+def _begin(store: Path, wanted: Sequence[Stream]) -> None:
+    """Tell of the run, and of others who read or move what it writes; bring the store back in order."""
+    journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
+    if publishing.keeps_no_modes(store):
+        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
+        _warn("", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
+    if who := places.who_moves(store):
+        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
+        _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
+    recover(store)
+
+
 def _free_name(store: Path, now: datetime) -> str:
     """Return the run's timestamp; a later second when the clock went back and that name is taken."""
     while True:
@@ -214,6 +225,13 @@ def _refuse_suspect(stored: StoredSet) -> None:
             f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
             hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
         )
+
+
+def _rotate(store: Path, wanted: Sequence[Stream], policy: Retention, made: str, now: datetime) -> tuple[Choice, ...]:
+    """Let old sets go after the set ``made``; that the disk refuses it is a warning."""
+    with _only_warned(made):
+        return tuple(_let_old_ones_go(store, wanted, policy, made=made, now=now))
+    return ()
 
 
 def _let_old_ones_go(
@@ -297,9 +315,10 @@ def _record_success(taken: Taken, proven: Sequence[Proven], wanted: Sequence[Str
         "set": taken.stored.name,
         "duration_s": round(taken.duration_s, 1),
     }
-    ledger.record(taken.store, "run", now=now, facts=facts)
     changed = [name for part in proven for name in part.changed]
-    ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
+    with _only_warned(taken.stored.name):
+        ledger.record(taken.store, "run", now=now, facts=facts)
+        ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
 
 
 def _tell_success(taken: Taken) -> None:
@@ -309,19 +328,6 @@ def _tell_success(taken: Taken) -> None:
         fields={"set": taken.stored.name, "duration_s": round(taken.duration_s)},
     )
     notify.status(f"done: set {taken.stored.name}")
-
-
-def _warn_of_readers(store: Path) -> None:
-    if publishing.keeps_no_modes(store):
-        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
-        _warn("", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
-
-
-def _warn_of_movers(store: Path) -> None:
-    who = places.who_moves(store)
-    if who:
-        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
-        _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
 
 
 def recover(store: Path) -> None:
