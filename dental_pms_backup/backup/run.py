@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
-from dental_pms_backup.backup import both_streams, one_stream, preflight
+from dental_pms_backup.backup import both_streams, one_stream, preflight, suspicion
 from dental_pms_backup.errors import (
     ArchiveError,
     BackupError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dental_pms_backup.backup.one_stream import Proven
+    from dental_pms_backup.backup.one_stream import Part
     from dental_pms_backup.config.settings import Config, Retention
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.store.retention import Choice
@@ -69,8 +69,8 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         _check_room(config, found, earlier)
         order = order_of(config, earlier, now=now, watch=watch)
         with drafts_discarded(store, order.name):
-            proven = both_streams.take_all(order, found, config)
-            stored = publish(order, proven, now)
+            parts = both_streams.take_all(order, found, config.database)
+            stored = publish(order, parts, now)
         _refuse_suspect(stored)
         taken = Taken(
             store=store,
@@ -80,7 +80,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
             attachments_source=str(found.attachments.path) if found.attachments else "",
             duration_s=time.monotonic() - began,
         )
-        _record_success(taken, proven, wanted, now)
+        _record_success(taken, parts, wanted, now)
         _tell_success(taken)
     return taken
 
@@ -119,13 +119,14 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
         name=_free_name(config.store, now),
         earlier=earlier,
         limits=config.suspect,
+        table=config.application.table,
         level=config.compression_level,
         watch=watch,
     )
 
 
-def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
-    """Publish proven streams as a set and tell of it; durable on return."""
+def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, safety: bool = False) -> StoredSet:
+    """Publish the parts of a set and tell of it; durable on return."""
     store, name = order.store, order.name
     notify.status(f"publishing set {name}")
     manifest = {
@@ -133,8 +134,8 @@ def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *,
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": [text for part in proven for text in part.suspicions],
-        "streams": {part.stream: part.manifest for part in proven},
+        "suspicions": list(suspicion.of_set(parts, order.earlier, order.limits, order.table)),
+        "streams": {part.stream: part.manifest for part in parts},
         **({"safety": True} if safety else {}),
     }
     restore_txt.leave(store)
@@ -308,14 +309,14 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
         raise
 
 
-def _record_success(taken: Taken, proven: Sequence[Proven], wanted: Sequence[Stream], now: datetime) -> None:
+def _record_success(taken: Taken, parts: Sequence[Part], wanted: Sequence[Stream], now: datetime) -> None:
     facts = {
         "streams": list(wanted),
         "result": "ok",
         "set": taken.stored.name,
         "duration_s": round(taken.duration_s, 1),
     }
-    changed = [name for part in proven for name in part.changed]
+    changed = [name for part in parts for name in part.changed]
     with _only_warned(taken.stored.name):
         ledger.record(taken.store, "run", now=now, facts=facts)
         ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})

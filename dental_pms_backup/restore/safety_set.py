@@ -45,7 +45,7 @@ def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch)
     preflight.check_room(store, needed, config.room)
     order = run.order_of(config, earlier, now=now, watch=watch)
     with run.drafts_discarded(store, order.name):
-        proven = one_stream.database(order, live, config.database)
+        part = one_stream.database(order, live, config.database)
         marks.put(store, order.name, Mark.PINNED, now=now)  # first: cut off here, the next run publishes it
-        run.publish(order, [proven], now, safety=True)
+        run.publish(order, [part], now, safety=True)
     return order.name
