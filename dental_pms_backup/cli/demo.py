@@ -152,6 +152,5 @@ def _through_gzip(file: Path, argv: list[str]) -> None:
     with file.open("rb") as source, open(os.devnull, "wb") as nowhere:
         unpacked = ["gzip", "--decompress", "--stdout"]
         ended = programs.pipeline(unpacked, argv, source=source.fileno(), out=nowhere.fileno())
-    failed = next((program for program in ended if not program.ok), None)
-    if failed:
+    if failed := programs.failed(ended):
         raise RestoreError(f"demo: {failed}, expected exit status 0")

@@ -146,9 +146,7 @@ def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
 
 
 def _demand(ended: Sequence[programs.Ended]) -> None:
-    failed = next((program for program in reversed(ended) if not program.ok and not program.broken_pipe), None)
-    failed = failed or next((program for program in ended if not program.ok), None)
-    if failed:
+    if failed := programs.failed(ended):
         raise _failure(failed)
 
 

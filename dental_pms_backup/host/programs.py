@@ -143,6 +143,12 @@ def room_for(what: str) -> Iterator[None]:
         ) from None
 
 
+def failed(ended: Sequence[Ended]) -> Ended | None:
+    """Return the first program that failed by itself, not for want of a reader; None when all exited 0."""
+    by_itself = (program for program in ended if not program.ok and not program.broken_pipe)
+    return next(by_itself, None) or next((program for program in ended if not program.ok), None)
+
+
 def path_of(program: str) -> str:
     """Return the full path of a program on PATH; ToolMissingError when it is not installed."""
     path = shutil.which(program)

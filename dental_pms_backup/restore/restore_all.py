@@ -123,7 +123,7 @@ def _counted(
         counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), directory]
         ended = programs.pipeline(psql, counting, out=out, beat=beat)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
-    failed = next((program for program in ended if not program.ok), None)
+    failed = programs.failed(ended)
     if failed or not answer:
         raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
     count, missing, other = (int(number) for number in answer.groups())

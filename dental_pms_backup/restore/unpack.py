@@ -155,7 +155,7 @@ def look_through(
         ended = programs.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
-    if found is None or not all(program.ok for program in ended) or int(found[3]):
+    if found is None or programs.failed(ended) or int(found[3]):
         raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
     wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
     counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
@@ -280,8 +280,7 @@ def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: P
     os.lseek(source, 0, os.SEEK_SET)
     with open(os.devnull, "wb") as nowhere:
         ended = programs.pipeline(unpack, argv, source=source, out=nowhere.fileno(), beat=beat)
-    failed = next((program for program in reversed(ended) if not program.ok), None)
-    if failed:
+    if failed := programs.failed(ended):
         full = any("No space left" in line or "Disk quota" in line for line in failed.said)
         raise RestoreError(
             f"attachments: {what} ({failed}{', no space left' if full else ''}), "
