@@ -88,7 +88,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
 def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
     preflight.check_place(config.store)
-    preflight.check_mount(config.store, config.room)
+    preflight.check_mount(config.store, required=config.room.require_mount)
     found = sources.reach(config, wanted)
     _check_apart(config.store, found)
     listed = sets.listing(config.store)
@@ -154,7 +154,7 @@ def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, sa
 def _held(config: Config) -> Iterator[None]:
     """Hold a store that is where it has to be, made where it was not there."""
     preflight.check_place(config.store)
-    preflight.check_mount(config.store, config.room)
+    preflight.check_mount(config.store, required=config.room.require_mount)
     publishing.prepare(config.store)
     with lock.held(config.store, wait_s=config.lock_wait_s, beat=notify.alive):
         yield
@@ -209,7 +209,7 @@ def _check_room(config: Config, found: sources.Sources, earlier: Sequence[Stored
     database_bytes = found.database.facts.size if found.database else 0
     taken = [stream for stream, source in zip(Stream, (found.database, found.attachments), strict=True) if source]
     needed = preflight.needed_bytes(taken, earlier, database_bytes)
-    preflight.check_room(config.store, needed, config.room)
+    preflight.check_room(config.store, needed, config.room.reserve_mb)
 
 
 def _refuse_suspect(stored: StoredSet) -> None:

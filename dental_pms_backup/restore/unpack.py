@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import journal, programs
+from dental_pms_backup.host import disks, journal, programs
 from dental_pms_backup.host.journal import Event
 
 if TYPE_CHECKING:
@@ -192,8 +192,7 @@ def warn_of_rights(text: str) -> None:
 
 def check_room(file: Path, directory: Place) -> None:
     """Raise RefusedError when not even the compressed archive would find room beside what is in its place."""
-    status = os.fstatvfs(directory.descriptor)
-    free, needed = status.f_bavail * status.f_frsize, file.stat().st_size
+    free, needed = disks.room(directory.descriptor).free_bytes, file.stat().st_size
     if free < needed:
         raise RefusedError(
             f"attachments: {free} bytes free in {directory.path}, expected over {needed} for a second copy; "
@@ -224,10 +223,10 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
 
     def look() -> None:
         beat()
-        status = os.fstatvfs(content.descriptor)
-        least_bytes = min(LEAST_BYTES, status.f_blocks * status.f_frsize // SMALL)
-        least_files = min(LEAST_FILES, status.f_files // SMALL)
-        if status.f_bavail * status.f_frsize < least_bytes or status.f_favail < least_files:
+        room = disks.room(content.descriptor)
+        least_bytes = min(LEAST_BYTES, room.total_bytes // SMALL)
+        least_files = min(LEAST_FILES, room.total_files // SMALL)
+        if room.free_bytes < least_bytes or room.free_files < least_files:
             target = content.path.parent.parent
             raise RestoreError(
                 f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
