@@ -26,7 +26,6 @@ IN_COPY = f"--dbname={DATABASE}"
 WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
-UNPACKED = ("gzip", "--decompress", "--stdout")
 HEAD_LINES = 60
 HEAD = (
     rf"1,{HEAD_LINES}{{s/^-- Dumped from database version \([0-9]*\).*/\1/p;"
@@ -180,7 +179,7 @@ def _first_lines(what: str, source: int, argv: Sequence[str]) -> list[str]:
     """Return what a program prints that needs only the first lines of an open, compressed file."""
     os.lseek(source, 0, os.SEEK_SET)
     with programs.memory("head") as out:
-        unpacked, ended = programs.pipeline(UNPACKED, argv, source=source, out=out)
+        unpacked, ended = programs.pipeline(verify_file.GZIP, argv, source=source, out=out)
         check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise DrillError(f"{what}: cannot be read, expected gzip", hint="dental-pms-backup verify")

@@ -15,7 +15,7 @@ from dental_pms_backup.host import programs
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store.verify_file import FILTERS
+from dental_pms_backup.store.verify_file import FILTERS, GZIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,7 +165,7 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
         replay_filters.write_roles_control(control, live, ours=ours)
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
         client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
-        failed = _run(session, [["gzip", "--decompress", "--stdout"], filters, client], source, beat)
+        failed = _run(session, [GZIP, filters, client], source, beat)
     if failed:
         state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
