@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
@@ -116,7 +116,7 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
     """Return how a set is to be taken, after those that the store has."""
     return one_stream.Order(
         store=config.store,
-        name=_free_name(config.store, now),
+        name=publishing.new_name(config.store, now),
         earlier=earlier,
         limits=config.suspect,
         table=config.application.table,
@@ -170,15 +170,6 @@ def _begin(store: Path, wanted: Sequence[Stream]) -> None:
         text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
         _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
     recover(store)
-
-
-def _free_name(store: Path, now: datetime) -> str:
-    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
-    while True:
-        name = publishing.new_name(store, now)
-        if name:
-            return name
-        now += timedelta(seconds=1)
 
 
 def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:

@@ -16,12 +16,12 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
-from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN
+from dental_pms_backup.store import sets
+from dental_pms_backup.store.sets import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,11 +100,8 @@ def fresh(around: Place, name: str) -> Iterator[Fresh]:
 
 def free_stamp(around: Place, name: str, now: datetime) -> str:
     """Return the time as a stamp of a name beside a directory; a later second when one of these is taken."""
-    while True:
-        stamp = now.astimezone().strftime(NAME_FORMAT)
-        if not any(around.has(f"{name}.{word}-{stamp}") for word in (RESTORING, KEPT, REPLACING)):
-            return stamp
-        now += timedelta(seconds=1)
+    words = (RESTORING, KEPT, REPLACING)
+    return sets.free_stamp(now, lambda stamp: any(around.has(f"{name}.{word}-{stamp}") for word in words))
 
 
 def swap(target: Live, made: Fresh, stamp: str) -> Path:

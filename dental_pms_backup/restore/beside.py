@@ -7,7 +7,6 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
@@ -17,7 +16,7 @@ from dental_pms_backup.host.progress import size
 from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store import verify_file
+from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -237,9 +236,8 @@ def _drop(live: DatabaseSource, name: str, role: str) -> None:
 def free_name(live: DatabaseSource, word: str, now: datetime) -> str:
     """Return a name for a database made of the live one's, a word and the time; a later second when it is taken."""
     taken = databases.names(live.server)
-    while True:
-        suffix = word + now.astimezone().strftime(DATABASE_FORMAT)
-        name = databases.name_like(live.facts.database, suffix)
-        if name not in taken:
-            return name
-        now += timedelta(seconds=1)
+
+    def name(stamp: str) -> str:
+        return databases.name_like(live.facts.database, word + stamp)
+
+    return name(sets.free_stamp(now, lambda stamp: name(stamp) in taken, DATABASE_FORMAT))

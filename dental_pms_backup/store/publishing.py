@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 from dental_pms_backup.host import durable, places
 from dental_pms_backup.store import drill_record, sets
-from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
+from dental_pms_backup.store.sets import NAME_PATTERN, Kind, StoredSet, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -69,11 +69,14 @@ def keeps_no_modes(store: Path) -> bool:
     return bool((store / ".lock").stat().st_mode & 0o077)
 
 
-def new_name(store: Path, now: datetime) -> str | None:
-    """Return the set name of a moment in local time, None when a file in the store has it already."""
-    name = now.astimezone().strftime(NAME_FORMAT)
-    taken = [kind.path(name) for kind in Kind] + [f"sets/{name}.json", f"sets/{name}.sha256"]
-    return None if any(os.path.lexists(store / path) for path in taken) else name
+def new_name(store: Path, now: datetime) -> str:
+    """Return the set name of a moment in local time, or of a later second when a file in the store has it already."""
+
+    def is_taken(name: str) -> bool:
+        paths = [kind.path(name) for kind in Kind] + [f"sets/{name}.json", f"sets/{name}.sha256"]
+        return any(os.path.lexists(store / path) for path in paths)
+
+    return sets.free_stamp(now, is_taken)
 
 
 @contextlib.contextmanager
