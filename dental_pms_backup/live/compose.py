@@ -177,10 +177,10 @@ def _stands_in(entry: Mapping[str, Any], directory: Path) -> bool:
 
 
 def docker(
-    *arguments: str, text_in: str = "", timeout_s: float = DOCKER_ANSWERS_S, when_full: BackupError | None = None
+    *arguments: str, text_in: str = "", timeout_s: float | None = None, when_full: BackupError | None = None
 ) -> str:
-    """Return what a docker command prints; DockerError unless it exits 0, or ``when_full`` when it has no space left."""
-    ended, out = programs.capture(["docker", *arguments], text_in=text_in, timeout_s=timeout_s)
+    """Return what a docker command prints; DockerError unless it exits 0, ``when_full`` where no space is left."""
+    ended, out = programs.capture(["docker", *arguments], text_in=text_in, timeout_s=timeout_s or DOCKER_ANSWERS_S)
     if ended.ok:
         return out
     if when_full and any("no space left" in line.lower() for line in ended.said):
