@@ -126,7 +126,7 @@ def _archive(
 def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Callable[[], None]]:
     """Watch over a draft that is being written, and have the disk keep up with it."""
     written_back = 0
-    with order.watch.over(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
+    with order.watch.showing(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
 
         def beat() -> None:
             nonlocal written_back
@@ -149,7 +149,7 @@ def _prove(
     """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
     content, checksum = reading.sources
-    with order.watch.over(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
+    with order.watch.showing(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
         try:
             proof = reading.proof(index=index, beat=beat)
         except VerificationError as error:

@@ -141,7 +141,7 @@ def fill_while_proving(config: Config, dump: Opened, into: Into, to_come: ProofT
     with verify_file.reopened(dump.descriptor) as descriptor:
         again = dataclasses.replace(dump, descriptor=descriptor)
         try:
-            _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)
+            _replay(config, again, into, to_come.unpack, to_come.ask, watch=watch)
         except RestoreError as error:
             proof = to_come.wait()  # the dump is at fault, or what unpacked it, or else the server says no
             if isinstance(error, SuperuserNeededError):

@@ -115,12 +115,12 @@ class Head:
 class ProofToCome:
     """A proof that is being made: the argv that unpacks for it, and how to ask and to wait for it.
 
-    Both return the proof, which is another program's where that had to decide, or raise VerificationError; ``now``
+    Both return the proof, which is another program's where that had to decide, or raise VerificationError; ``ask``
     returns None as long as there is none.
     """
 
     unpack: Sequence[str]
-    now: Callable[[], Proof | None]
+    ask: Callable[[], Proof | None]
     wait: Callable[[], Proof]
 
 
@@ -189,7 +189,7 @@ def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofT
     """
     if not source.checksum:
         proof = prove(source, descriptor, watch=watch)
-        yield ProofToCome(unpack=proof.unpack, now=lambda: proof, wait=lambda: proof)
+        yield ProofToCome(unpack=proof.unpack, ask=lambda: proof, wait=lambda: proof)
         return
     with verify_file.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
         beat = shown.enter_context(_watched(source, both, watch))
@@ -200,13 +200,13 @@ def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofT
             with shown.pop_all():
                 return both.proof(expected=source.checksum, beat=beat)
 
-        def now() -> Proof | None:
-            if both.over:
+        def ask() -> Proof | None:
+            if both.has_ended:
                 return wait()
             beat()
             return None
 
-        yield ProofToCome(unpack=verify_file.unpacker(), now=now, wait=wait)
+        yield ProofToCome(unpack=verify_file.unpacker(), ask=ask, wait=wait)
 
 
 def _watched(

@@ -128,9 +128,9 @@ class Readings:
         return self.reading.source, self.summing.source
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Tell whether all has been read, so that a proof takes no time; unless gzip has to decide."""
-        return self.reading.pipeline.over and self.summing.pipeline.over
+        return self.reading.pipeline.has_ended and self.summing.pipeline.has_ended
 
     def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
         """Wait until all of a file has been read that does not grow any more, and prove that it holds what it has to.
