@@ -85,7 +85,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     return taken
 
 
-def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
+def dry_run(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
     preflight.check_place(config.store)
     preflight.check_mount(config.store, required=config.room.require_mount)
