@@ -1,4 +1,4 @@
-"""A run: take every stream, prove it, publish the set, then let old ones go."""
+"""A run: take every stream, verify it, publish the set, then let old ones go."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Taken:
 
 
 def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
-    """Take one set of the wanted streams. When this returns, it is proven, published and durable.
+    """Take one set of the wanted streams. When this returns, it is verified, published and durable.
 
     Raises BackupError after the other stream was tried as well; then the store holds what it held before.
     """

@@ -1,4 +1,4 @@
-"""A dump to be restored: a set's, or a file of whatever origin; what it is, and the proof that it is whole."""
+"""A dump to be restored: a set's, or a file of whatever origin; what it is, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
 from dental_pms_backup.host import programs
 from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
-from dental_pms_backup.store.verify_file import Proof
+from dental_pms_backup.store.verify_file import Verified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,16 +112,16 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProofToCome:
-    """A proof that is being made: the argv that unpacks for it, and how to ask and to wait for it.
+class Verification:
+    """A verification that is under way: the argv that unpacks for it, and how to ask and to wait for its end.
 
-    Both return the proof, which is another program's where that had to decide, or raise VerificationError; ``ask``
-    returns None as long as there is none.
+    Both return what was verified, by another program where that had to decide, or raise VerificationError; ``ask``
+    returns None before the end.
     """
 
     unpack: Sequence[str]
-    ask: Callable[[], Proof | None]
-    wait: Callable[[], Proof]
+    ask: Callable[[], Verified | None]
+    wait: Callable[[], Verified]
 
 
 def find(store: Path, wanted: str, kind: Kind) -> Source:
@@ -165,48 +165,48 @@ def opened(source: Source) -> Iterator[int]:
         os.close(descriptor)
 
 
-def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
-    """Prove that an open file is the one of the manifest, where there is one, and whole.
+def verify(source: Source, descriptor: int, *, watch: Watch) -> Verified:
+    """Verify that an open file is the one of the manifest, where there is one, and whole.
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
     if source.packed:
         with verify_file.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
-            proof = both.proof(expected=source.checksum, beat=beat)
+            verified = both.verify(expected=source.checksum, beat=beat)
     else:
         verify_file.plain_dump(source.file, descriptor)
-        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
+        verified = Verified(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return proof
+    return verified
 
 
 @contextlib.contextmanager
-def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofToCome]:
-    """Prove an open file as ``prove`` does, but once it has its set's checksum the rest of it beside the block.
+def verifying(source: Source, descriptor: int, *, watch: Watch) -> Iterator[Verification]:
+    """Verify an open file as ``verify`` does, but once it has its set's checksum the rest of it beside the block.
 
     What has that checksum is byte for byte what a run proved and published. Of a file from elsewhere nobody knows what
-    it is before it is proven: that is done at once.
+    it is before it is verified: that is done at once.
     """
     if not source.checksum:
-        proof = prove(source, descriptor, watch=watch)
-        yield ProofToCome(unpack=proof.unpack, ask=lambda: proof, wait=lambda: proof)
+        verified = verify(source, descriptor, watch=watch)
+        yield Verification(unpack=verified.unpack, ask=lambda: verified, wait=lambda: verified)
         return
     with verify_file.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
         beat = shown.enter_context(_watched(source, both, watch))
         both.checksum(source.checksum, beat)
 
         @functools.cache
-        def wait() -> Proof:
+        def wait() -> Verified:
             with shown.pop_all():
-                return both.proof(expected=source.checksum, beat=beat)
+                return both.verify(expected=source.checksum, beat=beat)
 
-        def ask() -> Proof | None:
+        def ask() -> Verified | None:
             if both.has_ended:
                 return wait()
             beat()
             return None
 
-        yield ProofToCome(unpack=verify_file.unpacker(), ask=ask, wait=wait)
+        yield Verification(unpack=verify_file.unpacker(), ask=ask, wait=wait)
 
 
 def _watched(

@@ -85,9 +85,9 @@ def files(
     with dump_file.opened(archive) as descriptor, _opened(directory) as place:
         _check_free(place, targets)
         with _draft_directory(place) as content:
-            proof = dump_file.prove(archive, descriptor, watch=watch)
+            verified = dump_file.verify(archive, descriptor, watch=watch)
             with watch.reading("attachments: extracting", descriptor) as beat:
-                _untar(archive, descriptor, proof.unpack, paths, content, beat=beat)
+                _untar(archive, descriptor, verified.unpack, paths, content, beat=beat)
             found = [_found(content, path) for path in paths]
             for source, target in zip(found, targets, strict=True):
                 _move(source, place, target)
@@ -102,13 +102,13 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
     """
     dump = dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(dump) as descriptor:
-        proof = dump_file.prove(dump, descriptor, watch=watch)
-        chosen = _table(dump, descriptor, proof.unpack, name)
+        verified = dump_file.verify(dump, descriptor, watch=watch)
+        chosen = _table(dump, descriptor, verified.unpack, name)
         with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
-            ended = _through(descriptor, proof.unpack, [CSV if csv else SQL, chosen], out, beat)
+            ended = _through(descriptor, verified.unpack, [CSV if csv else SQL, chosen], out, beat)
             count = _count(ended, to_stdout=target is None)
-            if count != proof.rows.get(chosen, count):
-                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
+            if count != verified.rows.get(chosen, count):
+                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {verified.rows[chosen]}")
     _tell(dump, Stream.DB, f"{count} rows of {chosen}")
     return count
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
-    from dental_pms_backup.store.verify_file import Proof
+    from dental_pms_backup.store.verify_file import Verified
 
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
@@ -113,13 +113,13 @@ def replay(
     dump: Dump,
     into: Into,
     *,
-    proven: Callable[[], Proof | None],
+    ask: Callable[[], Verified | None],
     beat: Callable[[], None],
 ) -> None:
     """Replay an open dump into a database of the live server; RestoreError, and nothing of it is committed.
 
-    SuperuserNeededError where a role without rights may not do what stands in it. ``proven`` returns the dump's proof
-    as soon as there is one, before which nothing is committed; it has to be by ``dump.unpack``.
+    SuperuserNeededError where a role without rights may not do what stands in it. ``ask`` returns what was
+    verified as soon as all of the dump is, before which nothing is committed; that has to be by ``dump.unpack``.
     """
     token, mark = secrets.token_hex(16), secrets.token_hex(16)
     with replay_filters.opened() as (files, gate):
@@ -127,8 +127,8 @@ def replay(
 
         def beat_and_open() -> None:
             beat()
-            if not gate.is_open and (proof := proven()):
-                gate.open(_after(dump, into, proof, mark))
+            if not gate.is_open and (verified := ask()):
+                gate.open(_after(dump, into, verified, mark))
 
         beat_and_open()
         with sessions.opened(live.server) as session:
@@ -187,11 +187,11 @@ def _before(into: Into, major: int, mark: str) -> Sequence[str]:
     return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
 
 
-def _after(dump: Dump, into: Into, proof: Proof, mark: str) -> str:
-    """Return the SQL behind the dump: its rows are counted, and it is whole; RestoreError where others were proven."""
-    if proof.unpack != dump.unpack:
-        raise RestoreError(f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}")
-    rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
+def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
+    """Return the SQL behind the dump: its rows are counted, and it is whole; RestoreError where it is another's."""
+    if verified.unpack != dump.unpack:
+        raise RestoreError(f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {verified.unpack[0]}")
+    rows = postgres.literal(json.dumps(verified.rows, ensure_ascii=False))
     # whatever the dump has set: what is ours is read as what it is
     ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
     ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""

@@ -70,13 +70,13 @@ class Matched:
 def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Iterator[Restored]:
     """Restore a set's database and then its attachments in place, each yielded when it is done.
 
-    The archive is proven before the database is touched: what cannot end does not begin.
+    The archive is verified before the database is touched: what cannot end does not begin.
     """
     archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
     dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(archive) as descriptor:
-        proof = dump_file.prove(archive, descriptor, watch=watch)
-        restore.look_through(archive, descriptor, proof.unpack, unpack.Rights.ALL, live=None, watch=watch)
+        verified = dump_file.verify(archive, descriptor, watch=watch)
+        restore.look_through(archive, descriptor, verified.unpack, unpack.Rights.ALL, live=None, watch=watch)
     with restore.live_attachments(config) as live:
         restore.check_swappable(live, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)

@@ -3,7 +3,7 @@
 Each draft is fsynced where it was written; then the checksum file and the manifest are written as drafts and fsynced;
 then everything is renamed, the manifest last, and the directories are fsynced. A run killed before the first rename
 leaves only drafts, which the next run clears; one killed between two renames is finished by the next run, since all
-content had been proven before.
+content had been verified before.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def settle(draft: Draft) -> int:
 
 
 def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Turn proven, durable drafts into a set; when this returns, the set is durable.
+    """Turn verified, durable drafts into a set; when this returns, the set is durable.
 
     StoreError when the disk refuses, RefusedError when a name is in use; nothing but drafts is left then.
     """
@@ -138,7 +138,7 @@ def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
 
 
 def adopt(store: Path, place: Path, stored: StoredSet, manifest: Mapping[str, Any]) -> None:
-    """Publish a proven set that lies in another directory of the store's filesystem, as ``publish`` does."""
+    """Publish a verified set that lies in another directory of the store's filesystem, as ``publish`` does."""
     prepare(store)
     for artefact in stored.artefacts:
         with open(place / artefact.path, "rb") as file:

@@ -1,6 +1,6 @@
 """Is this file what it claims to be? Every check reads what is on disk, from the first byte to the last.
 
-Two readings make a proof: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
+Two readings verify it: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
 program that writes it, so that both are done a moment after it. igzip unpacks four times as fast as gzip, but takes
 garbage after the end, and flags that nobody knows, for nothing; so its yes counts only where it unpacked as many bytes
 as the file's last field says, and everything else is for gzip to decide, which is what gets the data back.
@@ -47,8 +47,8 @@ TRAILERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """What a proven file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
+class Verified:
+    """What a verified file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
 
     ``unpack`` is the argv that gets the content out, from stdin: what proved it.
     """
@@ -68,7 +68,7 @@ class _Answer:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
-    """Read an open file beside what the block does, for ``Readings.proof``."""
+    """Read an open file beside what the block does, for ``Readings.verify``."""
     os.lseek(source, 0, os.SEEK_SET)
     with (
         reopened(source) as second,
@@ -78,14 +78,14 @@ def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
 
-def proof(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Proof:
-    """Prove an open file as ``Readings.proof`` does."""
+def verify(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Verified:
+    """Verify an open file as ``Readings.verify`` does."""
     with reading(path, kind, source) as both:
-        return both.proof(beat=beat)
+        return both.verify(beat=beat)
 
 
 def plain_dump(path: Path, source: int) -> None:
-    """Prove that an open, uncompressed file ends as a whole dump does; VerificationError otherwise."""
+    """Verify that an open, uncompressed file ends as a whole dump does; VerificationError otherwise."""
     size = os.fstat(source).st_size
     try:
         tail = os.pread(source, TAIL_BYTES, max(0, size - TAIL_BYTES))
@@ -129,18 +129,18 @@ class Readings:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether all has been read, so that a proof takes no time; unless gzip has to decide."""
+        """Tell whether all has been read, so that to verify takes no time; unless gzip has to decide."""
         return self.reading.pipeline.has_ended and self.summing.pipeline.has_ended
 
-    def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
-        """Wait until all of a file has been read that does not grow any more, and prove that it holds what it has to.
+    def verify(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Verified:
+        """Wait until all of a file has been read that does not grow any more, and verify that it holds what it has to.
 
         It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
         where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
         """
         checksum = self.checksum(expected, beat)
         rows, unpack = self._content(index, beat)
-        return Proof(rows=rows, sha256=checksum, unpack=unpack)
+        return Verified(rows=rows, sha256=checksum, unpack=unpack)
 
     def checksum(self, expected: str, beat: Beat) -> str:
         """Return the checksum; VerificationError unless that is the ``expected`` one, where one is."""

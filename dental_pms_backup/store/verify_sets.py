@@ -79,6 +79,6 @@ def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
         with verify_file.reading(path, artefact.kind, source) as both:
             content, checksum = both.sources
             with watch.showing(artefact.path, content, artefact.size_bytes, beside=checksum) as beat:
-                both.proof(expected=artefact.sha256, beat=beat)
+                both.verify(expected=artefact.sha256, beat=beat)
     finally:
         os.close(source)
