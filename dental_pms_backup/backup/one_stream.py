@@ -148,7 +148,7 @@ def _verify(
 ) -> tuple[Entry, Mapping[str, int]]:
     """Make a draft durable, verify what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
-    content, checksum = reading.sources
+    content, checksum = reading.descriptors
     with order.watch.showing(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
         try:
             verified = reading.verify(index=index, beat=beat)

@@ -198,11 +198,11 @@ def into_new(around: Place, made: Fresh, target: Path) -> None:
         raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None
 
 
-def copy_attributes(source: Place, target: Place) -> None:
+def copy_attributes(model: Place, target: Place) -> None:
     """Give a directory the owner, mode, times and attributes of another."""
-    owner = os.fstat(source.descriptor)
+    owner = os.fstat(model.descriptor)
     os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
-    shutil.copystat(source.for_programs, target.for_programs)
+    shutil.copystat(model.for_programs, target.for_programs)
 
 
 @contextlib.contextmanager

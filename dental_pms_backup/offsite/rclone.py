@@ -158,8 +158,8 @@ def _files(stored: StoredSet) -> list[str]:
     ]
 
 
-def _copy(remote: Remote, source: str, destination: str, files: Sequence[str], beat: Beat) -> None:
-    arguments = ("copy", "--immutable", "--files-from-raw=-", source, destination)
+def _copy(remote: Remote, origin: str, destination: str, files: Sequence[str], beat: Beat) -> None:
+    arguments = ("copy", "--immutable", "--files-from-raw=-", origin, destination)
     _rclone(remote, *arguments, text_in=_lines(files), beat=beat)
 
 

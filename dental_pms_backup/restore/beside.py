@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.dump_file import Head, Source, Verification
+    from dental_pms_backup.restore.dump_file import BackupFile, Head, Verification
     from dental_pms_backup.store.verify_file import Verified
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
@@ -36,7 +36,7 @@ GROWTH = 1.1
 class Opened:
     """An open dump, what it says of itself, and the server that can take it."""
 
-    source: Source
+    backup: BackupFile
     descriptor: int
     head: Head
     live: DatabaseSource
@@ -44,10 +44,10 @@ class Opened:
     @property
     def ours(self) -> bool:
         """Tell whether it is a set's, with a checksum in its manifest; of any other nobody knows who wrote it."""
-        return bool(self.source.checksum)
+        return bool(self.backup.checksum)
 
 
-def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
+def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
     """Look at the first lines of an open dump, and make sure that the server can take it."""
     head = dump_file.head(dump, descriptor)
     dump_file.check_version(dump, head, live.facts.major)
@@ -60,7 +60,7 @@ def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
             fields={"target": left},
         )
     replay_role.clear(live)
-    return Opened(source=dump, descriptor=descriptor, head=head, live=live)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -78,7 +78,7 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
         text = "the room on the server's disk cannot be measured: its df did not answer"
         journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
         return
-    grown = round(dump.source.database_bytes() * GROWTH)
+    grown = round(dump.backup.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
     if room.free_bytes < needed:
         raise RefusedError(
@@ -191,7 +191,7 @@ def owned_by_others(dump: Opened, unpack: Sequence[str]) -> bool:
 
 
 def _dump(dump: Opened, unpack: Sequence[str]) -> Dump:
-    return Dump(source=dump.descriptor, unpack=unpack, token=dump.head.token, ours=dump.ours)
+    return Dump(descriptor=dump.descriptor, unpack=unpack, token=dump.head.token, ours=dump.ours)
 
 
 def _replay(
@@ -215,7 +215,7 @@ def _replay(
 
 
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
-    roles = dump_file.roles_of(config.store, dump.source)
+    roles = dump_file.roles_of(config.store, dump.backup)
     if roles is None:
         return
     with dump_file.opened(roles) as descriptor:

@@ -133,7 +133,7 @@ def replay(
         beat_and_open()
         with sessions.opened(live.server) as session:
             argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session.name, mark)]
-            failed = _run(session, argvs, dump.source, beat_and_open)
+            failed = _run(session, argvs, dump.descriptor, beat_and_open)
         if failed:
             if failed.program == "perl":
                 raise _not_sql(failed)
@@ -145,7 +145,7 @@ def replay(
             _settle(live, into, into.restorer, files, beat)
 
 
-def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[[], None]) -> None:
+def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Callable[[], None]) -> None:
     """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
 
     Those of a file from elsewhere may do nothing, and not log in.
@@ -157,7 +157,7 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
         with sessions.opened(live.server) as session:
             client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
-            failed = _run(session, [GZIP, filters, client], source, beat)
+            failed = _run(session, [GZIP, filters, client], descriptor, beat)
     if failed:
         state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)

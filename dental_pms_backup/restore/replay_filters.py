@@ -38,7 +38,7 @@ KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 class Dump:
     """An open dump: what unpacks it, the token of its line restrict, see ``dumps.Head``, and whether it is a set's."""
 
-    source: int
+    descriptor: int
     unpack: Sequence[str]
     token: str | None
     ours: bool
@@ -167,9 +167,9 @@ def standing_at(line: int, dump: Dump, live: DatabaseSource, by: Restorer | None
 
 def _told(dump: Dump, files: Filter) -> str:
     """Return what the filter says of a dump, from its beginning, without replaying anything."""
-    os.lseek(dump.source, 0, os.SEEK_SET)
+    os.lseek(dump.descriptor, 0, os.SEEK_SET)
     with programs.memory("told") as out:
-        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), source=dump.source, out=out)
+        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), source=dump.descriptor, out=out)
         if not ended.ok:
             raise RestoreError(f"db: the dump cannot be replayed ({complaint(ended) or ended}), expected only SQL")
         return os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.live.swap import Live
     from dental_pms_backup.restore.beside import Opened
-    from dental_pms_backup.restore.dump_file import Source
+    from dental_pms_backup.restore.dump_file import BackupFile
     from dental_pms_backup.restore.unpack import Rights
     from dental_pms_backup.store.verify_file import Verified
 
@@ -215,7 +215,7 @@ def check_swappable(live: Live, archive: Path) -> None:
 
 
 def look_through(
-    archive: Source, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
+    archive: BackupFile, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
 ) -> Sequence[str]:
     """Look through a verified archive before it is unpacked, as ``unpack.look_through`` does."""
     ours = bool(archive.checksum)
@@ -251,7 +251,7 @@ def _check_superuser(dump: Opened, wanted: str, *, as_superuser: bool) -> None:
     """Raise RefusedError when a file from elsewhere is to be replayed by the superuser."""
     if as_superuser and not dump.ours:
         raise RefusedError(
-            f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --as-superuser: what is in "
+            f"{dump.backup.file}: a file from elsewhere, expected a set with a manifest for --as-superuser: what is in "
             "the file could do anything on the server",
             hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
             "as a role without rights, beside the live database",
@@ -262,7 +262,7 @@ def _check_replaces(dump: Opened, verified: Verified, wanted: str, terms: Terms)
     """Raise RefusedError unless a dump may be replayed in the live database, which a role without rights cannot do."""
     if not dump.ours:
         raise RefusedError(
-            f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --replace, which is done "
+            f"{dump.backup.file}: a file from elsewhere, expected a set with a manifest for --replace, which is done "
             "by the superuser",
             hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
             "beside the live database; then the command that it prints",

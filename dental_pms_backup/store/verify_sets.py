@@ -74,11 +74,11 @@ def _has_its_checksums(store: Path, name: str, manifest: Mapping[str, Any]) -> b
 
 def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     path = store / artefact.path
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with verify_file.reading(path, artefact.kind, source) as both:
-            content, checksum = both.sources
+        with verify_file.reading(path, artefact.kind, descriptor) as both:
+            content, checksum = both.descriptors
             with watch.showing(artefact.path, content, artefact.size_bytes, beside=checksum) as beat:
                 both.verify(expected=artefact.sha256, beat=beat)
     finally:
-        os.close(source)
+        os.close(descriptor)

@@ -526,6 +526,6 @@ def test_reading_that_is_slower_than_the_other_still_moves(
     content = gzip.compress(os.urandom(400_000).hex().encode() + (LONG + TRAILER).encode())
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file, verify_file.reading(tmp_path / "file", Kind.DB, file.fileno()) as both:
-        one, other = both.sources
+        one, other = both.descriptors
         with progress.Watch(stall_timeout_s=1.5).reading("verifying", one, beside=other) as beat:
             assert both.verify(beat=beat).sha256 == hashlib.sha256(content).hexdigest()
