@@ -14,7 +14,7 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import FAILED, OK, at_rest, events, listening, recovers
+from tests.integration.faults import FAILED, OK, at_rest, events, fails, listening, recovers
 from tests.integration.support import Ran, Site, bin_dir, sql, wait_until
 from tests.integration.test_evil_settings import typed
 
@@ -189,6 +189,36 @@ def test_nothing_comes_into_the_place_of_a_sequence_that_is_dumped(
     at_rest(site)
     recovers(site)
     nothing_ran(site, app, Ran([], 0, out, err))
+
+
+CONFIGURATION = """\
+alter extension plpgsql add table public.indexed;
+update pg_extension set extconfig = array['public.indexed'::regclass::oid], extcondition = array['where n > 0']
+ where extname = 'plpgsql';
+"""
+
+
+@pytest.mark.fault("Somebody evil", "his function stands under a table of an extension's configuration, which is his")
+def test_nothing_under_a_table_of_an_extensions_configuration_is_planned(owned: tuple[Site, str]) -> None:
+    site, app = owned
+    sql(site.server, CONFIGURATION)
+    err = fails(site, "db", cause="dump").stderr
+    assert "db: public.indexed: of an extension's configuration, but of a role that is no superuser" in err
+    nothing_ran(site, app, Ran([], 0, "", err))
+    sql(site.server, "drop index public.indexed_expr_idx")
+    with his_session(site, app) as holds, his_session(site, app) as swaps:
+        does(holds, "begin; lock table public.partly in access exclusive mode;")
+        wait_until(lambda: sql(site.server, WAITING.format(whose=f"usename = '{app}'").replace("not ", "")) != "0")
+        with site.running("run", "db") as process:
+            wait_until(lambda: sql(site.server, WAITING.format(whose=OF_THE_DUMP)) == "1")
+            does(swaps, "create index on public.indexed ((public.evil(1) + n));\n\\q")
+            wait_until(lambda: sql(site.server, WAITING.format(whose=f"usename = '{app}'")) == "1")
+            does(holds, "commit;")
+            out, err = process.communicate(timeout=120)
+        wait_until(lambda: swaps.poll() is not None)
+    nothing_ran(site, app, Ran([], process.returncode, out, err))
+    sql(site.server, "drop index public.indexed_expr_idx")
+    recovers(site)
 
 
 def test_live_rows_are_counted_whatever_columns_their_tables_have(owned: tuple[Site, str]) -> None:

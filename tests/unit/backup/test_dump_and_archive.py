@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.backup import archive, compressor, dump
+from dental_pms_backup.backup import archive, compressor, dump, hold_names
 from dental_pms_backup.errors import (
     ArchiveError,
     BackupError,
@@ -113,7 +113,7 @@ def test_names_are_held_to_the_end_of_the_dump(bin_dir: Path) -> None:
 def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_are_still_here(
     bin_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dump, "SAID_EVERY_S", 0)
+    monkeypatch.setattr(hold_names, "SAID_EVERY_S", 0)
     said = bin_dir / "said"
     told = f"tail --follow=name --retry --quiet {said} 2>/dev/null | grep --quiet '^select;$'; echo CREATE"
     program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo 16.4; exit; }}\n{told}\n')
@@ -123,7 +123,7 @@ def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_a
         dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
     first, *_, last = said.read_text().splitlines()
     assert (first, last) == ("set lock_timeout = '60s';", "rollback;")
-    assert f"set idle_in_transaction_session_timeout = '{dump.SILENT_S}s';" in said.read_text().splitlines()
+    assert f"set idle_in_transaction_session_timeout = '{hold_names.SILENT_S}s';" in said.read_text().splitlines()
 
 
 def test_roles_are_saved_without_their_passwords() -> None:
