@@ -75,7 +75,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
                 stored = publish(order, proven, now)
             _refuse_suspect(stored)
             removed: list[Choice] = []
-            with _only_warned(name):
+            with _only_warned(Event.RETENTION_FAILED, name):
                 removed += _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
             taken = Taken(
                 store=store,
@@ -85,7 +85,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
                 attachments_source=str(found.attachments.path) if found.attachments else "",
                 duration_s=time.monotonic() - began,
             )
-            with _only_warned(name):
+            with _only_warned(Event.RUN_NOT_RECORDED, name):
                 _record_success(taken, proven, wanted, now)
             _tell_success(taken)
     return taken
@@ -111,7 +111,7 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
     if dry_run:
         listed = sets.listing(config.store)
         return [choice for stream in Stream for choice in retention.choices(listed, stream, config.retention, now=now)]
-    with _told("prune"), lock.held(config.store, wait_s=config.lock_wait_s):
+    with lock.held(config.store, wait_s=config.lock_wait_s):
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
@@ -239,36 +239,34 @@ def drafts_discarded(store: Path, name: str) -> Iterator[None]:
         try:
             publishing.discard(store, name)
         except StoreError as error:  # neither a failure before nor a publication is unsaid by it
-            _warn(name, f"a draft stays until the next run: {error.message}", error.hint)
+            _warn(Event.DRAFT_STAYS, name, f"a draft stays until the next run: {error.message}", error.hint)
 
 
 @contextlib.contextmanager
-def _only_warned(name: str) -> Iterator[None]:
+def _only_warned(event: Event, name: str) -> Iterator[None]:
     """Let what follows the publication not unsay it: a removal or a record that the disk refuses is a warning."""
     try:
         yield
     except StoreError as error:
-        _warn(name, f"set {name} is published, but {error.message}", error.hint)
+        _warn(event, name, f"set {name} is published, but {error.message}", error.hint)
 
 
-def _warn(name: str, text: str, hint: str) -> None:
+def _warn(event: Event, name: str, text: str, hint: str) -> None:
     fields: dict[str, journal.Field] = {"set": name, "hint": hint}
-    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields=fields)
+    journal.write(event, text, priority=journal.WARNING, fields=fields)
 
 
 @contextlib.contextmanager
-def _told(what: str = "run") -> Iterator[None]:
-    """Put a failure into the journal; it goes on as it is."""
+def _told() -> Iterator[None]:
+    """Put the failure of a run into the journal; it goes on as it is."""
     try:
         yield
     except BackupError as error:
-        _tell_failure(f"{what} failed: {error.message}", error.cause, error.hint)
+        _tell_failure(f"run failed: {error.message}", error.cause, error.hint)
         error.told = True
         raise
     except Exception:
-        _tell_failure(
-            f"{what} failed: a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup"
-        )
+        _tell_failure("run failed: the program has a bug", BUG, "journalctl -u dental-pms-backup")
         raise
 
 
@@ -288,7 +286,7 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
     try:
         ledger.report(store, {"at": now.isoformat(), **facts})
     except StoreError as error:  # whether there is room for a set is told with numbers, in a moment
-        _warn("", f"the run cannot be recorded: {error.message}", error.hint)
+        _warn(Event.RUN_NOT_RECORDED, "", f"the run cannot be recorded: {error.message}", error.hint)
     try:
         yield
     except Exception as error:
@@ -328,14 +326,14 @@ def _tell_success(taken: Taken) -> None:
 def _warn_of_readers(store: Path) -> None:
     if publishing.keeps_no_modes(store):
         text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
-        _warn("", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
+        _warn(Event.STORE_READABLE, "", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
 
 
 def _warn_of_movers(store: Path) -> None:
     who = places.who_moves(store)
     if who:
         text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
-        _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
+        _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
 
 
 def recover(store: Path) -> None:

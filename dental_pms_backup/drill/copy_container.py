@@ -357,4 +357,4 @@ def _remove_tree(path: Path) -> None:
 
 
 def _warn(text: str, hint: str) -> None:
-    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields={"set": "", "hint": hint})
+    journal.write(Event.DRILL_LEFTOVERS, text, priority=journal.WARNING, fields={"hint": hint})

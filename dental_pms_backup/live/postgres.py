@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
-    BackupError,
     ConfigError,
     DatabaseError,
     DatabaseRefusedError,
@@ -364,7 +363,7 @@ def _major(path: Path) -> int:
     ended, out = programs.capture([str(path), "--version"], timeout_s=10)
     version = re.search(r"(\d+)[.\d]*", out)
     if not ended.ok or version is None:
-        raise BackupError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
+        raise ToolMissingError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
     return int(version[1])
 
 

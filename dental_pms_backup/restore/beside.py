@@ -67,8 +67,8 @@ def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
 def _warn_of_another(taken: str, live: str) -> None:
     """Say so where a set was taken of a database of another name: it may be of another practice."""
     if taken not in {"", live}:
-        text = f"the set was taken of database {taken}, the live one is {live}"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": live})
+        text = f"the set was taken of database {taken}, but the live database is {live}"
+        journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
@@ -76,8 +76,8 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
     live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
-        text = "the room on the server's disk cannot be measured: its df did not answer"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+        text = "the room on the server's disk cannot be measured, for df did not answer there"
+        journal.write(Event.RESTORE_ROOM_UNKNOWN, text, priority=journal.WARNING)
         return
     grown = round(dump.source.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
@@ -175,8 +175,8 @@ def _fill_as_superuser(
     if not into.restorer or not dump.ours or owned_by_others(dump, proof.unpack):
         raise error
     text = f"{error.message.removesuffix(', expected nothing in it that only a superuser may do')}; all owners in the "
-    text += "set are superusers, it is replayed as one"
-    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": into.database})
+    text += "set are superusers, so that it is replayed as a superuser"
+    journal.write(Event.RESTORE_AS_SUPERUSER, text, priority=journal.WARNING, fields={"target": into.database})
     live = dump.live
     databases.drop(live.server, into.database)
     databases.create_like(live.server, live.facts.database, into.database)

@@ -187,7 +187,7 @@ def _warn(files: int, directories: int, attributes: int, rights: Rights) -> None
 def warn_of_rights(text: str) -> None:
     """Tell that something is unpacked without the rights that it lends."""
     text = f"attachments: {text}: only a set that is restored in place keeps these"
-    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+    journal.write(Event.RIGHTS_LEFT_OUT, text, priority=journal.WARNING)
 
 
 def check_room(file: Path, directory: Place) -> None:

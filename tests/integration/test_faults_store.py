@@ -294,7 +294,7 @@ def test_a_removal_leaves_no_set_half_wherever_the_disk_refuses_it(site: Site) -
         with listening(site) as journal:
             wrapper = [*journal.wrapper, *traced(trace, [call], refusal)]
             done = site.run("prune", wrapper=wrapper, BACKUP_KEEP="1")
-            told = [event for event in events(journal.close()) if event == "run-failed"]
+            told = [event for event in events(journal.close()) if event == "command-failed"]
         assert_refused(trace, site.store)
         assert (done.returncode, done.stdout) == (1, "")
         states = {stored.name: stored.state for stored in sets.listing(site.store)}

@@ -264,7 +264,7 @@ def test_program_of_a_configured_directory_is_asked_for_its_version(said: str, f
 
 def test_program_that_does_not_tell_its_version_is_refused(tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "pg_dump", "exit 1\n")
-    with pytest.raises(BackupError) as raised:
+    with pytest.raises(ToolMissingError) as raised:
         postgres.matching(on_host(bin_dir=tmp_path / "bin"), FACTS, "pg_dump")
     assert raised.value.message == f"{path}: does not tell its version, expected a client program of PostgreSQL"
 
