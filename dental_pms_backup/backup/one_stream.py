@@ -12,7 +12,7 @@ from dental_pms_backup.backup import archive, compressor, dump, suspicion
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import postgres
 from dental_pms_backup.store import publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream

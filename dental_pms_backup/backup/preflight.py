@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RoomError, shell_word
 from dental_pms_backup.host import durable
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dental_pms_backup.backup import both_streams, one_stream, preflight
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError, shell_word
 from dental_pms_backup.host import journal, notify, places, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import duration, size
+from dental_pms_backup.host.wording import duration, size
 from dental_pms_backup.live import sources, swap
 from dental_pms_backup.store import ledger, lock, publishing, restore_txt, retention, sets
 from dental_pms_backup.store.sets import Stream

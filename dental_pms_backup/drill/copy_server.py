@@ -11,7 +11,7 @@ from dental_pms_backup.config.values import Where
 from dental_pms_backup.drill import copy_container
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import sources
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import journal, notify, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import Watch, duration
+from dental_pms_backup.host.progress import Watch
+from dental_pms_backup.host.wording import duration
 from dental_pms_backup.store import drill_record, ledger, lock, sets
 from dental_pms_backup.store.drill_record import Result
 

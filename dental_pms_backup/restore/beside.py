@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump

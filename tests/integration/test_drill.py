@@ -232,7 +232,8 @@ def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site
         sql_in(own_database, name, ORDERED)  # in locale C a B comes before every a: the row would be refused
         taken = own_database.takes("db")
         assert drills_well(own_database, taken)["proof_load"] == "passed"
-        assert "db locale: en\n" in own_database.run("show", taken).stdout
+        shown = json.loads(own_database.run("show", taken, "--json").stdout)
+        assert shown["manifest"]["streams"]["db"]["source"]["locale"] == "en"
     finally:
         sql(own_database.server, f'drop database "{name}" with (force)')
 

@@ -240,7 +240,7 @@ def test_a_set_of_a_database_of_another_name_is_told_before_anything_is_replaced
         told = events(journal.close())
         assert (done.returncode, done.stderr) == (
             0,
-            "the set was taken of database practice, the live one is small\n",
+            "the set was taken of database practice, but the live database is small\n",
         )
         assert dump(site.server) == before
         faults.saw(status=0, store=AS_IT_WAS, events=told)

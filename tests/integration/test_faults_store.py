@@ -477,7 +477,7 @@ def test_the_environment_wins_over_the_configuration_and_the_journal_names_the_s
     assert len(list(other.glob("sets/*.json"))) == 1
     assert site.run("config", "show", BACKUP_DIR=str(other)).stdout.startswith(f"# the store is {other}\n")
     assert f"backup_dir: {other}  # environment BACKUP_DIR" in site.run("config", "show", BACKUP_DIR=str(other)).stdout
-    assert site.run("status").stdout.startswith(f"store: {site.store} (1 sets)\n")
+    assert site.run("status").stdout.startswith(f"store: {site.store} (1 set)\n")
     assert on_disk(site.store) == before
     faults.saw(status=0, store=f"{faults.A_NEW_SET}, in the other store", events=events(told))
     recovers(site)

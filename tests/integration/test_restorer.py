@@ -169,7 +169,7 @@ def test_a_set_of_superusers_alone_is_replayed_as_one_where_that_is_needed_and_i
         assert done.returncode == 0, done.stderr
         assert done.stderr == (
             "db: the replay failed (SQLSTATE 42501, at CREATE FUNCTION public.raw); all owners in the set are "
-            "superusers, it is replayed as one\n"
+            "superusers, so that it is replayed as a superuser\n"
         )
         assert in_new(site, printed(done)["restore_target"]) == dump(site.server)
         assert sql(site.server, LEFT) == ""

@@ -1,5 +1,6 @@
 """A set is drilled on a booted machine: in a container of the live image, and in a private cluster."""
 
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ def test_the_container_of_a_drill_has_the_live_image_no_network_and_no_word_of_t
     shown = host.run(f"docker inspect --format '{asked}' $({OURS})").stdout
     image = host.run(f"docker inspect --format '{{{{.Image}}}}' {DB}").stdout.strip()
     assert shown.startswith(f"{image} none ")
-    assert f"db image id: {image}\n" in admin.dental(host, "show latest").stdout
+    taken = json.loads(admin.dental(host, "show latest --json").stdout)
+    assert taken["manifest"]["streams"]["db"]["source"]["image_id"] == image
     assert practice.PASSWORD not in shown
     admin.wait_for(lambda: admin.properties(host, DRILL, "ActiveState")["ActiveState"] != "activating", timeout_s=180)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -246,13 +247,16 @@ def test_failed_run_leaves_earlier_sets_and_no_draft(practice: Practice) -> None
 def test_failed_run_is_what_status_tells(practice: Practice) -> None:
     practice.run("run")
     status, out, _ = practice.run("status")
-    assert (status, out.splitlines()[:5]) == (
+    lines = out.splitlines()
+    began = lines.pop(3)
+    assert re.fullmatch(r"last run: failed, began at [-0-9]{10} [:0-9]{8} CES?T \([-0-9]{10} [:0-9]{8} UTC\)", began)
+    assert (status, lines[:5]) == (
         0,
         [
             f"store: {practice.store} (0 sets)",
             "newest set: none",
             "newest proven set: none",
-            "last run: failed (docker: docker: Cannot connect to the Docker daemon, expected an answer)",
+            "  docker: docker: Cannot connect to the Docker daemon, expected an answer",
             "running now: no",
         ],
     )
@@ -479,7 +483,7 @@ def test_reader_that_goes_away_is_no_traceback(practice: Practice) -> None:
 def test_reader_of_the_first_line_has_it(practice: Practice) -> None:
     nightly(practice.store, 3)
     found = practice.shell("$program list | head -n 1")
-    assert found.stdout == "SET                           AGE         DB  ATTACHMENTS  STATE\n"
+    assert found.stdout == "SET                               UTC          AGE         DB  ATTACHMENTS  STATE\n"
     assert "Traceback" not in found.stderr
 
 
