@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.backup import archive, compressor, dump, suspicion
+from dental_pms_backup.backup import archive, compressor, dump
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
@@ -35,28 +34,32 @@ WRITE_BACK_BYTES = 32 << 20
 class Order:
     """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
 
-    ``level`` is the compressor's, from 1 to 9.
+    ``level`` is the compressor's, from 1 to 9; ``table`` the application's table of attachments, None without one.
     """
 
     store: Path
     name: str
     earlier: Sequence[StoredSet]
     limits: settings.Suspect
+    table: str | None
     level: int
     watch: Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
-    """A stream's part of the manifest, with all its drafts proven and durable, and what is strange about it."""
+class Part:
+    """A stream's part of the manifest, with all its drafts proven and durable.
+
+    ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back.
+    """
 
     stream: Stream
     manifest: Mapping[str, Any]
-    suspicions: tuple[str, ...]
     changed: tuple[str, ...] = ()
+    too_long_count: int = 0
 
 
-def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Proven:
+def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
     """Take the database and the roles that it needs; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     files = postgres.table_files(server)
@@ -71,20 +74,19 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
         roles, _ = _prove(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
-    return Proven(
+    return Part(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles]},
-        suspicions=tuple(suspicion.of_database(dumped["size_bytes"], rows, order.earlier, order.limits)),
     )
 
 
-def attachments(order: Order, source: AttachmentsSource) -> Proven:
-    """Take the attachments; BackupError leaves drafts only. ``beside_rows`` completes what is strange about them."""
+def attachments(order: Order, source: AttachmentsSource) -> Part:
+    """Take the attachments; BackupError leaves drafts only."""
     with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
         archived, packed = _archive(order, source, draft)
     _tell_taken(Stream.ATTACHMENTS, packed["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
-    return Proven(
+    return Part(
         stream=Stream.ATTACHMENTS,
         manifest={
             "source": {"path": str(source.path), "container": source.container},
@@ -92,20 +94,9 @@ def attachments(order: Order, source: AttachmentsSource) -> Proven:
             "changed": list(archived.changed),
             "artefacts": [packed],
         },
-        suspicions=tuple(suspicion.of_names(archived.too_long_count)),
         changed=archived.changed,
+        too_long_count=archived.too_long_count,
     )
-
-
-def beside_rows(archived: Proven, rows_with_files: int, order: Order) -> Proven:
-    """Return the attachments with what is strange about them, ``rows_with_files`` being what the database says of them.
-
-    That is 0 where the database was not asked.
-    """
-    (packed,) = archived.manifest["artefacts"]
-    entries = archived.manifest["entries"]
-    strange = suspicion.of_attachments(packed["size_bytes"], entries, rows_with_files, order.earlier, order.limits)
-    return dataclasses.replace(archived, suspicions=(*strange, *archived.suspicions))
 
 
 def _archive(

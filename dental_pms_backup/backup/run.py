@@ -9,8 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
-from dental_pms_backup.backup import both_streams, one_stream, preflight
-from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError, shell_word
+from dental_pms_backup.backup import both_streams, one_stream, preflight, suspicion
+from dental_pms_backup.errors import (
+    ArchiveError,
+    BackupError,
+    StoreError,
+    SuspectError,
+    TemporaryError,
+    cause_of,
+    shell_word,
+)
 from dental_pms_backup.host import journal, notify, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import duration, size
@@ -22,14 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dental_pms_backup.backup.one_stream import Proven
+    from dental_pms_backup.backup.one_stream import Part
     from dental_pms_backup.config.settings import Config, Retention
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.store.retention import Choice
     from dental_pms_backup.store.sets import StoredSet
-
-
-BUG = "bug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,50 +56,39 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     """
     began = time.monotonic()
     store = config.store
-    with _told():
-        preflight.check_place(store)
-        preflight.check_mount(store, config.room)
-        publishing.prepare(store)
-        with (
-            lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive),
-            _entered(store, wanted, now),
-            programs.room_for("the run cannot go on"),
-        ):
-            journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
-            _warn_of_readers(store)
-            _warn_of_movers(store)
-            recover(store)
-            found = _reach_patiently(config, wanted)
-            _check_apart(store, found)
-            earlier = sets.listing(store)
-            _check_room(config, found, earlier)
-            order = order_of(config, earlier, now=now, watch=watch)
-            name = order.name
-            with drafts_discarded(store, name):
-                proven = both_streams.take_all(order, found, config)
-                stored = publish(order, proven, now)
-            _refuse_suspect(stored)
-            removed: list[Choice] = []
-            with _only_warned(Event.RETENTION_FAILED, name):
-                removed += _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
-            taken = Taken(
-                store=store,
-                stored=stored,
-                keep=config.retention.keep,
-                removed=tuple(removed),
-                attachments_source=str(found.attachments.path) if found.attachments else "",
-                duration_s=time.monotonic() - began,
-            )
-            with _only_warned(Event.RUN_NOT_RECORDED, name):
-                _record_success(taken, proven, wanted, now)
-            _tell_success(taken)
+    with (
+        journal.failure_told(Event.RUN_FAILED, "run failed: "),
+        _held(config),
+        _entered(store, wanted, now),
+        programs.room_for("the run cannot go on"),
+    ):
+        _begin(store, wanted)
+        found = _reach_patiently(config, wanted)
+        _check_apart(store, found)
+        earlier = sets.listing(store)
+        _check_room(config, found, earlier)
+        order = order_of(config, earlier, now=now, watch=watch)
+        with drafts_discarded(store, order.name):
+            parts = both_streams.take_all(order, found, config.database)
+            stored = publish(order, parts, now)
+        _refuse_suspect(stored)
+        taken = Taken(
+            store=store,
+            stored=stored,
+            keep=config.retention.keep,
+            removed=_rotate(store, wanted, config.retention, stored.name, now),
+            attachments_source=str(found.attachments.path) if found.attachments else "",
+            duration_s=time.monotonic() - began,
+        )
+        _record_success(taken, parts, wanted, now)
+        _tell_success(taken)
     return taken
 
 
 def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
     preflight.check_place(config.store)
-    preflight.check_mount(config.store, config.room)
+    preflight.check_mount(config.store, required=config.room.require_mount)
     found = sources.reach(config, wanted)
     _check_apart(config.store, found)
     listed = sets.listing(config.store)
@@ -122,13 +116,14 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
         name=_free_name(config.store, now),
         earlier=earlier,
         limits=config.suspect,
+        table=config.application.table,
         level=config.compression_level,
         watch=watch,
     )
 
 
-def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
-    """Publish proven streams as a set and tell of it; durable on return."""
+def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, safety: bool = False) -> StoredSet:
+    """Publish the parts of a set and tell of it; durable on return."""
     store, name = order.store, order.name
     notify.status(f"publishing set {name}")
     manifest = {
@@ -136,8 +131,8 @@ def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *,
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": [text for part in proven for text in part.suspicions],
-        "streams": {part.stream: part.manifest for part in proven},
+        "suspicions": list(suspicion.of_set(parts, order.earlier, order.limits, order.table)),
+        "streams": {part.stream: part.manifest for part in parts},
         **({"safety": True} if safety else {}),
     }
     restore_txt.leave(store)
@@ -150,6 +145,28 @@ def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *,
         fields={"set": name, "bytes": size_bytes},
     )
     return stored
+
+
+@contextlib.contextmanager
+def _held(config: Config) -> Iterator[None]:
+    """Hold a store that is where it has to be, made where it was not there."""
+    preflight.check_place(config.store)
+    preflight.check_mount(config.store, required=config.room.require_mount)
+    publishing.prepare(config.store)
+    with lock.held(config.store, wait_s=config.lock_wait_s, beat=notify.alive):
+        yield
+
+
+def _begin(store: Path, wanted: Sequence[Stream]) -> None:
+    """Tell of the run, and of others who read or move what it writes; bring the store back in order."""
+    journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
+    if publishing.keeps_no_modes(store):
+        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
+        _warn(Event.STORE_READABLE, "", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
+    if who := places.who_moves(store):
+        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
+        _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
+    recover(store)
 
 
 def _free_name(store: Path, now: datetime) -> str:
@@ -189,7 +206,7 @@ def _check_room(config: Config, found: sources.Sources, earlier: Sequence[Stored
     database_bytes = found.database.facts.size if found.database else 0
     taken = [stream for stream, source in zip(Stream, (found.database, found.attachments), strict=True) if source]
     needed = preflight.needed_bytes(taken, earlier, database_bytes)
-    preflight.check_room(config.store, needed, config.room)
+    preflight.check_room(config.store, needed, config.room.reserve_mb)
 
 
 def _refuse_suspect(stored: StoredSet) -> None:
@@ -206,6 +223,13 @@ def _refuse_suspect(stored: StoredSet) -> None:
             f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
             hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
         )
+
+
+def _rotate(store: Path, wanted: Sequence[Stream], policy: Retention, made: str, now: datetime) -> tuple[Choice, ...]:
+    """Let old sets go after the set ``made``; that the disk refuses it is a warning."""
+    with _only_warned(Event.RETENTION_FAILED, made):
+        return tuple(_let_old_ones_go(store, wanted, policy, made=made, now=now))
+    return ()
 
 
 def _let_old_ones_go(
@@ -257,26 +281,6 @@ def _warn(event: Event, name: str, text: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Put the failure of a run into the journal; it goes on as it is."""
-    try:
-        yield
-    except BackupError as error:
-        _tell_failure(f"run failed: {error.message}", error.cause, error.hint)
-        error.told = True
-        raise
-    except Exception:
-        _tell_failure("run failed: the program has a bug", BUG, "journalctl -u dental-pms-backup")
-        raise
-
-
-def _tell_failure(message: str, cause: str, hint: str) -> None:
-    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint or "dental-pms-backup status"}
-    journal.write(Event.RUN_FAILED, message, priority=journal.ERROR, fields=fields)
-    notify.stopping(message)
-
-
-@contextlib.contextmanager
 def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[None]:
     """Put a run and its failure into ledger and report of a store whose lock is held; a failure goes on as it is.
 
@@ -291,9 +295,9 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
         yield
     except Exception as error:
         known = error if isinstance(error, BackupError) else None
-        facts |= {"result": "failed", "cause": known.cause if known else BUG}
+        facts |= {"result": "failed", "cause": cause_of(error)}
         details = {
-            "message": known.message if known else "a bug of the program",
+            "message": known.message if known else "the program has a bug",
             "unreadable": list(known.unreadable) if isinstance(known, ArchiveError) else [],
         }
         with contextlib.suppress(BackupError):  # a full store takes no record; the journal has it
@@ -302,16 +306,17 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
         raise
 
 
-def _record_success(taken: Taken, proven: Sequence[Proven], wanted: Sequence[Stream], now: datetime) -> None:
+def _record_success(taken: Taken, parts: Sequence[Part], wanted: Sequence[Stream], now: datetime) -> None:
     facts = {
         "streams": list(wanted),
         "result": "ok",
         "set": taken.stored.name,
         "duration_s": round(taken.duration_s, 1),
     }
-    ledger.record(taken.store, "run", now=now, facts=facts)
-    changed = [name for part in proven for name in part.changed]
-    ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
+    changed = [name for part in parts for name in part.changed]
+    with _only_warned(Event.RUN_NOT_RECORDED, taken.stored.name):
+        ledger.record(taken.store, "run", now=now, facts=facts)
+        ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
 
 
 def _tell_success(taken: Taken) -> None:
@@ -321,19 +326,6 @@ def _tell_success(taken: Taken) -> None:
         fields={"set": taken.stored.name, "duration_s": round(taken.duration_s)},
     )
     notify.status(f"done: set {taken.stored.name}")
-
-
-def _warn_of_readers(store: Path) -> None:
-    if publishing.keeps_no_modes(store):
-        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
-        _warn(Event.STORE_READABLE, "", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
-
-
-def _warn_of_movers(store: Path) -> None:
-    who = places.who_moves(store)
-    if who:
-        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
-        _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
 
 
 def recover(store: Path) -> None:

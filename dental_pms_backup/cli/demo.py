@@ -16,7 +16,7 @@ from dental_pms_backup.errors import RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import pinned_settings, postgres
-from dental_pms_backup.store import sets
+from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -150,8 +150,6 @@ def _bring_back(
 
 def _through_gzip(file: Path, argv: list[str]) -> None:
     with file.open("rb") as source, open(os.devnull, "wb") as nowhere:
-        unpacked = ["gzip", "--decompress", "--stdout"]
-        ended = programs.pipeline(unpacked, argv, source=source.fileno(), out=nowhere.fileno())
-    failed = next((program for program in ended if not program.ok), None)
-    if failed:
+        ended = programs.pipeline(verify_file.GZIP, argv, source=source.fileno(), out=nowhere.fileno())
+    if failed := programs.failed(ended):
         raise RestoreError(f"demo: {failed}, expected exit status 0")

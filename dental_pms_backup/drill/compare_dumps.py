@@ -48,8 +48,7 @@ class Counting:
 
         DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
         """
-        ended = self.pipeline.wait(beat)
-        failed = next((program for program in reversed(ended) if not program.ok), None)
+        failed = programs.failed(self.pipeline.wait(beat))
         if failed and failed.program in UNPACKERS and failed.exit_code > 0:
             raise DrillError(f"db: {failed}, expected to read the dump to its end")
         if failed:

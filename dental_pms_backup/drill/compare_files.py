@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import postgres
+from dental_pms_backup.live import psql
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
@@ -146,16 +146,14 @@ def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
 
 
 def _demand(ended: Sequence[programs.Ended]) -> None:
-    failed = next((program for program in reversed(ended) if not program.ok and not program.broken_pipe), None)
-    failed = failed or next((program for program in ended if not program.ok), None)
-    if failed:
+    if failed := programs.failed(ended):
         raise _failure(failed)
 
 
 def _failure(failed: programs.Ended) -> BackupError:
     if any(FULL.search(line) for line in failed.said):
         return RoomError("drill: no space left for the list of the attachments, expected room for it", hint="df -h")
-    refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){postgres.ERROR}")
+    refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){psql.ERROR}")
     state = next((found[1] for line in failed.said if (found := refused.match(line))), "")
     if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
         return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.drill import admin_queries, load
-from dental_pms_backup.errors import BackupError, DatabaseError, DatabaseRefusedError, DrillError
-from dental_pms_backup.host import programs, stop
-from dental_pms_backup.live import pinned_settings, postgres, sessions
+from dental_pms_backup.errors import DatabaseError, DatabaseRefusedError, DrillError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +59,7 @@ def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
     ended, out = _told(live, script, beat)
     if ended.ok:
         return out.removeprefix(READY)
-    state = load.sqlstate(ended)
+    state = psql.sqlstate(ended)
     if not state or load.BEFALLS.match(state) or BUSY.match(state):
         raise DatabaseError(f"db: the live server does not answer ({state or ended}), expected it to")
     if not out.startswith(READY):
@@ -98,22 +97,10 @@ def _script(live: DatabaseSource, sql: str) -> tuple[str, str]:
 
 def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[programs.Ended, str]:
     """Run a script in one session, of which nothing is left on the server, whatever it does there."""
-    session = sessions.new()
-    argv = postgres.client(
-        live.server,
-        "psql",
-        *load.ROWS,
-        postgres.to_database(live.facts.database),
-        session=session,
-        stdin=True,
-        options=pinned_settings.AS_CONFIGURED,
-    )
-    done = False
-    try:
+    words = (*psql.ROWS, postgres.to_database(live.facts.database))
+    options = pinned_settings.AS_CONFIGURED
+    with sessions.opened(live.server, on_any_road=True) as session:
+        argv = postgres.client(live.server, "psql", *words, session=session.name, stdin=True, options=options)
         ended, out = programs.capture(argv, text_in=script, timeout_s=ANSWERS_S + TO_END_S, beat=beat)
-        done = ended.ok
-    finally:
-        if not done:  # a function may have caught the time limit, and a session heeds no client that has gone
-            with stop.deferred(), contextlib.suppress(BackupError):
-                sessions.end(live.server, session, attempts=sessions.PATIENT)
+        session.done = ended.ok
     return ended, out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from dental_pms_backup.config.values import Where
 from dental_pms_backup.drill import copy_container
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
+from dental_pms_backup.host import disks
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import sources
 
@@ -74,11 +74,10 @@ class Room:
     def check(self) -> None:
         """Raise RoomError when less is left: whatever a dump does, it fills no disk to its end."""
         try:
-            status = os.statvfs(self.directory)
+            room = disks.room(self.directory)
         except OSError:  # what befalls the disk, the server's programs say
             return
-        few_files = status.f_files and status.f_favail < LEAST_FILES
-        if status.f_bavail * status.f_frsize < self.least_bytes or few_files:
+        if room.free_bytes < self.least_bytes or room.free_files < LEAST_FILES:
             raise RoomError(
                 f"drill: {self.directory}: a copy of the database has taken all room but {size(self.least_bytes)}, "
                 "expected it to need less; it is gone again",
@@ -145,10 +144,9 @@ def _check_room(directory: Path, needed: int, reserve_mb: int) -> None:
 
 def _free_bytes(directory: Path) -> int:
     try:
-        status = os.statvfs(directory)
+        return disks.room(directory).free_bytes
     except OSError as error:
         raise RoomError(f"drill: {directory}: {error.strerror}, expected a directory for the drill") from None
-    return status.f_bavail * status.f_frsize
 
 
 @contextlib.contextmanager

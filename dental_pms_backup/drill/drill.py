@@ -20,8 +20,9 @@ from dental_pms_backup.errors import (
     DrillError,
     TemporaryError,
     UsageError,
+    cause_of,
 )
-from dental_pms_backup.host import journal, notify, programs, stop
+from dental_pms_backup.host import journal, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.host.wording import duration
@@ -76,7 +77,7 @@ def perform(config: Config, wanted: str | None, *, now: datetime, watch: Watch) 
         return None
     limit = Limit(config.drill.timeout_s)
     with (
-        _told(stored),
+        journal.failure_told(Event.DRILL_NOT_DONE, "drill failed: ", {"set": stored.name}),
         lock.held(store, wait_s=config.lock_wait_s, beat=limit.beat, name=lock.DRILLS),
         _entered(store, stored, now),
         programs.room_for("the drill cannot go on"),
@@ -173,35 +174,16 @@ def _record(store: Path, drilled: Drilled, ended_at: datetime, limit: Limit) -> 
 
 
 @contextlib.contextmanager
-def _told(stored: StoredSet) -> Iterator[None]:
-    """Put into the journal why a drill could not be done; the failure goes on as it is."""
-    try:
-        yield
-    except Exception as error:
-        known = error if isinstance(error, BackupError) else None
-        fields = {
-            "cause": known.cause if known else "bug",
-            "hint": (known and known.hint) or "dental-pms-backup status",
-        }
-        text = f"drill failed: {known.message if known else 'a bug of the program, expected to handle this'}"
-        _tell(Event.DRILL_NOT_DONE, stored, text, priority=journal.ERROR, **fields)
-        notify.stopping(text)
-        if known:
-            known.told = True
-        raise
-
-
-@contextlib.contextmanager
 def _entered(store: Path, stored: StoredSet, now: datetime) -> Iterator[None]:
     """Put a drill that could not be done into the ledger, unless a run holds it; the failure goes on as it is."""
     try:
         yield
     except Exception as error:
-        facts = {"set": stored.name, "result": "not done", "cause": getattr(error, "cause", "bug")}
+        facts = {"set": stored.name, "result": "not done", "cause": cause_of(error)}
         with stop.deferred(), contextlib.suppress(BackupError), lock.held(store):  # if not, the journal has it
             ledger.record(store, "drill", now=now, facts=facts)
         raise
 
 
-def _tell(event: Event, stored: StoredSet, text: str, *, priority: int = journal.INFO, **fields: str) -> None:
-    journal.write(event, text, priority=priority, fields={"set": stored.name, **fields})
+def _tell(event: Event, stored: StoredSet, text: str, *, priority: int = journal.INFO) -> None:
+    journal.write(event, text, priority=priority, fields={"set": stored.name})

@@ -13,6 +13,9 @@ import sys
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.errors import BackupError, cause_of
+from dental_pms_backup.host import notify
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -135,6 +138,22 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         )
     except OSError as error:  # neither a backup nor the message of a failure is lost by it
         say(f"the journal takes no entry ({error.strerror}): {text}")
+
+
+@contextlib.contextmanager
+def failure_told(event: Event, what: str = "", fields: Mapping[str, Field] | None = None) -> Iterator[None]:
+    """Write why the block fails, after ``what``, and have systemd show it; the failure goes on, and is told."""
+    try:
+        yield
+    except Exception as error:
+        message, hint = "the program has a bug", "journalctl -u dental-pms-backup"
+        if isinstance(error, BackupError):
+            message, hint = error.message, error.hint or "dental-pms-backup status"
+            error.told = True
+        fields = {**(fields or {}), "cause": cause_of(error), "hint": hint}
+        write(event, f"{what}{message}", priority=ERROR, fields=fields)
+        notify.stopping(f"{what}{message}")
+        raise
 
 
 def has_told() -> bool:

@@ -42,14 +42,8 @@ SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
 LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
-PACKAGE_OF = {
-    "bwrap": "bubblewrap",
-    "docker": "docker.io",
-    "psql": "postgresql-client",
-    "setpriv": "util-linux",
-    "prlimit": "util-linux",
-}
-PACKAGE_OF |= dict.fromkeys(("env", "sync", "wc"), "coreutils")
+PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client"}
+PACKAGE_OF |= dict.fromkeys(("setpriv", "prlimit"), "util-linux") | dict.fromkeys(("env", "sync", "wc"), "coreutils")
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -141,6 +135,11 @@ def room_for(what: str) -> Iterator[None]:
         raise TemporaryError(
             f"{what}: {why}, expected room for more programs", hint="ulimit -a; systemctl status"
         ) from None
+
+
+def failed(ended: Sequence[Ended]) -> Ended | None:
+    """Return the first program that failed by itself, not for want of a reader; None when all exited 0."""
+    return min((each for each in ended if not each.ok), key=lambda each: each.broken_pipe, default=None)
 
 
 def path_of(program: str) -> str:

@@ -36,9 +36,6 @@ ANSWERS_S = 60
 NO_DOCKER = re.compile(r"docker daemon|docker API|No such exec instance", re.IGNORECASE)
 # libpq's and the server's words for a connection that somebody else ended
 LOST = re.compile(r"server closed the connection|terminating connection|connection to (the )?server|database system is")
-# What psql says of an error with VERBOSITY=sqlstate. The server's word for it is of its own language, and in capitals,
-# where psql has small letters; a notice, whose state may be an error's, is known by the words that are likely.
-ERROR = r"(?!(?:NOTICE|HINWEIS|WARNING|WARNUNG|INFO|LOG|DEBUG):)[^:a-z\d]+:\s+((?!0[01])[0-9A-Z]{5})$"
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
 # "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.

@@ -214,8 +214,8 @@ def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
     """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
     with programs.memory("tables") as out:
         ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
-        if not all(program.ok for program in ended):
-            raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
+        if failed := programs.failed(ended):
+            raise RestoreError(f"db: {failed}, expected the tables of the dump")
         listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
     found = list(dict.fromkeys(listed))  # one that has partitions may come in several parts
     chosen = [table for table in found if name in {table, *_names(table)}]
@@ -248,12 +248,12 @@ def _count(ended: Sequence[programs.Ended], *, to_stdout: bool) -> int:
     """Return how many rows were written; OutputError or RestoreError unless all of them were."""
     *_, perl = ended
     counted = re.fullmatch(r"rows (\d+)", perl.said[-1] if perl.said else "")
-    if all(program.ok for program in ended) and counted:
+    failed = programs.failed(ended)
+    if counted and not failed:
         return int(counted[1])
     if to_stdout and not perl.ok:
         raise OutputError("standard output: does not take all rows, expected to print everything")
-    failed = next((program for program in ended if not program.ok), perl)
-    raise RestoreError(f"db: {failed}, expected all rows", hint="df -h")
+    raise RestoreError(f"db: {failed or perl}, expected all rows", hint="df -h")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, InterruptedRunError, RestoreError
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.restore import dump_file
+from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -126,9 +127,8 @@ def _found(descriptor: int, columns: Sequence[str], keys: Sequence[str], beat: C
     with programs.memory("keys") as asked, programs.memory("names") as out:
         os.write(asked, b"".join(b"%b\0" % os.fsencode(key) for key in keys))
         words = [*columns, f"/proc/{os.getpid()}/fd/{asked}", str(READ_BYTES)]
-        unpack = ["gzip", "--decompress", "--stdout"]
         perl = ["perl", "-e", NAMES_OF_DUMP, "--", *words]
-        unpacked, read = programs.pipeline(unpack, perl, source=descriptor, out=out, beat=beat)
+        unpacked, read = programs.pipeline(verify_file.GZIP, perl, source=descriptor, out=out, beat=beat)
         if not read.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected to read the dump")
         parts = os.pread(out, os.fstat(out).st_size, 0).split(b"\0")[:-1]

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import pinned_settings, postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store.verify_file import FILTERS
+from dental_pms_backup.store.verify_file import FILTERS, GZIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
@@ -92,9 +91,7 @@ AS_SUPERUSER = (
     "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
     "superuser can"
 )
-AT_LINE = re.compile(r"psql:<stdin>:(\d+): ")
-# the text of an error may quote a row
-STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
+STRICT = (*psql.STRICT, "--output=/dev/null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,16 +140,16 @@ def replay(
                 keeper.close()
 
         beat_and_open()
-        session = sessions.new()
-        argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session, mark)]
-        failed = _run(live.server, session, argvs, dump.source, beat_and_open)
+        with sessions.opened(live.server) as session:
+            argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session.name, mark)]
+            failed = _run(session, argvs, dump.source, beat_and_open)
         if failed:
             if failed.program == "perl":
                 raise _not_sql(failed)
             what = _standing_at(failed, dump, live, into)
             if into.restorer:
                 raise _error(failed, what, ours=dump.ours)
-            raise _refused(failed, databases.sqlstate(failed), what)
+            raise _refused(failed, psql.sqlstate(failed), what)
         if into.restorer:
             _settle(live, into, into.restorer, files, beat)
 
@@ -162,23 +159,15 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
 
     Those of a file from elsewhere may do nothing, and not log in.
     """
-    session = sessions.new()
-    psql = postgres.client(
-        live.server,
-        postgres.matching(live.server, live.facts, "psql"),
-        *STRICT,
-        postgres.to_database(databases.MAINTENANCE),
-        "--single-transaction",
-        "--file=-",
-        session=session,
-        stdin=True,
-    )
-    with programs.memory("control") as control:
+    program = postgres.matching(live.server, live.facts, "psql")
+    words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
+    with programs.memory("control") as control, sessions.opened(live.server) as session:
         replay_filters.write_roles_control(control, live, ours=ours)
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
-        failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
+        client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
+        failed = _run(session, [GZIP, filters, client], source, beat)
     if failed:
-        state = databases.sqlstate(failed)
+        state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
         raise RestoreError(f"db: the set's roles cannot be made ({why}), expected those that the server lacks")
 
@@ -220,33 +209,32 @@ def _settle(
 ) -> None:
     """Give what was made to whom the dump says, and to the live database's owner what it names nobody for."""
     replay_role.lock_out(live, role, into.database)
-    session = sessions.new()
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(into.database), "--file=-")
-    psql = postgres.client(live.server, program, *words, session=session, stdin=True)
-    with programs.memory("middle") as middle, programs.memory("commit") as commit, open(os.devnull, "rb") as nothing:
+    with (
+        programs.memory("middle") as middle,
+        programs.memory("commit") as commit,
+        open(os.devnull, "rb") as nothing,
+        sessions.opened(live.server) as session,
+    ):
         replay_filters.write(middle, replay_role.after_rights(role, into.database))
         replay_filters.write(commit, "commit;\n")
         cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
-        failed = _run(live.server, session, [cat, psql], nothing.fileno(), beat)
+        client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
+        failed = _run(session, [cat, client], nothing.fileno(), beat)
     if failed:
         raise _error(failed, "", ours=role.ours)
     replay_role.remove(live, role.role)
 
 
 def _run(
-    server: Server, session: str, argvs: Sequence[Sequence[str]], source: int, beat: Callable[[], None]
+    session: sessions.Session, argvs: Sequence[Sequence[str]], source: int, beat: Callable[[], None]
 ) -> programs.Ended | None:
-    """Run a pipeline that ends in psql; return None, or the program that failed, when nothing runs any more."""
-    done = False
+    """Run a pipeline that ends in the psql of a session; return None, or the program that failed."""
     with open(os.devnull, "wb") as nowhere:
-        try:
-            ended = programs.pipeline(*argvs, source=source, out=nowhere.fileno(), beat=beat)
-            done = all(program.ok for program in ended)
-        finally:
-            if not done:
-                sessions.end_quietly(server, session)
-    if done:
+        ended = programs.pipeline(*argvs, source=source, out=nowhere.fileno(), beat=beat)
+    session.done = not programs.failed(ended)
+    if session.done:
         return None
     # what a filter says no to, psql only sees end
     by_filter = (program for program in ended if program.program == "perl" and program.exit_code > 0)
@@ -255,14 +243,14 @@ def _run(
 
 def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
     """Return what stood in the dump where a role without rights was refused something."""
-    found = next((match for line in reversed(failed.said) if (match := AT_LINE.match(line))), None)
-    if found and databases.sqlstate(failed) in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
-        return replay_filters.standing_at(found[1], dump, live, into.restorer)
+    state, line = psql.stopped_at(failed)
+    if line and state in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
+        return replay_filters.standing_at(line, dump, live, into.restorer)
     return ""
 
 
 def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
-    state = databases.sqlstate(failed)
+    state = psql.sqlstate(failed)
     if state in EXTENSION_STATES:
         return RestoreError(
             f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "

@@ -137,7 +137,7 @@ def _restricts(live: DatabaseSource) -> Sequence[str]:
     return ["restricts=1"] if ended.ok else []
 
 
-def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:
+def standing_at(line: int, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:
     """Return what stood in a line of what a filter gave to psql: kind and name, empty where that is not known."""
     with opened() as (files, keeper), contextlib.suppress(RestoreError):
         keeper.close()

@@ -322,19 +322,13 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
 @contextlib.contextmanager
 def _recorded(store: Path, stream: Stream, target: str, now: datetime) -> Iterator[None]:
     """Hold the store, if there is one, and put the restore into journal and ledger, however it ends."""
-    fields = {"stream": stream, "target": target}
+    fields: dict[str, journal.Field] = {"stream": stream, "target": target}
     with lock.held(store) if store.is_dir() else contextlib.nullcontext():
         journal.write(Event.RESTORE_STARTED, f"restore of {stream} into {target} started", fields=fields)
         try:
-            yield
+            with journal.failure_told(Event.RESTORE_FAILED, "restore failed: ", fields):
+                yield
         except BackupError as error:
-            journal.write(
-                Event.RESTORE_FAILED,
-                f"restore failed: {error.message}",
-                priority=journal.ERROR,
-                fields={**fields, "cause": error.cause, "hint": error.hint},
-            )
-            error.told = True
             with contextlib.suppress(BackupError):  # the journal has it
                 _enter(store, stream, now, {"result": "failed", "cause": error.cause})
             raise

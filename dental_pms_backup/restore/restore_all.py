@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import journal, places, programs
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import postgres, sessions, sources
+from dental_pms_backup.live import postgres, psql, sessions, sources
 from dental_pms_backup.restore import dump_file, restore, unpack
 from dental_pms_backup.store.sets import Kind
 
@@ -114,16 +114,15 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
 def _counted(
     live: DatabaseSource, copies: Sequence[str], place: Place, directory: str, beat: Callable[[], None]
 ) -> Matched:
-    session = sessions.new()
-    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
     program = postgres.matching(live.server, live.facts, "psql")
-    asked = (*AS_STORED, *(f"--command={copy}" for copy in copies))
-    psql = postgres.client(live.server, program, *options, *asked, session=session)
-    with programs.memory("matched") as out:
+    words = (*psql.STRICT, *AS_STORED, *(f"--command={copy}" for copy in copies))
+    with programs.memory("matched") as out, sessions.opened(live.server) as session:
+        asking = postgres.client(live.server, program, *words, session=session.name)
         counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), directory]
-        ended = programs.pipeline(psql, counting, out=out, beat=beat)
+        ended = programs.pipeline(asking, counting, out=out, beat=beat)
+        session.done = not programs.failed(ended)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
-    failed = next((program for program in ended if not program.ok), None)
+    failed = programs.failed(ended)
     if failed or not answer:
         raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
     count, missing, other = (int(number) for number in answer.groups())

@@ -37,15 +37,15 @@ def take(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -
 
 def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -> str:
     store = config.store
-    preflight.check_mount(store, config.room)
+    preflight.check_mount(store, required=config.room.require_mount)
     publishing.prepare(store)
     run.recover(store)
     earlier = sets.listing(store)
     needed = preflight.needed_bytes([Stream.DB], earlier, live.facts.size)
-    preflight.check_room(store, needed, config.room)
+    preflight.check_room(store, needed, config.room.reserve_mb)
     order = run.order_of(config, earlier, now=now, watch=watch)
     with run.drafts_discarded(store, order.name):
-        proven = one_stream.database(order, live, config.database)
+        part = one_stream.database(order, live, config.database)
         marks.put(store, order.name, Mark.PINNED, now=now)  # first: cut off here, the next run publishes it
-        run.publish(order, [proven], now, safety=True)
+        run.publish(order, [part], now, safety=True)
     return order.name

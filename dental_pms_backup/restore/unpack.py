@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import journal, programs
+from dental_pms_backup.host import disks, journal, programs
 from dental_pms_backup.host.journal import Event
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def look_through(
         ended = programs.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
-    if found is None or not all(program.ok for program in ended) or int(found[3]):
+    if found is None or programs.failed(ended) or int(found[3]):
         raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
     wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
     counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
@@ -192,8 +192,7 @@ def warn_of_rights(text: str) -> None:
 
 def check_room(file: Path, directory: Place) -> None:
     """Raise RefusedError when not even the compressed archive would find room beside what is in its place."""
-    status = os.fstatvfs(directory.descriptor)
-    free, needed = status.f_bavail * status.f_frsize, file.stat().st_size
+    free, needed = disks.room(directory.descriptor).free_bytes, file.stat().st_size
     if free < needed:
         raise RefusedError(
             f"attachments: {free} bytes free in {directory.path}, expected over {needed} for a second copy; "
@@ -224,10 +223,10 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
 
     def look() -> None:
         beat()
-        status = os.fstatvfs(content.descriptor)
-        least_bytes = min(LEAST_BYTES, status.f_blocks * status.f_frsize // SMALL)
-        least_files = min(LEAST_FILES, status.f_files // SMALL)
-        if status.f_bavail * status.f_frsize < least_bytes or status.f_favail < least_files:
+        room = disks.room(content.descriptor)
+        least_bytes = min(LEAST_BYTES, room.total_bytes // SMALL)
+        least_files = min(LEAST_FILES, room.total_files // SMALL)
+        if room.free_bytes < least_bytes or room.free_files < least_files:
             target = content.path.parent.parent
             raise RestoreError(
                 f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
@@ -280,8 +279,7 @@ def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: P
     os.lseek(source, 0, os.SEEK_SET)
     with open(os.devnull, "wb") as nowhere:
         ended = programs.pipeline(unpack, argv, source=source, out=nowhere.fileno(), beat=beat)
-    failed = next((program for program in reversed(ended) if not program.ok), None)
-    if failed:
+    if failed := programs.failed(ended):
         full = any("No space left" in line or "Disk quota" in line for line in failed.said)
         raise RestoreError(
             f"attachments: {what} ({failed}{', no space left' if full else ''}), "

@@ -213,9 +213,7 @@ class _Reading:
 
     def _printed(self, path: Path, beat: Beat) -> tuple[tuple[programs.Ended, ...], bytes]:
         ended = self.pipeline.wait(beat)
-        failed = next((program for program in ended if not program.ok and not program.broken_pipe), None)
-        failed = failed or next((program for program in ended if not program.ok), None)
-        if failed:
+        if failed := programs.failed(ended):
             raise VerificationError(
                 f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
                 hint="dental-pms-backup verify   # which sets are good",

@@ -455,8 +455,8 @@ def test_full_disk_is_seen_although_the_compressor_does_not_name_it(
 ) -> None:
     for name in ("igzip", "pigz", "gzip"):
         program(bin_dir, name, "exit 1\n")
-    status = types.SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_files=files[0], f_favail=files[1])
-    monkeypatch.setattr(os, "fstatvfs", lambda _descriptor: status)
+    status = types.SimpleNamespace(f_blocks=10**6, f_bavail=blocks, f_frsize=4096, f_files=files[0], f_favail=files[1])
+    monkeypatch.setattr(os, "statvfs", lambda _place: status)
     with pytest.raises(StoreError if full else DumpError):
         dumped(bin_dir, "exec yes\n")
 

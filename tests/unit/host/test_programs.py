@@ -73,6 +73,16 @@ def test_program_killed_by_a_signal_is_told_from_one_that_exited(number: signal.
     assert (str(ended[0]), ended[0].ok, ended[0].broken_pipe) == (f"sh: killed by signal {int(number)}", False, False)
 
 
+@pytest.mark.parametrize(
+    ("codes", "blamed"),
+    [((0, 0), None), ((1, 2), 0), ((-13, 3, 0), 1), ((-13, -13, 1), 2), ((-9, 2), 0), ((0, 2), 1), ((-13, 0), 0)],
+)
+def test_the_first_that_failed_by_itself_is_the_one_to_name(codes: tuple[int, ...], blamed: int | None) -> None:
+    ended = [Ended(program=str(place), exit_code=code, said=()) for place, code in enumerate(codes)]
+    failed = programs.failed(ended)
+    assert (failed and failed.program) == (None if blamed is None else str(blamed))
+
+
 def test_writer_whose_reader_ended_dies_of_the_broken_pipe(tmp_path: Path) -> None:
     ended, _ = run(tmp_path, "exec yes", "exit 3")
     assert [(each.exit_code, each.broken_pipe) for each in ended] == [(-signal.SIGPIPE, True), (3, False)]
