@@ -59,7 +59,7 @@ def check_apart(store: Path, attachments: Path) -> None:
     if any(place.is_relative_to(source) for place in places) or any(source.is_relative_to(p) for p in places[1:]):
         raise RefusedError(
             f"attachments: {attachments} and the store {store} lie in each other, expected two directories apart",
-            hint="set backup_dir in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set backup_dir to another directory",
         )
 
 

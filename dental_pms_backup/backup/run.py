@@ -221,7 +221,7 @@ def _refuse_suspect(stored: StoredSet) -> None:
     if stored.state == "suspect":
         raise SuspectError(
             f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
-            hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
+            hint=f"dental-pms-backup show {stored.name}   # if it is right: dental-pms-backup accept {stored.name}",
         )
 
 

@@ -41,7 +41,7 @@ def _of_database(
     size_bytes: int, rows: Mapping[str, int], earlier: Sequence[StoredSet], limits: Suspect
 ) -> Iterator[str]:
     if not rows:
-        yield "db: the dump has no table, expected the practice's"
+        yield "db: the dump has no table, expected the practice's tables"
         return
     yield from _shrunk(Kind.DB, size_bytes, earlier, limits.db_shrink_percent)
     yield from _emptied(rows, _last_rows(earlier), limits.rows_shrink_percent)

@@ -62,8 +62,8 @@ class Progress:
             notify.alive()
         elif now - self._moved > self._stall_timeout_s:
             raise StalledError(
-                f"{self._label}: no byte moved for {duration(now - self._moved)}, expected progress",
-                hint="docker ps; df -h; then raise stall_timeout_s if it is only slow",
+                f"{self._label}: no byte moved for {duration(now - self._moved)}",
+                hint="docker ps; df -h   # raise stall_timeout_s if it is only slow",
             )
         if self._bar is not None:
             self._bar.update(position - self._position)

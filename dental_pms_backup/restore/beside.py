@@ -104,15 +104,15 @@ def looked_at(live: DatabaseSource) -> Iterator[None]:
 
 def _state(live: DatabaseSource, before: str | None) -> str:
     if before is None:
-        return "what becomes of the live database is not known: it could not be looked at before either"
+        return "whether the live database is as it was is not known, for it could not be looked at before either"
     try:
         after, left = databases.look(live.server), databases.unfinished(live.server)
     except BackupError as error:
         return f"the live database could not be looked at afterwards ({error.message})"
     if after != before:
         return (
-            "the live database is not as it was: its tables, functions, rights or owner were changed meanwhile, by the "
-            "application or by this"
+            "the live database is not as it was: the application or this restore has changed its tables, functions, "
+            "rights or owner meanwhile"
         )
     return f"the live database is as it was{'' if left else ', and nothing is left of the new one'}"
 

@@ -355,7 +355,7 @@ def test_a_record_that_cannot_be_written_does_not_cost_the_set(site: Site, recor
 def test_a_run_fails_on_a_store_that_is_read_only(site: Site) -> None:
     subprocess.run(["mount", "-o", "remount,ro", site.store], check=True)
     done = fails(site, cause="store")
-    said = "no lock can be made: Read-only file system, expected to write there"
+    said = "no lock can be made: Read-only file system, expected a store that can be written"
     assert f"dental-pms-backup: {site.store}: {said}\nhint: findmnt -T {site.store}\n" in done.stderr
     subprocess.run(["mount", "-o", "remount,rw", site.store], check=True)
     recovers(site)
@@ -557,7 +557,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
         "attachments_{}.tgz",
         lambda path: spoil(path, 99_999),
         "verified",
-        "the checksum differs, expected that of the manifest",
+        "the checksum differs from the manifest's",
     ),
 }
 

@@ -295,7 +295,7 @@ def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site:
             site.configure({"native.port": port})
             done = site.run("restore", "db", "latest")
             assert (done.returncode, done.stdout) == (4, "")
-            assert "the server lets a role that is made for the replay not log in" in done.stderr
+            assert "the server does not let a role that is made for the replay log in" in done.stderr
             assert "add the line 'host all all 127.0.0.1/32 scram-sha-256' to pg_hba.conf" in done.stderr
             assert (sql(site.server, LEFT), beside(site)) == ("", [])
             hba.write_text(PEER + "host all all 127.0.0.1/32 scram-sha-256\n")

@@ -17,7 +17,7 @@ OURS = "docker ps --all --quiet --filter label=dental-pms-backup.drill"
 IDENTITY = "select system_identifier, pg_postmaster_start_time() from pg_control_system()"
 KILLS = 25
 BETWEEN_WHOLE_ONES = 10
-CLEARED = r"\d+ things that a killed drill left were removed\n"
+CLEARED = r"\d+ leftovers of a killed drill were removed\n"
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ DAMAGES = {
     ),
     "a changed value in one row": (
         IN_DUMP.format(r"sed '/^COPY public.ledger_2023 /{n;s/\t2023-01-02\t/\t20230102\t/}'"),
-        r"public\.ledger_2023: as many rows came back, \d+, but not all with what they held",
+        r"public\.ledger_2023: all \d+ rows came back, but not all with the content that they had",
     ),
     "a flipped byte": (
         "printf '\\377\\377' | dd of=$(ls db/db_*) bs=1 seek=50000 conv=notrunc status=none",
