@@ -47,7 +47,7 @@ class Archived:
     more_changed: bool
 
 
-def argv(source: Path, index: Path, *, sparse: bool) -> list[str]:
+def argv(directory: Path, index: Path, *, sparse: bool) -> list[str]:
     """Return the argv that archives a directory's content on stdout and the names of its entries in ``index``."""
     return [
         "tar",
@@ -63,13 +63,13 @@ def argv(source: Path, index: Path, *, sparse: bool) -> list[str]:
         "--verbose",
         "--quoting-style=escape",
         f"--index-file={index}",
-        f"--directory={source}",
+        f"--directory={directory}",
         ".",
     ]
 
 
 def attachments(
-    source: Path,
+    directory: Path,
     out: int,
     index: Path,
     *,
@@ -84,7 +84,7 @@ def attachments(
     changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
     names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
-    with _opened(source, identity) as place:
+    with _opened(directory, identity) as place:
         sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
@@ -125,9 +125,9 @@ def _may_lack_content(tar: programs.Ended) -> bool:
     return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
 
 
-def tells_of_holes(source: Path, mounts: str) -> bool:
+def tells_of_holes(directory: Path, mounts: str) -> bool:
     """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
-    place = f"{os.path.realpath(source)}/"
+    place = f"{os.path.realpath(directory)}/"
     kinds = {}
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -139,10 +139,10 @@ def tells_of_holes(source: Path, mounts: str) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(source: Path, identity: Identity | None) -> Iterator[Path]:
+def _opened(directory: Path, identity: Identity | None) -> Iterator[Path]:
     """Hold a directory open that is read, and return a path of programs to it, wherever it is by then."""
-    sources.check_readable(source)
-    with places.opened_as_it_is(source, identity) as place:
+    sources.check_readable(directory)
+    with places.opened_as_it_is(directory, identity) as place:
         yield place.for_programs
 
 

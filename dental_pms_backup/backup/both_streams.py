@@ -27,7 +27,7 @@ CORES_FOR_BOTH = 4  # a stream keeps two of them busy
 
 @dataclass(slots=True)
 class _Attempts:
-    """The streams of a run as they come in: proven ones and failures."""
+    """The streams of a run as they come in: verified ones and failures."""
 
     parts: dict[Stream, Part] = field(default_factory=dict)
     failures: dict[Stream, BackupError] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def held(
 
             def watched() -> None:
                 nonlocal said_at
-                if holder.over:
+                if holder.has_ended:
                     dump_client.check(server, facts, *holder.wait())
                     raise DumpError(f"db: {holder.names[0]} ended before the dump did, expected it to stay")
                 if time.monotonic() > said_at + SAID_EVERY_S:

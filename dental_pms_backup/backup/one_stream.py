@@ -1,4 +1,4 @@
-"""Taking one stream of a set: dump it to a draft, prove the draft, and return the stream's part of the manifest."""
+"""Taking one stream of a set: dump it to a draft, verify the draft, and return the stream's part of the manifest."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A stream's part of the manifest, with all its drafts proven and durable.
+    """A stream's part of the manifest, with all its drafts verified and durable.
 
     ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back.
     """
@@ -66,12 +66,12 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
             dump.database(server, facts, draft.descriptor, lock_wait_s=wanted.lock_wait_s, level=order.level, beat=beat)
-        dumped, rows = _prove(order, draft, reading)
+        dumped, rows = _verify(order, draft, reading)
     postgres.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
-        roles, _ = _prove(order, draft, reading)
+        roles, _ = _verify(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
     return Part(
@@ -102,7 +102,7 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
 def _archive(
     order: Order, source: AttachmentsSource, draft: publishing.Draft, *, tries: int = archive.TRIES
 ) -> tuple[archive.Archived, Entry]:
-    """Archive a directory, anew where an entry shrank while it was read, and prove the draft."""
+    """Archive a directory, anew where an entry shrank while it was read, and verify the draft."""
     index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
@@ -116,7 +116,7 @@ def _archive(
                 beat=beat,
             )
         if archived:
-            packed, _ = _prove(order, draft, reading, index=index)
+            packed, _ = _verify(order, draft, reading, index=index)
             return archived, packed
     publishing.empty(draft)
     return _archive(order, source, draft, tries=tries - 1)
@@ -126,7 +126,7 @@ def _archive(
 def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Callable[[], None]]:
     """Watch over a draft that is being written, and have the disk keep up with it."""
     written_back = 0
-    with order.watch.over(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
+    with order.watch.showing(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
 
         def beat() -> None:
             nonlocal written_back
@@ -143,19 +143,19 @@ def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[ve
     return verify_file.following(draft.path, draft.kind, lambda: not draft.settled.is_set())
 
 
-def _prove(
+def _verify(
     order: Order, draft: publishing.Draft, reading: verify_file.Readings, *, index: Path | None = None
 ) -> tuple[Entry, Mapping[str, int]]:
-    """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
+    """Make a draft durable, verify what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
-    content, checksum = reading.sources
-    with order.watch.over(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
+    content, checksum = reading.descriptors
+    with order.watch.showing(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
         try:
-            proof = reading.proof(index=index, beat=beat)
+            verified = reading.verify(index=index, beat=beat)
         except VerificationError as error:
             raise compressor.full_store(draft.descriptor) or error from None
     path = draft.kind.path(draft.name)
-    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": proof.sha256}, proof.rows
+    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": verified.sha256}, verified.rows
 
 
 def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:

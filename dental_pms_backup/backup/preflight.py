@@ -55,8 +55,8 @@ def check_place(store: Path) -> None:
 
 def check_apart(store: Path, attachments: Path) -> None:
     """Raise RefusedError when the attachments hold sets: each archive would contain earlier ones."""
-    source, *places = (_real(path) for path in (attachments, store, store / "db", store / "sets"))
-    if any(place.is_relative_to(source) for place in places) or any(source.is_relative_to(p) for p in places[1:]):
+    files, *places = (_real(path) for path in (attachments, store, store / "db", store / "sets"))
+    if any(place.is_relative_to(files) for place in places) or any(files.is_relative_to(p) for p in places[1:]):
         raise RefusedError(
             f"attachments: {attachments} and the store {store} lie in each other, expected two directories apart",
             hint="editor /etc/dental-pms/backup.yaml   # set backup_dir to another directory",

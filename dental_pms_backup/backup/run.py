@@ -1,11 +1,11 @@
-"""A run: take every stream, prove it, publish the set, then let old ones go."""
+"""A run: take every stream, verify it, publish the set, then let old ones go."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
@@ -50,7 +50,7 @@ class Taken:
 
 
 def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
-    """Take one set of the wanted streams. When this returns, it is proven, published and durable.
+    """Take one set of the wanted streams. When this returns, it is verified, published and durable.
 
     Raises BackupError after the other stream was tried as well; then the store holds what it held before.
     """
@@ -85,7 +85,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     return taken
 
 
-def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
+def dry_run(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
     preflight.check_place(config.store)
     preflight.check_mount(config.store, required=config.room.require_mount)
@@ -113,7 +113,7 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
     """Return how a set is to be taken, after those that the store has."""
     return one_stream.Order(
         store=config.store,
-        name=_free_name(config.store, now),
+        name=publishing.new_name(config.store, now),
         earlier=earlier,
         limits=config.suspect,
         table=config.application.table,
@@ -167,15 +167,6 @@ def _begin(store: Path, wanted: Sequence[Stream]) -> None:
         text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
         _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
     recover(store)
-
-
-def _free_name(store: Path, now: datetime) -> str:
-    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
-    while True:
-        name = publishing.new_name(store, now)
-        if name:
-            return name
-        now += timedelta(seconds=1)
 
 
 def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:

@@ -1,4 +1,4 @@
-"""What is whole and proven may still be wrong: an emptied volume, a dump a tenth of the last one."""
+"""What is whole and verified may still be wrong: an emptied volume, a dump a tenth of the last one."""
 
 from __future__ import annotations
 

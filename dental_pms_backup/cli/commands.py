@@ -63,7 +63,7 @@ def _run(arguments: Arguments) -> int:
         config = _settings(arguments)
         wanted = _streams(arguments.streams)
         if arguments.dry_run:
-            output.lines(report.rehearsal_lines(config.store, *run.rehearse(config, wanted, now=_now())))
+            output.lines(report.dry_run_lines(config.store, *run.dry_run(config, wanted, now=_now())))
             return DONE
         taken = run.take(config, wanted, now=_now(), watch=_watch(arguments, config))
     except BackupError as error:

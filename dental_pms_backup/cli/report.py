@@ -47,7 +47,7 @@ def run_lines(taken: Taken) -> Iterator[str]:
     yield f"duration_seconds={round(taken.duration_s)}"
 
 
-def rehearsal_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Iterator[str]:
+def dry_run_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Iterator[str]:
     """Yield what a run would do."""
     yield f"backup_root={store}"
     if sources.database:

@@ -66,10 +66,10 @@ def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Count
         yield Counting(pipeline=pipeline, out=out)
 
 
-def counting_packed(source: int) -> contextlib.AbstractContextManager[Counting]:
+def counting_packed(descriptor: int) -> contextlib.AbstractContextManager[Counting]:
     """Count an open, compressed dump, from its beginning, beside what the block does."""
-    os.lseek(source, 0, os.SEEK_SET)
-    return counting(verify_file.unpacker(), source=source)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return counting(verify_file.unpacker(), source=descriptor)
 
 
 def differences(stored: Tally, restored: Tally) -> Iterator[str]:

@@ -273,13 +273,8 @@ def room_of(server_kind: str, directory: Path) -> Path:
 
 def docker(*arguments: str, text_in: str = "") -> str:
     """Return what a docker command prints; DockerError unless it exits 0, RoomError when the disk is full."""
-    ended, out = programs.capture(["docker", *arguments], text_in=text_in, timeout_s=DOCKER_ANSWERS_S)
-    if not ended.ok:
-        said = [str(ended), *ended.said][-1]
-        if any("no space left" in line.lower() for line in ended.said):
-            raise RoomError("drill: docker found no space left, expected room for a copy of the database", hint="df -h")
-        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
-    return out
+    full = RoomError("drill: docker found no space left, expected room for a copy of the database", hint="df -h")
+    return compose.docker(*arguments, text_in=text_in, timeout_s=DOCKER_ANSWERS_S, when_full=full)
 
 
 def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) -> None:

@@ -30,8 +30,8 @@ TO_CLEAR_UP_S = 600  # over the drill's own limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Where a set's database is restored: in a container of an image, or without one in a private cluster."""
+class CopyServer:
+    """The server that a set's database is restored in: in a container of an image, or without one a private cluster."""
 
     image: str
     major: int
@@ -42,13 +42,13 @@ class Stage:
         return "container" if self.image else "cluster"
 
 
-def choose(where: Where, source: Mapping[str, Any]) -> Stage:
+def choose(where: Where, source: Mapping[str, Any]) -> CopyServer:
     """Return where to restore a set of whose database the manifest says ``source``; BackupError when nothing is here.
 
     Left to choose, what ran in a container is restored into one, or else into a cluster of its version.
     """
     major = source["server_version"] // 10_000
-    cluster = Stage(image="", major=major)
+    cluster = CopyServer(image="", major=major)
     if where is Where.CLUSTER or (where is Where.AUTO and source["source"] != "compose"):
         return cluster
     if "image" not in source:
@@ -57,7 +57,7 @@ def choose(where: Where, source: Mapping[str, Any]) -> Stage:
             hint="dental-pms-backup config show",
         )
     try:
-        return Stage(image=copy_container.image_of(source), major=major)
+        return CopyServer(image=copy_container.image_of(source), major=major)
     except BackupError:
         if where is Where.AUTO and copy_container.has_cluster(major):
             return cluster
@@ -85,16 +85,16 @@ class Room:
             )
 
 
-def room(config: Config, stage: Stage) -> Room:
+def room(config: Config, chosen: CopyServer) -> Room:
     """Return where a server writes, and what it has to leave."""
-    directory = copy_container.room_of(stage.kind, config.drill.directory)
+    directory = copy_container.room_of(chosen.kind, config.drill.directory)
     return Room(directory=directory, least_bytes=max(config.room.reserve_mb * MB, ALMOST_FULL_BYTES))
 
 
 @contextlib.contextmanager
 def server(
     config: Config,
-    stage: Stage,
+    chosen: CopyServer,
     source: Mapping[str, Any],
     room: Room,
     place: Path,
@@ -108,19 +108,21 @@ def server(
     """
     live, live_bytes = _live(config)
     _check_room(room.directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
-    with _full_disk_named(room.directory), _started(config, stage, place, superuser) as made:
+    with _full_disk_named(room.directory), _started(config, chosen, place, superuser) as made:
         target = copy_container.identity(made)
         for other in (Identity(system=source["system_identifier"]), *live):
             copy_container.check_apart(target, other)
         yield made
 
 
-def _started(config: Config, stage: Stage, place: Path, superuser: str) -> contextlib.AbstractContextManager[Server]:
-    if not stage.image:
+def _started(
+    config: Config, chosen: CopyServer, place: Path, superuser: str
+) -> contextlib.AbstractContextManager[Server]:
+    if not chosen.image:
         longest_s = config.drill.timeout_s + TO_CLEAR_UP_S
-        return copy_container.cluster(place, stage.major, superuser=superuser, longest_s=longest_s)
+        return copy_container.cluster(place, chosen.major, superuser=superuser, longest_s=longest_s)
     mark = copy_container.mark_of(config.store)
-    return copy_container.container(mark, stage.image, config.database.road, superuser=superuser)
+    return copy_container.container(mark, chosen.image, config.database.road, superuser=superuser)
 
 
 def _live(config: Config) -> tuple[tuple[Identity, ...], int]:

@@ -26,7 +26,7 @@ from dental_pms_backup.host import journal, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.host.wording import duration
-from dental_pms_backup.store import drill_record, ledger, lock, sets
+from dental_pms_backup.store import drill_record, ledger, lock, sets, verify_sets
 from dental_pms_backup.store.drill_record import Result
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ def _record(store: Path, drilled: Drilled, ended_at: datetime, limit: Limit) -> 
     result = Result.FAILED if drilled.problems else Result.PASSED
     facts = {"result": result, "where": drilled.where, "proofs": dict(drilled.results), **drilled.figures}
     with lock.held(store, wait_s=limit.left_s, beat=limit.beat):  # a run may go on for hours
-        now = next((each for each in sets.listing(store) if each.name == stored.name), None)
-        if now is None or now.manifest != stored.manifest or stored.manifest is None:
+        if stored.manifest is None or verify_sets.has_changed(store, stored):
             raise _gone(stored)
         details: dict[str, Any] = {"drilled_at": ended_at.astimezone(UTC).isoformat()}
         details |= {"problems": list(drilled.problems), "reasons": dict(drilled.reasons)}

@@ -52,18 +52,18 @@ class Head:
     encoding: str
 
 
-def head(source: int) -> Head:
+def head(descriptor: int) -> Head:
     """Return what an open, compressed dump says of itself; DrillError when it says nothing."""
-    said = _first_lines("db", source, ["sed", "--quiet", "--expression", HEAD])
+    said = _first_lines("db", descriptor, ["sed", "--quiet", "--expression", HEAD])
     if len(said) < 2 or not said[0].isdigit() or not re.fullmatch(r"\w+", said[1]):  # noqa: PLR2004 - those of HEAD
         raise DrillError("db: the dump does not begin with its version and encoding, expected a dump of pg_dump")
     return Head(major=int(said[0]), encoding=said[1])
 
 
-def superuser(globals_source: int) -> str:
+def superuser(globals_descriptor: int) -> str:
     """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
     return next(
-        iter(_first_lines("globals", globals_source, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
+        iter(_first_lines("globals", globals_descriptor, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
     )
 
 
@@ -114,7 +114,7 @@ def _locale(source: Mapping[str, Any]) -> str:
             return both
 
 
-def load(server: Server, what: str, source: int, *, whole: bool = False, beat: Beat = None) -> None:
+def load(server: Server, what: str, descriptor: int, *, whole: bool = False, beat: Beat = None) -> None:
     """Replay an open, compressed SQL file, every statement of which has to succeed.
 
     As a ``whole`` in one transaction, which a file of roles need not bear: faster, and only so do the rows stand in the
@@ -122,15 +122,15 @@ def load(server: Server, what: str, source: int, *, whole: bool = False, beat: B
     puts a short row where an earlier page has room. DrillError says what does not load; RoomError, ToolMissingError and
     TemporaryError are not the set's fault.
     """
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     at_once = ["--single-transaction"] if whole else []
     words = (*psql.STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-")
     argvs = verify_file.unpacker(), _client(server, "psql", *words, stdin=True)
     with open(os.devnull, "wb") as nowhere:
-        unpacked, loaded = programs.pipeline(*argvs, source=source, out=nowhere.fileno(), beat=beat)
+        unpacked, loaded = programs.pipeline(*argvs, source=descriptor, out=nowhere.fileno(), beat=beat)
     check_not_killed(unpacked)
     if not loaded.ok:
-        raise _load_error(what, source, loaded)
+        raise _load_error(what, descriptor, loaded)
     if not unpacked.ok:
         raise DrillError(f"{what}: {unpacked}, expected a dump readable to its end", hint="dental-pms-backup verify")
 
@@ -175,23 +175,23 @@ def _client(
     return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin, options=options)
 
 
-def _first_lines(what: str, source: int, argv: Sequence[str]) -> list[str]:
+def _first_lines(what: str, descriptor: int, argv: Sequence[str]) -> list[str]:
     """Return what a program prints that needs only the first lines of an open, compressed file."""
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("head") as out:
-        unpacked, ended = programs.pipeline(verify_file.GZIP, argv, source=source, out=out)
+        unpacked, ended = programs.pipeline(verify_file.GZIP, argv, source=descriptor, out=out)
         check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise DrillError(f"{what}: cannot be read, expected gzip", hint="dental-pms-backup verify")
         return os.pread(out, 4096, 0).decode("utf-8", "replace").split("\n")[:-1]
 
 
-def _load_error(what: str, source: int, client: programs.Ended) -> BackupError:
+def _load_error(what: str, descriptor: int, client: programs.Ended) -> BackupError:
     state, line = psql.stopped_at(client)
     excuse = not_of_the_set(state, client)
     if excuse and not (line and not state):
         return excuse
-    failed = _statement(what, source, line)
+    failed = _statement(what, descriptor, line)
     extension = EXTENSION.match(failed)
     if state in LACKING and extension:
         return ToolMissingError(
@@ -206,6 +206,6 @@ def _load_error(what: str, source: int, client: programs.Ended) -> BackupError:
     return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
 
 
-def _statement(what: str, source: int, line: int) -> str:
+def _statement(what: str, descriptor: int, line: int) -> str:
     """Return a line of a dump, to be looked at and never told: it may hold what must not be."""
-    return next(iter(_first_lines(what, source, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")
+    return next(iter(_first_lines(what, descriptor, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")

@@ -87,20 +87,20 @@ class Limit:
 
     def beat(self) -> None:
         """Raise StalledError when the time is over, RoomError when the room is."""
-        now = time.monotonic()
+        at = time.monotonic()
         if self._room:
             self._room()
-        if now > self._ends:
+        if at > self._ends:
             raise StalledError(
                 "drill: it did not come to its end within drill.timeout_s",
                 hint="editor /etc/dental-pms/backup.yaml   # raise drill.timeout_s",
             )
-        if now - self._told >= 1:
-            self._told = now
+        if at - self._told >= 1:
+            self._told = at
             notify.alive()
 
     @contextlib.contextmanager
-    def over_room(self, check: Callable[[], None]) -> Iterator[None]:
+    def within_room(self, check: Callable[[], None]) -> Iterator[None]:
         """Have each beat of the block ask whether there is room left, which raises RoomError if not."""
         self._room = check
         try:
@@ -130,7 +130,7 @@ class Job:
     @contextlib.contextmanager
     def reading(self, label: str, source: int) -> Iterator[Callable[[], None]]:
         """Show how far an open file of the set is read while the block lasts."""
-        with self.watch.over(f"drill: {label}", source, os.fstat(source).st_size) as shown:
+        with self.watch.showing(f"drill: {label}", source, os.fstat(source).st_size) as shown:
 
             def beat() -> None:
                 shown()
@@ -222,7 +222,7 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     packed_bytes = os.fstat(job.files[Kind.DB]).st_size
     room = copy_server.room(job.config, where)
     with (
-        job.limit.over_room(room.check),
+        job.limit.within_room(room.check),
         copy_server.server(
             job.config, where, source, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,

@@ -185,11 +185,11 @@ def empty(place: Place) -> None:
                 durable.remove_tree(entry, within=place.descriptor)
 
 
-def move_all(source: Place, target: Place) -> None:
+def move_all(emptied: Place, target: Place) -> None:
     """Move every entry of a directory into another, durably; OSError."""
-    for name in source.entries():
-        os.rename(name, name, src_dir_fd=source.descriptor, dst_dir_fd=target.descriptor)
-    source.sync()
+    for name in emptied.entries():
+        os.rename(name, name, src_dir_fd=emptied.descriptor, dst_dir_fd=target.descriptor)
+    emptied.sync()
     target.sync()
 
 

@@ -101,7 +101,7 @@ class Running:
         return self._feeder is not None and self._feeder.failed
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Tell whether every program has ended."""
         return not any(_is_alive(process) for process in self._started)
 

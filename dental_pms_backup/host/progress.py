@@ -50,25 +50,25 @@ class Progress:
 
         StalledError when it has not moved for too long.
         """
-        now = time.monotonic()
-        if now - self._told < EVERY_S:
+        at = time.monotonic()
+        if at - self._told < EVERY_S:
             return
-        self._told = now
+        self._told = at
         # the programs write and read through a duplicate of this descriptor: the offset is shared
         positions = [os.lseek(descriptor, 0, os.SEEK_CUR) for descriptor in self._descriptors]
         position = min(positions)
         if positions != self._positions:
-            self._moved = now
+            self._moved = at
             notify.alive()
-        elif now - self._moved > self._stall_timeout_s:
+        elif at - self._moved > self._stall_timeout_s:
             raise StalledError(
-                f"{self._label}: no byte moved for {duration(now - self._moved)}",
+                f"{self._label}: no byte moved for {duration(at - self._moved)}",
                 hint="docker ps; df -h   # raise stall_timeout_s if it is only slow",
             )
         if self._bar is not None:
             self._bar.update(position - self._position)
         self._position, self._positions = position, positions
-        self._tell(line(self._label, position, self._expected_bytes, now - self._began, self._whose))
+        self._tell(line(self._label, position, self._expected_bytes, at - self._began, self._whose))
 
     def _tell(self, text: str) -> None:
         self._lines[self._label] = text
@@ -93,7 +93,7 @@ class Watch:
     lines: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def over(
+    def showing(
         self, label: str, descriptor: int, expected_bytes: int, *, beside: int | None = None, whose: str = LAST_RUNS
     ) -> Iterator[Callable[[], None]]:
         """Show how far a file is while the block lasts; what it yields is the ``beat`` of the programs that work.
@@ -110,8 +110,8 @@ class Watch:
     def reading(
         self, label: str, descriptor: int, *, beside: int | None = None
     ) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        """Show how far an open file is read, of its own size; else as ``over``."""
-        return self.over(label, descriptor, os.fstat(descriptor).st_size, beside=beside, whose="")
+        """Show how far an open file is read, of its own size; else as ``showing``."""
+        return self.showing(label, descriptor, os.fstat(descriptor).st_size, beside=beside, whose="")
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:

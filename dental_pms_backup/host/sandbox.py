@@ -73,7 +73,7 @@ class Sandbox:
     number: int
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Tell whether it has ended."""
         return _ended(self.process, 0)
 

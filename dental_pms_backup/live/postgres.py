@@ -256,8 +256,8 @@ def check_stayed(server: Server, facts: Facts, ended: programs.Ended) -> None:
 
 def check_same(server: Server, facts: Facts) -> None:
     """Raise DatabaseError unless it is still the server and the database that were meant before the dump."""
-    now = examine(server)
-    if (now.system, now.database) != (facts.system, facts.database):
+    found = examine(server)
+    if (found.system, found.database) != (facts.system, facts.database):
         raise DatabaseError("db: another server answers after the dump, expected the dumped one", hint=_look(server))
 
 
@@ -280,9 +280,9 @@ def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[
     "Caveats"). ``files`` is what ``table_files`` returned before the dump.
     """
     empty = [table for table, count in rows.items() if count == 0 and table in files]
-    now = table_files(server) if empty else {}
+    after = table_files(server) if empty else {}
     for table in empty:
-        if now.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(literal(table))) == "t":
+        if after.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(literal(table))) == "t":
             raise VerificationError(
                 f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows",
                 hint="dental-pms-backup run   # when the migration is done",

@@ -16,12 +16,12 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
-from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN
+from dental_pms_backup.store import sets
+from dental_pms_backup.store.sets import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,11 +100,8 @@ def fresh(around: Place, name: str) -> Iterator[Fresh]:
 
 def free_stamp(around: Place, name: str, now: datetime) -> str:
     """Return the time as a stamp of a name beside a directory; a later second when one of these is taken."""
-    while True:
-        stamp = now.astimezone().strftime(NAME_FORMAT)
-        if not any(around.has(f"{name}.{word}-{stamp}") for word in (RESTORING, KEPT, REPLACING)):
-            return stamp
-        now += timedelta(seconds=1)
+    words = (RESTORING, KEPT, REPLACING)
+    return sets.free_stamp(now, lambda stamp: any(around.has(f"{name}.{word}-{stamp}") for word in words))
 
 
 def swap(target: Live, made: Fresh, stamp: str) -> Path:
@@ -201,11 +198,11 @@ def into_new(around: Place, made: Fresh, target: Path) -> None:
         raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None
 
 
-def copy_attributes(source: Place, target: Place) -> None:
+def copy_attributes(model: Place, target: Place) -> None:
     """Give a directory the owner, mode, times and attributes of another."""
-    owner = os.fstat(source.descriptor)
+    owner = os.fstat(model.descriptor)
     os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
-    shutil.copystat(source.for_programs, target.for_programs)
+    shutil.copystat(model.for_programs, target.for_programs)
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None
 
 
 def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> StoredSet:
-    """Bring a set back into the store, proven before it gets its names; OffsiteError when it is not whole."""
+    """Bring a set back into the store, verified before it gets its names; OffsiteError when it is not whole."""
     if name not in names(remote):
         raise UsageError(
             f'"{name}": no such set offsite, expected one of the list', hint="dental-pms-backup offsite list"
@@ -139,8 +139,8 @@ def _check_sums(directory: Path, stored: StoredSet, *, beat: Beat = None) -> Non
 def _check_all(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     for artefact in stored.artefacts:
         with (directory / artefact.path).open("rb") as file:
-            proof = verify_file.proof(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
-            if proof.sha256 != artefact.sha256:
+            verified = verify_file.verify(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
+            if verified.sha256 != artefact.sha256:
                 raise _differs(stored, artefact)
 
 
@@ -158,8 +158,8 @@ def _files(stored: StoredSet) -> list[str]:
     ]
 
 
-def _copy(remote: Remote, source: str, destination: str, files: Sequence[str], beat: Beat) -> None:
-    arguments = ("copy", "--immutable", "--files-from-raw=-", source, destination)
+def _copy(remote: Remote, origin: str, destination: str, files: Sequence[str], beat: Beat) -> None:
+    arguments = ("copy", "--immutable", "--files-from-raw=-", origin, destination)
     _rclone(remote, *arguments, text_in=_lines(files), beat=beat)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.host.progress import Watch
-    from dental_pms_backup.restore.dump_file import Source
+    from dental_pms_backup.restore.dump_file import BackupFile
 
     Beat = Callable[[], None]
 
@@ -85,12 +85,12 @@ def files(
     with dump_file.opened(archive) as descriptor, _opened(directory) as place:
         _check_free(place, targets)
         with _draft_directory(place) as content:
-            proof = dump_file.prove(archive, descriptor, watch=watch)
+            verified = dump_file.verify(archive, descriptor, watch=watch)
             with watch.reading("attachments: extracting", descriptor) as beat:
-                _untar(archive, descriptor, proof.unpack, paths, content, beat=beat)
+                _untar(archive, descriptor, verified.unpack, paths, content, beat=beat)
             found = [_found(content, path) for path in paths]
-            for source, target in zip(found, targets, strict=True):
-                _move(source, place, target)
+            for file, target in zip(found, targets, strict=True):
+                _move(file, place, target)
     _tell(archive, Stream.ATTACHMENTS, f"{len(targets)} files or directories")
     return targets
 
@@ -102,13 +102,13 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
     """
     dump = dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(dump) as descriptor:
-        proof = dump_file.prove(dump, descriptor, watch=watch)
-        chosen = _table(dump, descriptor, proof.unpack, name)
+        verified = dump_file.verify(dump, descriptor, watch=watch)
+        chosen = _table(dump, descriptor, verified.unpack, name)
         with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
-            ended = _through(descriptor, proof.unpack, [CSV if csv else SQL, chosen], out, beat)
+            ended = _through(descriptor, verified.unpack, [CSV if csv else SQL, chosen], out, beat)
             count = _count(ended, to_stdout=target is None)
-            if count != proof.rows.get(chosen, count):
-                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
+            if count != verified.rows.get(chosen, count):
+                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {verified.rows[chosen]}")
     _tell(dump, Stream.DB, f"{count} rows of {chosen}")
     return count
 
@@ -154,7 +154,7 @@ def _draft_directory(place: Place) -> Iterator[Place]:
 
 
 def _untar(
-    archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], content: Place, *, beat: Beat
+    archive: BackupFile, descriptor: int, how: Sequence[str], paths: Sequence[str], content: Place, *, beat: Beat
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(original_names.member(path)) for path in paths]
@@ -190,14 +190,14 @@ def _found(content: Place, path: str) -> Path:
     return found
 
 
-def _move(source: Path, place: Place, target: Path) -> None:
+def _move(file: Path, place: Place, target: Path) -> None:
     """Give something its name, unless another has it by now; a file's content and its name are durable."""
     try:
-        if source.is_dir() and not source.is_symlink():
+        if file.is_dir() and not file.is_symlink():
             os.mkdir(target.name, 0o700, dir_fd=place.descriptor)  # fails where something is: a rename may replace it
-            os.rename(source, target.name, dst_dir_fd=place.descriptor)
+            os.rename(file, target.name, dst_dir_fd=place.descriptor)
         else:
-            os.link(source, target.name, dst_dir_fd=place.descriptor, follow_symlinks=False)
+            os.link(file, target.name, dst_dir_fd=place.descriptor, follow_symlinks=False)
         place.sync()
     except FileExistsError:
         raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name")) from None
@@ -211,7 +211,7 @@ def _unrecorded(error: BackupError) -> BackupError:
     return error
 
 
-def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
+def _table(dump: BackupFile, descriptor: int, how: Sequence[str], name: str) -> str:
     """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
     with programs.memory("tables") as out:
         ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
@@ -311,8 +311,8 @@ def _give_name(descriptor: int, place: Place, target: Path) -> None:
         ) from None
 
 
-def _tell(source: Source, stream: Stream, what: str) -> None:
+def _tell(backup: BackupFile, stream: Stream, what: str) -> None:
     """Put it on record that data were taken out; no name of a file."""
-    name = source.stored.name if source.stored else ""
+    name = backup.stored.name if backup.stored else ""
     origin = f"set {name}" if name else "a file"
     journal.write(Event.EXTRACTED, f"{what} were extracted from {origin}", fields={"stream": stream, "set": name})

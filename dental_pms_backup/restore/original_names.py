@@ -73,7 +73,7 @@ def names(config: Config, stored: StoredSet | None, paths: Sequence[str], *, wat
     artefact = stored.artefact(Kind.DB) if stored else None
     if artefact is None or not keys or not application.table:
         return {}
-    dump = dump_file.Source(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
+    dump = dump_file.BackupFile(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
     columns = (application.table, application.key_column, application.name_column)
     try:
         with dump_file.opened(dump) as descriptor, watch.reading("db: original names", descriptor) as beat:

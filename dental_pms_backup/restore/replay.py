@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
-    from dental_pms_backup.store.verify_file import Proof
+    from dental_pms_backup.store.verify_file import Verified
 
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
@@ -113,36 +113,27 @@ def replay(
     dump: Dump,
     into: Into,
     *,
-    proven: Callable[[], Proof | None],
+    ask: Callable[[], Verified | None],
     beat: Callable[[], None],
 ) -> None:
     """Replay an open dump into a database of the live server; RestoreError, and nothing of it is committed.
 
-    SuperuserNeededError where a role without rights may not do what stands in it. ``proven`` returns the dump's proof
-    as soon as there is one, before which nothing is committed; it has to be by ``dump.unpack``.
+    SuperuserNeededError where a role without rights may not do what stands in it. ``ask`` returns what was
+    verified as soon as all of the dump is, before which nothing is committed; that has to be by ``dump.unpack``.
     """
     token, mark = secrets.token_hex(16), secrets.token_hex(16)
-    with replay_filters.opened() as (files, keeper):
+    with replay_filters.opened() as (files, gate):
         replay_filters.write_control(files, live, dump, into.restorer, token)
 
         def beat_and_open() -> None:
             beat()
-            if not keeper.closed and (proof := proven()):
-                if proof.unpack != dump.unpack:
-                    raise RestoreError(
-                        f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
-                    )
-                rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
-                # whatever the dump has set: what is ours is read as what it is
-                ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
-                ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
-                replay_filters.write(files.after, f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
-                keeper.close()
+            if not gate.is_open and (verified := ask()):
+                gate.open(_after(dump, into, verified, mark))
 
         beat_and_open()
         with sessions.opened(live.server) as session:
             argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session.name, mark)]
-            failed = _run(session, argvs, dump.source, beat_and_open)
+            failed = _run(session, argvs, dump.descriptor, beat_and_open)
         if failed:
             if failed.program == "perl":
                 raise _not_sql(failed)
@@ -154,18 +145,19 @@ def replay(
             _settle(live, into, into.restorer, files, beat)
 
 
-def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[[], None]) -> None:
+def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Callable[[], None]) -> None:
     """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
 
     Those of a file from elsewhere may do nothing, and not log in.
     """
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
-    with programs.memory("control") as control, sessions.opened(live.server) as session:
+    with programs.memory("control") as control:
         replay_filters.write_roles_control(control, live, ours=ours)
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
-        client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
-        failed = _run(session, [GZIP, filters, client], source, beat)
+        with sessions.opened(live.server) as session:
+            client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
+            failed = _run(session, [GZIP, filters, client], descriptor, beat)
     if failed:
         state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
@@ -193,6 +185,17 @@ def _before(into: Into, major: int, mark: str) -> Sequence[str]:
     guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
     before = [*unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
     return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
+
+
+def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
+    """Return the SQL behind the dump: its rows are counted, and it is whole; RestoreError where it is another's."""
+    if verified.unpack != dump.unpack:
+        raise RestoreError(f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {verified.unpack[0]}")
+    rows = postgres.literal(json.dumps(verified.rows, ensure_ascii=False))
+    # whatever the dump has set: what is ours is read as what it is
+    ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
+    ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
+    return f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n"
 
 
 def _public(major: int) -> tuple[str, ...]:

@@ -73,14 +73,14 @@ class Matched:
 def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Iterator[Restored]:
     """Restore a set's database and then its attachments in place, each yielded when it is done.
 
-    The archive is proven before the database is touched: what cannot end does not begin.
+    The archive is verified before the database is touched: what cannot end does not begin.
     """
     wanted = _one_for_both(config.store, wanted)
     archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
     dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(archive) as descriptor:
-        proof = dump_file.prove(archive, descriptor, watch=watch)
-        restore.look_through(archive, descriptor, proof.unpack, unpack.Rights.ALL, live=None, watch=watch)
+        verified = dump_file.verify(archive, descriptor, watch=watch)
+        restore.look_through(archive, descriptor, verified.unpack, unpack.Rights.ALL, live=None, watch=watch)
     with restore.live_attachments(config) as live:
         restore.check_swappable(live, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
@@ -113,7 +113,7 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
         return None
     files = sources.attachments(config)
     with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
-        with watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
+        with watch.showing("attachments: rows and files", nothing.fileno(), 0) as beat:
             found = _counted(live, copies, place, application.directory, beat)
     if found.missing or found.other_size:
         raise RestoreError(
@@ -130,8 +130,8 @@ def _check_missing(live: DatabaseSource, application: Application) -> None:
     if postgres.ask(live.server, IS_THERE.format(table=postgres.literal(application.table or ""))) == "t":
         raise RestoreError(
             f"application.table: {application.table} is no table with the columns {application.key_column} and "
-            f"{application.size_column}, expected that to compare rows and files; both streams are restored as the "
-            "set has them",
+            f"{application.size_column}, so rows and files cannot be compared; both streams are restored as the set "
+            "has them",
             hint="dental-pms-backup config show   # then: dental-pms-backup drill",
         )
 

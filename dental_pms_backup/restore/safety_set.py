@@ -1,4 +1,4 @@
-"""The safety set: what is live now, proven and pinned, before a restore puts something else in its place."""
+"""The safety set: what is live now, verified and pinned, before a restore puts something else in its place."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Rights(enum.Enum):
 
 
 def rights(*, ours: bool, in_place: bool) -> Rights:
-    """Return what is kept of an archive: ``ours`` is a proven file of a set, ``in_place`` where it came from.
+    """Return what is kept of an archive: ``ours`` is a verified file of a set, ``in_place`` where it came from.
 
     Nobody knows who wrote any other; and elsewhere than in the application's own volume a file with its owner's rights
     is a program for whoever passes by.
@@ -136,7 +136,7 @@ def look_through(
     """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
 
     It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
-    a device node, unless it is ``ours``: a proven file of a set has what was there.
+    a device node, unless it is ``ours``: a verified file of a set has what was there.
     """
     os.lseek(source, 0, os.SEEK_SET)
     listing = [

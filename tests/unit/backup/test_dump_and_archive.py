@@ -344,7 +344,7 @@ def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir:
     with (
         (tmp_path / "out").open("w+b") as out,
         pytest.raises(StalledError) as raised,
-        watch.over("db", out.fileno(), 0) as beat,
+        watch.showing("db", out.fileno(), 0) as beat,
     ):
         dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60, beat=beat)
     assert re.fullmatch(r"db: no byte moved for \d+ s", raised.value.message)
@@ -357,7 +357,7 @@ def test_roles_that_do_not_move_are_given_up(bin_dir: Path, tmp_path: Path) -> N
     with (
         (tmp_path / "out").open("w+b") as out,
         pytest.raises(StalledError),
-        watch.over("globals", out.fileno(), 0) as beat,
+        watch.showing("globals", out.fileno(), 0) as beat,
     ):
         dump.roles(native(bin_dir), FACTS, out.fileno(), passwords=False, beat=beat)
 

@@ -357,7 +357,7 @@ def test_prune_removes_what_retention_lets_go_and_says_so(practice: Practice, mo
     ]
 
 
-def test_prune_as_a_rehearsal_tells_each_choice_and_touches_nothing(
+def test_prune_as_a_dry_run_tells_each_choice_and_touches_nothing(
     practice: Practice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = nightly(practice.store, 2)

@@ -82,12 +82,12 @@ def test_run_of_one_stream_prints_nothing_of_the_other() -> None:
     assert [line for line in report.run_lines(taken(made)) if "attachments" in line] == []
 
 
-def test_rehearsal_says_what_would_be_done_and_that_nothing_was() -> None:
+def test_dry_run_says_what_would_be_done_and_that_nothing_was() -> None:
     sources = Sources(
         database=DatabaseSource(server=InContainer(container_id="c", name="n", image="i"), facts=FACTS),
         attachments=AttachmentsSource(path=Path("/srv/data"), container=""),
     )
-    assert list(report.rehearsal_lines(STORE, sources, [removal(Stream.DB)])) == [
+    assert list(report.dry_run_lines(STORE, sources, [removal(Stream.DB)])) == [
         "backup_root=/srv/dental-pms/backups",
         "would dump database pms (317.0 MB in PostgreSQL 16, road exec)",
         "would archive /srv/data",

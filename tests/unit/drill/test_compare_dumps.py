@@ -184,7 +184,7 @@ def test_rows_are_counted_as_verify_counts_them_wherever_a_read_ends(tmp_path: P
     file = tmp_path / "dump.sql.gz"
     source = os.open(file, os.O_RDONLY)
     try:
-        assert found.rows == verify_file.proof(file, Kind.DB, source).rows
+        assert found.rows == verify_file.verify(file, Kind.DB, source).rows
     finally:
         os.close(source)
 

@@ -54,7 +54,7 @@ def test_bytes_that_move_are_told_to_systemd_and_prolong_the_run(
     systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
-    with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 2000) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch().showing("db", file.fileno(), 2000) as beat:
         began = told(systemd)
         os.write(file.fileno(), b"x" * 1000)
         beat()
@@ -76,7 +76,7 @@ def test_systemd_is_told_no_more_than_once_a_second(
     systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 0) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch().showing("db", file.fileno(), 0) as beat:
         told(systemd)
         for _ in range(50):
             beat()
@@ -92,10 +92,10 @@ def test_early_end_is_told_to_systemd(systemd: socket.socket) -> None:
 
 def test_bar_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "draft").open("wb") as file:
-        with Watch().over("db", file.fileno(), 2000):
+        with Watch().showing("db", file.fileno(), 2000):
             pass
         assert capfd.readouterr().err == ""
-        with Watch(bar=True).over("db", file.fileno(), 2000):
+        with Watch(bar=True).showing("db", file.fileno(), 2000):
             pass
         assert "db:   0%" in capfd.readouterr().err
 
@@ -103,7 +103,7 @@ def test_bar_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureF
 def test_file_that_does_not_grow_for_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with (tmp_path / "draft").open("wb") as file, Watch(stall_timeout_s=900).over("db", file.fileno(), 0) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch(stall_timeout_s=900).showing("db", file.fileno(), 0) as beat:
         now = 1900.0
         beat()
         os.write(file.fileno(), b"x")
@@ -125,7 +125,7 @@ def test_file_that_does_not_grow_for_too_long_is_given_up(tmp_path: Path, monkey
 def test_file_may_stand_still_for_ever_where_no_time_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 0) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch().showing("db", file.fileno(), 0) as beat:
         now = 1e9
         beat()
 
@@ -134,7 +134,7 @@ def test_bar_is_taken_away_by_a_failure_too(tmp_path: Path, capfd: pytest.Captur
     with (
         (tmp_path / "draft").open("wb") as file,
         pytest.raises(ZeroDivisionError),
-        Watch(bar=True).over("db", file.fileno(), 2000),
+        Watch(bar=True).showing("db", file.fileno(), 2000),
     ):
         raise ZeroDivisionError
     assert capfd.readouterr().err.endswith("\r")

@@ -39,7 +39,7 @@ def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None 
     with file.open("rb") as opened:
         os.lseek(opened.fileno(), 0, os.SEEK_END)  # as a draft stands after it was written
         with verify_file.reading(file, kind, opened.fileno()) as both:
-            return both.proof(index=index).rows
+            return both.verify(index=index).rows
 
 
 def refused(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> str:
@@ -396,8 +396,8 @@ def test_draft_is_proven_beside_its_writer(step: int, tmp_path: Path) -> None:
             draft.write(content[start : start + step])
         time.sleep(0.05)
         settled.set()
-        proof = reading.proof()
-    assert (proof.rows, proof.sha256) == ({"notes": 2}, hashlib.sha256(content).hexdigest())
+        verified = reading.verify()
+    assert (verified.rows, verified.sha256) == ({"notes": 2}, hashlib.sha256(content).hexdigest())
 
 
 def test_proof_waits_for_the_writer(tmp_path: Path) -> None:
@@ -411,8 +411,8 @@ def test_proof_waits_for_the_writer(tmp_path: Path) -> None:
                 draft.write(packed(LONG + TRAILER))
                 settled.set()
 
-        proof = reading.proof(beat=beat)
-    assert (beats >= 3, proof.sha256) == (True, hashlib.sha256(packed(LONG + TRAILER)).hexdigest())
+        verified = reading.verify(beat=beat)
+    assert (beats >= 3, verified.sha256) == (True, hashlib.sha256(packed(LONG + TRAILER)).hexdigest())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "garbage after", "empty", "half a dump"])
@@ -429,7 +429,7 @@ def test_draft_that_is_not_sound_is_not_proven(damage: str, tmp_path: Path) -> N
         draft.write(bad[damage])
         settled.set()
         with pytest.raises(VerificationError):
-            reading.proof()
+            reading.verify()
 
 
 def test_draft_whose_reader_fails_is_read_anew_by_gzip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +439,7 @@ def test_draft_whose_reader_fails_is_read_anew_by_gzip(tmp_path: Path, monkeypat
     with being_written(tmp_path / "draft") as (draft, settled, reading):
         draft.write(content)
         settled.set()
-        assert reading.proof().sha256 == hashlib.sha256(content).hexdigest()
+        assert reading.verify().sha256 == hashlib.sha256(content).hexdigest()
     assert (tmp_path / "bin" / "igzip.ran").read_text() == "once\n"
 
 
@@ -462,7 +462,7 @@ def test_draft_on_a_filesystem_that_cannot_pass_it_on_is_read_once_it_is_whole(
     with being_written(tmp_path / "draft", kind) as (draft, settled, reading):
         draft.write(content)
         settled.set()
-        assert reading.proof().sha256 == hashlib.sha256(content).hexdigest()
+        assert reading.verify().sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_checksum_of_a_part_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +493,7 @@ def test_no_flipped_bit_that_changes_the_content_goes_unseen(kind: Kind, step: i
         file.write_bytes(good[:position] + bytes([good[position] ^ 1 << position % 8]) + good[position + 1 :])
         try:
             with file.open("rb") as opened:
-                verify_file.proof(file, kind, opened.fileno())
+                verify_file.verify(file, kind, opened.fileno())
         except VerificationError:
             seen += 1
         else:  # a zero is copied from another place; for gzip, which is asked here, also from before the beginning
@@ -526,6 +526,6 @@ def test_reading_that_is_slower_than_the_other_still_moves(
     content = gzip.compress(os.urandom(400_000).hex().encode() + (LONG + TRAILER).encode())
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file, verify_file.reading(tmp_path / "file", Kind.DB, file.fileno()) as both:
-        one, other = both.sources
+        one, other = both.descriptors
         with progress.Watch(stall_timeout_s=1.5).reading("verifying", one, beside=other) as beat:
-            assert both.proof(beat=beat).sha256 == hashlib.sha256(content).hexdigest()
+            assert both.verify(beat=beat).sha256 == hashlib.sha256(content).hexdigest()
