@@ -158,5 +158,5 @@ def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -
     ended, out = programs.capture(argv, timeout_s=COUNTS_S, beat=beat)
     numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
     if not ended.ok or len(numbers) < count:
-        raise ArchiveError(f"attachments: {ended}, expected to count the entries")
+        raise ArchiveError(f"attachments: {ended}, while the entries were counted")
     return tuple(int(number) for number in numbers)

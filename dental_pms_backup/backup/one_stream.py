@@ -11,7 +11,7 @@ from dental_pms_backup.backup import archive, compressor, dump
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import postgres
 from dental_pms_backup.store import publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
@@ -168,15 +168,17 @@ def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:
 
 def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:
     """Warn of what does not make the archive wrong, but wants a look. Names stand in the manifest only."""
-    texts = []
+    found = {}
     if archived.changed:
         count = f"{len(archived.changed)}{' or more' if archived.more_changed else ''}"
-        texts.append(f"{count} entries changed while they were read; dental-pms-backup show {name} names them")
+        found[Event.ENTRIES_CHANGED] = (
+            f"{count} entries changed while they were read; dental-pms-backup show {name} names them"
+        )
     if archived.entry_count == 1:
-        texts.append(f"{path} is empty, expected the practice's files; is it the right directory?")
-    for text in texts:
+        found[Event.ATTACHMENTS_EMPTY] = f"{path} is empty, expected the practice's files; is it the right directory?"
+    for event, text in found.items():
         fields: dict[str, journal.Field] = {"stream": Stream.ATTACHMENTS, "set": name}
-        journal.write(Event.STREAM_WARNING, f"attachments: {text}", priority=journal.WARNING, fields=fields)
+        journal.write(event, f"attachments: {text}", priority=journal.WARNING, fields=fields)
 
 
 def _last_size(order: Order, kind: Kind) -> int:

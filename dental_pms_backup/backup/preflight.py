@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RoomError, shell_word
 from dental_pms_backup.host import disks, durable
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def check_apart(store: Path, attachments: Path) -> None:
     if any(place.is_relative_to(files) for place in places) or any(files.is_relative_to(p) for p in places[1:]):
         raise RefusedError(
             f"attachments: {attachments} and the store {store} lie in each other, expected two directories apart",
-            hint="set backup_dir in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set backup_dir to another directory",
         )
 
 

@@ -21,7 +21,7 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import journal, notify, places, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import duration, size
+from dental_pms_backup.host.wording import duration, size
 from dental_pms_backup.live import sources, swap
 from dental_pms_backup.store import ledger, lock, publishing, restore_txt, retention, sets
 from dental_pms_backup.store.sets import Stream
@@ -105,10 +105,7 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
     if dry_run:
         listed = sets.listing(config.store)
         return [choice for stream in Stream for choice in retention.choices(listed, stream, config.retention, now=now)]
-    with (
-        journal.failure_told(Event.RUN_FAILED, "prune failed: "),
-        lock.held(config.store, wait_s=config.lock_wait_s),
-    ):
+    with lock.held(config.store, wait_s=config.lock_wait_s):
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
@@ -165,10 +162,10 @@ def _begin(store: Path, wanted: Sequence[Stream]) -> None:
     journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
     if publishing.keeps_no_modes(store):
         text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
-        _warn("", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
+        _warn(Event.STORE_READABLE, "", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
     if who := places.who_moves(store):
         text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
-        _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
+        _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
     recover(store)
 
 
@@ -215,13 +212,13 @@ def _refuse_suspect(stored: StoredSet) -> None:
     if stored.state == "suspect":
         raise SuspectError(
             f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
-            hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
+            hint=f"dental-pms-backup show {stored.name}   # if it is right: dental-pms-backup accept {stored.name}",
         )
 
 
 def _rotate(store: Path, wanted: Sequence[Stream], policy: Retention, made: str, now: datetime) -> tuple[Choice, ...]:
     """Let old sets go after the set ``made``; that the disk refuses it is a warning."""
-    with _only_warned(made):
+    with _only_warned(Event.RETENTION_FAILED, made):
         return tuple(_let_old_ones_go(store, wanted, policy, made=made, now=now))
     return ()
 
@@ -257,21 +254,21 @@ def drafts_discarded(store: Path, name: str) -> Iterator[None]:
         try:
             publishing.discard(store, name)
         except StoreError as error:  # neither a failure before nor a publication is unsaid by it
-            _warn(name, f"a draft stays until the next run: {error.message}", error.hint)
+            _warn(Event.DRAFT_STAYS, name, f"a draft stays until the next run: {error.message}", error.hint)
 
 
 @contextlib.contextmanager
-def _only_warned(name: str) -> Iterator[None]:
+def _only_warned(event: Event, name: str) -> Iterator[None]:
     """Let what follows the publication not unsay it: a removal or a record that the disk refuses is a warning."""
     try:
         yield
     except StoreError as error:
-        _warn(name, f"set {name} is published, but {error.message}", error.hint)
+        _warn(event, name, f"set {name} is published, but {error.message}", error.hint)
 
 
-def _warn(name: str, text: str, hint: str) -> None:
+def _warn(event: Event, name: str, text: str, hint: str) -> None:
     fields: dict[str, journal.Field] = {"set": name, "hint": hint}
-    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields=fields)
+    journal.write(event, text, priority=journal.WARNING, fields=fields)
 
 
 @contextlib.contextmanager
@@ -284,14 +281,14 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
     try:
         ledger.report(store, {"at": now.isoformat(), **facts})
     except StoreError as error:  # whether there is room for a set is told with numbers, in a moment
-        _warn("", f"the run cannot be recorded: {error.message}", error.hint)
+        _warn(Event.RUN_NOT_RECORDED, "", f"the run cannot be recorded: {error.message}", error.hint)
     try:
         yield
     except Exception as error:
         known = error if isinstance(error, BackupError) else None
         facts |= {"result": "failed", "cause": cause_of(error)}
         details = {
-            "message": known.message if known else "a bug of the program",
+            "message": known.message if known else "the program has a bug",
             "unreadable": list(known.unreadable) if isinstance(known, ArchiveError) else [],
         }
         with contextlib.suppress(BackupError):  # a full store takes no record; the journal has it
@@ -308,7 +305,7 @@ def _record_success(taken: Taken, parts: Sequence[Part], wanted: Sequence[Stream
         "duration_s": round(taken.duration_s, 1),
     }
     changed = [name for part in parts for name in part.changed]
-    with _only_warned(taken.stored.name):
+    with _only_warned(Event.RUN_NOT_RECORDED, taken.stored.name):
         ledger.record(taken.store, "run", now=now, facts=facts)
         ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _of_database(
     size_bytes: int, rows: Mapping[str, int], earlier: Sequence[StoredSet], limits: Suspect
 ) -> Iterator[str]:
     if not rows:
-        yield "db: the dump has no table, expected the practice's"
+        yield "db: the dump has no table, expected the practice's tables"
         return
     yield from _shrunk(Kind.DB, size_bytes, earlier, limits.db_shrink_percent)
     yield from _emptied(rows, _last_rows(earlier), limits.rows_shrink_percent)

@@ -90,7 +90,7 @@ def _check_words(arguments: Arguments) -> None:
         raise UsageError("restore: --as-superuser is about the database, expected db or all, not attachments")
     if what == ALL and not arguments.in_place:
         raise RefusedError(
-            "restore: all is what is live, expected --in-place to replace it, and no other target",
+            "restore: all replaces what is live, expected --in-place and no other target",
             hint=f"{command} --in-place",
         )
     if what == Stream.ATTACHMENTS and not arguments.in_place and arguments.to is None:
@@ -100,7 +100,7 @@ def _check_words(arguments: Arguments) -> None:
         )
     if arguments.in_place and not arguments.yes and os.environ.get("CONFIRM") != "YES":
         raise RefusedError(
-            f"restore: this replaces the live {what}, expected your word for it", hint=f"{command} --in-place"
+            f"restore: this replaces the live {what}, expected --yes or CONFIRM=YES", hint=f"{command} --in-place"
         )
 
 
@@ -113,6 +113,4 @@ def _consent(name: str, losses: Sequence[str], say: Say) -> None:
     while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
         stop.check()
     if sys.stdin.readline().strip() != name:
-        raise RefusedError(
-            f'restore: the answer is not "{name}", expected that to go on; what it would have replaced is as it was'
-        )
+        raise RefusedError(f'restore: the answer was not "{name}", so what it would have replaced is as it was')

@@ -101,7 +101,7 @@ def make(server: Server, major: int) -> str:
         ended, _ = programs.capture(load.script_argv(server), text_in=each)
         if not ended.ok:
             raise load.not_of_the_set(psql.sqlstate(ended), ended) or DatabaseRefusedError(
-                f"drill: {ended}, expected to give a role the right to read the copy"
+                f"drill: {ended}, while a role was given the right to read the copy"
             )
     return role
 
@@ -132,7 +132,7 @@ def answer(server: Server, role: str, name: str, sql: str, *, timeout_s: float, 
     if state == NO_RIGHT:
         raise ConfigError(
             (f"check {name}: the query needs a right beyond reading, expected one that only reads",),
-            hint="see drill.checks in man dental-pms-backup.yaml",
+            hint="man dental-pms-backup.yaml   # section drill, key checks",
         )
     raise load.not_of_the_set(state, ended) or DrillError(
         f"check {name}: the query failed (SQLSTATE {state}), expected an answer"

@@ -50,9 +50,9 @@ class Counting:
         """
         failed = programs.failed(self.pipeline.wait(beat))
         if failed and failed.program in UNPACKERS and failed.exit_code > 0:
-            raise DrillError(f"db: {failed}, expected to read the dump to its end")
+            raise DrillError(f"db: {failed}, expected the dump to be readable to its end")
         if failed:
-            raise TemporaryError(f"drill: {failed}, expected to read the dump to its end", hint="journalctl -k; df -h")
+            raise TemporaryError(f"drill: {failed}, expected a dump readable to its end", hint="journalctl -k; df -h")
         return _tally(os.pread(self.out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
 
 
@@ -77,7 +77,7 @@ def differences(stored: Tally, restored: Tally) -> Iterator[str]:
     yield from row_differences(stored.rows, restored.rows)
     for table, (rows, digest) in stored.tables.items():
         if restored.tables.get(table, (rows, digest)) != (rows, digest) and restored.rows[table] == rows:
-            yield f"{table}: as many rows came back, {rows}, but not all with what they held"
+            yield f"{table}: all {rows} rows came back, but not all with the content that they had"
     if stored.rest != restored.rest:
         yield "the definitions that came back (tables, indexes, constraints, functions, rights) are not the set's"
 

@@ -156,11 +156,11 @@ def _failure(failed: programs.Ended) -> BackupError:
     refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){psql.ERROR}")
     state = next((found[1] for line in failed.said if (found := refused.match(line))), "")
     if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
-        return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
+        return DrillError(f"attachments: {failed}, expected all of them readable", hint="dental-pms-backup verify")
     if state == admin_queries.NO_RIGHT:
         return ConfigError(
-            ("application.query: it needs a right beyond reading, expected a query that only reads",),
-            hint="see section application in man dental-pms-backup.yaml",
+            ("application.query: the query needs a right beyond reading, expected one that only reads",),
+            hint="man dental-pms-backup.yaml   # section application",
         )
     return load.not_of_the_set(state, failed) or DrillError(
         f"attachments: the query of section application failed (SQLSTATE {state}), expected paths and sizes",

@@ -61,12 +61,12 @@ def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
         return out.removeprefix(READY)
     state = psql.sqlstate(ended)
     if not state or load.BEFALLS.match(state) or BUSY.match(state):
-        raise DatabaseError(f"db: the live server does not answer ({state or ended}), expected it to")
+        raise DatabaseError(f"db: the live server does not answer ({state or ended}), expected an answer")
     if not out.startswith(READY):
-        raise DatabaseRefusedError(f"db: no role that may only read can be had on the live server (SQLSTATE {state})")
+        raise DatabaseRefusedError(f"db: a role that only reads cannot be made on the live server (SQLSTATE {state})")
     if state == admin_queries.NO_RIGHT:
         raise DatabaseRefusedError(
-            f"db: {role} asks on the live server and lacks a right that the query needs, expected that of reading all "
+            f"db: {role} asks on the live server and lacks a right that the query needs, expected to read all "
             "that is in the query",
             hint=f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};   # as their owner",
         )
@@ -85,12 +85,12 @@ def _script(live: DatabaseSource, sql: str) -> tuple[str, str]:
         return admin_queries.as_owner(sql, who["plain"], timeout_s=ANSWERS_S), who["plain"]
     if who["others"]:
         raise DatabaseRefusedError(
-            "db: a superuser does not ask on the live server, and each owner there has rights beyond what is his, "
-            "expected the database or a table to belong to a role that has none"
+            "db: a superuser asks nothing on the live server, and each owner there has rights beyond what is his, "
+            "expected the database or a table to belong to a role without such rights"
         )
     if live.facts.major < admin_queries.READS_ALL_SINCE:
         raise DatabaseRefusedError(
-            f"db: PostgreSQL {live.facts.major} has no role that may read everything, and a superuser does not ask"
+            f"db: PostgreSQL {live.facts.major} has no role that may read everything, and a superuser asks nothing"
         )
     return admin_queries.as_reader(sql, timeout_s=ANSWERS_S), "a role that may only read"
 

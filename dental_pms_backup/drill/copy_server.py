@@ -11,7 +11,7 @@ from dental_pms_backup.drill import copy_container
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
 from dental_pms_backup.host import disks
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import sources
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Room:
         if room.free_bytes < self.least_bytes or room.free_files < LEAST_FILES:
             raise RoomError(
                 f"drill: {self.directory}: a copy of the database has taken all room but {size(self.least_bytes)}, "
-                "expected it to need less; it is gone again",
+                "expected it to need less; the copy is removed",
                 hint=f"df -h {shell_word(self.directory)}; df -i {shell_word(self.directory)}",
             )
 

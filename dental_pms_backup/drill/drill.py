@@ -24,7 +24,8 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import journal, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import Watch, duration
+from dental_pms_backup.host.progress import Watch
+from dental_pms_backup.host.wording import duration
 from dental_pms_backup.store import drill_record, ledger, lock, sets, verify_sets
 from dental_pms_backup.store.drill_record import Result
 
@@ -117,14 +118,14 @@ def _chosen(store: Path, wanted: str | None) -> StoredSet | None:
         undrilled = [each for each in sets.listing(store) if each.manifest and not each.proof and not each.problems]
         return undrilled[-1] if undrilled else None
     if stored.manifest is None:
-        raise UsageError(f"set {stored.name}: it has no manifest to compare with, expected one that this program made")
+        raise UsageError(f"set {stored.name}: it has no manifest to compare with, expected a set of this program")
     return stored
 
 
 def _clear(mark: str, directory: Path) -> None:
     left = copy_container.clear(mark, directory)
     if left:
-        text = f"{left} things that a killed drill left were removed"
+        text = f"{left} leftovers of a killed drill were removed"
         journal.write(Event.DRILL_CLEARED, text, priority=journal.WARNING)
 
 
@@ -138,14 +139,14 @@ def _opened(store: Path, stored: StoredSet) -> Iterator[dict[Kind, int]]:
             except FileNotFoundError:
                 raise _gone(stored) from None
             except OSError as error:
-                raise TemporaryError(f"{store / artefact.path}: {error.strerror}, expected to read it") from None
+                raise TemporaryError(f"{store / artefact.path}: cannot be read: {error.strerror}") from None
             stack.callback(os.close, files[artefact.kind])
         yield files
 
 
 def _gone(stored: StoredSet) -> TemporaryError:
     return TemporaryError(
-        f"set {stored.name} was removed or changed under the drill, expected it to stay; nothing is recorded of it",
+        f"set {stored.name} was removed or changed during the drill, so nothing is recorded of this drill",
         hint="dental-pms-backup drill   # the newest set",
     )
 

@@ -132,7 +132,7 @@ def load(server: Server, what: str, descriptor: int, *, whole: bool = False, bea
     if not loaded.ok:
         raise _load_error(what, descriptor, loaded)
     if not unpacked.ok:
-        raise DrillError(f"{what}: {unpacked}, expected to read it to its end", hint="dental-pms-backup verify")
+        raise DrillError(f"{what}: {unpacked}, expected a dump readable to its end", hint="dental-pms-backup verify")
 
 
 def dump_argv(server: Server, encoding: str) -> list[str]:
@@ -165,7 +165,7 @@ def not_of_the_set(state: str, client: programs.Ended) -> BackupError | None:
 def check_not_killed(program: programs.Ended) -> None:
     """Raise TemporaryError when a program that reads a set was killed: that says nothing about the set."""
     if program.exit_code < 0 and not program.broken_pipe:
-        raise TemporaryError(f"drill: {program}, expected it to read to its end", hint="journalctl -k")
+        raise TemporaryError(f"drill: {program}, expected it to reach the end of the dump", hint="journalctl -k")
 
 
 def _client(
@@ -195,7 +195,7 @@ def _load_error(what: str, descriptor: int, client: programs.Ended) -> BackupErr
     extension = EXTENSION.match(failed)
     if state in LACKING and extension:
         return ToolMissingError(
-            f"drill: the throwaway server lacks the extension {extension[1]}, expected that of the live one",
+            f"drill: the throwaway server lacks the extension {extension[1]}, which the live one has",
             hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
         )
     why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"

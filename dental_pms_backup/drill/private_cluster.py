@@ -123,7 +123,7 @@ def _wait_for_socket(sandboxed: Sandbox, directory: Path, log: Path) -> None:
     while not os.path.lexists(directory / f".s.PGSQL.{PORT}"):
         if sandboxed.has_ended or time.monotonic() > deadline:
             said = sandbox.last_line(log) or "it says nothing"
-            raise DatabaseError(f"drill: the private cluster does not start: {said}, expected it to", hint="df -h")
+            raise DatabaseError(f"drill: the private cluster does not start: {said}", hint="df -h")
         stop.rest(0.02)
 
 

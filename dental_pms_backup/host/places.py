@@ -119,7 +119,7 @@ def check_is(place: Place, path: Path, identity: Identity | None) -> None:
     """Raise RefusedError when a directory is not the one that was looked at before."""
     if identity not in {None, place.identity}:
         raise RefusedError(
-            f"{path}: another directory was put there after it was looked at, expected it to stay; nothing was touched",
+            f"{path}: another directory was put there after it was looked at; nothing was touched",
             hint=f"ls -ld {shell_word(path)} {shell_word(path.parent)}   # who may do that? then try again",
         )
 

@@ -147,7 +147,7 @@ def path_of(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ToolMissingError(
-            f"{program}: not found, expected it on PATH",
+            f"{program}: not found, expected the program on PATH",
             hint=f"apt install {shell_word(PACKAGE_OF.get(program, program))}",
         )
     return path
@@ -332,7 +332,7 @@ def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[s
             _tty_out=False,
         )
     except ValueError:  # sh misses what its child should have told before it became the program
-        raise TemporaryError(f"{program_of(argv)}: killed before it began, expected it to run") from None
+        raise TemporaryError(f"{program_of(argv)}: killed before it began") from None
 
 
 def _collector(said: collections.deque[str]) -> Callable[[str], None]:

@@ -110,19 +110,19 @@ def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path
     if not containers:
         raise SourceError(
             f'attachments: no container of service "{service}" in {project}, expected one with {mount} mounted',
-            hint="set attachments.path in /etc/dental-pms/backup.yaml, or: " + _up(project, service),
+            hint=_up(project, service) + "   # or set attachments.path in /etc/dental-pms/backup.yaml",
         )
     found = {container.mounts[str(mount)]: container for container in containers if str(mount) in container.mounts}
     if not found:
         raise SourceError(
             f'attachments: service "{service}" of {project} mounts nothing at {mount}, expected a volume or directory',
-            hint="set attachments.path or attachments.mount in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set attachments.path or attachments.mount",
         )
     if len(found) > 1:
         raise RefusedError(
             f'attachments: containers of service "{service}" mount {len(found)} different directories at {mount}, '
             "expected one",
-            hint="set attachments.path in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set attachments.path",
         )
     return Path(next(iter(found))), next(iter(found.values()))
 
@@ -133,7 +133,7 @@ def _refuse_several_projects(project: Project, containers: Sequence[Container]) 
     if len(names) > 1:
         raise RefusedError(
             f"{project}: its directory has {len(names)} compose projects ({', '.join(names)}), expected one",
-            hint="set compose.project in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set compose.project",
         )
 
 

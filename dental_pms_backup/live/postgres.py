@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
-    BackupError,
     ConfigError,
     DatabaseError,
     DatabaseRefusedError,
@@ -220,7 +219,7 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
         raise DatabaseRefusedError(
             "db: the search_path that was asked for is not in force, as behind a pooler that drops options, "
             "expected a connection to the server itself",
-            hint="set native.host and native.port to the server's own",
+            hint="editor /etc/dental-pms/backup.yaml   # set native.host and native.port to those of the server itself",
         )
     if LASTING.search(said):
         raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
@@ -248,18 +247,18 @@ def check_stayed(server: Server, facts: Facts, ended: programs.Ended) -> None:
     DockerError when Docker went away. Where none of it is so, the failure is the client's own.
     """
     if examine(server).started != facts.started:
-        raise DatabaseError("db: the server was restarted under the dump, expected it to stay", hint=_look(server))
+        raise DatabaseError("db: the server was restarted during the dump", hint=_look(server))
     _check_docker(server, ended)
     lost = [line for line in ended.said if LOST.search(line)]
     if lost:
-        raise DatabaseError(f"db: the server hung up: {_shown(lost[-1])}, expected it to stay", hint=_look(server))
+        raise DatabaseError(f"db: the server closed the connection: {_shown(lost[-1])}", hint=_look(server))
 
 
 def check_same(server: Server, facts: Facts) -> None:
     """Raise DatabaseError unless it is still the server and the database that were meant before the dump."""
     found = examine(server)
     if (found.system, found.database) != (facts.system, facts.database):
-        raise DatabaseError("db: another server answers after the dump, expected the same", hint=_look(server))
+        raise DatabaseError("db: another server answers after the dump, expected the dumped one", hint=_look(server))
 
 
 def table_files(server: Server) -> dict[str, int]:
@@ -285,8 +284,8 @@ def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[
     for table in empty:
         if after.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(literal(table))) == "t":
             raise VerificationError(
-                f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all",
-                hint="when the migration is done: dental-pms-backup run",
+                f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows",
+                hint="dental-pms-backup run   # when the migration is done",
             )
 
 
@@ -312,8 +311,8 @@ def matching(server: Server, facts: Facts, program: str) -> str:
         if _major(path) == facts.major or (server.bin_dir and _major(path) > facts.major):
             return str(path)
     raise ToolMissingError(
-        f"{program}: none for PostgreSQL {facts.major}, expected that of the server's major version",
-        hint=f"apt install postgresql-client-{facts.major}, or set native.bin_dir to those of a newer version",
+        f"{program}: not installed for PostgreSQL {facts.major}, the server's major version",
+        hint=f"apt install postgresql-client-{facts.major}   # or set native.bin_dir to those of a newer version",
     )
 
 
@@ -361,7 +360,7 @@ def _major(path: Path) -> int:
     ended, out = programs.capture([str(path), "--version"], timeout_s=10)
     version = re.search(r"(\d+)[.\d]*", out)
     if not ended.ok or version is None:
-        raise BackupError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
+        raise ToolMissingError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
     return int(version[1])
 
 

@@ -59,7 +59,7 @@ def connect(settings: Offsite) -> Remote:
         raise ConfigError((f'offsite.remote: rclone knows no remote "{name}", expected one of {sorted(types)}',))
     if types[name] != "crypt":
         raise ConfigError(
-            (f'offsite.remote: "{name}" is of type {types[name]}, expected type crypt: nothing leaves unencrypted',),
+            (f'offsite.remote: "{name}" is of type {types[name]}, expected crypt: nothing leaves here unencrypted',),
             hint=hint,
         )
     if NOT_ENCRYPTING.search(_rclone(remote, "config", "show", name)):  # it holds passwords: never quoted
@@ -81,7 +81,7 @@ def names(remote: Remote) -> list[str]:
 def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
     if stored.state not in {"verified", "proven"}:
-        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set to copy")
+        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set")
     _check_sums(store, stored, beat=beat)
     *files, manifest = _files(stored)
     for group in (files, [manifest]):
@@ -116,7 +116,7 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
             f'"{name}": no such set offsite, expected one of the list', hint="dental-pms-backup offsite list"
         )
     if any(stored.name == name for stored in sets.listing(store)):
-        raise UsageError(f"set {name} is in the store already, expected one that is not")
+        raise UsageError(f"set {name} is in the store already, so it is not fetched")
     with tempfile.TemporaryDirectory(prefix=publishing.FETCHING, dir=store) as temporary:
         place = Path(temporary)
         files = [*(kind.path(name) for kind in Kind), f"sets/{name}.sha256", f"sets/{name}.json"]

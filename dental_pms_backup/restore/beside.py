@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
@@ -66,8 +66,8 @@ def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
 def _warn_of_another(taken: str, live: str) -> None:
     """Say so where a set was taken of a database of another name: it may be of another practice."""
     if taken not in {"", live}:
-        text = f"the set was taken of database {taken}, the live one is {live}"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": live})
+        text = f"the set was taken of database {taken}, but the live database is {live}"
+        journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
@@ -75,8 +75,8 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
     live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
-        text = "the room on the server's disk cannot be measured: its df did not answer"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+        text = "the room on the server's disk cannot be measured, for df did not answer there"
+        journal.write(Event.RESTORE_ROOM_UNKNOWN, text, priority=journal.WARNING)
         return
     grown = round(dump.backup.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
@@ -103,15 +103,15 @@ def looked_at(live: DatabaseSource) -> Iterator[None]:
 
 def _state(live: DatabaseSource, before: str | None) -> str:
     if before is None:
-        return "what becomes of the live database is not known: it could not be looked at before either"
+        return "whether the live database is as it was is not known, for it could not be looked at before either"
     try:
         after, left = databases.look(live.server), databases.unfinished(live.server)
     except BackupError as error:
         return f"the live database could not be looked at afterwards ({error.message})"
     if after != before:
         return (
-            "the live database is not as it was: its tables, functions, rights or owner were changed meanwhile, by the "
-            "application or by this"
+            "the live database is not as it was: the application or this restore has changed its tables, functions, "
+            "rights or owner meanwhile"
         )
     return f"the live database is as it was{'' if left else ', and nothing is left of the new one'}"
 
@@ -176,8 +176,8 @@ def _fill_as_superuser(
     if not into.restorer or not dump.ours or owned_by_others(dump, verified.unpack):
         raise error
     text = f"{error.message.removesuffix(', expected nothing in it that only a superuser may do')}; all owners in the "
-    text += "set are superusers, it is replayed as one"
-    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": into.database})
+    text += "set are superusers, so that it is replayed as a superuser"
+    journal.write(Event.RESTORE_AS_SUPERUSER, text, priority=journal.WARNING, fields={"target": into.database})
     live = dump.live
     databases.drop(live.server, into.database)
     databases.create_like(live.server, live.facts.database, into.database)

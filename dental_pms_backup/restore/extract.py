@@ -122,9 +122,10 @@ def _check_paths(paths: Sequence[str]) -> None:
 def _check_free(place: Place, targets: Sequence[Path]) -> None:
     for target in targets:
         if targets.count(target) > 1:
-            raise UsageError(f"{target}: two of the paths end so, expected each to have a name of its own")
+            raise UsageError(f"{target}: two of the paths end in this name, expected each to have a name of its own")
         if place.has(target.name):
-            raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint="ls; or give --to"))
+            hint = "ls   # or type another place after --to"
+            raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint=hint))
 
 
 @contextlib.contextmanager
@@ -185,7 +186,7 @@ def _found(content: Place, path: str) -> Path:
     for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):
         mode = each.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-            raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link, expected one'))
+            raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link'))
     return found
 
 
@@ -201,7 +202,7 @@ def _move(file: Path, place: Place, target: Path) -> None:
     except FileExistsError:
         raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name")) from None
     except OSError as error:
-        raise _unrecorded(RestoreError(f"{target}: {error.strerror}, expected to write it")) from None
+        raise _unrecorded(RestoreError(f"{target}: cannot be written: {error.strerror}")) from None
 
 
 def _unrecorded(error: BackupError) -> BackupError:
@@ -252,7 +253,7 @@ def _count(ended: Sequence[programs.Ended], *, to_stdout: bool) -> int:
     if counted and not failed:
         return int(counted[1])
     if to_stdout and not perl.ok:
-        raise OutputError("standard output: does not take all rows, expected to print everything")
+        raise OutputError("standard output: it takes no more rows, so not all of them were printed")
     raise RestoreError(f"db: {failed or perl}, expected all rows", hint="df -h")
 
 
@@ -268,7 +269,9 @@ def _output(target: Path | None) -> Iterator[int]:
         return
     with _opened(target.parent) as place:
         if place.has(target.name):
-            raise RefusedError(f"{target}: exists already, expected a free name", hint="give another file by --to")
+            raise RefusedError(
+                f"{target}: exists already, expected a free name", hint="ls   # or type another file after --to"
+            )
         draft = durable.draft_path(target).name
         descriptor = _new_file(place, draft, target)
         try:
@@ -304,7 +307,7 @@ def _give_name(descriptor: int, place: Place, target: Path) -> None:
         raise RefusedError(f"{target}: exists already, expected a free name") from None
     except OSError as error:  # the disk; or a filesystem without links
         raise RestoreError(
-            f"{target}: {error.strerror}, expected to write it", hint="give another place by --to"
+            f"{target}: cannot be written: {error.strerror}", hint="df -h   # or type another place after --to"
         ) from None
 
 

@@ -130,7 +130,7 @@ def _found(descriptor: int, columns: Sequence[str], keys: Sequence[str], beat: C
         perl = ["perl", "-e", NAMES_OF_DUMP, "--", *words]
         unpacked, read = programs.pipeline(verify_file.GZIP, perl, source=descriptor, out=out, beat=beat)
         if not read.ok or not (unpacked.ok or unpacked.broken_pipe):
-            raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected to read the dump")
+            raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected a dump that can be read")
         parts = os.pread(out, os.fstat(out).st_size, 0).split(b"\0")[:-1]
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {os.fsdecode(key): name.decode("utf-8", "replace") for key, name in pairs}

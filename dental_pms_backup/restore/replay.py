@@ -84,7 +84,7 @@ UNTRUSTED = "DP004"
 EXTENSION_STATES = {
     "DP003": "the server does not have it installed",
     UNTRUSTED: "it is not a trusted one, and none of the harmless ones that live has too",
-    "DP005": "it stands behind what the dump makes, expected before that",
+    "DP005": "it stands behind what the dump makes, expected to stand before",
 }
 OTHERS_CHANGED = "DP006"
 AS_SUPERUSER = (
@@ -161,7 +161,7 @@ def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Calla
     if failed:
         state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
-        raise RestoreError(f"db: the set's roles cannot be made ({why}), expected those that the server lacks")
+        raise RestoreError(f"db: the roles of the set that the server lacks cannot be made ({why})")
 
 
 def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str]:
@@ -271,7 +271,7 @@ def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
     if state == replay_guards.NESTED:
         return RestoreError(
             f"db: the replay failed (SQLSTATE {state}, at {what or 'the end'}): a function that runs while the set is "
-            "restored, as the check of a table, makes or sets something, expected that of the dump's own statements",
+            "restored, as the check of a table, makes or sets something, expected only the dump's own statements to",
             hint=f"look at the functions that are used there, in the set and in the live database; {AS_SUPERUSER}",
         )
     if state == OTHERS_CHANGED:

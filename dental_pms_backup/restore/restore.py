@@ -269,7 +269,7 @@ def _check_replaces(dump: Opened, verified: Verified, wanted: str, terms: Terms)
         )
     if not terms.as_superuser and beside.owned_by_others(dump, verified.unpack):
         raise RefusedError(
-            "restore: --replace is work of the superuser, and the set has objects of others, expected your word: "
+            "restore: --replace is work of the superuser, and the set has objects of others, expected --as-superuser: "
             "whoever could make objects in that database could then do on the server all that its superuser can",
             hint=f"CONFIRM=YES dental-pms-backup restore db {shell_word(wanted)} --in-place --replace --as-superuser",
         )
@@ -285,7 +285,7 @@ def _live_rows(live: DatabaseSource, *, needed: bool) -> dict[str, int] | None:
             return None
         raise RefusedError(
             f"restore: what is live cannot be read ({error.message}), expected to make a safety set of it first",
-            hint="mend that; or type --no-safety-set if what is live is worth nothing",
+            hint="mend that; or, if what is live is worth nothing, type the same command with --no-safety-set",
         ) from None
 
 
@@ -315,7 +315,7 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
             if not {kept, live.facts.database} <= databases.names(live.server):
                 raise RestoreError(
                     f"db: the switch failed: {error.message}",
-                    hint="a role that may rename databases is needed; or --in-place --replace, which needs less",
+                    hint="type the same command with --replace   # it needs fewer rights: no database is renamed",
                 ) from None
 
 

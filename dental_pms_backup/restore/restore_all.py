@@ -119,7 +119,7 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
             "size, expected none; both streams are restored as the set has them",
-            hint="an older or a newer set may have the files: dental-pms-backup extract SET PATH --stored-names",
+            hint="dental-pms-backup extract SET PATH --stored-names   # an older or a newer set may have them",
         )
     journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
     return found
@@ -130,8 +130,8 @@ def _check_missing(live: DatabaseSource, application: Application) -> None:
     if postgres.ask(live.server, IS_THERE.format(table=postgres.literal(application.table or ""))) == "t":
         raise RestoreError(
             f"application.table: {application.table} is no table with the columns {application.key_column} and "
-            f"{application.size_column}, expected that to compare rows and files; both streams are restored as the "
-            "set has them",
+            f"{application.size_column}, so rows and files cannot be compared; both streams are restored as the set "
+            "has them",
             hint="dental-pms-backup config show   # then: dental-pms-backup drill",
         )
 
@@ -149,6 +149,6 @@ def _counted(
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
     failed = programs.failed(ended)
     if failed or not answer:
-        raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
+        raise RestoreError(f"attachments: {failed or ended[-1]}, while rows and files were compared")
     count, missing, other = (int(number) for number in answer.groups())
     return Matched(rows=count, missing=missing, other_size=other)

@@ -31,7 +31,7 @@ def take(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -
     except BackupError as error:
         raise RefusedError(
             f"restore: no safety set of what is live can be taken ({error.message}), expected one first",
-            hint="mend that; or type --no-safety-set if what is live is worth nothing",
+            hint="mend that; or, if what is live is worth nothing, type the same command with --no-safety-set",
         ) from None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
 from dental_pms_backup.host import disks, journal, programs
 from dental_pms_backup.host.journal import Event
+from dental_pms_backup.host.wording import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -156,7 +157,7 @@ def look_through(
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
     if found is None or programs.failed(ended) or int(found[3]):
-        raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
+        raise VerificationError(f"{file}: the archive cannot be listed, expected a file that is readable to its end")
     wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
     counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
     if counted:
@@ -187,7 +188,7 @@ def _warn(files: int, directories: int, attributes: int, rights: Rights) -> None
 def warn_of_rights(text: str) -> None:
     """Tell that something is unpacked without the rights that it lends."""
     text = f"attachments: {text}: only a set that is restored in place keeps these"
-    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+    journal.write(Event.RIGHTS_LEFT_OUT, text, priority=journal.WARNING)
 
 
 def check_room(file: Path, directory: Place) -> None:
@@ -195,7 +196,7 @@ def check_room(file: Path, directory: Place) -> None:
     free, needed = disks.room(directory.descriptor).free_bytes, file.stat().st_size
     if free < needed:
         raise RefusedError(
-            f"attachments: {free} bytes free in {directory.path}, expected over {needed} for a second copy; "
+            f"attachments: {size(free)} free in {directory.path}, expected over {size(needed)} for a second copy; "
             "nothing was touched",
             hint=f"df -h {shell_word(directory.path)}   # or, onto another disk: "
             "dental-pms-backup restore attachments SET --to DIR",
@@ -229,8 +230,8 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
         if room.free_bytes < least_bytes or room.free_files < least_files:
             target = content.path.parent.parent
             raise RestoreError(
-                f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
-                f"{least_files} files, expected it to need less; it is gone again, the live directory is as it was",
+                f"attachments: {target}: what is in the archive has taken all room but {size(least_bytes)} and "
+                f"{least_files} files, expected it to need less; it is removed, and the live directory is as it was",
                 hint=f"df -h {shell_word(target)}; df -i {shell_word(target)}",
             )
 
@@ -251,7 +252,7 @@ def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, 
         sync = ["sync", "--file-system", str(content.for_programs)]
         (synced,) = programs.pipeline(sync, out=nowhere.fileno(), beat=beat)
     if not synced.ok:
-        raise RestoreError(f"attachments: {synced}, expected to make them durable; the live directory is as it was")
+        raise RestoreError(f"attachments: {synced}, expected all files on the disk; the live directory is as it was")
 
 
 def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
@@ -271,7 +272,7 @@ def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
         (ended,) = programs.pipeline(["find", f"{content.for_programs}/.", *words], out=out, beat=beat)
         count = os.fstat(out).st_size
     if not ended.ok:
-        raise RestoreError(f"attachments: {ended}, expected to take rights off what was unpacked")
+        raise RestoreError(f"attachments: {ended}, while rights were taken off what was unpacked")
     return count
 
 

@@ -138,7 +138,7 @@ def listing(store: Path) -> list[StoredSet]:
         sets = [_stored(store, name, files.get(name, {}), entries["sets"]) for name in manifests | files.keys()]
     except OSError as error:
         raise StoreError(
-            f"{store}: cannot be read: {error.strerror}, expected to list it", hint="sudo dental-pms-backup list"
+            f"{store}: cannot be read: {error.strerror}, expected a store to list", hint="sudo dental-pms-backup list"
         ) from None
     return sorted(sets, key=lambda stored: (stored.taken_at, stored.name))
 

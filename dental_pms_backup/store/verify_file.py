@@ -147,7 +147,7 @@ class Readings:
         checksum = self.summing.checksum(self.path, beat)
         if expected not in {"", checksum}:
             raise VerificationError(
-                f"{self.path}: the checksum differs, expected that of the manifest",
+                f"{self.path}: the checksum differs from the manifest's",
                 hint="dental-pms-backup verify   # which sets are good",
             )
         return checksum
@@ -215,7 +215,7 @@ class _Reading:
         ended = self.pipeline.wait(beat)
         if failed := programs.failed(ended):
             raise VerificationError(
-                f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
+                f"{path}: the content is not sound ({failed}), expected a file that is readable to its end",
                 hint="dental-pms-backup verify   # which sets are good",
             )
         return ended, os.pread(self.out, LARGEST_ANSWER_BYTES, 0)

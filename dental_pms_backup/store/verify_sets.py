@@ -62,7 +62,7 @@ def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
         except VerificationError as error:
             yield error.message
         except OSError as error:
-            yield f"{artefact.path}: {error.strerror}, expected to read it"
+            yield f"{artefact.path}: cannot be read: {error.strerror}"
 
 
 def _has_its_checksums(store: Path, name: str, manifest: Mapping[str, Any]) -> bool:

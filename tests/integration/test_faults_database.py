@@ -166,7 +166,7 @@ def test_clients_older_than_the_server_are_refused(site: Site) -> None:
     site.fake("pg_dump", "exit 1")
     executable(site.place / "clients/pg_dump", f"echo 'pg_dump (PostgreSQL) {major() - 1}.4'")
     done = fails(site, "db", cause="tool")
-    assert f"pg_dump: none for PostgreSQL {major()}" in done.stderr
+    assert f"pg_dump: not installed for PostgreSQL {major()}" in done.stderr
     site.mend()
     recovers(site)
 
@@ -260,7 +260,7 @@ def dump_pid(live: OnHost) -> int:
 @pytest.mark.parametrize(
     ("function", "cause", "status", "says"),
     [
-        ("pg_terminate_backend", "database", 75, "db: the server hung up: pg_dump: "),
+        ("pg_terminate_backend", "database", 75, "db: the server closed the connection: pg_dump: "),
         ("pg_cancel_backend", "dump", 1, "canceling statement due to user request"),
     ],
     ids=["pg_terminate_backend", "pg_cancel_backend"],

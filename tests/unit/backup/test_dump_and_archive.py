@@ -332,9 +332,7 @@ def test_dump_in_a_container_that_failed_by_itself_is_looked_for_once(bin_dir: P
 def test_dump_that_failed_of_a_server_that_went_away_is_worth_a_retry(bin_dir: Path) -> None:
     with pytest.raises(DatabaseError) as raised:
         dumped(bin_dir, "echo 'server closed the connection unexpectedly' >&2; exit 1\n")
-    assert raised.value.message == (
-        "db: the server hung up: server closed the connection unexpectedly, expected it to stay"
-    )
+    assert raised.value.message == ("db: the server closed the connection: server closed the connection unexpectedly")
 
 
 def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir: Path, tmp_path: Path) -> None:
@@ -349,7 +347,7 @@ def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir:
         watch.showing("db", out.fileno(), 0) as beat,
     ):
         dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60, beat=beat)
-    assert re.fullmatch(r"db: no byte moved for \d+ s, expected progress", raised.value.message)
+    assert re.fullmatch(r"db: no byte moved for \d+ s", raised.value.message)
     assert gone(int((tmp_path / "id").read_text()))
 
 

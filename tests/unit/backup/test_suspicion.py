@@ -77,7 +77,7 @@ def test_first_set_has_nothing_to_be_compared_with() -> None:
 
 
 def test_dump_without_any_table_is_suspect_although_it_is_the_first() -> None:
-    assert of_database(1000, rows={}) == ["db: the dump has no table, expected the practice's"]
+    assert of_database(1000, rows={}) == ["db: the dump has no table, expected the practice's tables"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dental_pms_backup.errors import StalledError
 from dental_pms_backup.host import notify, progress
@@ -17,51 +15,6 @@ from dental_pms_backup.host.progress import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.mark.parametrize(
-    ("size_bytes", "text"),
-    [
-        (0, "0 B"),
-        (1, "1 B"),
-        (999, "999 B"),
-        (999_949, "999.9 kB"),
-        (999_950, "1.0 MB"),
-        (1000, "1.0 kB"),
-        (8_412_345, "8.4 MB"),
-        (317_000_000, "317.0 MB"),
-        (2_000_000_000, "2.0 GB"),
-        (3_500_000_000_000, "3.5 TB"),
-        (9_000_000_000_000_000, "9000.0 TB"),
-    ],
-)
-def test_size_is_told_in_decimal_units(size_bytes: int, text: str) -> None:
-    assert progress.size(size_bytes) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (1, "1 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (125, "2 min 5 s"),
-        (3600, "1 h"),
-        (5400, "1 h 30 min"),
-        (86_400, "1 d"),
-        (100_800, "1 d 4 h"),
-        (31_536_000, "365 d"),
-    ],
-)
-def test_duration_is_told_in_its_largest_units(seconds: float, text: str) -> None:
-    assert progress.duration(seconds) == text
-
-
-@given(st.floats(0, 1e12))
-def test_duration_never_has_more_than_two_units(seconds: float) -> None:
-    assert len(progress.duration(seconds).split()) in {2, 4}
 
 
 @pytest.mark.parametrize(
@@ -162,8 +115,8 @@ def test_file_that_does_not_grow_for_too_long_is_given_up(tmp_path: Path, monkey
         with pytest.raises(StalledError) as raised:
             beat()
     assert (raised.value.message, raised.value.hint, raised.value.cause, raised.value.exit_status) == (
-        "db: no byte moved for 15 min 2 s, expected progress",
-        "docker ps; df -h; then raise stall_timeout_s if it is only slow",
+        "db: no byte moved for 15 min 2 s",
+        "docker ps; df -h   # raise stall_timeout_s if it is only slow",
         "stalled",
         1,
     )

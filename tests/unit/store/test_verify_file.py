@@ -30,7 +30,7 @@ UNRESTRICT = "\\unrestrict Ab0Cd1Ef2Gh3\n\n"
 LONG = "CREATE TABLE patients (id int);\n" * 4000
 CUT = "the dump does not end with its completion mark, expected a whole dump"
 OTHER_ENTRIES = "the archive's entries are not those that tar wrote, expected the same"
-UNSOUND = "the content is not sound ({}), expected it to be readable to its end"
+UNSOUND = "the content is not sound ({}), expected a file that is readable to its end"
 
 
 def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> dict[str, int]:
