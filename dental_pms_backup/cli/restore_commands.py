@@ -29,7 +29,7 @@ ALL = "all"
 
 def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, watch: Watch, say: Say) -> None:
     """Restore what the command line asks for and say what was done; RefusedError, UsageError where it is not clear."""
-    wanted, target = arguments.source, arguments.to
+    wanted, target = arguments.wanted, arguments.to
     _check_words(arguments)
     terms = restore.Terms(
         consent=lambda name, losses: _consent(name, losses, say),
@@ -59,7 +59,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
 
 def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:
     """Extract what the command line asks for and say where it is; UsageError where that is not clear."""
-    source, paths, table = arguments.source, arguments.paths, arguments.table
+    wanted, paths, table = arguments.wanted, arguments.paths, arguments.table
     if bool(paths) == (table is not None) or (arguments.csv if table is None else arguments.stored_names):
         raise UsageError(
             "extract: expected paths of the attachments (--stored-names goes with them), "
@@ -67,13 +67,13 @@ def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say:
         )
     if table is None:
         directory = (arguments.to or Path()).absolute()
-        found = extract.files(config, source, paths, directory, stored_names=arguments.stored_names, watch=watch)
+        found = extract.files(config, wanted, paths, directory, stored_names=arguments.stored_names, watch=watch)
         say(report.extracted_lines(paths, found, as_json=arguments.json))
         return
     if arguments.json:
         raise UsageError("extract: the rows of a table are SQL or CSV, expected --json with paths only")
     target = arguments.to.absolute() if arguments.to else None
-    count = extract.table(config, source, table, target, csv=arguments.csv, watch=watch)
+    count = extract.table(config, wanted, table, target, csv=arguments.csv, watch=watch)
     if target:
         say([f"extracted={target}", f"extracted_rows={count}"])
 
@@ -81,7 +81,7 @@ def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say:
 def _check_words(arguments: Arguments) -> None:
     """Raise unless it is clear where to, and the admin has said that what is live is to be replaced, where it is."""
     what = arguments.stream
-    command = f"CONFIRM=YES dental-pms-backup restore {what} {shell_word(arguments.source)}"
+    command = f"CONFIRM=YES dental-pms-backup restore {what} {shell_word(arguments.wanted)}"
     if (arguments.replace or arguments.no_safety_set) and not arguments.in_place:
         raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
     if arguments.replace and what != Stream.DB:

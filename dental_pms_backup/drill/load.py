@@ -126,8 +126,7 @@ def load(server: Server, what: str, descriptor: int, *, whole: bool = False, bea
     at_once = ["--single-transaction"] if whole else []
     words = (*psql.STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-")
     argvs = verify_file.unpacker(), _client(server, "psql", *words, stdin=True)
-    with open(os.devnull, "wb") as nowhere:
-        unpacked, loaded = programs.pipeline(*argvs, source=descriptor, out=nowhere.fileno(), beat=beat)
+    unpacked, loaded = programs.pipeline(*argvs, source=descriptor, beat=beat)
     check_not_killed(unpacked)
     if not loaded.ok:
         raise _load_error(what, descriptor, loaded)

@@ -81,11 +81,24 @@ class Running:
         self._said: list[collections.deque[str]] = []
         self._feeder: Feeder | None = None
 
-    def start(self, source: int | None, out: int) -> None:
+    def start(self, source: int | None, out: int | None) -> None:
         """Start all of them; those that had been started when an exception comes are known to ``end``."""
-        _start_all(self._argvs, source, out, self._started, self._said)
+        reading = _copy_of(source)
+        try:
+            for argv in self._argvs:
+                following, writing = (-1, _copy_of(out)) if argv is self._argvs[-1] else _wide_pipe()
+                self._said.append(collections.deque(maxlen=LINES_KEPT))
+                try:
+                    self._started.append(_start(argv, reading, writing, self._said[-1]))
+                finally:  # an end kept open here would hide the end of input, or of the reader
+                    os.close(writing)
+                    os.close(reading)
+                    reading = following
+        finally:
+            if reading != -1:
+                os.close(reading)
 
-    def start_following(self, source: int, out: int, grows: Callable[[], bool]) -> None:
+    def start_following(self, source: int, out: int | None, grows: Callable[[], bool]) -> None:
         """Start all of them as ``start`` does, the first one reading also what ``source`` gets while it ``grows``."""
         reading, writing = _wide_pipe()
         self._feeder = Feeder(source, writing, grows)
@@ -159,9 +172,9 @@ def installed(program: str) -> bool:
 
 
 def pipeline(
-    *argvs: Sequence[str], source: int | None = None, out: int, beat: Callable[[], None] | None = None
+    *argvs: Sequence[str], source: int | None = None, out: int | None = None, beat: Callable[[], None] | None = None
 ) -> tuple[Ended, ...]:
-    """Run ``argvs[0] < source | argvs[1] | … > out`` and return how each ended, in order.
+    """Run ``argvs[0] < source | argvs[1] | … > out``, by default ``/dev/null``, and return how each ended, in order.
 
     The caller keeps ``source`` and ``out`` open and judges the result. ``beat`` is called about ten times a
     second. On InterruptedRunError, and on any other exception, every program has ended.
@@ -172,7 +185,7 @@ def pipeline(
 
 @contextlib.contextmanager
 def running(
-    *argvs: Sequence[str], source: int | None = None, out: int, grows: Callable[[], bool] | None = None
+    *argvs: Sequence[str], source: int | None = None, out: int | None = None, grows: Callable[[], bool] | None = None
 ) -> Iterator[Running]:
     """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended.
 
@@ -286,24 +299,8 @@ def program_of(argv: Sequence[str]) -> str:
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 
-def _start_all(
-    argvs: Sequence[Sequence[str]], source: int | None, out: int, started: list[Any], said: list[collections.deque[str]]
-) -> None:
-    """Start the programs of a pipeline, each appended to ``started`` at once, so that the caller can end them."""
-    reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
-    try:
-        for argv in argvs:
-            following, writing = (-1, os.dup(out)) if argv is argvs[-1] else _wide_pipe()
-            said.append(collections.deque(maxlen=LINES_KEPT))
-            try:
-                started.append(_start(argv, reading, writing, said[-1]))
-            finally:  # an end kept open here would hide the end of input, or of the reader
-                os.close(writing)
-                os.close(reading)
-                reading = following
-    finally:
-        if reading != -1:
-            os.close(reading)
+def _copy_of(descriptor: int | None) -> int:
+    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if descriptor is None else os.dup(descriptor)
 
 
 def _wide_pipe() -> tuple[int, int]:

@@ -160,11 +160,11 @@ def _untar(
     plain = [os.fsencode(original_names.member(path)) for path in paths]
     rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
     argv = [*unpack.extraction(content, rights), "--no-wildcards", "--anchored", "--null"]
-    with open(os.devnull, "wb") as nowhere, programs.memory("names") as names:  # not in argv, which everyone can read
+    with programs.memory("names") as names:  # not in argv, which everyone can read
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
         argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
         leaving_room = unpack.leaves_room(content, beat)
-        unpacked, tar = programs.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=leaving_room)
+        unpacked, tar = programs.pipeline(how, argv, source=descriptor, beat=leaving_room)
     # a path is in the archive with "./" or without, so that one of each pair is not found
     other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
     if not unpacked.ok or (not tar.ok and other):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -217,25 +216,23 @@ def _settle(
     with (
         programs.memory("middle") as middle,
         programs.memory("commit") as commit,
-        open(os.devnull, "rb") as nothing,
         sessions.opened(live.server) as session,
     ):
         replay_filters.write(middle, replay_role.after_rights(role, into.database))
         replay_filters.write(commit, "commit;\n")
         cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
         client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
-        failed = _run(session, [cat, client], nothing.fileno(), beat)
+        failed = _run(session, [cat, client], None, beat)
     if failed:
         raise _error(failed, "", ours=role.ours)
     replay_role.remove(live, role.role)
 
 
 def _run(
-    session: sessions.Session, argvs: Sequence[Sequence[str]], source: int, beat: Callable[[], None]
+    session: sessions.Session, argvs: Sequence[Sequence[str]], source: int | None, beat: Callable[[], None]
 ) -> programs.Ended | None:
     """Run a pipeline that ends in the psql of a session; return None, or the program that failed."""
-    with open(os.devnull, "wb") as nowhere:
-        ended = programs.pipeline(*argvs, source=source, out=nowhere.fileno(), beat=beat)
+    ended = programs.pipeline(*argvs, source=source, beat=beat)
     session.done = not programs.failed(ended)
     if session.done:
         return None

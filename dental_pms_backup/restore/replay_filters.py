@@ -36,7 +36,7 @@ KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dump:
-    """An open dump: what unpacks it, the token of its line restrict, see ``dumps.Head``, and whether it is a set's."""
+    """An open dump: what unpacks it, the token of its line restrict, as in ``Head``, and whether it is a set's."""
 
     descriptor: int
     unpack: Sequence[str]

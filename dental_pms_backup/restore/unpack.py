@@ -248,9 +248,7 @@ def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, 
     take_bits_off(content, rights, beat=beat)
     if rights is not Rights.ALL:
         _find(content, [*DEVICES, "-delete"], beat)
-    with open(os.devnull, "wb") as nowhere:
-        sync = ["sync", "--file-system", str(content.for_programs)]
-        (synced,) = programs.pipeline(sync, out=nowhere.fileno(), beat=beat)
+    (synced,) = programs.pipeline(["sync", "--file-system", str(content.for_programs)], beat=beat)
     if not synced.ok:
         raise RestoreError(f"attachments: {synced}, expected all files on the disk; the live directory is as it was")
 
@@ -278,8 +276,7 @@ def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
 
 def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat) -> None:
     os.lseek(source, 0, os.SEEK_SET)
-    with open(os.devnull, "wb") as nowhere:
-        ended = programs.pipeline(unpack, argv, source=source, out=nowhere.fileno(), beat=beat)
+    ended = programs.pipeline(unpack, argv, source=source, beat=beat)
     if failed := programs.failed(ended):
         full = any("No space left" in line or "Disk quota" in line for line in failed.said)
         raise RestoreError(
