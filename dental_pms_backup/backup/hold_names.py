@@ -104,7 +104,7 @@ def held(
                 nonlocal said_at
                 if holder.has_ended:
                     dump_client.check(server, facts, *holder.wait())
-                    raise DumpError(f"db: {holder.names[0]} ended before the dump did, expected it to stay")
+                    raise DumpError(f"db: {holder.names[0]} ended before the dump did")
                 if time.monotonic() > said_at + SAID_EVERY_S:
                     script.write(STILL_HERE)
                     said_at = time.monotonic()
