@@ -278,7 +278,7 @@ def test_a_dump_during_which_somebody_ends_the_session_that_holds_names_is_tempo
 ) -> None:
     strike = "select pg_terminate_backend({})"
     done = fails_while_held(held, lambda: sql(live, strike.format(session_pids(live)[0])), cause="database", status=75)
-    assert "db: the server hung up: " in done.stderr
+    assert "db: the server closed the connection: " in done.stderr
     recovers(held.site)
 
 
