@@ -17,7 +17,7 @@ from dental_pms_backup.live import sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from dental_pms_backup.host.places import Identity
+    from dental_pms_backup.live.sources import AttachmentsSource
 
 MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
@@ -69,22 +69,21 @@ def argv(directory: Path, index: Path, *, sparse: bool) -> list[str]:
 
 
 def attachments(
-    directory: Path,
+    source: AttachmentsSource,
     out: int,
     index: Path,
     *,
-    identity: Identity | None = None,
     level: int = compressor.USUAL_LEVEL,
     last_try: bool = True,
     beat: Callable[[], None] | None = None,
 ) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
-    It is opened once, RefusedError unless it is that of ``identity``; tar follows no link below it. An entry that
+    It is opened once, RefusedError unless it is the one that was found; tar follows no link below it. An entry that
     changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
     names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
-    with _opened(directory, identity) as place:
+    with _opened(source) as place:
         sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
@@ -139,10 +138,10 @@ def tells_of_holes(directory: Path, mounts: str) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(directory: Path, identity: Identity | None) -> Iterator[Path]:
+def _opened(source: AttachmentsSource) -> Iterator[Path]:
     """Hold a directory open that is read, and return a path of programs to it, wherever it is by then."""
-    sources.check_readable(directory)
-    with places.opened_as_it_is(directory, identity) as place:
+    sources.check_readable(source.path)
+    with places.opened_as_it_is(source.path, source.identity) as place:
         yield place.for_programs
 
 

@@ -107,10 +107,9 @@ def _archive(
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
             archived = archive.attachments(
-                source.path,
+                source,
                 draft.descriptor,
                 index,
-                identity=source.identity,
                 level=order.level,
                 last_try=tries == 1,
                 beat=beat,

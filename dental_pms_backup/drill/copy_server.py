@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,14 @@ TO_CLEAR_UP_S = 600  # over the drill's own limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyServer:
-    """The server that a set's database is restored in: in a container of an image, or without one a private cluster."""
+    """The server that a set's database is restored in: in a container of an image, or without one a private cluster.
+
+    ``original`` is the system identifier of the server that the set was taken of.
+    """
 
     image: str
     major: int
+    original: str
 
     @property
     def kind(self) -> str:
@@ -48,7 +53,7 @@ def choose(where: Where, source: Mapping[str, Any]) -> CopyServer:
     Left to choose, what ran in a container is restored into one, or else into a cluster of its version.
     """
     major = source["server_version"] // 10_000
-    cluster = CopyServer(image="", major=major)
+    cluster = CopyServer(image="", major=major, original=source["system_identifier"])
     if where is Where.CLUSTER or (where is Where.AUTO and source["source"] != "compose"):
         return cluster
     if "image" not in source:
@@ -57,7 +62,7 @@ def choose(where: Where, source: Mapping[str, Any]) -> CopyServer:
             hint="dental-pms-backup config show",
         )
     try:
-        return CopyServer(image=copy_container.image_of(source), major=major)
+        return dataclasses.replace(cluster, image=copy_container.image_of(source))
     except BackupError:
         if where is Where.AUTO and copy_container.has_cluster(major):
             return cluster
@@ -95,7 +100,6 @@ def room(config: Config, chosen: CopyServer) -> Room:
 def server(
     config: Config,
     chosen: CopyServer,
-    source: Mapping[str, Any],
     room: Room,
     place: Path,
     *,
@@ -110,7 +114,7 @@ def server(
     _check_room(room.directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
     with _full_disk_named(room.directory), _started(config, chosen, place, superuser) as made:
         target = copy_container.identity(made)
-        for other in (Identity(system=source["system_identifier"]), *live):
+        for other in (Identity(system=chosen.original), *live):
             copy_container.check_apart(target, other)
         yield made
 

@@ -224,7 +224,7 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     with (
         job.limit.within_room(room.check),
         copy_server.server(
-            job.config, where, source, room, job.place, superuser=superuser, packed_bytes=packed_bytes
+            job.config, where, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,
     ):
         with findings.proof(LOAD), findings.timed("restore_s"):

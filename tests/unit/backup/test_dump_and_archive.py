@@ -26,6 +26,7 @@ from dental_pms_backup.host import programs
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
+from dental_pms_backup.live.sources import AttachmentsSource
 from tests.unit.builders import DUMP, HOLDS, gone, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
@@ -59,7 +60,9 @@ def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None)
 def archived(tmp_path: Path) -> tuple[archive.Archived, list[str]]:
     """Archive tmp_path/source and return what tar saw and the index."""
     with (tmp_path / "out.tgz").open("wb") as out:
-        found = archive.attachments(tmp_path / "source", out.fileno(), tmp_path / "index")
+        found = archive.attachments(
+            AttachmentsSource(path=tmp_path / "source", container=""), out.fileno(), tmp_path / "index"
+        )
     assert found
     return found, (tmp_path / "index").read_text().splitlines()
 
@@ -430,7 +433,9 @@ def test_archive_that_may_lack_content_is_worth_another_try_and_fails_in_the_las
     (tmp_path / "source").mkdir()
     program(bin_dir, "tar", f"printf 'tar: {said}\\n' >&2; exit {status}\n")
     with (tmp_path / "out.tgz").open("wb") as out:
-        again = archive.attachments(tmp_path / "source", out.fileno(), tmp_path / "index", last_try=False)
+        again = archive.attachments(
+            AttachmentsSource(path=tmp_path / "source", container=""), out.fileno(), tmp_path / "index", last_try=False
+        )
     assert again is None
     with pytest.raises(ArchiveError, match=f"tar could not read everything .tar: exit status {status}, "):
         archived(tmp_path)

@@ -18,6 +18,7 @@ import pytest
 from dental_pms_backup.backup.archive import attachments as archive_attachments
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import programs, progress
+from dental_pms_backup.live.sources import AttachmentsSource
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 from tests.unit.builders import COPY_HEAD, DUMP, ROLES_TRAILER, TRAILER, gone, packed, program
@@ -58,7 +59,7 @@ def archived(tmp_path: Path, *names: bytes) -> tuple[Path, Path]:
             file.write(name)
     archive, index = tmp_path / "archive.tgz", tmp_path / "index"
     with archive.open("wb") as file:
-        seen = archive_attachments(source, file.fileno(), index)
+        seen = archive_attachments(AttachmentsSource(path=source, container=""), file.fileno(), index)
         assert seen
         assert seen.entry_count == len(names) + 1
     return archive, index
@@ -275,7 +276,7 @@ def test_directories_links_and_sparse_files_are_the_same_in_archive_and_index(tm
         file.truncate(10_000_000)
     index = tmp_path / "index"
     with (tmp_path / "archive.tgz").open("wb") as file:
-        seen = archive_attachments(source, file.fileno(), index)
+        seen = archive_attachments(AttachmentsSource(path=source, container=""), file.fileno(), index)
         assert seen
         assert seen.entry_count == 8
     assert proven(tmp_path / "archive.tgz", None, Kind.ATTACHMENTS, index=index) == {}
