@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 # the end of its input, and the next run would wait for it. No log of the server gets what is said here.
 HOLD_NAMES = """\
 set lock_timeout = '{lock_wait_s}s';
-select from pg_settings where case when name = 'transaction_timeout' then set_config(name, '0', false) = '' end;
 select current_setting('is_superuser') = 'on' and not pg_is_in_recovery() as can_hold \\gset
 \\if :can_hold
 set log_statement = 'none';
 set log_min_duration_statement = -1;
 set session_replication_role = replica;
+select from pg_settings
+ where case when name in ('event_triggers', 'transaction_timeout') then set_config(name, '0', false) = '' end;
 set idle_in_transaction_session_timeout = '{silent_s}s';
 select count(*) > 0 as of_others, coalesce(string_agg(configured::text, ','), '0') as others,
  string_agg(format('only %I.%I', nspname, relname), ', ') as tables
@@ -104,7 +105,7 @@ def held(
                 nonlocal said_at
                 if holder.has_ended:
                     dump_client.check(server, facts, *holder.wait())
-                    raise DumpError(f"db: {holder.names[0]} ended before the dump did, expected it to stay")
+                    raise DumpError(f"db: {holder.names[0]} ended before the dump did")
                 if time.monotonic() > said_at + SAID_EVERY_S:
                     script.write(STILL_HERE)
                     said_at = time.monotonic()

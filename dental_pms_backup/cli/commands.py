@@ -75,6 +75,7 @@ def _run(arguments: Arguments) -> int:
             output.lines(["failure=bug", "backup_run_status=failed"])
         raise
     output.lines([*report.run_lines(taken), "backup_run_status=ok"])
+    output.to_person(report.run_told(taken), quiet=arguments.quiet)
     follow(config)
     return DONE
 
@@ -148,6 +149,7 @@ def _drill(arguments: Arguments) -> int:
         drilled = drill.perform(config, arguments.set, now=_now(), watch=_watch(arguments, config))
         if drilled is None:
             output.lines(["drill_status=nothing"])
+            output.to_person(report.NOTHING_TO_DRILL, quiet=arguments.quiet)
             return DONE
         output.lines(report.drilled_lines(drilled))
         if drilled.failure:
@@ -157,6 +159,7 @@ def _drill(arguments: Arguments) -> int:
             output.lines([f"failure={error.cause}", "drill_status=failed"])
         raise
     output.lines(["drill_status=proven"])
+    output.to_person(report.drilled_told(drilled), quiet=arguments.quiet)
     return DONE
 
 

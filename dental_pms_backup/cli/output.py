@@ -27,6 +27,12 @@ def lines(printed: Iterable[str], *, colored: bool = False) -> None:
         raise OutputError(f"standard output: {error.strerror}, so not everything was printed") from None
 
 
+def to_person(text: str, *, quiet: bool) -> None:
+    """Say in a sentence, to a person at a terminal, what the key=value lines say to programs."""
+    if sys.stdout.isatty() and not quiet:
+        journal.say(text)
+
+
 def as_json(value: object) -> None:
     """Print a value as JSON."""
     import json

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dental_pms_backup.store.sets import StoredSet
     from dental_pms_backup.store.verify_sets import Verdict
 
+WORD_OF = {Stream.DB: "database", Stream.ATTACHMENTS: "attachments"}
+NOTHING_TO_DRILL = "Every set that can be drilled has been drilled."
 KIND_OF = {Stream.DB: Kind.DB, Stream.ATTACHMENTS: Kind.ATTACHMENTS}
 
 
@@ -45,6 +47,14 @@ def run_lines(taken: Taken) -> Iterator[str]:
         both += [f"{stream}_file={path}", f"{stream}_size_bytes={artefact.size_bytes}"]
     yield from both
     yield f"duration_seconds={round(taken.duration_s)}"
+
+
+def run_told(taken: Taken) -> str:
+    """Return in a sentence what a complete run has made."""
+    sizes = {WORD_OF[stream]: taken.stored.size_bytes(stream) for stream in Stream}
+    parts = " and ".join(f"{size(count)} of the {word}" for word, count in sizes.items() if count is not None)
+    name, at = taken.stored.name, moment(taken.stored.taken_at)
+    return f"The set {name} of {at} is complete and verified. It holds {parts}."
 
 
 def dry_run_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Iterator[str]:
@@ -131,6 +141,14 @@ def drilled_lines(drilled: Drilled) -> Iterator[str]:
         yield f"{name}={figure}"
 
 
+def drilled_told(drilled: Drilled) -> str:
+    """Return in sentences what a drill that passed has shown."""
+    text = f"The set {drilled.stored.name} was restored into a throwaway server, and what came back is what went in."
+    if "restore_s" in drilled.figures:
+        text += f" Restoring the database took {duration(drilled.figures['restore_s'])}."
+    return text
+
+
 def _source_lines(stream: str, source: Mapping[str, Any]) -> Iterator[str]:
     """Yield where a stream was taken from; what else the manifest says of a server is for ``--json``."""
     told = [str(source["path"])] if source.get("path") else []
@@ -190,6 +208,19 @@ def restored_lines(restored: Restored) -> Iterator[str]:
     if restored.drop:
         yield f"restore_drop={shlex.join(restored.drop)}"
     yield "restore_status=ok"
+
+
+def restored_told(restored: Restored) -> str:
+    """Return in sentences what a restore did, and what is left to do."""
+    if restored.switch:
+        return (
+            f"The database was restored into the new database {restored.target}; the live one is as it was. "
+            "The command after restore_switch= puts the new one in its place."
+        )
+    if restored.kept:
+        kept = f"What was live before is kept in {restored.kept}."
+        return f"{restored.target} has the {WORD_OF[restored.stream]} of the backup now. {kept}"
+    return f"{restored.target} has the {WORD_OF[restored.stream]} of the backup now."
 
 
 def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: bool) -> Iterator[str]:

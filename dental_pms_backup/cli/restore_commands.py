@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.cli import report
+from dental_pms_backup.cli import output, report
 from dental_pms_backup.errors import RefusedError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.restore import extract, restore, restore_all
@@ -40,6 +40,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
     if arguments.stream == ALL:
         for restored in restore_all.both_in_place(config, wanted, terms, now=now, watch=watch):
             say(report.restored_lines(restored))
+            output.to_person(report.restored_told(restored), quiet=arguments.quiet)
         matched = restore_all.match(config, watch=watch)
         say([f"attachment_rows_with_files={matched.rows if matched else 'no such table'}", "restore_all_status=ok"])
         return
@@ -55,6 +56,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
         case _:
             restored = restore.attachments_into_new(config, wanted, target, now=now, watch=watch)
     say(report.restored_lines(restored))
+    output.to_person(report.restored_told(restored), quiet=arguments.quiet)
 
 
 def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:

@@ -205,7 +205,7 @@ def test_a_dump_of_a_newer_version_is_named_and_no_fault_of_the_set(site: Site) 
 
     drills.change_manifest(site, name, know)
     met = drills.fails(site, cause="tool")
-    assert f"drill: no server of PostgreSQL {newer} is installed" in met.stderr
+    assert f"drill: no server of PostgreSQL {newer}, the version of the set, is installed" in met.stderr
     assert f"hint: apt install postgresql-{newer}" in met.stderr
     drills.recovers(site)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup.run import Taken
 from dental_pms_backup.cli import report
+from dental_pms_backup.drill.drill import Drilled
 from dental_pms_backup.live.postgres import Facts, InContainer
 from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
 from dental_pms_backup.restore.restore import Restored
@@ -326,3 +327,37 @@ def test_instructions_are_written_again_only_when_they_changed(tmp_path: Path) -
     (tmp_path / "RESTORE.txt").write_text("old")
     restore_txt.leave(tmp_path)
     assert (tmp_path / "RESTORE.txt").read_text() != "old"
+
+
+def test_person_is_told_of_a_run_in_a_sentence() -> None:
+    assert report.run_told(taken(stored())) == (
+        f"The set {NAME} of 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC) is complete and verified. "
+        "It holds 2.0 kB of the database and 1.0 kB of the attachments."
+    )
+    assert report.run_told(taken(stored(kinds=[Kind.ATTACHMENTS]))).endswith("It holds 1.0 kB of the attachments.")
+
+
+def test_person_is_told_of_a_restore_and_of_what_is_left_to_do() -> None:
+    made = Restored(stream=Stream.DB, file=Path("/b/d.sql.gz"), target="pms_restored", switch=("psql", "x"))
+    assert report.restored_told(made) == (
+        "The database was restored into the new database pms_restored; the live one is as it was. "
+        "The command after restore_switch= puts the new one in its place."
+    )
+    replaced = Restored(
+        stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/data", kept=Path("/srv/data.before-restore-x")
+    )
+    assert report.restored_told(replaced) == (
+        "/srv/data has the attachments of the backup now. What was live before is kept in /srv/data.before-restore-x."
+    )
+    new = Restored(stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/new")
+    assert report.restored_told(new) == "/srv/new has the attachments of the backup now."
+
+
+def test_person_is_told_of_a_drill_in_sentences() -> None:
+    drilled = Drilled(
+        stored=stored(), where="container", results={}, figures={"restore_s": 125}, problems=(), reasons={}
+    )
+    assert report.drilled_told(drilled) == (
+        f"The set {NAME} was restored into a throwaway server, and what came back is what went in. "
+        "Restoring the database took 2 min 5 s."
+    )
