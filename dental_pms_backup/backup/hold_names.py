@@ -97,7 +97,7 @@ def held(
         with (
             programs.memory("held") as out,
             programs.pipe() as (reading, script),
-            programs.running(argv, source=reading, out=out) as holder,
+            programs.running(argv, stdin=reading, out=out) as holder,
         ):
             said_at = time.monotonic()
 

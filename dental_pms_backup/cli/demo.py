@@ -149,6 +149,6 @@ def _bring_back(
 
 def _through_gzip(file: Path, argv: list[str]) -> None:
     with file.open("rb") as packed:
-        ended = programs.pipeline(verify_file.GZIP, argv, source=packed.fileno())
+        ended = programs.pipeline(verify_file.GZIP, argv, stdin=packed.fileno())
     if failed := programs.failed(ended):
         raise RestoreError(f"demo: {failed}, expected exit status 0")

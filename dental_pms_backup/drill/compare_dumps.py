@@ -57,11 +57,11 @@ class Counting:
 
 
 @contextlib.contextmanager
-def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Counting]:
+def counting(*argvs: Sequence[str], stdin: int | None = None) -> Iterator[Counting]:
     """Count the dump that a pipeline writes beside what the block does."""
     with (
         programs.memory("tally") as out,
-        programs.running(*argvs, TALLY, source=source, out=out) as pipeline,
+        programs.running(*argvs, TALLY, stdin=stdin, out=out) as pipeline,
     ):
         yield Counting(pipeline=pipeline, out=out)
 
@@ -69,7 +69,7 @@ def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Count
 def counting_packed(descriptor: int) -> contextlib.AbstractContextManager[Counting]:
     """Count an open, compressed dump, from its beginning, beside what the block does."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return counting(verify_file.unpacker(), source=descriptor)
+    return counting(verify_file.unpacker(), stdin=descriptor)
 
 
 def differences(stored: Tally, restored: Tally) -> Iterator[str]:

@@ -70,13 +70,13 @@ class Listing:
 
 
 @contextlib.contextmanager
-def listing(source: int, place: Path) -> Iterator[Listing]:
+def listing(descriptor: int, place: Path) -> Iterator[Listing]:
     """Read an open archive, from its beginning, beside what the block does."""
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
     with (
         _new(place / "entries") as out,
-        programs.running(verify_file.unpacker(), tar, source=source, out=out) as pipeline,
+        programs.running(verify_file.unpacker(), tar, stdin=descriptor, out=out) as pipeline,
     ):
         yield Listing(pipeline=pipeline, place=place)
 
@@ -89,13 +89,13 @@ def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat
     directory = "" if below == "." else below.strip("/")
     with (place / "entries").open("rb") as entries:
         perl = ["perl", "-ne", FILES, directory]
-        _into(place / "files", [perl, _sorted(place)], source=entries.fileno(), beat=beat)
+        _into(place / "files", [perl, _sorted(place)], stdin=entries.fileno(), beat=beat)
     script = f"copy (\n{admin_queries.query(query)}\n) to stdout;\n"
-    with programs.memory("query") as source:
-        os.write(source, script.encode())
-        os.lseek(source, 0, os.SEEK_SET)
+    with programs.memory("query") as asked:
+        os.write(asked, script.encode())
+        os.lseek(asked, 0, os.SEEK_SET)
         try:
-            _into(place / "rows", [rows_argv, _sorted(place)], source=source, beat=beat)
+            _into(place / "rows", [rows_argv, _sorted(place)], stdin=asked, beat=beat)
         except DrillError as error:
             if UNDEFINED_TABLE in error.message:
                 return None
@@ -124,9 +124,9 @@ def _count(path: Path, beat: Beat) -> int:
     return int(_small([["wc", "--lines", str(path)]], beat).split()[0])
 
 
-def _into(path: Path, argvs: Sequence[Sequence[str]], *, source: int | None, beat: Beat) -> None:
+def _into(path: Path, argvs: Sequence[Sequence[str]], *, stdin: int | None, beat: Beat) -> None:
     with _new(path) as out:
-        _demand(programs.pipeline(*argvs, source=source, out=out, beat=beat))
+        _demand(programs.pipeline(*argvs, stdin=stdin, out=out, beat=beat))
 
 
 @contextlib.contextmanager

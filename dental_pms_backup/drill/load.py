@@ -126,7 +126,7 @@ def load(server: Server, what: str, descriptor: int, *, whole: bool = False, bea
     at_once = ["--single-transaction"] if whole else []
     words = (*psql.STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-")
     argvs = verify_file.unpacker(), _client(server, "psql", *words, stdin=True)
-    unpacked, loaded = programs.pipeline(*argvs, source=descriptor, beat=beat)
+    unpacked, loaded = programs.pipeline(*argvs, stdin=descriptor, beat=beat)
     check_not_killed(unpacked)
     if not loaded.ok:
         raise _load_error(what, descriptor, loaded)
@@ -178,7 +178,7 @@ def _first_lines(what: str, descriptor: int, argv: Sequence[str]) -> list[str]:
     """Return what a program prints that needs only the first lines of an open, compressed file."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("head") as out:
-        unpacked, ended = programs.pipeline(verify_file.GZIP, argv, source=descriptor, out=out)
+        unpacked, ended = programs.pipeline(verify_file.GZIP, argv, stdin=descriptor, out=out)
         check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise DrillError(f"{what}: cannot be read, expected gzip", hint="dental-pms-backup verify")

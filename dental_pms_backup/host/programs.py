@@ -81,9 +81,9 @@ class Running:
         self._said: list[collections.deque[str]] = []
         self._feeder: Feeder | None = None
 
-    def start(self, source: int | None, out: int | None) -> None:
+    def start(self, stdin: int | None, out: int | None) -> None:
         """Start all of them; those that had been started when an exception comes are known to ``end``."""
-        reading = _copy_of(source)
+        reading = _copy_of(stdin)
         try:
             for argv in self._argvs:
                 following, writing = (-1, _copy_of(out)) if argv is self._argvs[-1] else _wide_pipe()
@@ -98,10 +98,10 @@ class Running:
             if reading != -1:
                 os.close(reading)
 
-    def start_following(self, source: int, out: int | None, grows: Callable[[], bool]) -> None:
-        """Start all of them as ``start`` does, the first one reading also what ``source`` gets while it ``grows``."""
+    def start_following(self, stdin: int, out: int | None, grows: Callable[[], bool]) -> None:
+        """Start all of them as ``start`` does, the first one reading also what ``stdin`` gets while it ``grows``."""
         reading, writing = _wide_pipe()
-        self._feeder = Feeder(source, writing, grows)
+        self._feeder = Feeder(stdin, writing, grows)
         try:
             self.start(reading, out)
         finally:
@@ -110,7 +110,7 @@ class Running:
 
     @property
     def unfed(self) -> bool:
-        """Tell whether a ``source`` that grew could not be passed on to its end: the programs have not read all."""
+        """Tell whether a ``stdin`` that grew could not be passed on to its end: the programs have not read all."""
         return self._feeder is not None and self._feeder.failed
 
     @property
@@ -172,33 +172,33 @@ def installed(program: str) -> bool:
 
 
 def pipeline(
-    *argvs: Sequence[str], source: int | None = None, out: int | None = None, beat: Callable[[], None] | None = None
+    *argvs: Sequence[str], stdin: int | None = None, out: int | None = None, beat: Callable[[], None] | None = None
 ) -> tuple[Ended, ...]:
-    """Run ``argvs[0] < source | argvs[1] | … > out``, by default ``/dev/null``, and return how each ended, in order.
+    """Run ``argvs[0] < stdin | argvs[1] | … > out``, by default ``/dev/null``, and return how each ended, in order.
 
-    The caller keeps ``source`` and ``out`` open and judges the result. ``beat`` is called about ten times a
+    The caller keeps ``stdin`` and ``out`` open and judges the result. ``beat`` is called about ten times a
     second. On InterruptedRunError, and on any other exception, every program has ended.
     """
-    with running(*argvs, source=source, out=out) as programs:
+    with running(*argvs, stdin=stdin, out=out) as programs:
         return programs.wait(beat)
 
 
 @contextlib.contextmanager
 def running(
-    *argvs: Sequence[str], source: int | None = None, out: int | None = None, grows: Callable[[], bool] | None = None
+    *argvs: Sequence[str], stdin: int | None = None, out: int | None = None, grows: Callable[[], bool] | None = None
 ) -> Iterator[Running]:
     """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended.
 
-    With ``grows``, ``source`` is a file that somebody writes to; its end is the end once that says no. It is asked by
+    With ``grows``, ``stdin`` is a file that somebody writes to; its end is the end once that says no. It is asked by
     another thread.
     """
     programs = Running(argvs)
     with room_for(f"{' | '.join(programs.names)}: cannot be started"):
         try:
-            if grows is None or source is None:
-                programs.start(source, out)
+            if grows is None or stdin is None:
+                programs.start(stdin, out)
             else:
-                programs.start_following(source, out, grows)
+                programs.start_following(stdin, out, grows)
             yield programs
         finally:
             programs.end()
@@ -224,11 +224,11 @@ def capture(
         if beat:
             beat()
 
-    with memory("captured") as out, memory("given") as source:
-        os.write(source, text_in.encode())
-        os.lseek(source, 0, os.SEEK_SET)
+    with memory("captured") as out, memory("given") as stdin:
+        os.write(stdin, text_in.encode())
+        os.lseek(stdin, 0, os.SEEK_SET)
         try:
-            (ended,) = pipeline(argv, source=source, out=out, beat=tick)
+            (ended,) = pipeline(argv, stdin=stdin, out=out, beat=tick)
         except TimeoutError:
             endless = os.fstat(out).st_size > LARGEST_OUTPUT_BYTES
             why = "an answer without end" if endless else f"no answer within {timeout_s:.0f} s"
@@ -263,12 +263,12 @@ def pipe() -> Iterator[tuple[int, BinaryIO]]:
 def background(argv: Sequence[str], *, log: Path) -> Iterator[None]:
     """Run a program while the block lasts, its output in a new file; it is ended with SIGTERM, then SIGKILL."""
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        process = _start(argv, source, out, collections.deque(maxlen=LINES_KEPT))
+        process = _start(argv, stdin, out, collections.deque(maxlen=LINES_KEPT))
     finally:
         os.close(out)
-        os.close(source)
+        os.close(stdin)
     try:
         yield
     finally:
@@ -311,14 +311,14 @@ def _wide_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[str]) -> Any:
+def _start(argv: Sequence[str], stdin: int, out: int, said: collections.deque[str]) -> Any:
     # setpriv --pdeathsig: whatever becomes of us, our programs do not outlive us
     wrapped = ["--pdeathsig", "KILL", "--", path_of(argv[0]), *argv[1:]]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     try:
         return sh.Command(path_of("setpriv"))(
             *wrapped,
-            _in=source,
+            _in=stdin,
             _out=out,
             _err=_collector(said),
             _env=environment | {"LC_ALL": "C"},

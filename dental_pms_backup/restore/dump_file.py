@@ -253,7 +253,7 @@ def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
 def _rows_of_plain(backup: BackupFile, descriptor: int) -> dict[str, int]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("counted") as out:
-        (ended,) = programs.pipeline(verify_file.COUNT_ROWS, source=descriptor, out=out)
+        (ended,) = programs.pipeline(verify_file.COUNT_ROWS, stdin=descriptor, out=out)
         if not ended.ok:
             raise VerificationError(f"{backup.file}: the rows cannot be counted ({ended}), expected a dump")
         counts = os.pread(out, COUNTS_LIMIT_BYTES, 0).partition(b"\0")[0]

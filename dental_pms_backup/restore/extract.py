@@ -164,7 +164,7 @@ def _untar(
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
         argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
         leaving_room = unpack.leaves_room(content, beat)
-        unpacked, tar = programs.pipeline(how, argv, source=descriptor, beat=leaving_room)
+        unpacked, tar = programs.pipeline(how, argv, stdin=descriptor, beat=leaving_room)
     # a path is in the archive with "./" or without, so that one of each pair is not found
     other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
     if not unpacked.ok or (not tar.ok and other):
@@ -242,7 +242,7 @@ def _through(
     descriptor: int, how: Sequence[str], words: Sequence[str], out: int, beat: Beat
 ) -> tuple[programs.Ended, ...]:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return programs.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], source=descriptor, out=out, beat=beat)
+    return programs.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], stdin=descriptor, out=out, beat=beat)
 
 
 def _count(ended: Sequence[programs.Ended], *, to_stdout: bool) -> int:

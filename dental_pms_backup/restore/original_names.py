@@ -128,7 +128,7 @@ def _found(descriptor: int, columns: Sequence[str], keys: Sequence[str], beat: C
         os.write(asked, b"".join(b"%b\0" % os.fsencode(key) for key in keys))
         words = [*columns, f"/proc/{os.getpid()}/fd/{asked}", str(READ_BYTES)]
         perl = ["perl", "-e", NAMES_OF_DUMP, "--", *words]
-        unpacked, read = programs.pipeline(verify_file.GZIP, perl, source=descriptor, out=out, beat=beat)
+        unpacked, read = programs.pipeline(verify_file.GZIP, perl, stdin=descriptor, out=out, beat=beat)
         if not read.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected a dump that can be read")
         parts = os.pread(out, os.fstat(out).st_size, 0).split(b"\0")[:-1]

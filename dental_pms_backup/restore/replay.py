@@ -229,10 +229,10 @@ def _settle(
 
 
 def _run(
-    session: sessions.Session, argvs: Sequence[Sequence[str]], source: int | None, beat: Callable[[], None]
+    session: sessions.Session, argvs: Sequence[Sequence[str]], stdin: int | None, beat: Callable[[], None]
 ) -> programs.Ended | None:
     """Run a pipeline that ends in the psql of a session; return None, or the program that failed."""
-    ended = programs.pipeline(*argvs, source=source, beat=beat)
+    ended = programs.pipeline(*argvs, stdin=stdin, beat=beat)
     session.done = not programs.failed(ended)
     if session.done:
         return None

@@ -169,7 +169,7 @@ def _told(dump: Dump, files: Filter) -> str:
     """Return what the filter says of a dump, from its beginning, without replaying anything."""
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
     with programs.memory("told") as out:
-        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), source=dump.descriptor, out=out)
+        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), stdin=dump.descriptor, out=out)
         if not ended.ok:
             raise RestoreError(f"db: the dump cannot be replayed ({complaint(ended) or ended}), expected only SQL")
         return os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")

@@ -125,7 +125,7 @@ def rights(*, ours: bool, in_place: bool) -> Rights:
 
 def look_through(
     file: Path,
-    source: int,
+    descriptor: int,
     unpack: Sequence[str],
     *,
     ours: bool,
@@ -138,7 +138,7 @@ def look_through(
     It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
     a device node, unless it is ``ours``: a verified file of a set has what was there.
     """
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     listing = [
         "tar",
         "--list",
@@ -153,7 +153,7 @@ def look_through(
     ]
     counting = ["perl", "-e", LOOK_THROUGH, "--", *([str(live.for_programs)] if live else [])]
     with programs.memory("listed") as out:
-        ended = programs.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
+        ended = programs.pipeline(unpack, listing, counting, stdin=descriptor, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
     if found is None or programs.failed(ended) or int(found[3]):
@@ -210,10 +210,10 @@ def extraction(content: Place, rights: Rights) -> list[str]:
     return [*argv, f"--directory={content.for_programs}"]
 
 
-def extract(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
+def extract(descriptor: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
     leaving_room = leaves_room(content, beat)
-    _through(source, unpack, extraction(content, rights), content, "unpacking failed", leaving_room)
+    _through(descriptor, unpack, extraction(content, rights), content, "unpacking failed", leaving_room)
 
 
 def leaves_room(content: Place, beat: Beat) -> Beat:
@@ -238,13 +238,13 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
     return look
 
 
-def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
+def compare(descriptor: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise.
 
     Only then, before anybody else reaches the directory, does it lose its bits and device nodes that lend ``rights``.
     """
     argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
-    _through(source, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
+    _through(descriptor, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
     take_bits_off(content, rights, beat=beat)
     if rights is not Rights.ALL:
         _find(content, [*DEVICES, "-delete"], beat)
@@ -274,9 +274,11 @@ def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
     return count
 
 
-def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat) -> None:
-    os.lseek(source, 0, os.SEEK_SET)
-    ended = programs.pipeline(unpack, argv, source=source, beat=beat)
+def _through(
+    descriptor: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat
+) -> None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    ended = programs.pipeline(unpack, argv, stdin=descriptor, beat=beat)
     if failed := programs.failed(ended):
         full = any("No space left" in line or "Disk quota" in line for line in failed.said)
         raise RestoreError(

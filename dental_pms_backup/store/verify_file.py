@@ -225,7 +225,7 @@ class _Reading:
 def _running(*argvs: Sequence[str], descriptor: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
     with (
         programs.memory("checked") as out,
-        programs.running(*argvs, source=descriptor, out=out, grows=grows) as pipeline,
+        programs.running(*argvs, stdin=descriptor, out=out, grows=grows) as pipeline,
     ):
         yield _Reading(pipeline=pipeline, descriptor=descriptor, out=out)
 

@@ -47,7 +47,7 @@ def descriptors() -> set[str]:
 def test_bytes_go_from_program_to_program_unchanged(tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
     with file(tmp_path / "in", content) as source, file(tmp_path / "out") as out:
-        ended = programs.pipeline(["cat"], ["cat"], ["cat"], source=source, out=out)
+        ended = programs.pipeline(["cat"], ["cat"], ["cat"], stdin=source, out=out)
     assert ended == (Ended(program="cat", exit_code=0, said=()),) * 3
     assert (tmp_path / "out").read_bytes() == content
 
@@ -259,7 +259,7 @@ def test_no_thread_is_left_running(tmp_path: Path) -> None:
 def followed(tmp_path: Path, argv: list[str]) -> tuple[bool, bool, int]:
     """Let a program read 3 MiB that might have grown; return if it succeeded, got all, and how much it passed on."""
     with file(tmp_path / "source", os.urandom(3 << 20)) as source, file(tmp_path / "out") as out:
-        with programs.running(argv, source=source, out=out, grows=lambda: False) as pipeline:
+        with programs.running(argv, stdin=source, out=out, grows=lambda: False) as pipeline:
             (ended,) = pipeline.wait()
         return ended.ok, not pipeline.unfed, os.fstat(out).st_size
 
@@ -275,7 +275,7 @@ def test_what_follows_a_file_ends_with_its_block_however_long_that_would_grow(tm
     before, began = descriptors(), time.monotonic()
     with file(tmp_path / "source", b"a" * (5 << 20)) as source, file(tmp_path / "out") as out:
         for argv in (["cat"], ["sleep", "300"]):
-            with programs.running(argv, source=source, out=out, grows=lambda: True):
+            with programs.running(argv, stdin=source, out=out, grows=lambda: True):
                 time.sleep(0.1)
     assert (descriptors(), time.monotonic() - began < 30) == (before, True)
 
