@@ -53,6 +53,11 @@ class BackupError(Exception):
         self.told = False
 
 
+def cause_of(error: Exception) -> str:
+    """Return the one word for why something failed, be it a bug."""
+    return error.cause if isinstance(error, BackupError) else "bug"
+
+
 class UsageError(BackupError):
     """The command line asks for something that does not exist."""
 

@@ -25,6 +25,6 @@ def follow(config: Config) -> None:
     except BackupError as error:  # the run's verdict stands
         problem = error.message
     if problem:
-        text = f"the drill after the run was not started ({problem}), expected {UNIT} to start"
-        fields: dict[str, journal.Field] = {"set": "", "hint": f"systemctl start {UNIT}"}
-        journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields=fields)
+        text = f"the drill after the run was not started: {problem}"
+        fields: dict[str, journal.Field] = {"hint": f"systemctl start {UNIT}"}
+        journal.write(Event.DRILL_NOT_STARTED, text, priority=journal.WARNING, fields=fields)

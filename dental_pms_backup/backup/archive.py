@@ -17,7 +17,7 @@ from dental_pms_backup.live import sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from dental_pms_backup.host.places import Identity
+    from dental_pms_backup.live.sources import AttachmentsSource
 
 MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
@@ -47,7 +47,7 @@ class Archived:
     more_changed: bool
 
 
-def argv(source: Path, index: Path, *, sparse: bool) -> list[str]:
+def argv(directory: Path, index: Path, *, sparse: bool) -> list[str]:
     """Return the argv that archives a directory's content on stdout and the names of its entries in ``index``."""
     return [
         "tar",
@@ -63,28 +63,27 @@ def argv(source: Path, index: Path, *, sparse: bool) -> list[str]:
         "--verbose",
         "--quoting-style=escape",
         f"--index-file={index}",
-        f"--directory={source}",
+        f"--directory={directory}",
         ".",
     ]
 
 
 def attachments(
-    source: Path,
+    source: AttachmentsSource,
     out: int,
     index: Path,
     *,
-    identity: Identity | None = None,
     level: int = compressor.USUAL_LEVEL,
     last_try: bool = True,
     beat: Callable[[], None] | None = None,
 ) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
-    It is opened once, RefusedError unless it is that of ``identity``; tar follows no link below it. An entry that
+    It is opened once, RefusedError unless it is the one that was found; tar follows no link below it. An entry that
     changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
     names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
-    with _opened(source, identity) as place:
+    with _opened(source) as place:
         sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
@@ -125,9 +124,9 @@ def _may_lack_content(tar: programs.Ended) -> bool:
     return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
 
 
-def tells_of_holes(source: Path, mounts: str) -> bool:
+def tells_of_holes(directory: Path, mounts: str) -> bool:
     """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
-    place = f"{os.path.realpath(source)}/"
+    place = f"{os.path.realpath(directory)}/"
     kinds = {}
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -139,10 +138,10 @@ def tells_of_holes(source: Path, mounts: str) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(source: Path, identity: Identity | None) -> Iterator[Path]:
+def _opened(source: AttachmentsSource) -> Iterator[Path]:
     """Hold a directory open that is read, and return a path of programs to it, wherever it is by then."""
-    sources.check_readable(source)
-    with places.opened_as_it_is(source, identity) as place:
+    sources.check_readable(source.path)
+    with places.opened_as_it_is(source.path, source.identity) as place:
         yield place.for_programs
 
 
@@ -158,5 +157,5 @@ def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -
     ended, out = programs.capture(argv, timeout_s=COUNTS_S, beat=beat)
     numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
     if not ended.ok or len(numbers) < count:
-        raise ArchiveError(f"attachments: {ended}, expected to count the entries")
+        raise ArchiveError(f"attachments: {ended}, while the entries were counted")
     return tuple(int(number) for number in numbers)

@@ -18,8 +18,8 @@ from dental_pms_backup.store.sets import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dental_pms_backup.backup.one_stream import Proven
-    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.backup.one_stream import Part
+    from dental_pms_backup.config import settings
     from dental_pms_backup.live.sources import Sources
 
 CORES_FOR_BOTH = 4  # a stream keeps two of them busy
@@ -27,15 +27,15 @@ CORES_FOR_BOTH = 4  # a stream keeps two of them busy
 
 @dataclass(slots=True)
 class _Attempts:
-    """The streams of a run as they come in: proven ones and failures."""
+    """The streams of a run as they come in: verified ones and failures."""
 
-    proven: dict[Stream, Proven] = field(default_factory=dict)
+    parts: dict[Stream, Part] = field(default_factory=dict)
     failures: dict[Stream, BackupError] = field(default_factory=dict)
 
-    def make(self, stream: Stream, take: Callable[[], Proven]) -> None:
+    def make(self, stream: Stream, take: Callable[[], Part]) -> None:
         """Take a stream, keeping its failure for later, so that the other is tried too; a wish to stop goes through."""
         try:
-            self.proven[stream] = take()
+            self.parts[stream] = take()
         except BackupError as error:
             stop.check()
             self.failures[stream] = error
@@ -47,12 +47,12 @@ class _Attempts:
             )
 
 
-def take_all(order: one_stream.Order, found: Sources, config: Config) -> list[Proven]:
+def take_all(order: one_stream.Order, found: Sources, wanted: settings.Database) -> list[Part]:
     """Take every stream that was found; one stream's failure is raised only after the other was tried."""
     attempts = _Attempts()
-    takes: dict[Stream, Callable[[], Proven]] = {}
+    takes: dict[Stream, Callable[[], Part]] = {}
     if database := found.database:
-        takes[Stream.DB] = lambda: one_stream.database(order, database, config.database)
+        takes[Stream.DB] = lambda: one_stream.database(order, database, wanted)
     if attachments := found.attachments:
         takes[Stream.ATTACHMENTS] = lambda: one_stream.attachments(order, attachments)
     if _side_by_side(found):
@@ -67,8 +67,7 @@ def take_all(order: one_stream.Order, found: Sources, config: Config) -> list[Pr
             attempts.make(stream, take)
     _raise_failures(attempts)
     stop.check()
-    _compare_with_rows(attempts, order, config.application.table)
-    return [attempts.proven[stream] for stream in takes]
+    return [attempts.parts[stream] for stream in takes]
 
 
 def _side_by_side(found: Sources) -> bool:
@@ -79,16 +78,6 @@ def _side_by_side(found: Sources) -> bool:
     with contextlib.suppress(BackupError):  # what is only quicker is worth no failure
         data = postgres.data_directory(found.database.server)
     return data is not None and disks.differ(data, found.attachments.path)
-
-
-def _compare_with_rows(attempts: _Attempts, order: one_stream.Order, table: str | None) -> None:
-    """Add what is strange about the attachments beside the dump's rows that have files, where it was taken, too."""
-    if Stream.ATTACHMENTS not in attempts.proven:
-        return
-    database = attempts.proven.get(Stream.DB)
-    rows = database.manifest["rows"] if database else {}
-    count = rows.get(table, rows.get(f"public.{table}", 0)) if table else 0
-    attempts.proven[Stream.ATTACHMENTS] = one_stream.beside_rows(attempts.proven[Stream.ATTACHMENTS], count, order)
 
 
 def _raise_failures(attempts: _Attempts) -> None:

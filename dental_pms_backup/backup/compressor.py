@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from dental_pms_backup.errors import ArchiveError, BackupError, DumpError, StoreError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import disks, programs
 
 USUAL_LEVEL = 6
 IGZIP_LEVELS = (1, 2, 2, 2, 2, 2, 3, 3, 3)  # which has three of them
@@ -39,5 +38,5 @@ def full_store(out: int) -> StoreError | None:
 
 
 def _is_full(descriptor: int) -> bool:
-    status = os.fstatvfs(descriptor)
-    return status.f_bavail * status.f_frsize < FULL_BELOW_BYTES or (status.f_files > 0 and status.f_favail == 0)
+    room = disks.room(descriptor)
+    return room.free_bytes < FULL_BELOW_BYTES or room.free_files == 0

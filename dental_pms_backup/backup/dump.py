@@ -93,5 +93,5 @@ def _dump(
     if failed:
         raise compressor.writing_failed("db", failed[0], out)
     if dump.broken_pipe:
-        raise DumpError(f"db: {rest[0].program} ended before the dump did, expected it to take all of it")
+        raise DumpError(f"db: {rest[0].program} ended before the dump did, so that a part of it is missing")
     dump_client.check(server, facts, dump)

@@ -29,9 +29,9 @@ def _hint(dump: programs.Ended, said: str) -> str:
     if dump.exit_code in KILLED:
         return "journalctl --dmesg --grep='killed process'   # mostly memory ran out; then: dental-pms-backup run"
     if "lock" in said or "statement timeout" in said:
-        return "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s"
+        return "dental-pms-backup run   # when the migration or maintenance that holds a table is done"
     if re.search("does not exist|already exists|unique constraint|could not serialize", said):
-        return "a migration changed tables as the dump began; when it is done: dental-pms-backup run"
+        return "dental-pms-backup run   # when the migration that changed tables as the dump began is done"
     if "permission denied" in said:
-        return "let the role read everything: GRANT pg_read_all_data TO it"
+        return "GRANT pg_read_all_data TO ROLE;   # in psql, for the role that dumps: it has to read everything"
     return "dental-pms-backup run --verbose"

@@ -97,15 +97,15 @@ def held(
         with (
             programs.memory("held") as out,
             programs.pipe() as (reading, script),
-            programs.running(argv, source=reading, out=out) as holder,
+            programs.running(argv, stdin=reading, out=out) as holder,
         ):
             said_at = time.monotonic()
 
             def watched() -> None:
                 nonlocal said_at
-                if holder.over:
+                if holder.has_ended:
                     dump_client.check(server, facts, *holder.wait())
-                    raise DumpError(f"db: {holder.names[0]} ended before the dump did, expected it to stay")
+                    raise DumpError(f"db: {holder.names[0]} ended before the dump did")
                 if time.monotonic() > said_at + SAID_EVERY_S:
                     script.write(STILL_HERE)
                     said_at = time.monotonic()

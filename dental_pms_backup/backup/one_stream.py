@@ -1,18 +1,17 @@
-"""Taking one stream of a set: dump it to a draft, prove the draft, and return the stream's part of the manifest."""
+"""Taking one stream of a set: dump it to a draft, verify the draft, and return the stream's part of the manifest."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.backup import archive, compressor, dump, suspicion
+from dental_pms_backup.backup import archive, compressor, dump
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import postgres
 from dental_pms_backup.store import publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
@@ -35,56 +34,59 @@ WRITE_BACK_BYTES = 32 << 20
 class Order:
     """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
 
-    ``level`` is the compressor's, from 1 to 9.
+    ``level`` is the compressor's, from 1 to 9; ``table`` the application's table of attachments, None without one.
     """
 
     store: Path
     name: str
     earlier: Sequence[StoredSet]
     limits: settings.Suspect
+    table: str | None
     level: int
     watch: Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
-    """A stream's part of the manifest, with all its drafts proven and durable, and what is strange about it."""
+class Part:
+    """A stream's part of the manifest, with all its drafts verified and durable.
+
+    ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back.
+    """
 
     stream: Stream
     manifest: Mapping[str, Any]
-    suspicions: tuple[str, ...]
     changed: tuple[str, ...] = ()
+    too_long_count: int = 0
 
 
-def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Proven:
+def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
     """Take the database and the roles that it needs; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     files = postgres.table_files(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
             dump.database(server, facts, draft.descriptor, lock_wait_s=wanted.lock_wait_s, level=order.level, beat=beat)
-        dumped, rows = _prove(order, draft, reading)
+        dumped, rows = _verify(order, draft, reading)
     postgres.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
-        roles, _ = _prove(order, draft, reading)
+        roles, _ = _verify(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
-    return Proven(
+    return Part(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles]},
-        suspicions=tuple(suspicion.of_database(dumped["size_bytes"], rows, order.earlier, order.limits)),
     )
 
 
-def attachments(order: Order, source: AttachmentsSource) -> Proven:
-    """Take the attachments; BackupError leaves drafts only. ``beside_rows`` completes what is strange about them."""
+def attachments(order: Order, source: AttachmentsSource) -> Part:
+    """Take the attachments; BackupError leaves drafts only."""
     with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
         archived, packed = _archive(order, source, draft)
     _tell_taken(Stream.ATTACHMENTS, packed["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
-    return Proven(
+    return Part(
         stream=Stream.ATTACHMENTS,
         manifest={
             "source": {"path": str(source.path), "container": source.container},
@@ -92,40 +94,28 @@ def attachments(order: Order, source: AttachmentsSource) -> Proven:
             "changed": list(archived.changed),
             "artefacts": [packed],
         },
-        suspicions=tuple(suspicion.of_names(archived.too_long_count)),
         changed=archived.changed,
+        too_long_count=archived.too_long_count,
     )
-
-
-def beside_rows(archived: Proven, rows_with_files: int, order: Order) -> Proven:
-    """Return the attachments with what is strange about them, ``rows_with_files`` being what the database says of them.
-
-    That is 0 where the database was not asked.
-    """
-    (packed,) = archived.manifest["artefacts"]
-    entries = archived.manifest["entries"]
-    strange = suspicion.of_attachments(packed["size_bytes"], entries, rows_with_files, order.earlier, order.limits)
-    return dataclasses.replace(archived, suspicions=(*strange, *archived.suspicions))
 
 
 def _archive(
     order: Order, source: AttachmentsSource, draft: publishing.Draft, *, tries: int = archive.TRIES
 ) -> tuple[archive.Archived, Entry]:
-    """Archive a directory, anew where an entry shrank while it was read, and prove the draft."""
+    """Archive a directory, anew where an entry shrank while it was read, and verify the draft."""
     index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
             archived = archive.attachments(
-                source.path,
+                source,
                 draft.descriptor,
                 index,
-                identity=source.identity,
                 level=order.level,
                 last_try=tries == 1,
                 beat=beat,
             )
         if archived:
-            packed, _ = _prove(order, draft, reading, index=index)
+            packed, _ = _verify(order, draft, reading, index=index)
             return archived, packed
     publishing.empty(draft)
     return _archive(order, source, draft, tries=tries - 1)
@@ -135,7 +125,7 @@ def _archive(
 def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Callable[[], None]]:
     """Watch over a draft that is being written, and have the disk keep up with it."""
     written_back = 0
-    with order.watch.over(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
+    with order.watch.showing(label, draft.descriptor, _last_size(order, draft.kind)) as watched:
 
         def beat() -> None:
             nonlocal written_back
@@ -152,19 +142,19 @@ def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[ve
     return verify_file.following(draft.path, draft.kind, lambda: not draft.settled.is_set())
 
 
-def _prove(
+def _verify(
     order: Order, draft: publishing.Draft, reading: verify_file.Readings, *, index: Path | None = None
 ) -> tuple[Entry, Mapping[str, int]]:
-    """Make a draft durable, prove what is on disk and return its entry in the manifest and a dump's rows by table."""
+    """Make a draft durable, verify what is on disk and return its entry in the manifest and a dump's rows by table."""
     size_bytes = publishing.settle(draft)
-    content, checksum = reading.sources
-    with order.watch.over(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
+    content, checksum = reading.descriptors
+    with order.watch.showing(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
         try:
-            proof = reading.proof(index=index, beat=beat)
+            verified = reading.verify(index=index, beat=beat)
         except VerificationError as error:
             raise compressor.full_store(draft.descriptor) or error from None
     path = draft.kind.path(draft.name)
-    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": proof.sha256}, proof.rows
+    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": verified.sha256}, verified.rows
 
 
 def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:
@@ -177,15 +167,17 @@ def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:
 
 def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:
     """Warn of what does not make the archive wrong, but wants a look. Names stand in the manifest only."""
-    texts = []
+    found = {}
     if archived.changed:
         count = f"{len(archived.changed)}{' or more' if archived.more_changed else ''}"
-        texts.append(f"{count} entries changed while they were read; dental-pms-backup show {name} names them")
+        found[Event.ENTRIES_CHANGED] = (
+            f"{count} entries changed while they were read; dental-pms-backup show {name} names them"
+        )
     if archived.entry_count == 1:
-        texts.append(f"{path} is empty, expected the practice's files; is it the right directory?")
-    for text in texts:
+        found[Event.ATTACHMENTS_EMPTY] = f"{path} is empty, expected the practice's files; is it the right directory?"
+    for event, text in found.items():
         fields: dict[str, journal.Field] = {"stream": Stream.ATTACHMENTS, "set": name}
-        journal.write(Event.STREAM_WARNING, f"attachments: {text}", priority=journal.WARNING, fields=fields)
+        journal.write(event, f"attachments: {text}", priority=journal.WARNING, fields=fields)
 
 
 def _last_size(order: Order, kind: Kind) -> int:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RoomError, shell_word
-from dental_pms_backup.host import durable
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host import disks, durable
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dental_pms_backup.config.settings import Room
     from dental_pms_backup.store.sets import StoredSet
 
 MB = 1_000_000
@@ -23,7 +22,7 @@ FIRST_DUMP_SHARE = 0.5
 INODES_NEEDED = 32
 
 
-def check_mount(store: Path, room: Room) -> None:
+def check_mount(store: Path, *, required: bool) -> None:
     """Raise RoomError when the store has to be on a disk of its own and is on the root filesystem.
 
     Asked before the store's directories are made: a disk that is not mounted must not fill the root disk.
@@ -33,7 +32,7 @@ def check_mount(store: Path, room: Room) -> None:
         on_root = existing.stat().st_dev == os.stat("/").st_dev  # noqa: PTH116 - as the others
     except OSError as error:
         raise durable.refusal(store, "cannot be looked at", error) from None
-    if room.require_mount and on_root:
+    if required and on_root:
         raise RoomError(
             f"{store}: on the root filesystem, expected a disk of its own (require_mount)",
             hint=f"findmnt -T {shell_word(store)}",
@@ -56,11 +55,11 @@ def check_place(store: Path) -> None:
 
 def check_apart(store: Path, attachments: Path) -> None:
     """Raise RefusedError when the attachments hold sets: each archive would contain earlier ones."""
-    source, *places = (_real(path) for path in (attachments, store, store / "db", store / "sets"))
-    if any(place.is_relative_to(source) for place in places) or any(source.is_relative_to(p) for p in places[1:]):
+    files, *places = (_real(path) for path in (attachments, store, store / "db", store / "sets"))
+    if any(place.is_relative_to(files) for place in places) or any(files.is_relative_to(p) for p in places[1:]):
         raise RefusedError(
             f"attachments: {attachments} and the store {store} lie in each other, expected two directories apart",
-            hint="set backup_dir in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set backup_dir to another directory",
         )
 
 
@@ -77,23 +76,22 @@ def needed_bytes(wanted: Sequence[Stream], earlier: Sequence[StoredSet], databas
     return round(needed)
 
 
-def check_room(store: Path, needed: int, room: Room) -> None:
+def check_room(store: Path, needed: int, reserve_mb: int) -> None:
     """Raise RoomError unless ``needed`` bytes, the reserve and some inodes are free in the store's filesystem."""
     try:
-        status = os.statvfs(store)
+        room = disks.room(store)
     except OSError as error:
         raise durable.refusal(store, "cannot be looked at", error) from None
-    free = status.f_bavail * status.f_frsize
-    wanted = needed + room.reserve_mb * MB
-    if free < wanted:
+    wanted = needed + reserve_mb * MB
+    if room.free_bytes < wanted:
         raise RoomError(
-            f"{store}: {size(free)} free, expected {size(wanted)} "
-            f"({size(needed)} for the set and {room.reserve_mb} MB in reserve)",
+            f"{store}: {size(room.free_bytes)} free, expected {size(wanted)} "
+            f"({size(needed)} for the set and {reserve_mb} MB in reserve)",
             hint=f"df -h {shell_word(store)}; dental-pms-backup prune --dry-run",
         )
-    if status.f_files and status.f_favail < INODES_NEEDED:
+    if room.free_files < INODES_NEEDED:
         raise RoomError(
-            f"{store}: {status.f_favail} inodes free, expected at least {INODES_NEEDED}",
+            f"{store}: {room.free_files} inodes free, expected at least {INODES_NEEDED}",
             hint=f"df -i {shell_word(store)}",
         )
 

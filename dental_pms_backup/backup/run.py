@@ -1,19 +1,27 @@
-"""A run: take every stream, prove it, publish the set, then let old ones go."""
+"""A run: take every stream, verify it, publish the set, then let old ones go."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
-from dental_pms_backup.backup import both_streams, one_stream, preflight
-from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, SuspectError, TemporaryError, shell_word
+from dental_pms_backup.backup import both_streams, one_stream, preflight, suspicion
+from dental_pms_backup.errors import (
+    ArchiveError,
+    BackupError,
+    StoreError,
+    SuspectError,
+    TemporaryError,
+    cause_of,
+    shell_word,
+)
 from dental_pms_backup.host import journal, notify, places, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import duration, size
+from dental_pms_backup.host.wording import duration, size
 from dental_pms_backup.live import sources, swap
 from dental_pms_backup.store import ledger, lock, publishing, restore_txt, retention, sets
 from dental_pms_backup.store.sets import Stream
@@ -22,14 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dental_pms_backup.backup.one_stream import Proven
+    from dental_pms_backup.backup.one_stream import Part
     from dental_pms_backup.config.settings import Config, Retention
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.store.retention import Choice
     from dental_pms_backup.store.sets import StoredSet
-
-
-BUG = "bug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,56 +50,45 @@ class Taken:
 
 
 def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watch) -> Taken:
-    """Take one set of the wanted streams. When this returns, it is proven, published and durable.
+    """Take one set of the wanted streams. When this returns, it is verified, published and durable.
 
     Raises BackupError after the other stream was tried as well; then the store holds what it held before.
     """
     began = time.monotonic()
     store = config.store
-    with _told():
-        preflight.check_place(store)
-        preflight.check_mount(store, config.room)
-        publishing.prepare(store)
-        with (
-            lock.held(store, wait_s=config.lock_wait_s, beat=notify.alive),
-            _entered(store, wanted, now),
-            programs.room_for("the run cannot go on"),
-        ):
-            journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
-            _warn_of_readers(store)
-            _warn_of_movers(store)
-            recover(store)
-            found = _reach_patiently(config, wanted)
-            _check_apart(store, found)
-            earlier = sets.listing(store)
-            _check_room(config, found, earlier)
-            order = order_of(config, earlier, now=now, watch=watch)
-            name = order.name
-            with drafts_discarded(store, name):
-                proven = both_streams.take_all(order, found, config)
-                stored = publish(order, proven, now)
-            _refuse_suspect(stored)
-            removed: list[Choice] = []
-            with _only_warned(name):
-                removed += _let_old_ones_go(store, wanted, config.retention, made=name, now=now)
-            taken = Taken(
-                store=store,
-                stored=stored,
-                keep=config.retention.keep,
-                removed=tuple(removed),
-                attachments_source=str(found.attachments.path) if found.attachments else "",
-                duration_s=time.monotonic() - began,
-            )
-            with _only_warned(name):
-                _record_success(taken, proven, wanted, now)
-            _tell_success(taken)
+    with (
+        journal.failure_told(Event.RUN_FAILED, "run failed: "),
+        _held(config),
+        _entered(store, wanted, now),
+        programs.room_for("the run cannot go on"),
+    ):
+        _begin(store, wanted)
+        found = _reach_patiently(config, wanted)
+        _check_apart(store, found)
+        earlier = sets.listing(store)
+        _check_room(config, found, earlier)
+        order = order_of(config, earlier, now=now, watch=watch)
+        with drafts_discarded(store, order.name):
+            parts = both_streams.take_all(order, found, config.database)
+            stored = publish(order, parts, now)
+        _refuse_suspect(stored)
+        taken = Taken(
+            store=store,
+            stored=stored,
+            keep=config.retention.keep,
+            removed=_rotate(store, wanted, config.retention, stored.name, now),
+            attachments_source=str(found.attachments.path) if found.attachments else "",
+            duration_s=time.monotonic() - began,
+        )
+        _record_success(taken, parts, wanted, now)
+        _tell_success(taken)
     return taken
 
 
-def rehearse(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
+def dry_run(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple[sources.Sources, list[Choice]]:
     """Reach the sources and make the choices of a run without touching anything; BackupError as ``take``."""
     preflight.check_place(config.store)
-    preflight.check_mount(config.store, config.room)
+    preflight.check_mount(config.store, required=config.room.require_mount)
     found = sources.reach(config, wanted)
     _check_apart(config.store, found)
     listed = sets.listing(config.store)
@@ -111,7 +105,7 @@ def prune(config: Config, *, now: datetime, dry_run: bool) -> list[Choice]:
     if dry_run:
         listed = sets.listing(config.store)
         return [choice for stream in Stream for choice in retention.choices(listed, stream, config.retention, now=now)]
-    with _told("prune"), lock.held(config.store, wait_s=config.lock_wait_s):
+    with lock.held(config.store, wait_s=config.lock_wait_s):
         return _let_old_ones_go(config.store, list(Stream), config.retention, made="", now=now)
 
 
@@ -119,16 +113,17 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
     """Return how a set is to be taken, after those that the store has."""
     return one_stream.Order(
         store=config.store,
-        name=_free_name(config.store, now),
+        name=publishing.new_name(config.store, now),
         earlier=earlier,
         limits=config.suspect,
+        table=config.application.table,
         level=config.compression_level,
         watch=watch,
     )
 
 
-def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *, safety: bool = False) -> StoredSet:
-    """Publish proven streams as a set and tell of it; durable on return."""
+def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, safety: bool = False) -> StoredSet:
+    """Publish the parts of a set and tell of it; durable on return."""
     store, name = order.store, order.name
     notify.status(f"publishing set {name}")
     manifest = {
@@ -136,8 +131,8 @@ def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *,
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": [text for part in proven for text in part.suspicions],
-        "streams": {part.stream: part.manifest for part in proven},
+        "suspicions": list(suspicion.of_set(parts, order.earlier, order.limits, order.table)),
+        "streams": {part.stream: part.manifest for part in parts},
         **({"safety": True} if safety else {}),
     }
     restore_txt.leave(store)
@@ -152,13 +147,26 @@ def publish(order: one_stream.Order, proven: Sequence[Proven], now: datetime, *,
     return stored
 
 
-def _free_name(store: Path, now: datetime) -> str:
-    """Return the run's timestamp; a later second when the clock went back and that name is taken."""
-    while True:
-        name = publishing.new_name(store, now)
-        if name:
-            return name
-        now += timedelta(seconds=1)
+@contextlib.contextmanager
+def _held(config: Config) -> Iterator[None]:
+    """Hold a store that is where it has to be, made where it was not there."""
+    preflight.check_place(config.store)
+    preflight.check_mount(config.store, required=config.room.require_mount)
+    publishing.prepare(config.store)
+    with lock.held(config.store, wait_s=config.lock_wait_s, beat=notify.alive):
+        yield
+
+
+def _begin(store: Path, wanted: Sequence[Stream]) -> None:
+    """Tell of the run, and of others who read or move what it writes; bring the store back in order."""
+    journal.write(Event.RUN_STARTED, f"run of {' and '.join(wanted)} into {store} started")
+    if publishing.keeps_no_modes(store):
+        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
+        _warn(Event.STORE_READABLE, "", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
+    if who := places.who_moves(store):
+        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
+        _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
+    recover(store)
 
 
 def _reach_patiently(config: Config, wanted: Sequence[Stream]) -> sources.Sources:
@@ -189,7 +197,7 @@ def _check_room(config: Config, found: sources.Sources, earlier: Sequence[Stored
     database_bytes = found.database.facts.size if found.database else 0
     taken = [stream for stream, source in zip(Stream, (found.database, found.attachments), strict=True) if source]
     needed = preflight.needed_bytes(taken, earlier, database_bytes)
-    preflight.check_room(config.store, needed, config.room)
+    preflight.check_room(config.store, needed, config.room.reserve_mb)
 
 
 def _refuse_suspect(stored: StoredSet) -> None:
@@ -204,8 +212,15 @@ def _refuse_suspect(stored: StoredSet) -> None:
     if stored.state == "suspect":
         raise SuspectError(
             f"set {stored.name} is suspect: {stored.suspicions[0]}; nothing is removed before you accept it",
-            hint=f"dental-pms-backup show {stored.name}; if that is right: dental-pms-backup accept {stored.name}",
+            hint=f"dental-pms-backup show {stored.name}   # if it is right: dental-pms-backup accept {stored.name}",
         )
+
+
+def _rotate(store: Path, wanted: Sequence[Stream], policy: Retention, made: str, now: datetime) -> tuple[Choice, ...]:
+    """Let old sets go after the set ``made``; that the disk refuses it is a warning."""
+    with _only_warned(Event.RETENTION_FAILED, made):
+        return tuple(_let_old_ones_go(store, wanted, policy, made=made, now=now))
+    return ()
 
 
 def _let_old_ones_go(
@@ -239,43 +254,21 @@ def drafts_discarded(store: Path, name: str) -> Iterator[None]:
         try:
             publishing.discard(store, name)
         except StoreError as error:  # neither a failure before nor a publication is unsaid by it
-            _warn(name, f"a draft stays until the next run: {error.message}", error.hint)
+            _warn(Event.DRAFT_STAYS, name, f"a draft stays until the next run: {error.message}", error.hint)
 
 
 @contextlib.contextmanager
-def _only_warned(name: str) -> Iterator[None]:
+def _only_warned(event: Event, name: str) -> Iterator[None]:
     """Let what follows the publication not unsay it: a removal or a record that the disk refuses is a warning."""
     try:
         yield
     except StoreError as error:
-        _warn(name, f"set {name} is published, but {error.message}", error.hint)
+        _warn(event, name, f"set {name} is published, but {error.message}", error.hint)
 
 
-def _warn(name: str, text: str, hint: str) -> None:
+def _warn(event: Event, name: str, text: str, hint: str) -> None:
     fields: dict[str, journal.Field] = {"set": name, "hint": hint}
-    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields=fields)
-
-
-@contextlib.contextmanager
-def _told(what: str = "run") -> Iterator[None]:
-    """Put a failure into the journal; it goes on as it is."""
-    try:
-        yield
-    except BackupError as error:
-        _tell_failure(f"{what} failed: {error.message}", error.cause, error.hint)
-        error.told = True
-        raise
-    except Exception:
-        _tell_failure(
-            f"{what} failed: a bug of the program, expected to handle this", BUG, "journalctl -u dental-pms-backup"
-        )
-        raise
-
-
-def _tell_failure(message: str, cause: str, hint: str) -> None:
-    fields: dict[str, journal.Field] = {"cause": cause, "hint": hint or "dental-pms-backup status"}
-    journal.write(Event.RUN_FAILED, message, priority=journal.ERROR, fields=fields)
-    notify.stopping(message)
+    journal.write(event, text, priority=journal.WARNING, fields=fields)
 
 
 @contextlib.contextmanager
@@ -288,14 +281,14 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
     try:
         ledger.report(store, {"at": now.isoformat(), **facts})
     except StoreError as error:  # whether there is room for a set is told with numbers, in a moment
-        _warn("", f"the run cannot be recorded: {error.message}", error.hint)
+        _warn(Event.RUN_NOT_RECORDED, "", f"the run cannot be recorded: {error.message}", error.hint)
     try:
         yield
     except Exception as error:
         known = error if isinstance(error, BackupError) else None
-        facts |= {"result": "failed", "cause": known.cause if known else BUG}
+        facts |= {"result": "failed", "cause": cause_of(error)}
         details = {
-            "message": known.message if known else "a bug of the program",
+            "message": known.message if known else "the program has a bug",
             "unreadable": list(known.unreadable) if isinstance(known, ArchiveError) else [],
         }
         with contextlib.suppress(BackupError):  # a full store takes no record; the journal has it
@@ -304,16 +297,17 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
         raise
 
 
-def _record_success(taken: Taken, proven: Sequence[Proven], wanted: Sequence[Stream], now: datetime) -> None:
+def _record_success(taken: Taken, parts: Sequence[Part], wanted: Sequence[Stream], now: datetime) -> None:
     facts = {
         "streams": list(wanted),
         "result": "ok",
         "set": taken.stored.name,
         "duration_s": round(taken.duration_s, 1),
     }
-    ledger.record(taken.store, "run", now=now, facts=facts)
-    changed = [name for part in proven for name in part.changed]
-    ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
+    changed = [name for part in parts for name in part.changed]
+    with _only_warned(Event.RUN_NOT_RECORDED, taken.stored.name):
+        ledger.record(taken.store, "run", now=now, facts=facts)
+        ledger.report(taken.store, {"at": now.isoformat(), **facts, "changed": changed})
 
 
 def _tell_success(taken: Taken) -> None:
@@ -323,19 +317,6 @@ def _tell_success(taken: Taken) -> None:
         fields={"set": taken.stored.name, "duration_s": round(taken.duration_s)},
     )
     notify.status(f"done: set {taken.stored.name}")
-
-
-def _warn_of_readers(store: Path) -> None:
-    if publishing.keeps_no_modes(store):
-        text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
-        _warn("", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
-
-
-def _warn_of_movers(store: Path) -> None:
-    who = places.who_moves(store)
-    if who:
-        text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
-        _warn("", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
 
 
 def recover(store: Path) -> None:

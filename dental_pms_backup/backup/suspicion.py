@@ -1,15 +1,16 @@
-"""What is whole and proven may still be wrong: an emptied volume, a dump a tenth of the last one."""
+"""What is whole and verified may still be wrong: an emptied volume, a dump a tenth of the last one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from dental_pms_backup.backup.one_stream import Part
     from dental_pms_backup.config.settings import Suspect
     from dental_pms_backup.store.sets import StoredSet
 
@@ -18,21 +19,37 @@ ONLY_THE_DIRECTORY = 1
 FEWEST_ROWS = 100
 
 
-def of_database(
+def of_set(parts: Sequence[Part], earlier: Sequence[StoredSet], limits: Suspect, table: str | None) -> Iterator[str]:
+    """Yield what is strange about a new set's parts, beside the sets in the store, oldest first.
+
+    ``table`` is the application's table of attachments, whose rows have files, as the configuration names it.
+    """
+    rows: Mapping[str, int] = {}
+    for part in sorted(parts, key=lambda part: part.stream is not Stream.DB):
+        size_bytes = part.manifest["artefacts"][0]["size_bytes"]
+        match part.stream:
+            case Stream.DB:
+                rows = part.manifest["rows"]
+                yield from _of_database(size_bytes, rows, earlier, limits)
+            case Stream.ATTACHMENTS:
+                rows_with_files = rows.get(table, rows.get(f"public.{table}", 0)) if table else 0
+                yield from _of_attachments(size_bytes, part.manifest["entries"], rows_with_files, earlier, limits)
+                yield from _of_names(part.too_long_count)
+
+
+def _of_database(
     size_bytes: int, rows: Mapping[str, int], earlier: Sequence[StoredSet], limits: Suspect
 ) -> Iterator[str]:
-    """Yield what is strange about a new dump, given its rows by table, beside the sets in the store, oldest first."""
     if not rows:
-        yield "db: the dump has no table, expected the practice's"
+        yield "db: the dump has no table, expected the practice's tables"
         return
     yield from _shrunk(Kind.DB, size_bytes, earlier, limits.db_shrink_percent)
     yield from _emptied(rows, _last_rows(earlier), limits.rows_shrink_percent)
 
 
-def of_attachments(
+def _of_attachments(
     size_bytes: int, entry_count: int, rows_with_files: int, earlier: Sequence[StoredSet], limits: Suspect
 ) -> Iterator[str]:
-    """Yield what is strange about a new archive; ``rows_with_files`` is 0 where the database was not asked."""
     last_entries = _last_entry_count(earlier)
     if entry_count <= ONLY_THE_DIRECTORY and (rows_with_files > 0 or last_entries > ONLY_THE_DIRECTORY):
         why = f"{rows_with_files} rows with files" if rows_with_files else f"{last_entries} entries last time"
@@ -41,8 +58,7 @@ def of_attachments(
     yield from _shrunk(Kind.ATTACHMENTS, size_bytes, earlier, limits.attachments_shrink_percent)
 
 
-def of_names(too_long_count: int) -> Iterator[str]:
-    """Yield it when entries of a new archive have a path that is too long to be put back."""
+def _of_names(too_long_count: int) -> Iterator[str]:
     if too_long_count:
         yield f"attachments: {too_long_count} entries have a path of over 4095 bytes, which tar cannot put back"
 
@@ -58,9 +74,9 @@ def _shrunk(kind: Kind, size_bytes: int, earlier: Sequence[StoredSet], percent: 
 def _emptied(rows: Mapping[str, int], last: Mapping[str, int], percent: int) -> Iterator[str]:
     """Yield each table that has lost more than its share of rows, or has gone; small ones may."""
     for table, before in last.items():
-        now = rows.get(table, 0)
-        if percent < ALWAYS_FINE and before >= FEWEST_ROWS and now * 100 < before * (100 - percent):
-            yield f"db: {table} has {now} rows, expected at least {100 - percent} % of the last good dump's {before}"
+        left = rows.get(table, 0)
+        if percent < ALWAYS_FINE and before >= FEWEST_ROWS and left * 100 < before * (100 - percent):
+            yield f"db: {table} has {left} rows, expected at least {100 - percent} % of the last good dump's {before}"
 
 
 def _last_rows(earlier: Sequence[StoredSet]) -> Mapping[str, int]:

@@ -105,7 +105,7 @@ def _add_restore(commands: Commands) -> None:
         choices=("db", "attachments", "all"),
         help="the stream to restore, or both",
     )
-    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    command.add_argument("wanted", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
     target = command.add_mutually_exclusive_group()
     target.add_argument(
         "--to", metavar="NAME|DIR", help="restore into a new database or a new or empty directory of this name"
@@ -126,7 +126,7 @@ def _add_restore(commands: Commands) -> None:
 def _add_extract(commands: Commands) -> None:
     says = "get files, or the rows of one table, out of a set; nothing live is touched"
     command = _command(commands, "extract", "extract", says, reads=True)
-    command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
+    command.add_argument("wanted", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
     command.add_argument(
         "paths", metavar="PATH", nargs="*", help="a file or directory of the attachments, as tar -tzf lists it"
     )

@@ -63,7 +63,7 @@ def _run(arguments: Arguments) -> int:
         config = _settings(arguments)
         wanted = _streams(arguments.streams)
         if arguments.dry_run:
-            output.lines(report.rehearsal_lines(config.store, *run.rehearse(config, wanted, now=_now())))
+            output.lines(report.dry_run_lines(config.store, *run.dry_run(config, wanted, now=_now())))
             return DONE
         taken = run.take(config, wanted, now=_now(), watch=_watch(arguments, config))
     except BackupError as error:
@@ -75,6 +75,7 @@ def _run(arguments: Arguments) -> int:
             output.lines(["failure=bug", "backup_run_status=failed"])
         raise
     output.lines([*report.run_lines(taken), "backup_run_status=ok"])
+    output.to_person(report.run_told(taken), quiet=arguments.quiet)
     follow(config)
     return DONE
 
@@ -148,6 +149,7 @@ def _drill(arguments: Arguments) -> int:
         drilled = drill.perform(config, arguments.set, now=_now(), watch=_watch(arguments, config))
         if drilled is None:
             output.lines(["drill_status=nothing"])
+            output.to_person(report.NOTHING_TO_DRILL, quiet=arguments.quiet)
             return DONE
         output.lines(report.drilled_lines(drilled))
         if drilled.failure:
@@ -157,6 +159,7 @@ def _drill(arguments: Arguments) -> int:
             output.lines([f"failure={error.cause}", "drill_status=failed"])
         raise
     output.lines(["drill_status=proven"])
+    output.to_person(report.drilled_told(drilled), quiet=arguments.quiet)
     return DONE
 
 

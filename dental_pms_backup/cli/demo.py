@@ -16,11 +16,11 @@ from dental_pms_backup.errors import RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import pinned_settings, postgres
-from dental_pms_backup.store import sets
+from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
     from dental_pms_backup.live.postgres import OnHost
@@ -82,7 +82,8 @@ def perform(*, keep: Path | None, now: datetime, say: Callable[[str], None], bar
             say(line)
         say("")
         say("The same data, back from these files:")
-        _bring_back(live, store, taken.stored, place / "restored", counts, images, say)
+        files = {kind: store / kind.path(taken.stored.name) for kind in Kind}
+        _bring_back(live, files, place / "restored", counts, images, say)
         say("Every row count and every image is the same.")
     say(f"The throwaway PostgreSQL and its data are gone{f'; the store is in {keep}' if keep else ''}.")
 
@@ -125,15 +126,13 @@ def _settings(place: Path, live: OnHost, images: Path, store: Path) -> Path:
 
 def _bring_back(
     live: OnHost,
-    store: Path,
-    stored: sets.StoredSet,
+    files: Mapping[Kind, Path],
     restored: Path,
     counts: str,
     images: Path,
     say: Callable[[str], None],
 ) -> None:
     """Restore as RESTORE.txt says, into a new database and a new directory, and compare; RestoreError otherwise."""
-    files = {kind: store / kind.path(stored.name) for kind in Kind}
     postgres.ask(live, "create database restored")
     target = postgres.in_database(live, "restored")
     for kind in (Kind.GLOBALS, Kind.DB):
@@ -149,9 +148,7 @@ def _bring_back(
 
 
 def _through_gzip(file: Path, argv: list[str]) -> None:
-    with file.open("rb") as source, open(os.devnull, "wb") as nowhere:
-        unpacked = ["gzip", "--decompress", "--stdout"]
-        ended = programs.pipeline(unpacked, argv, source=source.fileno(), out=nowhere.fileno())
-    failed = next((program for program in ended if not program.ok), None)
-    if failed:
+    with file.open("rb") as packed:
+        ended = programs.pipeline(verify_file.GZIP, argv, stdin=packed.fileno())
+    if failed := programs.failed(ended):
         raise RestoreError(f"demo: {failed}, expected exit status 0")

@@ -24,7 +24,13 @@ def lines(printed: Iterable[str], *, colored: bool = False) -> None:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes it once more at its end
-        raise OutputError(f"standard output: {error.strerror}, expected to print everything") from None
+        raise OutputError(f"standard output: {error.strerror}, so not everything was printed") from None
+
+
+def to_person(text: str, *, quiet: bool) -> None:
+    """Say in a sentence, to a person at a terminal, what the key=value lines say to programs."""
+    if sys.stdout.isatty() and not quiet:
+        journal.say(text)
 
 
 def as_json(value: object) -> None:

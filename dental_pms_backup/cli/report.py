@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.host.progress import duration, size
+from dental_pms_backup.host.wording import duration, moment, moment_of, size
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dental_pms_backup.store.sets import StoredSet
     from dental_pms_backup.store.verify_sets import Verdict
 
+WORD_OF = {Stream.DB: "database", Stream.ATTACHMENTS: "attachments"}
+NOTHING_TO_DRILL = "Every set that can be drilled has been drilled."
 KIND_OF = {Stream.DB: Kind.DB, Stream.ATTACHMENTS: Kind.ATTACHMENTS}
 
 
@@ -46,7 +49,15 @@ def run_lines(taken: Taken) -> Iterator[str]:
     yield f"duration_seconds={round(taken.duration_s)}"
 
 
-def rehearsal_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Iterator[str]:
+def run_told(taken: Taken) -> str:
+    """Return in a sentence what a complete run has made."""
+    sizes = {WORD_OF[stream]: taken.stored.size_bytes(stream) for stream in Stream}
+    parts = " and ".join(f"{size(count)} of the {word}" for word, count in sizes.items() if count is not None)
+    name, at = taken.stored.name, moment(taken.stored.taken_at)
+    return f"The set {name} of {at} is complete and verified. It holds {parts}."
+
+
+def dry_run_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Iterator[str]:
     """Yield what a run would do."""
     yield f"backup_root={store}"
     if sources.database:
@@ -76,7 +87,7 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
 
 def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) -> Iterator[str]:
     """Yield the lines of ``list``, oldest first; with ``color``, a set that is not good is red."""
-    yield f"{'SET':<19}{'AGE':>14}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
+    yield f"{'SET':<19}{'UTC':>18}{'AGE':>13}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
     for stored in sets:
         age = duration(max(0.0, (now - stored.taken_at).total_seconds()))
         sizes = [stored.size_bytes(stream) for stream in Stream]
@@ -84,13 +95,14 @@ def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) 
         state = f"{stored.state}{' (pinned)' if stored.pinned else ''}"
         if color and not stored.is_good:
             state = f"\033[31m{state}\033[0m"
-        yield f"{stored.name:<19}{age:>14}{database:>11}{attachments:>13}  {state}"
+        taken = stored.taken_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+        yield f"{stored.name:<19}{taken:>18}{age:>13}{database:>11}{attachments:>13}  {state}"
 
 
 def set_details(store: Path, stored: StoredSet) -> Iterator[str]:
     """Yield the lines of ``show``."""
     yield f"set: {stored.name}"
-    yield f"taken: {stored.taken_at.astimezone().isoformat(sep=' ', timespec='seconds')}"
+    yield f"taken: {moment(stored.taken_at)}"
     yield f"state: {stored.state}{' (pinned)' if stored.pinned else ''}"
     yield from (f"problem: {problem}" for problem in stored.problems)
     accepted = " (accepted)" if stored.accepted else ""
@@ -98,15 +110,16 @@ def set_details(store: Path, stored: StoredSet) -> Iterator[str]:
     if stored.proof:
         yield from _proof_lines(stored.proof)
     for artefact in stored.artefacts:
-        yield f"{artefact.kind}: {store / artefact.path} ({artefact.size_bytes} bytes)"
+        yield f"{artefact.kind}: {store / artefact.path} ({size(artefact.size_bytes)})"
         if artefact.sha256:
             yield f"  sha256: {artefact.sha256}"
     for stream, part in (stored.manifest or {"streams": {}})["streams"].items():
-        yield from _part_lines(stream, part)
+        yield from _source_lines(stream, part.get("source", {}))
+        yield from _content_lines(stream, part)
 
 
 def _proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
-    yield f"drill: {proof['result']} at {proof['drilled_at']}"
+    yield f"drill: {proof['result']} at {moment_of(proof['drilled_at'])}"
     for name, result in proof["proofs"].items():
         reason = proof.get("reasons", {}).get(name)
         yield f"  {name}: {result}{f' ({reason})' if reason else ''}"
@@ -128,11 +141,35 @@ def drilled_lines(drilled: Drilled) -> Iterator[str]:
         yield f"{name}={figure}"
 
 
-def _part_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"{stream} {key.replace('_', ' ')}: {value}" for key, value in part.get("source", {}).items())
+def drilled_told(drilled: Drilled) -> str:
+    """Return in sentences what a drill that passed has shown."""
+    text = f"The set {drilled.stored.name} was restored into a throwaway server, and what came back is what went in."
+    if "restore_s" in drilled.figures:
+        text += f" Restoring the database took {duration(drilled.figures['restore_s'])}."
+    return text
+
+
+def _source_lines(stream: str, source: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a stream was taken from; what else the manifest says of a server is for ``--json``."""
+    told = [str(source["path"])] if source.get("path") else []
+    if source.get("database"):
+        told.append(f"database {source['database']}")
+    if isinstance(size_bytes := source.get("database_bytes"), int):
+        told.append(f"{size(size_bytes)} on the server's disk")
+    if isinstance(version := source.get("server_version"), int):
+        told.append("PostgreSQL {}.{}".format(*divmod(version, 10_000)))
+    if source.get("container"):
+        told.append(f"container {source['container']}")
+    if told:
+        yield f"{stream} source: {', '.join(told)}"
+
+
+def _content_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
+    if "rows" in part:
+        yield f"{stream} content: {sum(part['rows'].values()):,} rows in {_counted(len(part['rows']), 'table')}"
     if "entries" in part:
-        yield f"{stream} entries: {part['entries']}"
-    yield from (f"{stream} changed while it was read: {name}" for name in part.get("changed", ()))
+        yield f"{stream} content: {part['entries']:,} files and directories"
+    yield from (f"{stream} changed while being read: {name}" for name in part.get("changed", ()))
 
 
 def verdict_summary(verdict: Verdict) -> dict[str, Any]:
@@ -173,6 +210,19 @@ def restored_lines(restored: Restored) -> Iterator[str]:
     yield "restore_status=ok"
 
 
+def restored_told(restored: Restored) -> str:
+    """Return in sentences what a restore did, and what is left to do."""
+    if restored.switch:
+        return (
+            f"The database was restored into the new database {restored.target}; the live one is as it was. "
+            "The command after restore_switch= puts the new one in its place."
+        )
+    if restored.kept:
+        kept = f"What was live before is kept in {restored.kept}."
+        return f"{restored.target} has the {WORD_OF[restored.stream]} of the backup now. {kept}"
+    return f"{restored.target} has the {WORD_OF[restored.stream]} of the backup now."
+
+
 def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: bool) -> Iterator[str]:
     """Yield where each path of an archive is now."""
     pairs = list(zip(paths, found, strict=True))
@@ -186,24 +236,22 @@ def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: boo
 
 def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of ``status``."""
-    yield f"store: {facts['store']} ({facts['sets']} sets)"
-    newest = facts["newest_set"]
-    yield (
-        f"newest set: {newest['set']}, {duration(newest['age_s'])} old, {newest['state']}"
-        if newest
-        else ("newest set: none")
-    )
-    proven = facts["newest_proven"]
-    yield (
-        f"newest proven set: {proven['set']}, {duration(proven['age_s'])} old" if proven else "newest proven set: none"
-    )
+    yield f"store: {facts['store']} ({_counted(facts['sets'], 'set')})"
+    newest, proven = facts["newest_set"], facts["newest_proven"]
+    yield f"newest set: {_set_told(newest)}, {newest['state']}" if newest else "newest set: none"
+    yield f"newest proven set: {_set_told(proven)}" if proven else "newest proven set: none"
     last = facts["last_run"]
-    if last:
-        why = f" ({last['cause']}: {last.get('message', '')})" if "cause" in last else ""
-        yield f"last run: {last['result']}{why}"
-        for name in last.get("unreadable", ()):
-            yield f"  unreadable: {name}"
-    else:
-        yield "last run: none recorded"
+    yield f"last run: {last['result']}, began at {moment_of(last['at'])}" if last else "last run: none recorded"
+    if last and "cause" in last:
+        yield f"  {last['cause']}: {last.get('message', '')}"
+    yield from (f"  unreadable: {name}" for name in (last or {}).get("unreadable", ()))
     yield f"running now: {'yes' if facts['running'] else 'no'}"
     yield f"timer: {facts['timer']}"
+
+
+def _set_told(told: Mapping[str, Any]) -> str:
+    return f"{told['set']}, taken at {moment_of(told['taken_at'])}, {duration(told['age_s'])} ago"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"

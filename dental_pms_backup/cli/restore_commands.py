@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.cli import report
+from dental_pms_backup.cli import output, report
 from dental_pms_backup.errors import RefusedError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.restore import extract, restore, restore_all
@@ -29,7 +29,7 @@ ALL = "all"
 
 def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, watch: Watch, say: Say) -> None:
     """Restore what the command line asks for and say what was done; RefusedError, UsageError where it is not clear."""
-    wanted, target = arguments.source, arguments.to
+    wanted, target = arguments.wanted, arguments.to
     _check_words(arguments)
     terms = restore.Terms(
         consent=lambda name, losses: _consent(name, losses, say),
@@ -40,6 +40,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
     if arguments.stream == ALL:
         for restored in restore_all.both_in_place(config, wanted, terms, now=now, watch=watch):
             say(report.restored_lines(restored))
+            output.to_person(report.restored_told(restored), quiet=arguments.quiet)
         matched = restore_all.match(config, watch=watch)
         say([f"attachment_rows_with_files={matched.rows if matched else 'no such table'}", "restore_all_status=ok"])
         return
@@ -55,11 +56,12 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
         case _:
             restored = restore.attachments_into_new(config, wanted, target, now=now, watch=watch)
     say(report.restored_lines(restored))
+    output.to_person(report.restored_told(restored), quiet=arguments.quiet)
 
 
 def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:
     """Extract what the command line asks for and say where it is; UsageError where that is not clear."""
-    source, paths, table = arguments.source, arguments.paths, arguments.table
+    wanted, paths, table = arguments.wanted, arguments.paths, arguments.table
     if bool(paths) == (table is not None) or (arguments.csv if table is None else arguments.stored_names):
         raise UsageError(
             "extract: expected paths of the attachments (--stored-names goes with them), "
@@ -67,13 +69,13 @@ def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say:
         )
     if table is None:
         directory = (arguments.to or Path()).absolute()
-        found = extract.files(config, source, paths, directory, stored_names=arguments.stored_names, watch=watch)
+        found = extract.files(config, wanted, paths, directory, stored_names=arguments.stored_names, watch=watch)
         say(report.extracted_lines(paths, found, as_json=arguments.json))
         return
     if arguments.json:
         raise UsageError("extract: the rows of a table are SQL or CSV, expected --json with paths only")
     target = arguments.to.absolute() if arguments.to else None
-    count = extract.table(config, source, table, target, csv=arguments.csv, watch=watch)
+    count = extract.table(config, wanted, table, target, csv=arguments.csv, watch=watch)
     if target:
         say([f"extracted={target}", f"extracted_rows={count}"])
 
@@ -81,7 +83,7 @@ def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say:
 def _check_words(arguments: Arguments) -> None:
     """Raise unless it is clear where to, and the admin has said that what is live is to be replaced, where it is."""
     what = arguments.stream
-    command = f"CONFIRM=YES dental-pms-backup restore {what} {shell_word(arguments.source)}"
+    command = f"CONFIRM=YES dental-pms-backup restore {what} {shell_word(arguments.wanted)}"
     if (arguments.replace or arguments.no_safety_set) and not arguments.in_place:
         raise UsageError("restore: --replace and --no-safety-set change what is live, expected --in-place with them")
     if arguments.replace and what != Stream.DB:
@@ -90,7 +92,7 @@ def _check_words(arguments: Arguments) -> None:
         raise UsageError("restore: --as-superuser is about the database, expected db or all, not attachments")
     if what == ALL and not arguments.in_place:
         raise RefusedError(
-            "restore: all is what is live, expected --in-place to replace it, and no other target",
+            "restore: all replaces what is live, expected --in-place and no other target",
             hint=f"{command} --in-place",
         )
     if what == Stream.ATTACHMENTS and not arguments.in_place and arguments.to is None:
@@ -100,7 +102,7 @@ def _check_words(arguments: Arguments) -> None:
         )
     if arguments.in_place and not arguments.yes and os.environ.get("CONFIRM") != "YES":
         raise RefusedError(
-            f"restore: this replaces the live {what}, expected your word for it", hint=f"{command} --in-place"
+            f"restore: this replaces the live {what}, expected --yes or CONFIRM=YES", hint=f"{command} --in-place"
         )
 
 
@@ -113,6 +115,4 @@ def _consent(name: str, losses: Sequence[str], say: Say) -> None:
     while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
         stop.check()
     if sys.stdin.readline().strip() != name:
-        raise RefusedError(
-            f'restore: the answer is not "{name}", expected that to go on; what it would have replaced is as it was'
-        )
+        raise RefusedError(f'restore: the answer was not "{name}", so what it would have replaced is as it was')

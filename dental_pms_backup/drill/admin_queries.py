@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.drill import load
 from dental_pms_backup.errors import ConfigError, DatabaseRefusedError, DrillError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import pinned_settings, postgres
+from dental_pms_backup.live import pinned_settings, postgres, psql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,8 +100,8 @@ def make(server: Server, major: int) -> str:
         each = READS_EACH.format(role=role)
         ended, _ = programs.capture(load.script_argv(server), text_in=each)
         if not ended.ok:
-            raise load.not_of_the_set(load.sqlstate(ended), ended) or DatabaseRefusedError(
-                f"drill: {ended}, expected to give a role the right to read the copy"
+            raise load.not_of_the_set(psql.sqlstate(ended), ended) or DatabaseRefusedError(
+                f"drill: {ended}, while a role was given the right to read the copy"
             )
     return role
 
@@ -128,11 +128,11 @@ def answer(server: Server, role: str, name: str, sql: str, *, timeout_s: float, 
     ended, out = programs.capture(asked, text_in=f"{row(sql)};\n", timeout_s=timeout_s, beat=beat)
     if ended.ok:
         return out
-    state = load.sqlstate(ended)
+    state = psql.sqlstate(ended)
     if state == NO_RIGHT:
         raise ConfigError(
             (f"check {name}: the query needs a right beyond reading, expected one that only reads",),
-            hint="see drill.checks in man dental-pms-backup.yaml",
+            hint="man dental-pms-backup.yaml   # section drill, key checks",
         )
     raise load.not_of_the_set(state, ended) or DrillError(
         f"check {name}: the query failed (SQLSTATE {state}), expected an answer"

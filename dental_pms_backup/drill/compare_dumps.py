@@ -48,29 +48,28 @@ class Counting:
 
         DrillError when what a set holds cannot be unpacked; TemporaryError when anything else failed.
         """
-        ended = self.pipeline.wait(beat)
-        failed = next((program for program in reversed(ended) if not program.ok), None)
+        failed = programs.failed(self.pipeline.wait(beat))
         if failed and failed.program in UNPACKERS and failed.exit_code > 0:
-            raise DrillError(f"db: {failed}, expected to read the dump to its end")
+            raise DrillError(f"db: {failed}, expected the dump to be readable to its end")
         if failed:
-            raise TemporaryError(f"drill: {failed}, expected to read the dump to its end", hint="journalctl -k; df -h")
+            raise TemporaryError(f"drill: {failed}, expected a dump readable to its end", hint="journalctl -k; df -h")
         return _tally(os.pread(self.out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "backslashreplace"))
 
 
 @contextlib.contextmanager
-def counting(*argvs: Sequence[str], source: int | None = None) -> Iterator[Counting]:
+def counting(*argvs: Sequence[str], stdin: int | None = None) -> Iterator[Counting]:
     """Count the dump that a pipeline writes beside what the block does."""
     with (
         programs.memory("tally") as out,
-        programs.running(*argvs, TALLY, source=source, out=out) as pipeline,
+        programs.running(*argvs, TALLY, stdin=stdin, out=out) as pipeline,
     ):
         yield Counting(pipeline=pipeline, out=out)
 
 
-def counting_packed(source: int) -> contextlib.AbstractContextManager[Counting]:
+def counting_packed(descriptor: int) -> contextlib.AbstractContextManager[Counting]:
     """Count an open, compressed dump, from its beginning, beside what the block does."""
-    os.lseek(source, 0, os.SEEK_SET)
-    return counting(verify_file.unpacker(), source=source)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return counting(verify_file.unpacker(), stdin=descriptor)
 
 
 def differences(stored: Tally, restored: Tally) -> Iterator[str]:
@@ -78,7 +77,7 @@ def differences(stored: Tally, restored: Tally) -> Iterator[str]:
     yield from row_differences(stored.rows, restored.rows)
     for table, (rows, digest) in stored.tables.items():
         if restored.tables.get(table, (rows, digest)) != (rows, digest) and restored.rows[table] == rows:
-            yield f"{table}: as many rows came back, {rows}, but not all with what they held"
+            yield f"{table}: all {rows} rows came back, but not all with the content that they had"
     if stored.rest != restored.rest:
         yield "the definitions that came back (tables, indexes, constraints, functions, rights) are not the set's"
 

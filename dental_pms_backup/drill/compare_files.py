@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import postgres
+from dental_pms_backup.live import psql
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ class Listing:
 
 
 @contextlib.contextmanager
-def listing(source: int, place: Path) -> Iterator[Listing]:
+def listing(descriptor: int, place: Path) -> Iterator[Listing]:
     """Read an open archive, from its beginning, beside what the block does."""
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
     with (
         _new(place / "entries") as out,
-        programs.running(verify_file.unpacker(), tar, source=source, out=out) as pipeline,
+        programs.running(verify_file.unpacker(), tar, stdin=descriptor, out=out) as pipeline,
     ):
         yield Listing(pipeline=pipeline, place=place)
 
@@ -89,13 +89,13 @@ def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat
     directory = "" if below == "." else below.strip("/")
     with (place / "entries").open("rb") as entries:
         perl = ["perl", "-ne", FILES, directory]
-        _into(place / "files", [perl, _sorted(place)], source=entries.fileno(), beat=beat)
+        _into(place / "files", [perl, _sorted(place)], stdin=entries.fileno(), beat=beat)
     script = f"copy (\n{admin_queries.query(query)}\n) to stdout;\n"
-    with programs.memory("query") as source:
-        os.write(source, script.encode())
-        os.lseek(source, 0, os.SEEK_SET)
+    with programs.memory("query") as asked:
+        os.write(asked, script.encode())
+        os.lseek(asked, 0, os.SEEK_SET)
         try:
-            _into(place / "rows", [rows_argv, _sorted(place)], source=source, beat=beat)
+            _into(place / "rows", [rows_argv, _sorted(place)], stdin=asked, beat=beat)
         except DrillError as error:
             if UNDEFINED_TABLE in error.message:
                 return None
@@ -124,9 +124,9 @@ def _count(path: Path, beat: Beat) -> int:
     return int(_small([["wc", "--lines", str(path)]], beat).split()[0])
 
 
-def _into(path: Path, argvs: Sequence[Sequence[str]], *, source: int | None, beat: Beat) -> None:
+def _into(path: Path, argvs: Sequence[Sequence[str]], *, stdin: int | None, beat: Beat) -> None:
     with _new(path) as out:
-        _demand(programs.pipeline(*argvs, source=source, out=out, beat=beat))
+        _demand(programs.pipeline(*argvs, stdin=stdin, out=out, beat=beat))
 
 
 @contextlib.contextmanager
@@ -146,23 +146,21 @@ def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
 
 
 def _demand(ended: Sequence[programs.Ended]) -> None:
-    failed = next((program for program in reversed(ended) if not program.ok and not program.broken_pipe), None)
-    failed = failed or next((program for program in ended if not program.ok), None)
-    if failed:
+    if failed := programs.failed(ended):
         raise _failure(failed)
 
 
 def _failure(failed: programs.Ended) -> BackupError:
     if any(FULL.search(line) for line in failed.said):
         return RoomError("drill: no space left for the list of the attachments, expected room for it", hint="df -h")
-    refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){postgres.ERROR}")
+    refused = re.compile(rf"psql:<stdin>:\d+: (?!FATAL:|PANI[CK]:){psql.ERROR}")
     state = next((found[1] for line in failed.said if (found := refused.match(line))), "")
     if not state and failed.program in OF_THE_SET and failed.exit_code > 0:
-        return DrillError(f"attachments: {failed}, expected to read all of them", hint="dental-pms-backup verify")
+        return DrillError(f"attachments: {failed}, expected all of them readable", hint="dental-pms-backup verify")
     if state == admin_queries.NO_RIGHT:
         return ConfigError(
-            ("application.query: it needs a right beyond reading, expected a query that only reads",),
-            hint="see section application in man dental-pms-backup.yaml",
+            ("application.query: the query needs a right beyond reading, expected one that only reads",),
+            hint="man dental-pms-backup.yaml   # section application",
         )
     return load.not_of_the_set(state, failed) or DrillError(
         f"attachments: the query of section application failed (SQLSTATE {state}), expected paths and sizes",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.drill import admin_queries, load
-from dental_pms_backup.errors import BackupError, DatabaseError, DatabaseRefusedError, DrillError
-from dental_pms_backup.host import programs, stop
-from dental_pms_backup.live import pinned_settings, postgres, sessions
+from dental_pms_backup.errors import DatabaseError, DatabaseRefusedError, DrillError
+from dental_pms_backup.host import programs
+from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,14 +59,14 @@ def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
     ended, out = _told(live, script, beat)
     if ended.ok:
         return out.removeprefix(READY)
-    state = load.sqlstate(ended)
+    state = psql.sqlstate(ended)
     if not state or load.BEFALLS.match(state) or BUSY.match(state):
-        raise DatabaseError(f"db: the live server does not answer ({state or ended}), expected it to")
+        raise DatabaseError(f"db: the live server does not answer ({state or ended}), expected an answer")
     if not out.startswith(READY):
-        raise DatabaseRefusedError(f"db: no role that may only read can be had on the live server (SQLSTATE {state})")
+        raise DatabaseRefusedError(f"db: a role that only reads cannot be made on the live server (SQLSTATE {state})")
     if state == admin_queries.NO_RIGHT:
         raise DatabaseRefusedError(
-            f"db: {role} asks on the live server and lacks a right that the query needs, expected that of reading all "
+            f"db: {role} asks on the live server and lacks a right that the query needs, expected to read all "
             "that is in the query",
             hint=f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};   # as their owner",
         )
@@ -86,34 +85,22 @@ def _script(live: DatabaseSource, sql: str) -> tuple[str, str]:
         return admin_queries.as_owner(sql, who["plain"], timeout_s=ANSWERS_S), who["plain"]
     if who["others"]:
         raise DatabaseRefusedError(
-            "db: a superuser does not ask on the live server, and each owner there has rights beyond what is his, "
-            "expected the database or a table to belong to a role that has none"
+            "db: a superuser asks nothing on the live server, and each owner there has rights beyond what is his, "
+            "expected the database or a table to belong to a role without such rights"
         )
     if live.facts.major < admin_queries.READS_ALL_SINCE:
         raise DatabaseRefusedError(
-            f"db: PostgreSQL {live.facts.major} has no role that may read everything, and a superuser does not ask"
+            f"db: PostgreSQL {live.facts.major} has no role that may read everything, and a superuser asks nothing"
         )
     return admin_queries.as_reader(sql, timeout_s=ANSWERS_S), "a role that may only read"
 
 
 def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[programs.Ended, str]:
     """Run a script in one session, of which nothing is left on the server, whatever it does there."""
-    session = sessions.new()
-    argv = postgres.client(
-        live.server,
-        "psql",
-        *load.ROWS,
-        postgres.to_database(live.facts.database),
-        session=session,
-        stdin=True,
-        options=pinned_settings.AS_CONFIGURED,
-    )
-    done = False
-    try:
+    words = (*psql.ROWS, postgres.to_database(live.facts.database))
+    options = pinned_settings.AS_CONFIGURED
+    with sessions.opened(live.server, on_any_road=True) as session:
+        argv = postgres.client(live.server, "psql", *words, session=session.name, stdin=True, options=options)
         ended, out = programs.capture(argv, text_in=script, timeout_s=ANSWERS_S + TO_END_S, beat=beat)
-        done = ended.ok
-    finally:
-        if not done:  # a function may have caught the time limit, and a session heeds no client that has gone
-            with stop.deferred(), contextlib.suppress(BackupError):
-                sessions.end(live.server, session, attempts=sessions.PATIENT)
+        session.done = ended.ok
     return ended, out

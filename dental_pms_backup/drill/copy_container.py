@@ -134,7 +134,7 @@ def private_directory(mark: str, directory: Path) -> Iterator[Path]:
         place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{mark}-", dir=directory))
     except OSError as error:
         raise RoomError(
-            f"{directory}: {error.strerror}, expected to make a directory for the drill there",
+            f"{directory}: {error.strerror}, expected that a directory for the drill can be made there",
             hint=f"df -h {shell_word(directory)}",
         ) from None
     try:
@@ -165,7 +165,7 @@ def image_of(source: Mapping[str, Any]) -> str:
         return docker("image", "inspect", "--format={{.Id}}", name).strip()
     except DockerError:
         raise ToolMissingError(
-            f'drill: the image "{name}" of the set\'s database is not here, expected it: none is ever pulled',
+            f'drill: the image "{name}" of the set\'s database is not on this host, and a drill never pulls one',
             hint=f"docker pull {shell_word(name)}   # or set drill.where to cluster",
         ) from None
 
@@ -213,7 +213,7 @@ def cluster(place: Path, major: int, *, superuser: str, longest_s: float) -> Ite
     bin_dir = private_cluster.bin_directory(major)
     if bin_dir is None:
         raise ToolMissingError(
-            f"drill: no server of PostgreSQL {major} is installed, expected the version of the set's",
+            f"drill: no server of PostgreSQL {major}, the version of the set, is installed",
             hint=f"apt install postgresql-{major}   # its cluster may stay stopped",
         )
     directory = place / "pg"
@@ -273,13 +273,8 @@ def room_of(server_kind: str, directory: Path) -> Path:
 
 def docker(*arguments: str, text_in: str = "") -> str:
     """Return what a docker command prints; DockerError unless it exits 0, RoomError when the disk is full."""
-    ended, out = programs.capture(["docker", *arguments], text_in=text_in, timeout_s=DOCKER_ANSWERS_S)
-    if not ended.ok:
-        said = [str(ended), *ended.said][-1]
-        if any("no space left" in line.lower() for line in ended.said):
-            raise RoomError("drill: docker found no space left, expected room for a copy of the database", hint="df -h")
-        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
-    return out
+    full = RoomError("drill: docker found no space left, expected room for a copy of the database", hint="df -h")
+    return compose.docker(*arguments, text_in=text_in, timeout_s=DOCKER_ANSWERS_S, when_full=full)
 
 
 def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) -> None:
@@ -290,7 +285,7 @@ def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) 
     try:  # the volume is root's, whoever writes to it, and nobody but root passes through the directories above it
         Path(docker("inspect", "--type=container", f"--format={OWN_SOURCE}", name).strip()).chmod(0o777)
     except OSError as error:
-        raise DockerError(f"drill: the throwaway container's volume: {error.strerror}, expected it here") from None
+        raise DockerError(f"drill: the throwaway container's volume: {error.strerror}, expected a directory") from None
     docker("start", name)
     _wait_for(name)
 
@@ -317,7 +312,7 @@ def _wait_for(name: str) -> None:
         if state != "running" or time.monotonic() > deadline:
             raise DockerError(
                 f"drill: the throwaway container is {state} and takes no connections{_said(name)}, "
-                "expected a server in it",
+                "expected it to run a server",
                 hint="docker info; df -h   # or set drill.where to cluster",
             )
         stop.rest(0.2)
@@ -357,4 +352,4 @@ def _remove_tree(path: Path) -> None:
 
 
 def _warn(text: str, hint: str) -> None:
-    journal.write(Event.HOUSEKEEPING_FAILED, text, priority=journal.WARNING, fields={"set": "", "hint": hint})
+    journal.write(Event.DRILL_LEFTOVERS, text, priority=journal.WARNING, fields={"hint": hint})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ from dental_pms_backup.config.values import Where
 from dental_pms_backup.drill import copy_container
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host import disks
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import sources
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ TO_CLEAR_UP_S = 600  # over the drill's own limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Where a set's database is restored: in a container of an image, or without one in a private cluster."""
+class CopyServer:
+    """The server that a set's database is restored in: in a container of an image, or without one a private cluster.
+
+    ``original`` is the system identifier of the server that the set was taken of.
+    """
 
     image: str
     major: int
+    original: str
 
     @property
     def kind(self) -> str:
@@ -42,13 +47,13 @@ class Stage:
         return "container" if self.image else "cluster"
 
 
-def choose(where: Where, source: Mapping[str, Any]) -> Stage:
+def choose(where: Where, source: Mapping[str, Any]) -> CopyServer:
     """Return where to restore a set of whose database the manifest says ``source``; BackupError when nothing is here.
 
     Left to choose, what ran in a container is restored into one, or else into a cluster of its version.
     """
     major = source["server_version"] // 10_000
-    cluster = Stage(image="", major=major)
+    cluster = CopyServer(image="", major=major, original=source["system_identifier"])
     if where is Where.CLUSTER or (where is Where.AUTO and source["source"] != "compose"):
         return cluster
     if "image" not in source:
@@ -57,7 +62,7 @@ def choose(where: Where, source: Mapping[str, Any]) -> Stage:
             hint="dental-pms-backup config show",
         )
     try:
-        return Stage(image=copy_container.image_of(source), major=major)
+        return dataclasses.replace(cluster, image=copy_container.image_of(source))
     except BackupError:
         if where is Where.AUTO and copy_container.has_cluster(major):
             return cluster
@@ -74,29 +79,27 @@ class Room:
     def check(self) -> None:
         """Raise RoomError when less is left: whatever a dump does, it fills no disk to its end."""
         try:
-            status = os.statvfs(self.directory)
+            room = disks.room(self.directory)
         except OSError:  # what befalls the disk, the server's programs say
             return
-        few_files = status.f_files and status.f_favail < LEAST_FILES
-        if status.f_bavail * status.f_frsize < self.least_bytes or few_files:
+        if room.free_bytes < self.least_bytes or room.free_files < LEAST_FILES:
             raise RoomError(
                 f"drill: {self.directory}: a copy of the database has taken all room but {size(self.least_bytes)}, "
-                "expected it to need less; it is gone again",
+                "expected it to need less; the copy is removed",
                 hint=f"df -h {shell_word(self.directory)}; df -i {shell_word(self.directory)}",
             )
 
 
-def room(config: Config, stage: Stage) -> Room:
+def room(config: Config, chosen: CopyServer) -> Room:
     """Return where a server writes, and what it has to leave."""
-    directory = copy_container.room_of(stage.kind, config.drill.directory)
+    directory = copy_container.room_of(chosen.kind, config.drill.directory)
     return Room(directory=directory, least_bytes=max(config.room.reserve_mb * MB, ALMOST_FULL_BYTES))
 
 
 @contextlib.contextmanager
 def server(
     config: Config,
-    stage: Stage,
-    source: Mapping[str, Any],
+    chosen: CopyServer,
     room: Room,
     place: Path,
     *,
@@ -109,19 +112,21 @@ def server(
     """
     live, live_bytes = _live(config)
     _check_room(room.directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
-    with _full_disk_named(room.directory), _started(config, stage, place, superuser) as made:
+    with _full_disk_named(room.directory), _started(config, chosen, place, superuser) as made:
         target = copy_container.identity(made)
-        for other in (Identity(system=source["system_identifier"]), *live):
+        for other in (Identity(system=chosen.original), *live):
             copy_container.check_apart(target, other)
         yield made
 
 
-def _started(config: Config, stage: Stage, place: Path, superuser: str) -> contextlib.AbstractContextManager[Server]:
-    if not stage.image:
+def _started(
+    config: Config, chosen: CopyServer, place: Path, superuser: str
+) -> contextlib.AbstractContextManager[Server]:
+    if not chosen.image:
         longest_s = config.drill.timeout_s + TO_CLEAR_UP_S
-        return copy_container.cluster(place, stage.major, superuser=superuser, longest_s=longest_s)
+        return copy_container.cluster(place, chosen.major, superuser=superuser, longest_s=longest_s)
     mark = copy_container.mark_of(config.store)
-    return copy_container.container(mark, stage.image, config.database.road, superuser=superuser)
+    return copy_container.container(mark, chosen.image, config.database.road, superuser=superuser)
 
 
 def _live(config: Config) -> tuple[tuple[Identity, ...], int]:
@@ -145,10 +150,9 @@ def _check_room(directory: Path, needed: int, reserve_mb: int) -> None:
 
 def _free_bytes(directory: Path) -> int:
     try:
-        status = os.statvfs(directory)
+        return disks.room(directory).free_bytes
     except OSError as error:
         raise RoomError(f"drill: {directory}: {error.strerror}, expected a directory for the drill") from None
-    return status.f_bavail * status.f_frsize
 
 
 @contextlib.contextmanager

@@ -20,11 +20,13 @@ from dental_pms_backup.errors import (
     DrillError,
     TemporaryError,
     UsageError,
+    cause_of,
 )
-from dental_pms_backup.host import journal, notify, programs, stop
+from dental_pms_backup.host import journal, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import Watch, duration
-from dental_pms_backup.store import drill_record, ledger, lock, sets
+from dental_pms_backup.host.progress import Watch
+from dental_pms_backup.host.wording import duration
+from dental_pms_backup.store import drill_record, ledger, lock, sets, verify_sets
 from dental_pms_backup.store.drill_record import Result
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def perform(config: Config, wanted: str | None, *, now: datetime, watch: Watch) 
         return None
     limit = Limit(config.drill.timeout_s)
     with (
-        _told(stored),
+        journal.failure_told(Event.DRILL_NOT_DONE, "drill failed: ", {"set": stored.name}),
         lock.held(store, wait_s=config.lock_wait_s, beat=limit.beat, name=lock.DRILLS),
         _entered(store, stored, now),
         programs.room_for("the drill cannot go on"),
@@ -116,14 +118,14 @@ def _chosen(store: Path, wanted: str | None) -> StoredSet | None:
         undrilled = [each for each in sets.listing(store) if each.manifest and not each.proof and not each.problems]
         return undrilled[-1] if undrilled else None
     if stored.manifest is None:
-        raise UsageError(f"set {stored.name}: it has no manifest to compare with, expected one that this program made")
+        raise UsageError(f"set {stored.name}: it has no manifest to compare with, expected a set of this program")
     return stored
 
 
 def _clear(mark: str, directory: Path) -> None:
     left = copy_container.clear(mark, directory)
     if left:
-        text = f"{left} things that a killed drill left were removed"
+        text = f"{left} leftovers of a killed drill were removed"
         journal.write(Event.DRILL_CLEARED, text, priority=journal.WARNING)
 
 
@@ -137,14 +139,14 @@ def _opened(store: Path, stored: StoredSet) -> Iterator[dict[Kind, int]]:
             except FileNotFoundError:
                 raise _gone(stored) from None
             except OSError as error:
-                raise TemporaryError(f"{store / artefact.path}: {error.strerror}, expected to read it") from None
+                raise TemporaryError(f"{store / artefact.path}: cannot be read: {error.strerror}") from None
             stack.callback(os.close, files[artefact.kind])
         yield files
 
 
 def _gone(stored: StoredSet) -> TemporaryError:
     return TemporaryError(
-        f"set {stored.name} was removed or changed under the drill, expected it to stay; nothing is recorded of it",
+        f"set {stored.name} was removed or changed during the drill, so nothing is recorded of this drill",
         hint="dental-pms-backup drill   # the newest set",
     )
 
@@ -155,8 +157,7 @@ def _record(store: Path, drilled: Drilled, ended_at: datetime, limit: Limit) -> 
     result = Result.FAILED if drilled.problems else Result.PASSED
     facts = {"result": result, "where": drilled.where, "proofs": dict(drilled.results), **drilled.figures}
     with lock.held(store, wait_s=limit.left_s, beat=limit.beat):  # a run may go on for hours
-        now = next((each for each in sets.listing(store) if each.name == stored.name), None)
-        if now is None or now.manifest != stored.manifest or stored.manifest is None:
+        if stored.manifest is None or verify_sets.has_changed(store, stored):
             raise _gone(stored)
         details: dict[str, Any] = {"drilled_at": ended_at.astimezone(UTC).isoformat()}
         details |= {"problems": list(drilled.problems), "reasons": dict(drilled.reasons)}
@@ -172,35 +173,16 @@ def _record(store: Path, drilled: Drilled, ended_at: datetime, limit: Limit) -> 
 
 
 @contextlib.contextmanager
-def _told(stored: StoredSet) -> Iterator[None]:
-    """Put into the journal why a drill could not be done; the failure goes on as it is."""
-    try:
-        yield
-    except Exception as error:
-        known = error if isinstance(error, BackupError) else None
-        fields = {
-            "cause": known.cause if known else "bug",
-            "hint": (known and known.hint) or "dental-pms-backup status",
-        }
-        text = f"drill failed: {known.message if known else 'a bug of the program, expected to handle this'}"
-        _tell(Event.DRILL_NOT_DONE, stored, text, priority=journal.ERROR, **fields)
-        notify.stopping(text)
-        if known:
-            known.told = True
-        raise
-
-
-@contextlib.contextmanager
 def _entered(store: Path, stored: StoredSet, now: datetime) -> Iterator[None]:
     """Put a drill that could not be done into the ledger, unless a run holds it; the failure goes on as it is."""
     try:
         yield
     except Exception as error:
-        facts = {"set": stored.name, "result": "not done", "cause": getattr(error, "cause", "bug")}
+        facts = {"set": stored.name, "result": "not done", "cause": cause_of(error)}
         with stop.deferred(), contextlib.suppress(BackupError), lock.held(store):  # if not, the journal has it
             ledger.record(store, "drill", now=now, facts=facts)
         raise
 
 
-def _tell(event: Event, stored: StoredSet, text: str, *, priority: int = journal.INFO, **fields: str) -> None:
-    journal.write(event, text, priority=priority, fields={"set": stored.name, **fields})
+def _tell(event: Event, stored: StoredSet, text: str, *, priority: int = journal.INFO) -> None:
+    journal.write(event, text, priority=priority, fields={"set": stored.name})

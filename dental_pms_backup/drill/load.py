@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.host import programs, stop
-from dental_pms_backup.live import pinned_settings, postgres
+from dental_pms_backup.live import pinned_settings, postgres, psql
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store import verify_file
 
@@ -26,7 +26,6 @@ IN_COPY = f"--dbname={DATABASE}"
 WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
-UNPACKED = ("gzip", "--decompress", "--stdout")
 HEAD_LINES = 60
 HEAD = (
     rf"1,{HEAD_LINES}{{s/^-- Dumped from database version \([0-9]*\).*/\1/p;"
@@ -37,8 +36,6 @@ SUPERUSER = (
     r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
     r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
 )
-STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
-ROWS = (*STRICT, "-At", "--file=-")
 FULL = "53100"
 # SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
 BEFALLS = re.compile("57P|08|53|58030")
@@ -55,18 +52,18 @@ class Head:
     encoding: str
 
 
-def head(source: int) -> Head:
+def head(descriptor: int) -> Head:
     """Return what an open, compressed dump says of itself; DrillError when it says nothing."""
-    said = _first_lines("db", source, ["sed", "--quiet", "--expression", HEAD])
+    said = _first_lines("db", descriptor, ["sed", "--quiet", "--expression", HEAD])
     if len(said) < 2 or not said[0].isdigit() or not re.fullmatch(r"\w+", said[1]):  # noqa: PLR2004 - those of HEAD
         raise DrillError("db: the dump does not begin with its version and encoding, expected a dump of pg_dump")
     return Head(major=int(said[0]), encoding=said[1])
 
 
-def superuser(globals_source: int) -> str:
+def superuser(globals_descriptor: int) -> str:
     """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
     return next(
-        iter(_first_lines("globals", globals_source, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
+        iter(_first_lines("globals", globals_descriptor, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
     )
 
 
@@ -117,7 +114,7 @@ def _locale(source: Mapping[str, Any]) -> str:
             return both
 
 
-def load(server: Server, what: str, source: int, *, whole: bool = False, beat: Beat = None) -> None:
+def load(server: Server, what: str, descriptor: int, *, whole: bool = False, beat: Beat = None) -> None:
     """Replay an open, compressed SQL file, every statement of which has to succeed.
 
     As a ``whole`` in one transaction, which a file of roles need not bear: faster, and only so do the rows stand in the
@@ -125,18 +122,16 @@ def load(server: Server, what: str, source: int, *, whole: bool = False, beat: B
     puts a short row where an earlier page has room. DrillError says what does not load; RoomError, ToolMissingError and
     TemporaryError are not the set's fault.
     """
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     at_once = ["--single-transaction"] if whole else []
-    psql = _client(server, "psql", *STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-", stdin=True)
-    with open(os.devnull, "wb") as nowhere:
-        unpacked, loaded = programs.pipeline(
-            verify_file.unpacker(), psql, source=source, out=nowhere.fileno(), beat=beat
-        )
+    words = (*psql.STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-")
+    argvs = verify_file.unpacker(), _client(server, "psql", *words, stdin=True)
+    unpacked, loaded = programs.pipeline(*argvs, stdin=descriptor, beat=beat)
     check_not_killed(unpacked)
     if not loaded.ok:
-        raise _load_error(what, source, loaded)
+        raise _load_error(what, descriptor, loaded)
     if not unpacked.ok:
-        raise DrillError(f"{what}: {unpacked}, expected to read it to its end", hint="dental-pms-backup verify")
+        raise DrillError(f"{what}: {unpacked}, expected a dump readable to its end", hint="dental-pms-backup verify")
 
 
 def dump_argv(server: Server, encoding: str) -> list[str]:
@@ -146,7 +141,7 @@ def dump_argv(server: Server, encoding: str) -> list[str]:
 
 def rows_argv(server: Server, *arguments: str, options: str) -> list[str]:
     """Return the argv that runs the SQL on its stdin in the copy and prints what it returns."""
-    return _client(server, "psql", *ROWS, IN_COPY, *arguments, stdin=True, options=options)
+    return _client(server, "psql", *psql.ROWS, IN_COPY, *arguments, stdin=True, options=options)
 
 
 def script_argv(server: Server) -> list[str]:
@@ -154,27 +149,22 @@ def script_argv(server: Server) -> list[str]:
     return rows_argv(server, options=pinned_settings.OPTIONS)
 
 
-def not_of_the_set(state: str, psql: programs.Ended) -> BackupError | None:
+def not_of_the_set(state: str, client: programs.Ended) -> BackupError | None:
     """Return the error for what befell the throwaway server or its client, None when it only said no."""
     if state == FULL:
         return RoomError("drill: no space left for a copy of the database, expected room for all of it", hint="df -h")
     if not state or BEFALLS.match(state):
-        why = f"{psql}, SQLSTATE {state}" if state else str(psql)
+        why = f"{client}, SQLSTATE {state}" if state else str(client)
         return TemporaryError(
             f"drill: {why}, expected the throwaway server and its programs to go on", hint="journalctl -k; df -h"
         )
     return None
 
 
-def sqlstate(psql: programs.Ended) -> str:
-    """Return the SQLSTATE of the error at which psql stopped, empty where it says none."""
-    return _stopped_at(psql)[0]
-
-
 def check_not_killed(program: programs.Ended) -> None:
     """Raise TemporaryError when a program that reads a set was killed: that says nothing about the set."""
     if program.exit_code < 0 and not program.broken_pipe:
-        raise TemporaryError(f"drill: {program}, expected it to read to its end", hint="journalctl -k")
+        raise TemporaryError(f"drill: {program}, expected it to reach the end of the dump", hint="journalctl -k")
 
 
 def _client(
@@ -184,27 +174,27 @@ def _client(
     return postgres.client(server, found, *arguments, session=SESSION, stdin=stdin, options=options)
 
 
-def _first_lines(what: str, source: int, argv: Sequence[str]) -> list[str]:
+def _first_lines(what: str, descriptor: int, argv: Sequence[str]) -> list[str]:
     """Return what a program prints that needs only the first lines of an open, compressed file."""
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("head") as out:
-        unpacked, ended = programs.pipeline(UNPACKED, argv, source=source, out=out)
+        unpacked, ended = programs.pipeline(verify_file.GZIP, argv, stdin=descriptor, out=out)
         check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise DrillError(f"{what}: cannot be read, expected gzip", hint="dental-pms-backup verify")
         return os.pread(out, 4096, 0).decode("utf-8", "replace").split("\n")[:-1]
 
 
-def _load_error(what: str, source: int, psql: programs.Ended) -> BackupError:
-    state, line = _stopped_at(psql)
-    excuse = not_of_the_set(state, psql)
+def _load_error(what: str, descriptor: int, client: programs.Ended) -> BackupError:
+    state, line = psql.stopped_at(client)
+    excuse = not_of_the_set(state, client)
     if excuse and not (line and not state):
         return excuse
-    failed = _statement(what, source, line)
+    failed = _statement(what, descriptor, line)
     extension = EXTENSION.match(failed)
     if state in LACKING and extension:
         return ToolMissingError(
-            f"drill: the throwaway server lacks the extension {extension[1]}, expected that of the live one",
+            f"drill: the throwaway server lacks the extension {extension[1]}, which the live one has",
             hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
         )
     why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"
@@ -215,15 +205,6 @@ def _load_error(what: str, source: int, psql: programs.Ended) -> BackupError:
     return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
 
 
-def _stopped_at(psql: programs.Ended) -> tuple[str, int]:
-    """Return SQLSTATE and line of the error at which psql stopped, empty and 0 where it says none."""
-    for said in reversed(psql.said):
-        found = re.search(rf"psql:<stdin>:(\d+): (?:{postgres.ERROR}|error: (?!connection))", said)
-        if found:
-            return found[2] or "", int(found[1])
-    return "", 0
-
-
-def _statement(what: str, source: int, line: int) -> str:
+def _statement(what: str, descriptor: int, line: int) -> str:
     """Return a line of a dump, to be looked at and never told: it may hold what must not be."""
-    return next(iter(_first_lines(what, source, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")
+    return next(iter(_first_lines(what, descriptor, ["sed", "--quiet", f"{line}{{p;q;}}"])), "")

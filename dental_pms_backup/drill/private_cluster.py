@@ -121,9 +121,9 @@ def _postgres(directory: Path, bin_dir: Path, settings: Sequence[str] = ()) -> l
 def _wait_for_socket(sandboxed: Sandbox, directory: Path, log: Path) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while not os.path.lexists(directory / f".s.PGSQL.{PORT}"):
-        if sandboxed.over or time.monotonic() > deadline:
+        if sandboxed.has_ended or time.monotonic() > deadline:
             said = sandbox.last_line(log) or "it says nothing"
-            raise DatabaseError(f"drill: the private cluster does not start: {said}, expected it to", hint="df -h")
+            raise DatabaseError(f"drill: the private cluster does not start: {said}", hint="df -h")
         stop.rest(0.02)
 
 

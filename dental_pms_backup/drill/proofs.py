@@ -87,20 +87,20 @@ class Limit:
 
     def beat(self) -> None:
         """Raise StalledError when the time is over, RoomError when the room is."""
-        now = time.monotonic()
+        at = time.monotonic()
         if self._room:
             self._room()
-        if now > self._ends:
+        if at > self._ends:
             raise StalledError(
-                "drill: not at its end in the time it has, expected it to be done",
-                hint="raise drill.timeout_s in /etc/dental-pms/backup.yaml",
+                "drill: it did not come to its end within drill.timeout_s",
+                hint="editor /etc/dental-pms/backup.yaml   # raise drill.timeout_s",
             )
-        if now - self._told >= 1:
-            self._told = now
+        if at - self._told >= 1:
+            self._told = at
             notify.alive()
 
     @contextlib.contextmanager
-    def over_room(self, check: Callable[[], None]) -> Iterator[None]:
+    def within_room(self, check: Callable[[], None]) -> Iterator[None]:
         """Have each beat of the block ask whether there is room left, which raises RoomError if not."""
         self._room = check
         try:
@@ -130,7 +130,7 @@ class Job:
     @contextlib.contextmanager
     def reading(self, label: str, source: int) -> Iterator[Callable[[], None]]:
         """Show how far an open file of the set is read while the block lasts."""
-        with self.watch.over(f"drill: {label}", source, os.fstat(source).st_size) as shown:
+        with self.watch.showing(f"drill: {label}", source, os.fstat(source).st_size) as shown:
 
             def beat() -> None:
                 shown()
@@ -190,7 +190,7 @@ def _check_files(job: Job) -> None:
                     raise TemporaryError(f"drill: {error.message}") from None
                 raise
             if checksum != artefact.sha256:
-                raise DrillError(f"{artefact.path}: the checksum differs, expected that of the manifest")
+                raise DrillError(f"{artefact.path}: the checksum differs from the manifest's")
 
 
 def _count_entries(job: Job, found: int) -> None:
@@ -203,7 +203,7 @@ def _count_entries(job: Job, found: int) -> None:
 def _prove_database(job: Job, went_in: Counting) -> None:
     findings, source = job.findings, job.part(Stream.DB).get("source", {})
     if not source.keys() >= NEEDED:
-        raise UsageError(f"set {job.stored.name}: its manifest does not say what server it is of, expected that")
+        raise UsageError(f"set {job.stored.name}: its manifest does not say which server the set was taken from")
     head, superuser = None, "postgres"
     with findings.proof(LOAD):
         head = load.head(job.files[Kind.DB])
@@ -222,9 +222,9 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     packed_bytes = os.fstat(job.files[Kind.DB]).st_size
     room = copy_server.room(job.config, where)
     with (
-        job.limit.over_room(room.check),
+        job.limit.within_room(room.check),
         copy_server.server(
-            job.config, where, source, room, job.place, superuser=superuser, packed_bytes=packed_bytes
+            job.config, where, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,
     ):
         with findings.proof(LOAD), findings.timed("restore_s"):
@@ -291,7 +291,7 @@ def _match_files(job: Job, reading: _Reading) -> None:
             findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
             _refuse_lack(found)
         elif {job.config.origins[key] for key in ("application.table", "application.query")} != {"default"}:
-            raise DrillError("attachments: section application names a table that did not come back, expected it")
+            raise DrillError("attachments: the table that section application names did not come back from the set")
     if findings.results[FILES] is Result.PASSED and not found:
         _demand_word(job)
 
@@ -317,7 +317,7 @@ def _demand_word(job: Job) -> None:
                 f"application.table: set {job.stored.name} has attachments, but no table attachments that names them, "
                 "expected the table that does",
             ),
-            hint="set application.table in /etc/dental-pms/backup.yaml, to null where no table names the files",
+            hint="editor /etc/dental-pms/backup.yaml   # set application.table, to null where no table names the files",
         )
 
 

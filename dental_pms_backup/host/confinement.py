@@ -105,7 +105,7 @@ def write_filter(file: IO[bytes], *, alone: bool = False) -> None:
         import seccomp  # noqa: PLC0415 - only where a cage is wanted
     except ImportError:
         raise ToolMissingError(
-            f"{REFUSED}no libseccomp for Python here, expected it to be installed", hint="apt install python3-seccomp"
+            f"{REFUSED}libseccomp for Python is not installed", hint="apt install python3-seccomp"
         ) from None
     rules = seccomp.SyscallFilter(defaction=seccomp.ERRNO(errno.ENOSYS))
     for name in " ".join(ALLOWED if alone else (*ALLOWED, *PROCESSES)).split():

@@ -1,11 +1,34 @@
-"""Which disks a directory lies on, as far as Linux tells."""
+"""Which disks a directory lies on, as far as Linux tells, and how much room its filesystem has."""
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 DEVICES = Path("/sys/dev/block")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How much a filesystem has, and how much of it is free for others than root; ``inf`` where it counts no files."""
+
+    total_bytes: int
+    free_bytes: int
+    total_files: int
+    free_files: float
+
+
+def room(place: Path | int) -> Room:
+    """Return the room in the filesystem of a path or of an open file; OSError."""
+    status = os.statvfs(place)
+    return Room(
+        total_bytes=status.f_blocks * status.f_frsize,
+        free_bytes=status.f_bavail * status.f_frsize,
+        total_files=status.f_files,
+        free_files=status.f_favail if status.f_files else math.inf,
+    )
 
 
 def differ(one: Path, other: Path) -> bool:

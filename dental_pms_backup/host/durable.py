@@ -84,10 +84,10 @@ def write_draft(path: Path, content: bytes) -> None:
         raise refusal(draft, "cannot be written", error) from None
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(path: Path, target: Path) -> None:
     """Give a file its name, over an older one; durable after ``sync_directory``."""
     try:
-        source.replace(target)
+        path.replace(target)
     except OSError as error:
         raise refusal(target, "cannot get its name", error) from None
 

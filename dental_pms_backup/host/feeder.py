@@ -17,10 +17,10 @@ GROWS_NAP_S = 0.005
 class Feeder(threading.Thread):
     """Moves what a file has, and what it gets while it grows, into a pipe, which is closed then: splice(2), no copy."""
 
-    def __init__(self, source: int, pipe: int, grows: Callable[[], bool]) -> None:
+    def __init__(self, descriptor: int, pipe: int, grows: Callable[[], bool]) -> None:
         super().__init__(daemon=True)
         self.failed = False
-        self._source = source
+        self._descriptor = descriptor
         self._pipe = os.fdopen(pipe, "wb", buffering=0)
         self._grows = grows
         self._over = threading.Event()
@@ -37,7 +37,7 @@ class Feeder(threading.Thread):
     def _feed(self) -> None:
         while not self._over.is_set():
             grows = self._grows()  # asked first: what had come before the answer is moved after it
-            if os.splice(self._source, self._pipe.fileno(), AT_ONCE_BYTES) > 0:
+            if os.splice(self._descriptor, self._pipe.fileno(), AT_ONCE_BYTES) > 0:
                 continue
             if not grows:
                 return

@@ -13,6 +13,9 @@ import sys
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.errors import BackupError, cause_of
+from dental_pms_backup.host import notify
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -30,7 +33,8 @@ class Event(Enum):
     STREAM_TAKEN = "330c5fb066f44b7594f9fab60cc9e438"
     ROAD_CLOSED = "2e87dbc029934dba88779d6e9304db30"
     STREAM_FAILED = "d548867add3b4655b0d8a5a013dbe593"
-    STREAM_WARNING = "45f82781a9dd46c6bed27ded3cc17b09"
+    ENTRIES_CHANGED = "bb309db6dc7b4cf395a49be503e600ba"
+    ATTACHMENTS_EMPTY = "f525c158f8d74db19e0eb39e2f750723"
     SET_PUBLISHED = "296f5898b5fd44bba643f0ecf8d96e1f"
     ARTEFACT_REMOVED = "ccbeb3ec364443a89dfb53374ff2694b"
     RUN_SUCCEEDED = "7a41948c06224d8ebac56a6546c4c1f4"
@@ -42,7 +46,10 @@ class Event(Enum):
     RESTORE_STARTED = "b288ce72c72e4b4084d914643516baa5"
     RESTORE_SUCCEEDED = "3cf96f9d23274c59b05d58d8c2381d9c"
     RESTORE_FAILED = "2b6de6514ac44abeb206cb0391817b5a"
-    RESTORE_WARNING = "073b6c1dcf7945d8bb18c268efb98abb"
+    RESTORE_OTHER_DATABASE = "6865177c1e1446f58c848de7e3ace5f4"
+    RESTORE_ROOM_UNKNOWN = "3a4d70df481d4d81a58345b8f49ef263"
+    RESTORE_AS_SUPERUSER = "f2db1e0fafca49a98a9dd19cf5464beb"
+    RIGHTS_LEFT_OUT = "332dc2782aa74598a5165e0fb61980ab"
     RESTORE_UNFINISHED = "8f3c442ede554bb185b3e9e7571006d7"
     RESTORE_RECOVERED = "2af00c247f94415aa455c36aa2607938"
     EXTRACTED = "f70e0bace3d2431abfa2aed89a727ee2"
@@ -51,12 +58,18 @@ class Event(Enum):
     SET_DAMAGED = "3b6be52c8f564ef0acd7b22ab11d26d8"
     SET_SUSPECT = "aec4f32698a34bf38dbe10383393c991"
     SET_MARKED = "344e3b9640a9458da3f7695362ada12c"
-    HOUSEKEEPING_FAILED = "7c1f4dbd57124f4896f5225fb460512f"
+    DRAFT_STAYS = "8dee19daefdd48958b65c7d872757c57"
+    RETENTION_FAILED = "10165799bfba495fa6081bef249f228e"
+    RUN_NOT_RECORDED = "1801c0f8e4f442bf82b5cd6e1e643008"
+    STORE_READABLE = "82418e630a184677b9b0efe9ae93e8be"
+    STORE_MOVABLE = "91c20a40c2ef42af996210c64816c363"
     DRILL_STARTED = "527ce1e2a91d471892245e2f5565a2bb"
     DRILL_PASSED = "eba5dc693fd14690b6d56b3e899c1e01"
     DRILL_FAILED = "25d339982bcb41b6a471666c9a27cc04"
     DRILL_NOT_DONE = "4ce462879b294ffabe764fedade766ff"
     DRILL_CLEARED = "d2620b626caa4a72a639ae409051adcf"
+    DRILL_LEFTOVERS = "dc5ed562ca7f4f44a074efe61efd0b2e"
+    DRILL_NOT_STARTED = "596dbc96826f4fb7ac1258cf92fdee9d"
     OFFSITE_PUSHED = "a625761557cc4eaa8bd2705b99d5f6e3"
     OFFSITE_VERIFIED = "a57f88e2a52b45c599a4a77d21609437"
     OFFSITE_FETCHED = "2ba3568660b544e0aeeefdff5ae62c63"
@@ -125,6 +138,22 @@ def write(event: Event, text: str, *, priority: int = INFO, fields: Mapping[str,
         )
     except OSError as error:  # neither a backup nor the message of a failure is lost by it
         say(f"the journal takes no entry ({error.strerror}): {text}")
+
+
+@contextlib.contextmanager
+def failure_told(event: Event, what: str = "", fields: Mapping[str, Field] | None = None) -> Iterator[None]:
+    """Write why the block fails, after ``what``, and have systemd show it; the failure goes on, and is told."""
+    try:
+        yield
+    except Exception as error:
+        message, hint = "the program has a bug", "journalctl -u dental-pms-backup"
+        if isinstance(error, BackupError):
+            message, hint = error.message, error.hint or "dental-pms-backup status"
+            error.told = True
+        fields = {**(fields or {}), "cause": cause_of(error), "hint": hint}
+        write(event, f"{what}{message}", priority=ERROR, fields=fields)
+        notify.stopping(f"{what}{message}")
+        raise
 
 
 def has_told() -> bool:

@@ -119,7 +119,7 @@ def check_is(place: Place, path: Path, identity: Identity | None) -> None:
     """Raise RefusedError when a directory is not the one that was looked at before."""
     if identity not in {None, place.identity}:
         raise RefusedError(
-            f"{path}: another directory was put there after it was looked at, expected it to stay; nothing was touched",
+            f"{path}: another directory was put there after it was looked at; nothing was touched",
             hint=f"ls -ld {shell_word(path)} {shell_word(path.parent)}   # who may do that? then try again",
         )
 
@@ -185,11 +185,11 @@ def empty(place: Place) -> None:
                 durable.remove_tree(entry, within=place.descriptor)
 
 
-def move_all(source: Place, target: Place) -> None:
+def move_all(emptied: Place, target: Place) -> None:
     """Move every entry of a directory into another, durably; OSError."""
-    for name in source.entries():
-        os.rename(name, name, src_dir_fd=source.descriptor, dst_dir_fd=target.descriptor)
-    source.sync()
+    for name in emptied.entries():
+        os.rename(name, name, src_dir_fd=emptied.descriptor, dst_dir_fd=target.descriptor)
+    emptied.sync()
     target.sync()
 
 

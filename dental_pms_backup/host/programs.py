@@ -42,14 +42,8 @@ SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
 LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
-PACKAGE_OF = {
-    "bwrap": "bubblewrap",
-    "docker": "docker.io",
-    "psql": "postgresql-client",
-    "setpriv": "util-linux",
-    "prlimit": "util-linux",
-}
-PACKAGE_OF |= dict.fromkeys(("env", "sync", "wc"), "coreutils")
+PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client"}
+PACKAGE_OF |= dict.fromkeys(("setpriv", "prlimit"), "util-linux") | dict.fromkeys(("env", "sync", "wc"), "coreutils")
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
@@ -87,14 +81,27 @@ class Running:
         self._said: list[collections.deque[str]] = []
         self._feeder: Feeder | None = None
 
-    def start(self, source: int | None, out: int) -> None:
+    def start(self, stdin: int | None, out: int | None) -> None:
         """Start all of them; those that had been started when an exception comes are known to ``end``."""
-        _start_all(self._argvs, source, out, self._started, self._said)
+        reading = _copy_of(stdin)
+        try:
+            for argv in self._argvs:
+                following, writing = (-1, _copy_of(out)) if argv is self._argvs[-1] else _wide_pipe()
+                self._said.append(collections.deque(maxlen=LINES_KEPT))
+                try:
+                    self._started.append(_start(argv, reading, writing, self._said[-1]))
+                finally:  # an end kept open here would hide the end of input, or of the reader
+                    os.close(writing)
+                    os.close(reading)
+                    reading = following
+        finally:
+            if reading != -1:
+                os.close(reading)
 
-    def start_following(self, source: int, out: int, grows: Callable[[], bool]) -> None:
-        """Start all of them as ``start`` does, the first one reading also what ``source`` gets while it ``grows``."""
+    def start_following(self, stdin: int, out: int | None, grows: Callable[[], bool]) -> None:
+        """Start all of them as ``start`` does, the first one reading also what ``stdin`` gets while it ``grows``."""
         reading, writing = _wide_pipe()
-        self._feeder = Feeder(source, writing, grows)
+        self._feeder = Feeder(stdin, writing, grows)
         try:
             self.start(reading, out)
         finally:
@@ -103,11 +110,11 @@ class Running:
 
     @property
     def unfed(self) -> bool:
-        """Tell whether a ``source`` that grew could not be passed on to its end: the programs have not read all."""
+        """Tell whether a ``stdin`` that grew could not be passed on to its end: the programs have not read all."""
         return self._feeder is not None and self._feeder.failed
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Tell whether every program has ended."""
         return not any(_is_alive(process) for process in self._started)
 
@@ -143,12 +150,17 @@ def room_for(what: str) -> Iterator[None]:
         ) from None
 
 
+def failed(ended: Sequence[Ended]) -> Ended | None:
+    """Return the first program that failed by itself, not for want of a reader; None when all exited 0."""
+    return min((each for each in ended if not each.ok), key=lambda each: each.broken_pipe, default=None)
+
+
 def path_of(program: str) -> str:
     """Return the full path of a program on PATH; ToolMissingError when it is not installed."""
     path = shutil.which(program)
     if path is None:
         raise ToolMissingError(
-            f"{program}: not found, expected it on PATH",
+            f"{program}: not found, expected the program on PATH",
             hint=f"apt install {shell_word(PACKAGE_OF.get(program, program))}",
         )
     return path
@@ -160,33 +172,33 @@ def installed(program: str) -> bool:
 
 
 def pipeline(
-    *argvs: Sequence[str], source: int | None = None, out: int, beat: Callable[[], None] | None = None
+    *argvs: Sequence[str], stdin: int | None = None, out: int | None = None, beat: Callable[[], None] | None = None
 ) -> tuple[Ended, ...]:
-    """Run ``argvs[0] < source | argvs[1] | … > out`` and return how each ended, in order.
+    """Run ``argvs[0] < stdin | argvs[1] | … > out``, by default ``/dev/null``, and return how each ended, in order.
 
-    The caller keeps ``source`` and ``out`` open and judges the result. ``beat`` is called about ten times a
+    The caller keeps ``stdin`` and ``out`` open and judges the result. ``beat`` is called about ten times a
     second. On InterruptedRunError, and on any other exception, every program has ended.
     """
-    with running(*argvs, source=source, out=out) as programs:
+    with running(*argvs, stdin=stdin, out=out) as programs:
         return programs.wait(beat)
 
 
 @contextlib.contextmanager
 def running(
-    *argvs: Sequence[str], source: int | None = None, out: int, grows: Callable[[], bool] | None = None
+    *argvs: Sequence[str], stdin: int | None = None, out: int | None = None, grows: Callable[[], bool] | None = None
 ) -> Iterator[Running]:
     """Run a pipeline, as ``pipeline`` does, beside what the block does; with the block, every program has ended.
 
-    With ``grows``, ``source`` is a file that somebody writes to; its end is the end once that says no. It is asked by
+    With ``grows``, ``stdin`` is a file that somebody writes to; its end is the end once that says no. It is asked by
     another thread.
     """
     programs = Running(argvs)
     with room_for(f"{' | '.join(programs.names)}: cannot be started"):
         try:
-            if grows is None or source is None:
-                programs.start(source, out)
+            if grows is None or stdin is None:
+                programs.start(stdin, out)
             else:
-                programs.start_following(source, out, grows)
+                programs.start_following(stdin, out, grows)
             yield programs
         finally:
             programs.end()
@@ -212,11 +224,11 @@ def capture(
         if beat:
             beat()
 
-    with memory("captured") as out, memory("given") as source:
-        os.write(source, text_in.encode())
-        os.lseek(source, 0, os.SEEK_SET)
+    with memory("captured") as out, memory("given") as stdin:
+        os.write(stdin, text_in.encode())
+        os.lseek(stdin, 0, os.SEEK_SET)
         try:
-            (ended,) = pipeline(argv, source=source, out=out, beat=tick)
+            (ended,) = pipeline(argv, stdin=stdin, out=out, beat=tick)
         except TimeoutError:
             endless = os.fstat(out).st_size > LARGEST_OUTPUT_BYTES
             why = "an answer without end" if endless else f"no answer within {timeout_s:.0f} s"
@@ -251,12 +263,12 @@ def pipe() -> Iterator[tuple[int, BinaryIO]]:
 def background(argv: Sequence[str], *, log: Path) -> Iterator[None]:
     """Run a program while the block lasts, its output in a new file; it is ended with SIGTERM, then SIGKILL."""
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        process = _start(argv, source, out, collections.deque(maxlen=LINES_KEPT))
+        process = _start(argv, stdin, out, collections.deque(maxlen=LINES_KEPT))
     finally:
         os.close(out)
-        os.close(source)
+        os.close(stdin)
     try:
         yield
     finally:
@@ -287,24 +299,8 @@ def program_of(argv: Sequence[str]) -> str:
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 
-def _start_all(
-    argvs: Sequence[Sequence[str]], source: int | None, out: int, started: list[Any], said: list[collections.deque[str]]
-) -> None:
-    """Start the programs of a pipeline, each appended to ``started`` at once, so that the caller can end them."""
-    reading = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if source is None else os.dup(source)
-    try:
-        for argv in argvs:
-            following, writing = (-1, os.dup(out)) if argv is argvs[-1] else _wide_pipe()
-            said.append(collections.deque(maxlen=LINES_KEPT))
-            try:
-                started.append(_start(argv, reading, writing, said[-1]))
-            finally:  # an end kept open here would hide the end of input, or of the reader
-                os.close(writing)
-                os.close(reading)
-                reading = following
-    finally:
-        if reading != -1:
-            os.close(reading)
+def _copy_of(descriptor: int | None) -> int:
+    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if descriptor is None else os.dup(descriptor)
 
 
 def _wide_pipe() -> tuple[int, int]:
@@ -315,14 +311,14 @@ def _wide_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[str]) -> Any:
+def _start(argv: Sequence[str], stdin: int, out: int, said: collections.deque[str]) -> Any:
     # setpriv --pdeathsig: whatever becomes of us, our programs do not outlive us
     wrapped = ["--pdeathsig", "KILL", "--", path_of(argv[0]), *argv[1:]]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     try:
         return sh.Command(path_of("setpriv"))(
             *wrapped,
-            _in=source,
+            _in=stdin,
             _out=out,
             _err=_collector(said),
             _env=environment | {"LC_ALL": "C"},
@@ -333,7 +329,7 @@ def _start(argv: Sequence[str], source: int, out: int, said: collections.deque[s
             _tty_out=False,
         )
     except ValueError:  # sh misses what its child should have told before it became the program
-        raise TemporaryError(f"{program_of(argv)}: killed before it began, expected it to run") from None
+        raise TemporaryError(f"{program_of(argv)}: killed before it began") from None
 
 
 def _collector(said: collections.deque[str]) -> Callable[[str], None]:

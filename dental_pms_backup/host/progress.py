@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dental_pms_backup.errors import StalledError
 from dental_pms_backup.host import notify
+from dental_pms_backup.host.wording import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 EVERY_S = 1.0
 LAST_RUNS = "the last run's "
-UNIT_STEP = 1000
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class Progress:
@@ -51,25 +50,25 @@ class Progress:
 
         StalledError when it has not moved for too long.
         """
-        now = time.monotonic()
-        if now - self._told < EVERY_S:
+        at = time.monotonic()
+        if at - self._told < EVERY_S:
             return
-        self._told = now
+        self._told = at
         # the programs write and read through a duplicate of this descriptor: the offset is shared
         positions = [os.lseek(descriptor, 0, os.SEEK_CUR) for descriptor in self._descriptors]
         position = min(positions)
         if positions != self._positions:
-            self._moved = now
+            self._moved = at
             notify.alive()
-        elif now - self._moved > self._stall_timeout_s:
+        elif at - self._moved > self._stall_timeout_s:
             raise StalledError(
-                f"{self._label}: no byte moved for {duration(now - self._moved)}, expected progress",
-                hint="docker ps; df -h; then raise stall_timeout_s if it is only slow",
+                f"{self._label}: no byte moved for {duration(at - self._moved)}",
+                hint="docker ps; df -h   # raise stall_timeout_s if it is only slow",
             )
         if self._bar is not None:
             self._bar.update(position - self._position)
         self._position, self._positions = position, positions
-        self._tell(line(self._label, position, self._expected_bytes, now - self._began, self._whose))
+        self._tell(line(self._label, position, self._expected_bytes, at - self._began, self._whose))
 
     def _tell(self, text: str) -> None:
         self._lines[self._label] = text
@@ -94,7 +93,7 @@ class Watch:
     lines: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def over(
+    def showing(
         self, label: str, descriptor: int, expected_bytes: int, *, beside: int | None = None, whose: str = LAST_RUNS
     ) -> Iterator[Callable[[], None]]:
         """Show how far a file is while the block lasts; what it yields is the ``beat`` of the programs that work.
@@ -111,8 +110,8 @@ class Watch:
     def reading(
         self, label: str, descriptor: int, *, beside: int | None = None
     ) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        """Show how far an open file is read, of its own size; else as ``over``."""
-        return self.over(label, descriptor, os.fstat(descriptor).st_size, beside=beside, whose="")
+        """Show how far an open file is read, of its own size; else as ``showing``."""
+        return self.showing(label, descriptor, os.fstat(descriptor).st_size, beside=beside, whose="")
 
 
 def _bar(label: str, expected_bytes: int) -> tqdm[NoReturn]:
@@ -140,21 +139,3 @@ def line(label: str, done_bytes: int, expected_bytes: int, elapsed_s: float, who
         left_s = elapsed_s * (expected_bytes - done_bytes) / done_bytes
         text += f", about {duration(left_s)} left"
     return text
-
-
-def size(size_bytes: float) -> str:
-    """Return a size for people, decimal units: ``8.4 MB``."""
-    for unit in UNITS[:-1]:
-        shown = f"{size_bytes:.0f}" if unit == "B" else f"{size_bytes:.1f}"
-        if float(shown) < UNIT_STEP:
-            return f"{shown} {unit}"
-        size_bytes /= UNIT_STEP
-    return f"{size_bytes:.1f} {UNITS[-1]}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span for people, in its two largest units: ``2 min 5 s``."""
-    whole = round(seconds)
-    parts = [(whole // 86_400, "d"), (whole // 3_600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    shown = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(shown[:2]) or "0 s"

@@ -73,7 +73,7 @@ class Sandbox:
     number: int
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Tell whether it has ended."""
         return _ended(self.process, 0)
 
@@ -87,7 +87,7 @@ class Sandbox:
             descriptor = os.open(f"/proc/{self.number}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise DatabaseError(
-                f"drill: the sandbox cannot be entered: {error.strerror}, expected to be allowed to",
+                f"drill: the sandbox cannot be entered: {error.strerror}, expected the right to enter it",
                 hint="systemctl cat dental-pms-backup-drill.service   # CAP_SYS_PTRACE and CAP_SYS_CHROOT are needed",
             ) from None
         try:
@@ -101,7 +101,7 @@ def check() -> None:
     """Raise BackupError unless this process can make a sandbox."""
     if os.geteuid() != 0:
         raise RefusedError(
-            "drill: a private cluster runs as a user that owns nothing, expected to be root, who alone can see to that",
+            "drill: a private cluster runs as a user that owns nothing, and only root can start it so, expected root",
             hint="sudo dental-pms-backup drill",
         )
     user()
@@ -114,7 +114,7 @@ def user() -> pwd.struct_passwd:
         return pwd.getpwnam(USER)
     except KeyError:
         raise ToolMissingError(
-            f"drill: the system user {USER} is missing, expected it from the package",
+            f"drill: the system user {USER} is missing, expected the package to have made it",
             hint="systemd-sysusers dental-pms-backup.conf",
         ) from None
 
@@ -245,7 +245,7 @@ def _first_process(info: Path, log: Path) -> int:
             return int(json.loads(info.read_text())["child-pid"])
         if said or time.monotonic() > deadline:
             raise RefusedError(
-                f"drill: no sandbox can be made here ({said or 'bwrap says nothing'}), expected to be allowed that",
+                f"drill: no sandbox can be made here ({said or 'bwrap says nothing'})",
                 hint="dental-pms-backup config show   # or set drill.where to container",
             )
         stop.rest(0.02)
@@ -269,7 +269,7 @@ def _check_same(root: int, inside: Path) -> None:
     except OSError:
         same = outside = False
     if not same or outside:
-        raise DatabaseError("drill: the sandbox cannot be entered, expected it to be there", hint="journalctl -k")
+        raise DatabaseError("drill: the sandbox cannot be entered, for it has gone", hint="journalctl -k")
 
 
 def _await_end(process: int) -> None:

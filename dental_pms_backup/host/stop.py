@@ -26,7 +26,7 @@ def request(signal_number: int) -> None:
 def check() -> None:
     """Raise InterruptedRunError when a stop was asked for."""
     if len(_signals) > getattr(_heard, "count", 0):
-        raise InterruptedRunError(f"stopped by signal {_signals[0]}, expected to run to the end")
+        raise InterruptedRunError(f"stopped by signal {_signals[0]} before the end")
 
 
 @contextlib.contextmanager

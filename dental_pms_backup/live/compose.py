@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.errors import DatabaseError, DockerError, RefusedError, SourceError, shell_word
+from dental_pms_backup.errors import BackupError, DatabaseError, DockerError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import programs
 
 if TYPE_CHECKING:
@@ -110,19 +110,19 @@ def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path
     if not containers:
         raise SourceError(
             f'attachments: no container of service "{service}" in {project}, expected one with {mount} mounted',
-            hint="set attachments.path in /etc/dental-pms/backup.yaml, or: " + _up(project, service),
+            hint=_up(project, service) + "   # or set attachments.path in /etc/dental-pms/backup.yaml",
         )
     found = {container.mounts[str(mount)]: container for container in containers if str(mount) in container.mounts}
     if not found:
         raise SourceError(
             f'attachments: service "{service}" of {project} mounts nothing at {mount}, expected a volume or directory',
-            hint="set attachments.path or attachments.mount in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set attachments.path or attachments.mount",
         )
     if len(found) > 1:
         raise RefusedError(
             f'attachments: containers of service "{service}" mount {len(found)} different directories at {mount}, '
             "expected one",
-            hint="set attachments.path in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set attachments.path",
         )
     return Path(next(iter(found))), next(iter(found.values()))
 
@@ -133,7 +133,7 @@ def _refuse_several_projects(project: Project, containers: Sequence[Container]) 
     if len(names) > 1:
         raise RefusedError(
             f"{project}: its directory has {len(names)} compose projects ({', '.join(names)}), expected one",
-            hint="set compose.project in /etc/dental-pms/backup.yaml",
+            hint="editor /etc/dental-pms/backup.yaml   # set compose.project",
         )
 
 
@@ -141,13 +141,13 @@ def _containers(project: Project, service: str) -> list[Container]:
     filters = [f"label={LABEL}.service={service}", f"label={LABEL}.oneoff=False"]
     if project.name:
         filters.append(f"label={LABEL}.project={project.name}")
-    ids = _docker("ps", "--all", "--no-trunc", "--quiet", *(f"--filter={text}" for text in filters)).split()
+    ids = docker("ps", "--all", "--no-trunc", "--quiet", *(f"--filter={text}" for text in filters)).split()
     return _inspected(ids, service, None if project.name else project.directory) if ids else []
 
 
 def _inspected(ids: Sequence[str], service: str, directory: Path | None) -> list[Container]:
     """Return containers, of a project in a directory if one is given."""
-    lines = _docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
+    lines = docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
     try:
         found = [json.loads(line) for line in lines]
         return [_container(entry, service) for entry in found if directory is None or _stands_in(entry, directory)]
@@ -176,13 +176,18 @@ def _stands_in(entry: Mapping[str, Any], directory: Path) -> bool:
     return working_dir == directory or working_dir.resolve() == directory.resolve()
 
 
-def _docker(*arguments: str) -> str:
-    ended, out = programs.capture(["docker", *arguments], timeout_s=DOCKER_ANSWERS_S)
-    if not ended.ok:
-        fatal = [line for line in ended.said if line.startswith("fatal error:")]  # docker without memory: many lines
-        said = (fatal or [str(ended), *ended.said])[-1]
-        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
-    return out
+def docker(
+    *arguments: str, text_in: str = "", timeout_s: float | None = None, when_full: BackupError | None = None
+) -> str:
+    """Return what a docker command prints; DockerError unless it exits 0, ``when_full`` where no space is left."""
+    ended, out = programs.capture(["docker", *arguments], text_in=text_in, timeout_s=timeout_s or DOCKER_ANSWERS_S)
+    if ended.ok:
+        return out
+    if when_full and any("no space left" in line.lower() for line in ended.said):
+        raise when_full
+    fatal = [line for line in ended.said if line.startswith("fatal error:")]  # docker without memory: many lines
+    said = (fatal or [str(ended), *ended.said])[-1]
+    raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
 
 
 def _wake(project: Project, container: Container) -> str:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
-    BackupError,
     ConfigError,
     DatabaseError,
     DatabaseRefusedError,
@@ -37,9 +36,6 @@ ANSWERS_S = 60
 NO_DOCKER = re.compile(r"docker daemon|docker API|No such exec instance", re.IGNORECASE)
 # libpq's and the server's words for a connection that somebody else ended
 LOST = re.compile(r"server closed the connection|terminating connection|connection to (the )?server|database system is")
-# What psql says of an error with VERBOSITY=sqlstate. The server's word for it is of its own language, and in capitals,
-# where psql has small letters; a notice, whose state may be an error's, is known by the words that are likely.
-ERROR = r"(?!(?:NOTICE|HINWEIS|WARNING|WARNUNG|INFO|LOG|DEBUG):)[^:a-z\d]+:\s+((?!0[01])[0-9A-Z]{5})$"
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
 # "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
@@ -223,7 +219,7 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
         raise DatabaseRefusedError(
             "db: the search_path that was asked for is not in force, as behind a pooler that drops options, "
             "expected a connection to the server itself",
-            hint="set native.host and native.port to the server's own",
+            hint="editor /etc/dental-pms/backup.yaml   # set native.host and native.port to those of the server itself",
         )
     if LASTING.search(said):
         raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
@@ -251,18 +247,18 @@ def check_stayed(server: Server, facts: Facts, ended: programs.Ended) -> None:
     DockerError when Docker went away. Where none of it is so, the failure is the client's own.
     """
     if examine(server).started != facts.started:
-        raise DatabaseError("db: the server was restarted under the dump, expected it to stay", hint=_look(server))
+        raise DatabaseError("db: the server was restarted during the dump", hint=_look(server))
     _check_docker(server, ended)
     lost = [line for line in ended.said if LOST.search(line)]
     if lost:
-        raise DatabaseError(f"db: the server hung up: {_shown(lost[-1])}, expected it to stay", hint=_look(server))
+        raise DatabaseError(f"db: the server closed the connection: {_shown(lost[-1])}", hint=_look(server))
 
 
 def check_same(server: Server, facts: Facts) -> None:
     """Raise DatabaseError unless it is still the server and the database that were meant before the dump."""
-    now = examine(server)
-    if (now.system, now.database) != (facts.system, facts.database):
-        raise DatabaseError("db: another server answers after the dump, expected the same", hint=_look(server))
+    found = examine(server)
+    if (found.system, found.database) != (facts.system, facts.database):
+        raise DatabaseError("db: another server answers after the dump, expected the dumped one", hint=_look(server))
 
 
 def table_files(server: Server) -> dict[str, int]:
@@ -284,12 +280,12 @@ def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[
     "Caveats"). ``files`` is what ``table_files`` returned before the dump.
     """
     empty = [table for table, count in rows.items() if count == 0 and table in files]
-    now = table_files(server) if empty else {}
+    after = table_files(server) if empty else {}
     for table in empty:
-        if now.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(literal(table))) == "t":
+        if after.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(literal(table))) == "t":
             raise VerificationError(
-                f"db: {table} was rewritten or filled anew as the dump began, which has none of its rows, expected all",
-                hint="when the migration is done: dental-pms-backup run",
+                f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows",
+                hint="dental-pms-backup run   # when the migration is done",
             )
 
 
@@ -315,8 +311,8 @@ def matching(server: Server, facts: Facts, program: str) -> str:
         if _major(path) == facts.major or (server.bin_dir and _major(path) > facts.major):
             return str(path)
     raise ToolMissingError(
-        f"{program}: none for PostgreSQL {facts.major}, expected that of the server's major version",
-        hint=f"apt install postgresql-client-{facts.major}, or set native.bin_dir to those of a newer version",
+        f"{program}: not installed for PostgreSQL {facts.major}, the server's major version",
+        hint=f"apt install postgresql-client-{facts.major}   # or set native.bin_dir to those of a newer version",
     )
 
 
@@ -364,7 +360,7 @@ def _major(path: Path) -> int:
     ended, out = programs.capture([str(path), "--version"], timeout_s=10)
     version = re.search(r"(\d+)[.\d]*", out)
     if not ended.ok or version is None:
-        raise BackupError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
+        raise ToolMissingError(f"{path}: does not tell its version, expected a client program of PostgreSQL")
     return int(version[1])
 
 

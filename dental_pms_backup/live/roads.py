@@ -54,7 +54,7 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
         return by_exec, facts
     raise ConfigError(
         (f"database.road: {wanted} cannot be taken ({reasons[0]}), expected a road that the server answers on",),
-        hint=f"set database.road to auto in {CONFIGURED}",
+        hint=f"editor {CONFIGURED}   # set database.road to auto",
     )
 
 
@@ -71,7 +71,7 @@ def _tell_of_no_cage(reason: str) -> None:
     """Write it to the journal, once, that programs are not started for want of a cage; other reasons are as wanted."""
     if confinement.REFUSED in reason and not _told:
         _told.append(reason)
-        fields = {"hint": f"set database.road to exec in {CONFIGURED}"}
+        fields = {"hint": f"editor {CONFIGURED}   # set database.road to exec"}
         text = f"db: docker exec is taken, which is slower: {reason}"
         journal.write(journal.Event.ROAD_CLOSED, text, priority=journal.WARNING, fields=fields)
 

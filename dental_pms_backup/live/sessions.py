@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
@@ -13,11 +14,35 @@ from dental_pms_backup.host import stop
 from dental_pms_backup.live import postgres
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dental_pms_backup.live.postgres import Server
 
 PATIENT = 5
 BETWEEN_ATTEMPTS_S = 0.4
 END_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = '{}'"
+
+
+@dataclass(slots=True)
+class Session:
+    """A session of a client program; ``done`` once nothing of it can be left on the server."""
+
+    name: str
+    done: bool = False
+
+
+@contextlib.contextmanager
+def opened(server: Server, *, on_any_road: bool = False) -> Iterator[Session]:
+    """Give a client program a session name; what a killed one left running is ended with the block.
+
+    That is in a container, or ``on_any_road``: a function may catch its time limit, and heeds no client that has gone.
+    """
+    session = Session(new())
+    try:
+        yield session
+    finally:
+        if not session.done:
+            end_quietly(server, session.name, on_any_road=on_any_road)
 
 
 def new() -> str:
@@ -37,8 +62,8 @@ def end(server: Server, session: str, *, attempts: int) -> None:
         time.sleep(BETWEEN_ATTEMPTS_S)
 
 
-def end_quietly(server: Server, session: str, *, attempts: int = PATIENT) -> None:
+def end_quietly(server: Server, session: str, *, attempts: int = PATIENT, on_any_road: bool = False) -> None:
     """End what a killed client left running in the container; a server that does not answer has ended it."""
-    if isinstance(server, postgres.InContainer) and server.road is Road.EXEC:
+    if on_any_road or (isinstance(server, postgres.InContainer) and server.road is Road.EXEC):
         with stop.deferred(), contextlib.suppress(BackupError):
             end(server, session, attempts=attempts)

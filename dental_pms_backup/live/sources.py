@@ -116,12 +116,12 @@ def _project(settings: Compose) -> compose.Project:
     return compose.Project(directory=settings.project_dir, name=settings.project)
 
 
-def check_readable(source: Path) -> None:
+def check_readable(directory: Path) -> None:
     """Raise SourceError unless the directory of the attachments can be listed."""
     try:
-        os.scandir(source).close()
+        os.scandir(directory).close()
     except OSError as error:
         raise SourceError(
-            f"attachments: {source}: {error.strerror}, expected a directory to read",
-            hint=f"ls -ld {shell_word(source)}",
+            f"attachments: {directory}: {error.strerror}, expected a directory to read",
+            hint=f"ls -ld {shell_word(directory)}",
         ) from None

@@ -16,12 +16,12 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
-from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN
+from dental_pms_backup.store import sets
+from dental_pms_backup.store.sets import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def live(path: Path, seen: places.Identity | None) -> Iterator[Live]:
             stays = around.is_named(place.path.name, place)
         if not stays:
             raise RefusedError(
-                f"{path}: renamed or replaced under the restore, expected it to stay; nothing was touched",
+                f"{path}: renamed or replaced during the restore; nothing was touched",
                 hint=f"ls -ld {shell_word(path)} {shell_word(path.parent)}",
             )
         yield Live(place=place, around=around)
@@ -100,11 +100,8 @@ def fresh(around: Place, name: str) -> Iterator[Fresh]:
 
 def free_stamp(around: Place, name: str, now: datetime) -> str:
     """Return the time as a stamp of a name beside a directory; a later second when one of these is taken."""
-    while True:
-        stamp = now.astimezone().strftime(NAME_FORMAT)
-        if not any(around.has(f"{name}.{word}-{stamp}") for word in (RESTORING, KEPT, REPLACING)):
-            return stamp
-        now += timedelta(seconds=1)
+    words = (RESTORING, KEPT, REPLACING)
+    return sets.free_stamp(now, lambda stamp: any(around.has(f"{name}.{word}-{stamp}") for word in words))
 
 
 def swap(target: Live, made: Fresh, stamp: str) -> Path:
@@ -150,7 +147,7 @@ def recover(target: Live) -> list[str]:
                 _bring_back(target, kept)
                 done.append(f"{target.path}: a restore, cut off in its swap, was undone; what was live is back")
             places.remove(target.around, name, outer)
-        done.append(f"{target.path.with_name(name)}: what a restore that was cut off had unpacked is removed")
+        done.append(f"{target.path.with_name(name)}: unpacked by a restore that was cut off, and removed now")
     return done
 
 
@@ -163,7 +160,7 @@ def check_whole(target: Path) -> None:
                 if word == REPLACING or around.has(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}"):
                     raise SourceError(
                         f"attachments: a restore was cut off while it swapped them ({place.with_name(left)}), "
-                        "expected them to be whole",
+                        "expected whole attachments",
                         hint="CONFIRM=YES dental-pms-backup restore attachments SET --in-place   # ends that one first",
                     )
 
@@ -201,11 +198,11 @@ def into_new(around: Place, made: Fresh, target: Path) -> None:
         raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None
 
 
-def copy_attributes(source: Place, target: Place) -> None:
+def copy_attributes(model: Place, target: Place) -> None:
     """Give a directory the owner, mode, times and attributes of another."""
-    owner = os.fstat(source.descriptor)
+    owner = os.fstat(model.descriptor)
     os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
-    shutil.copystat(source.for_programs, target.for_programs)
+    shutil.copystat(model.for_programs, target.for_programs)
 
 
 @contextlib.contextmanager
@@ -222,12 +219,12 @@ def _made(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RestoreError(f"attachments: {path}: {error.strerror}, expected to make a directory there") from None
+        raise RestoreError(f"attachments: {path}: {error.strerror}, expected a new directory there") from None
 
 
 def _not_new(target: Path) -> RefusedError:
     return RefusedError(
-        f"{target}: no new or empty directory in one that is there, expected one",
+        f"{target}: expected a new or empty directory, in a directory that exists",
         hint="dental-pms-backup restore attachments SET --to ANOTHER_DIR",
     )
 
@@ -236,8 +233,7 @@ def _check_stays(around: Place, name: str, place: Place, state: str) -> None:
     """Raise RestoreError, which says what ``state`` things are in, when a directory has lost its name to another."""
     if not around.is_named(name, place):
         raise RestoreError(
-            f"attachments: {around.path / name} was renamed or replaced under the restore, expected it to stay; "
-            f"{state}",
+            f"attachments: {around.path / name} was renamed or replaced during the restore; {state}",
             hint=f"ls -la {shell_word(around.path)}   # whoever may write there can do that",
         )
 
@@ -290,7 +286,7 @@ def _half(target: Live, name: str, error: OSError) -> RestoreError:
     return RestoreError(
         f"attachments: the swap failed and could not be undone: {error.strerror}; "
         f"{target.path.with_name(name)} and {target.path} together hold what was live",
-        hint="the same command again undoes it first",
+        hint="type the same command again: it undoes the swap first",
     )
 
 
@@ -313,7 +309,7 @@ def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | Refuse
         name = kept.path.name if kept else made.name
         raise _half(target, name, second) from None
     why = error.strerror if isinstance(error, OSError) else error.message
-    raise RestoreError(f"attachments: the swap failed: {why}, expected to rename; {AS_IT_WAS}") from None
+    raise RestoreError(f"attachments: the swap failed: {why}; {AS_IT_WAS}") from None
 
 
 def _take_name_back(around: Place, made: Fresh) -> None:
@@ -336,7 +332,7 @@ def _come_in(target: Live, outer: Place, name: str) -> None:
         raise RestoreError(
             f"attachments: the swap stopped: {error.strerror}; {target.path} and {coming} together hold what was "
             "restored",
-            hint="the same command again brings it to its end first",
+            hint="type the same command again: it brings the swap to its end first",
         ) from None
 
 

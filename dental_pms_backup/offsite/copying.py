@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, OffsiteError, UsageError
+from dental_pms_backup.errors import OffsiteError, UsageError
 from dental_pms_backup.host import journal, notify
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.offsite import rclone
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def push(config: Config, wanted: Sequence[str], *, now: datetime) -> Iterator[str]:
     """Copy sets, by default those that are not there yet, and yield each name once its copy was compared."""
-    with _recorded():
+    with journal.failure_told(Event.OFFSITE_FAILED):
         remote = rclone.connect(config.offsite)
         for stored in _missing(config, remote) if not wanted else _named(config, wanted):
             rclone.push(remote, config.store, stored, beat=notify.alive)
@@ -43,7 +42,7 @@ def names(config: Config) -> list[str]:
 def verify(config: Config, wanted: Sequence[str]) -> dict[str, str]:
     """Compare sets byte for byte with the store's and return a problem for each name, empty where it is the same."""
     problems = {}
-    with _recorded():
+    with journal.failure_told(Event.OFFSITE_FAILED):
         remote = rclone.connect(config.offsite)
         there = rclone.names(remote)
         here = {stored.name: stored for stored in sets.listing(config.store)}
@@ -57,7 +56,7 @@ def verify(config: Config, wanted: Sequence[str]) -> dict[str, str]:
 
 def fetch(config: Config, name: str, *, now: datetime) -> StoredSet:
     """Bring a set back from the second place; it is proven before it becomes a set of the store."""
-    with _recorded():
+    with journal.failure_told(Event.OFFSITE_FAILED):
         remote = rclone.connect(config.offsite)
         publishing.prepare(config.store)
         with lock.held(config.store, wait_s=config.lock_wait_s):
@@ -84,13 +83,3 @@ def _problem(remote: rclone.Remote, config: Config, stored: StoredSet) -> str:
         return error.message
     journal.write(Event.OFFSITE_VERIFIED, f"set {stored.name} is the same offsite", fields={"set": stored.name})
     return ""
-
-
-@contextlib.contextmanager
-def _recorded() -> Iterator[None]:
-    try:
-        yield
-    except BackupError as error:
-        journal.write(Event.OFFSITE_FAILED, error.message, priority=journal.ERROR, fields={"cause": error.cause})
-        error.told = True
-        raise

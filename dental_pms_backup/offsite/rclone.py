@@ -59,7 +59,7 @@ def connect(settings: Offsite) -> Remote:
         raise ConfigError((f'offsite.remote: rclone knows no remote "{name}", expected one of {sorted(types)}',))
     if types[name] != "crypt":
         raise ConfigError(
-            (f'offsite.remote: "{name}" is of type {types[name]}, expected type crypt: nothing leaves unencrypted',),
+            (f'offsite.remote: "{name}" is of type {types[name]}, expected crypt: nothing leaves here unencrypted',),
             hint=hint,
         )
     if NOT_ENCRYPTING.search(_rclone(remote, "config", "show", name)):  # it holds passwords: never quoted
@@ -81,7 +81,7 @@ def names(remote: Remote) -> list[str]:
 def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
     if stored.state not in {"verified", "proven"}:
-        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set to copy")
+        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set")
     _check_sums(store, stored, beat=beat)
     *files, manifest = _files(stored)
     for group in (files, [manifest]):
@@ -110,13 +110,13 @@ def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None
 
 
 def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> StoredSet:
-    """Bring a set back into the store, proven before it gets its names; OffsiteError when it is not whole."""
+    """Bring a set back into the store, verified before it gets its names; OffsiteError when it is not whole."""
     if name not in names(remote):
         raise UsageError(
             f'"{name}": no such set offsite, expected one of the list', hint="dental-pms-backup offsite list"
         )
     if any(stored.name == name for stored in sets.listing(store)):
-        raise UsageError(f"set {name} is in the store already, expected one that is not")
+        raise UsageError(f"set {name} is in the store already, so it is not fetched")
     with tempfile.TemporaryDirectory(prefix=publishing.FETCHING, dir=store) as temporary:
         place = Path(temporary)
         files = [*(kind.path(name) for kind in Kind), f"sets/{name}.sha256", f"sets/{name}.json"]
@@ -139,8 +139,8 @@ def _check_sums(directory: Path, stored: StoredSet, *, beat: Beat = None) -> Non
 def _check_all(directory: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     for artefact in stored.artefacts:
         with (directory / artefact.path).open("rb") as file:
-            proof = verify_file.proof(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
-            if proof.sha256 != artefact.sha256:
+            verified = verify_file.verify(directory / artefact.path, artefact.kind, file.fileno(), beat=beat)
+            if verified.sha256 != artefact.sha256:
                 raise _differs(stored, artefact)
 
 
@@ -158,8 +158,8 @@ def _files(stored: StoredSet) -> list[str]:
     ]
 
 
-def _copy(remote: Remote, source: str, destination: str, files: Sequence[str], beat: Beat) -> None:
-    arguments = ("copy", "--immutable", "--files-from-raw=-", source, destination)
+def _copy(remote: Remote, origin: str, destination: str, files: Sequence[str], beat: Beat) -> None:
+    arguments = ("copy", "--immutable", "--files-from-raw=-", origin, destination)
     _rclone(remote, *arguments, text_in=_lines(files), beat=beat)
 
 

@@ -7,17 +7,16 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.host.progress import size
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store import verify_file
+from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.dump_file import Head, ProofToCome, Source
-    from dental_pms_backup.store.verify_file import Proof
+    from dental_pms_backup.restore.dump_file import BackupFile, Head, Verification
+    from dental_pms_backup.store.verify_file import Verified
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
 GROWTH = 1.1
@@ -37,7 +36,7 @@ GROWTH = 1.1
 class Opened:
     """An open dump, what it says of itself, and the server that can take it."""
 
-    source: Source
+    backup: BackupFile
     descriptor: int
     head: Head
     live: DatabaseSource
@@ -45,10 +44,10 @@ class Opened:
     @property
     def ours(self) -> bool:
         """Tell whether it is a set's, with a checksum in its manifest; of any other nobody knows who wrote it."""
-        return bool(self.source.checksum)
+        return bool(self.backup.checksum)
 
 
-def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
+def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
     """Look at the first lines of an open dump, and make sure that the server can take it."""
     head = dump_file.head(dump, descriptor)
     dump_file.check_version(dump, head, live.facts.major)
@@ -61,14 +60,14 @@ def look(dump: Source, descriptor: int, live: DatabaseSource) -> Opened:
             fields={"target": left},
         )
     replay_role.clear(live)
-    return Opened(source=dump, descriptor=descriptor, head=head, live=live)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
     """Say so where a set was taken of a database of another name: it may be of another practice."""
     if taken not in {"", live}:
-        text = f"the set was taken of database {taken}, the live one is {live}"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": live})
+        text = f"the set was taken of database {taken}, but the live database is {live}"
+        journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
@@ -76,10 +75,10 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
     live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
-        text = "the room on the server's disk cannot be measured: its df did not answer"
-        journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+        text = "the room on the server's disk cannot be measured, for df did not answer there"
+        journal.write(Event.RESTORE_ROOM_UNKNOWN, text, priority=journal.WARNING)
         return
-    grown = round(dump.source.database_bytes() * GROWTH)
+    grown = round(dump.backup.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
     if room.free_bytes < needed:
         raise RefusedError(
@@ -104,15 +103,15 @@ def looked_at(live: DatabaseSource) -> Iterator[None]:
 
 def _state(live: DatabaseSource, before: str | None) -> str:
     if before is None:
-        return "what becomes of the live database is not known: it could not be looked at before either"
+        return "whether the live database is as it was is not known, for it could not be looked at before either"
     try:
         after, left = databases.look(live.server), databases.unfinished(live.server)
     except BackupError as error:
         return f"the live database could not be looked at afterwards ({error.message})"
     if after != before:
         return (
-            "the live database is not as it was: its tables, functions, rights or owner were changed meanwhile, by the "
-            "application or by this"
+            "the live database is not as it was: the application or this restore has changed its tables, functions, "
+            "rights or owner meanwhile"
         )
     return f"the live database is as it was{'' if left else ', and nothing is left of the new one'}"
 
@@ -134,54 +133,56 @@ def made(dump: Opened, *, now: datetime, as_superuser: bool) -> Iterator[Into]:
         raise
 
 
-def fill_while_proving(config: Config, dump: Opened, into: Into, to_come: ProofToCome, *, watch: Watch) -> Proof:
-    """Replay a dump into a new database beside the rest of its proof, before which nothing is committed.
+def fill_while_verifying(
+    config: Config, dump: Opened, into: Into, under_way: Verification, *, watch: Watch
+) -> Verified:
+    """Replay a dump into a new database beside the rest of its verification, before which nothing is committed.
 
     VerificationError, RestoreError, and nothing of it is there.
     """
     with verify_file.reopened(dump.descriptor) as descriptor:
         again = dataclasses.replace(dump, descriptor=descriptor)
         try:
-            _replay(config, again, into, to_come.unpack, to_come.now, watch=watch)
+            _replay(config, again, into, under_way.unpack, under_way.ask, watch=watch)
         except RestoreError as error:
-            proof = to_come.wait()  # the dump is at fault, or what unpacked it, or else the server says no
+            verified = under_way.wait()  # the dump is at fault, or what unpacked it, or else the server says no
             if isinstance(error, SuperuserNeededError):
-                _fill_as_superuser(config, again, into, proof, error, watch=watch)
-            elif proof.unpack == to_come.unpack:
+                _fill_as_superuser(config, again, into, verified, error, watch=watch)
+            elif verified.unpack == under_way.unpack:
                 raise
             else:
-                fill(config, again, into, proof, watch=watch)
-        return to_come.wait()
+                fill(config, again, into, verified, watch=watch)
+        return under_way.wait()
 
 
-def fill(config: Config, dump: Opened, into: Into, proof: Proof, *, watch: Watch) -> None:
-    """Replay a proven dump into a database and count its rows; RestoreError, and nothing of it is there.
+def fill(config: Config, dump: Opened, into: Into, verified: Verified, *, watch: Watch) -> None:
+    """Replay a verified dump into a database and count its rows; RestoreError, and nothing of it is there.
 
     The roles of its set that the server lacks are made first.
     """
     try:
-        _replay(config, dump, into, proof.unpack, lambda: proof, watch=watch)
+        _replay(config, dump, into, verified.unpack, lambda: verified, watch=watch)
     except SuperuserNeededError as error:
-        _fill_as_superuser(config, dump, into, proof, error, watch=watch)
+        _fill_as_superuser(config, dump, into, verified, error, watch=watch)
 
 
 def _fill_as_superuser(
-    config: Config, dump: Opened, into: Into, proof: Proof, error: SuperuserNeededError, *, watch: Watch
+    config: Config, dump: Opened, into: Into, verified: Verified, error: SuperuserNeededError, *, watch: Watch
 ) -> None:
     """Begin again as the superuser, where only superusers made what is in a set: nobody gains by it.
 
     The error is raised again where it is not so.
     """
-    if not into.restorer or not dump.ours or owned_by_others(dump, proof.unpack):
+    if not into.restorer or not dump.ours or owned_by_others(dump, verified.unpack):
         raise error
     text = f"{error.message.removesuffix(', expected nothing in it that only a superuser may do')}; all owners in the "
-    text += "set are superusers, it is replayed as one"
-    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING, fields={"target": into.database})
+    text += "set are superusers, so that it is replayed as a superuser"
+    journal.write(Event.RESTORE_AS_SUPERUSER, text, priority=journal.WARNING, fields={"target": into.database})
     live = dump.live
     databases.drop(live.server, into.database)
     databases.create_like(live.server, live.facts.database, into.database)
     replay_role.remove(live, into.restorer.role)
-    _replay(config, dump, dataclasses.replace(into, restorer=None), proof.unpack, lambda: proof, watch=watch)
+    _replay(config, dump, dataclasses.replace(into, restorer=None), verified.unpack, lambda: verified, watch=watch)
 
 
 def owned_by_others(dump: Opened, unpack: Sequence[str]) -> bool:
@@ -190,7 +191,7 @@ def owned_by_others(dump: Opened, unpack: Sequence[str]) -> bool:
 
 
 def _dump(dump: Opened, unpack: Sequence[str]) -> Dump:
-    return Dump(source=dump.descriptor, unpack=unpack, token=dump.head.token, ours=dump.ours)
+    return Dump(descriptor=dump.descriptor, unpack=unpack, token=dump.head.token, ours=dump.ours)
 
 
 def _replay(
@@ -198,7 +199,7 @@ def _replay(
     dump: Opened,
     into: Into,
     unpack: Sequence[str],
-    proven: Callable[[], Proof | None],
+    ask: Callable[[], Verified | None],
     *,
     watch: Watch,
 ) -> None:
@@ -208,17 +209,17 @@ def _replay(
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
     with patient.reading("db: restoring", dump.descriptor) as beat:
-        replay.replay(dump.live, _dump(dump, unpack), into, proven=proven, beat=beat)
+        replay.replay(dump.live, _dump(dump, unpack), into, ask=ask, beat=beat)
     if into.analyze and not into.restorer:
         databases.analyze(dump.live.server, into.database)
 
 
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
-    roles = dump_file.roles_of(config.store, dump.source)
+    roles = dump_file.roles_of(config.store, dump.backup)
     if roles is None:
         return
     with dump_file.opened(roles) as descriptor:
-        dump_file.prove(roles, descriptor, watch=watch)
+        dump_file.verify(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
             replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), beat=beat)
 
@@ -237,9 +238,8 @@ def _drop(live: DatabaseSource, name: str, role: str) -> None:
 def free_name(live: DatabaseSource, word: str, now: datetime) -> str:
     """Return a name for a database made of the live one's, a word and the time; a later second when it is taken."""
     taken = databases.names(live.server)
-    while True:
-        suffix = word + now.astimezone().strftime(DATABASE_FORMAT)
-        name = databases.name_like(live.facts.database, suffix)
-        if name not in taken:
-            return name
-        now += timedelta(seconds=1)
+
+    def name(stamp: str) -> str:
+        return databases.name_like(live.facts.database, word + stamp)
+
+    return name(sets.free_stamp(now, lambda stamp: name(stamp) in taken, DATABASE_FORMAT))

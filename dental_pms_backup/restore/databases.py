@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import postgres, sessions
+from dental_pms_backup.live import postgres, psql, sessions
 from dental_pms_backup.live.postgres import literal
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MAINTENANCE = "template1"  # always there, and never the live one, as postgres may be
 LONGEST_NAME_BYTES = 63  # NAMEDATALEN without its NUL
-STRICT = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--file=-")
 SHORT_S = 60
 COUNTS_S = 3600
 SWITCH_S = 60
@@ -233,24 +232,13 @@ def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s:
 
     RestoreError with the SQLSTATE when the server says no, DatabaseError when it does not answer.
     """
-    session = sessions.new()
-    argv = postgres.client(server, "psql", *STRICT, postgres.to_database(database), session=session, stdin=True)
-    done = False
-    try:
+    words = (*psql.ROWS, postgres.to_database(database))
+    with sessions.opened(server) as session:
+        argv = postgres.client(server, "psql", *words, session=session.name, stdin=True)
         ended, out = programs.capture(argv, text_in=script, timeout_s=timeout_s)
-        done = ended.ok
-    finally:
-        if not done:
-            sessions.end_quietly(server, session)
-    if done:
+        session.done = ended.ok
+    if ended.ok:
         return out
-    state = sqlstate(ended)
-    if state:
+    if state := psql.sqlstate(ended):
         raise RestoreError(f"db: the server refuses (SQLSTATE {state}), expected every statement to succeed")
     raise DatabaseError(f"db: the server does not answer: {postgres.complaint(ended)}", hint="dental-pms-backup status")
-
-
-def sqlstate(ended: programs.Ended) -> str:
-    """Return the SQLSTATE of the last error that a psql told of, empty without any."""
-    pattern = re.compile(rf"(?:psql:<stdin>:\d+: )?{postgres.ERROR}")
-    return next((found[1] for line in reversed(ended.said) if (found := pattern.match(line))), "")

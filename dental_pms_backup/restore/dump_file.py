@@ -1,4 +1,4 @@
-"""A dump to be restored: a set's, or a file of whatever origin; what it is, and the proof that it is whole."""
+"""A dump to be restored: a set's, or a file of whatever origin; what it is, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
 from dental_pms_backup.host import programs
 from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
-from dental_pms_backup.store.verify_file import Proof
+from dental_pms_backup.store.verify_file import Verified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ GROWS_TO = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class BackupFile:
     """A file to restore from. ``stored`` is the set that it belongs to, None for a file from elsewhere."""
 
     file: Path
@@ -112,19 +112,19 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProofToCome:
-    """A proof that is being made: the argv that unpacks for it, and how to ask and to wait for it.
+class Verification:
+    """A verification that is under way: the argv that unpacks for it, and how to ask and to wait for its end.
 
-    Both return the proof, which is another program's where that had to decide, or raise VerificationError; ``now``
-    returns None as long as there is none.
+    Both return what was verified, by another program where that had to decide, or raise VerificationError; ``ask``
+    returns None before the end.
     """
 
     unpack: Sequence[str]
-    now: Callable[[], Proof | None]
-    wait: Callable[[], Proof]
+    ask: Callable[[], Verified | None]
+    wait: Callable[[], Verified]
 
 
-def find(store: Path, wanted: str, kind: Kind) -> Source:
+def find(store: Path, wanted: str, kind: Kind) -> BackupFile:
     """Return the file that a SET or a path means; UsageError says what would do."""
     path = Path(wanted)
     if path.is_file() and path.suffix != ".json":
@@ -132,7 +132,7 @@ def find(store: Path, wanted: str, kind: Kind) -> Source:
             raise UsageError(
                 f"{path}: not a file to restore {kind} from, expected one that ends in {' or '.join(ENDINGS[kind])}"
             )
-        return Source(file=path.resolve(), kind=kind, stored=_set_of(store, path.resolve(), kind))
+        return BackupFile(file=path.resolve(), kind=kind, stored=_set_of(store, path.resolve(), kind))
     stored = sets.find(store, wanted, having=kind)
     if wanted == "latest":  # typed twice, it must not bring back what the first time replaced
         taken = [each for each in sets.listing(store) if each.artefact(kind)]
@@ -140,89 +140,89 @@ def find(store: Path, wanted: str, kind: Kind) -> Source:
     artefact = stored.artefact(kind)
     if artefact is None:
         raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
-    return Source(file=store / artefact.path, kind=kind, stored=stored)
+    return BackupFile(file=store / artefact.path, kind=kind, stored=stored)
 
 
-def roles_of(store: Path, dump: Source) -> Source | None:
+def roles_of(store: Path, dump: BackupFile) -> BackupFile | None:
     """Return the roles that belong to a dump: of its set, or beside a file from elsewhere; None without any."""
     if dump.stored:
         artefact = dump.stored.artefact(Kind.GLOBALS)
-        return Source(file=store / artefact.path, kind=Kind.GLOBALS, stored=dump.stored) if artefact else None
+        return BackupFile(file=store / artefact.path, kind=Kind.GLOBALS, stored=dump.stored) if artefact else None
     beside = dump.file.with_name(f"globals_{dump.stamp}.sql.gz")
-    return Source(file=beside, kind=Kind.GLOBALS, stored=None) if beside.is_file() else None
+    return BackupFile(file=beside, kind=Kind.GLOBALS, stored=None) if beside.is_file() else None
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[int]:
+def opened(backup: BackupFile) -> Iterator[int]:
     """Open the file while the block lasts; UsageError when it cannot be read."""
     try:
-        descriptor = os.open(source.file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(backup.file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise UsageError(f"{source.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
+        raise UsageError(f"{backup.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def prove(source: Source, descriptor: int, *, watch: Watch) -> Proof:
-    """Prove that an open file is the one of the manifest, where there is one, and whole.
+def verify(backup: BackupFile, descriptor: int, *, watch: Watch) -> Verified:
+    """Verify that an open file is the one of the manifest, where there is one, and whole.
 
     Its offset is at its beginning afterwards. VerificationError otherwise.
     """
-    if source.packed:
-        with verify_file.reading(source.file, source.kind, descriptor) as both, _watched(source, both, watch) as beat:
-            proof = both.proof(expected=source.checksum, beat=beat)
+    if backup.packed:
+        with verify_file.reading(backup.file, backup.kind, descriptor) as both, _watched(backup, both, watch) as beat:
+            verified = both.verify(expected=backup.checksum, beat=beat)
     else:
-        verify_file.plain_dump(source.file, descriptor)
-        proof = Proof(rows=_rows_of_plain(source, descriptor), sha256="", unpack=("cat",))
+        verify_file.plain_dump(backup.file, descriptor)
+        verified = Verified(rows=_rows_of_plain(backup, descriptor), sha256="", unpack=("cat",))
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return proof
+    return verified
 
 
 @contextlib.contextmanager
-def proving(source: Source, descriptor: int, *, watch: Watch) -> Iterator[ProofToCome]:
-    """Prove an open file as ``prove`` does, but once it has its set's checksum the rest of it beside the block.
+def verifying(backup: BackupFile, descriptor: int, *, watch: Watch) -> Iterator[Verification]:
+    """Verify an open file as ``verify`` does, but once it has its set's checksum the rest of it beside the block.
 
     What has that checksum is byte for byte what a run proved and published. Of a file from elsewhere nobody knows what
-    it is before it is proven: that is done at once.
+    it is before it is verified: that is done at once.
     """
-    if not source.checksum:
-        proof = prove(source, descriptor, watch=watch)
-        yield ProofToCome(unpack=proof.unpack, now=lambda: proof, wait=lambda: proof)
+    if not backup.checksum:
+        verified = verify(backup, descriptor, watch=watch)
+        yield Verification(unpack=verified.unpack, ask=lambda: verified, wait=lambda: verified)
         return
-    with verify_file.reading(source.file, source.kind, descriptor) as both, contextlib.ExitStack() as shown:
-        beat = shown.enter_context(_watched(source, both, watch))
-        both.checksum(source.checksum, beat)
+    with verify_file.reading(backup.file, backup.kind, descriptor) as both, contextlib.ExitStack() as shown:
+        beat = shown.enter_context(_watched(backup, both, watch))
+        both.checksum(backup.checksum, beat)
 
         @functools.cache
-        def wait() -> Proof:
+        def wait() -> Verified:
             with shown.pop_all():
-                return both.proof(expected=source.checksum, beat=beat)
+                return both.verify(expected=backup.checksum, beat=beat)
 
-        def now() -> Proof | None:
-            if both.over:
+        def ask() -> Verified | None:
+            if both.has_ended:
                 return wait()
             beat()
             return None
 
-        yield ProofToCome(unpack=verify_file.unpacker(), now=now, wait=wait)
+        yield Verification(unpack=verify_file.unpacker(), ask=ask, wait=wait)
 
 
 def _watched(
-    source: Source, both: verify_file.Readings, watch: Watch
+    backup: BackupFile, both: verify_file.Readings, watch: Watch
 ) -> contextlib.AbstractContextManager[Callable[[], None]]:
-    content, checksum = both.sources
-    return watch.reading(f"{source.kind}: verifying", content, beside=checksum)
+    content, checksum = both.descriptors
+    return watch.reading(f"{backup.kind}: verifying", content, beside=checksum)
 
 
-def head(source: Source, descriptor: int) -> Head:
+def head(backup: BackupFile, descriptor: int) -> Head:
     """Read the first lines of an open dump; VerificationError when the disk does not give them."""
     try:
         text = os.pread(descriptor, HEAD_BYTES, 0)
     except OSError as error:
-        raise VerificationError(f"{source.file}: cannot be read: {error.strerror}, expected a dump") from None
-    if source.packed:
+        raise VerificationError(f"{backup.file}: cannot be read: {error.strerror}, expected a dump") from None
+    if backup.packed:
         with contextlib.suppress(zlib.error):
             text = zlib.decompressobj(GZIP_MEMBER).decompress(text, HEAD_BYTES)
     text = text.partition(b"\nSET ")[0]
@@ -231,11 +231,11 @@ def head(source: Source, descriptor: int) -> Head:
     return Head(major=max(majors, default=None), token=token[1].decode() if token else None)
 
 
-def check_version(source: Source, found: Head, server_major: int) -> None:
+def check_version(backup: BackupFile, found: Head, server_major: int) -> None:
     """Raise RefusedError for a dump of a newer PostgreSQL than the server: it does not load there."""
     if found.major is not None and found.major > server_major:
         raise RefusedError(
-            f"{source.file}: a dump of PostgreSQL {found.major}, expected of {server_major}, the server's, or older",
+            f"{backup.file}: a dump of PostgreSQL {found.major}, expected of {server_major}, the server's, or older",
             hint=f"a server of PostgreSQL {found.major} takes it: with compose, image postgres:{found.major} "
             "and a new, empty volume for service db",
         )
@@ -250,12 +250,12 @@ def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
     return found[0] if found else None
 
 
-def _rows_of_plain(source: Source, descriptor: int) -> dict[str, int]:
+def _rows_of_plain(backup: BackupFile, descriptor: int) -> dict[str, int]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with programs.memory("counted") as out:
-        (ended,) = programs.pipeline(verify_file.COUNT_ROWS, source=descriptor, out=out)
+        (ended,) = programs.pipeline(verify_file.COUNT_ROWS, stdin=descriptor, out=out)
         if not ended.ok:
-            raise VerificationError(f"{source.file}: the rows cannot be counted ({ended}), expected a dump")
+            raise VerificationError(f"{backup.file}: the rows cannot be counted ({ended}), expected a dump")
         counts = os.pread(out, COUNTS_LIMIT_BYTES, 0).partition(b"\0")[0]
     lines = [line.rpartition("\t") for line in counts.decode("utf-8", "backslashreplace").split("\n")[:-1]]
     return {table: int(rows) for table, _, rows in lines}

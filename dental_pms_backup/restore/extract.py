@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.host.progress import Watch
-    from dental_pms_backup.restore.dump_file import Source
+    from dental_pms_backup.restore.dump_file import BackupFile
 
     Beat = Callable[[], None]
 
@@ -85,12 +85,12 @@ def files(
     with dump_file.opened(archive) as descriptor, _opened(directory) as place:
         _check_free(place, targets)
         with _draft_directory(place) as content:
-            proof = dump_file.prove(archive, descriptor, watch=watch)
+            verified = dump_file.verify(archive, descriptor, watch=watch)
             with watch.reading("attachments: extracting", descriptor) as beat:
-                _untar(archive, descriptor, proof.unpack, paths, content, beat=beat)
+                _untar(archive, descriptor, verified.unpack, paths, content, beat=beat)
             found = [_found(content, path) for path in paths]
-            for source, target in zip(found, targets, strict=True):
-                _move(source, place, target)
+            for file, target in zip(found, targets, strict=True):
+                _move(file, place, target)
     _tell(archive, Stream.ATTACHMENTS, f"{len(targets)} files or directories")
     return targets
 
@@ -102,13 +102,13 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
     """
     dump = dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(dump) as descriptor:
-        proof = dump_file.prove(dump, descriptor, watch=watch)
-        chosen = _table(dump, descriptor, proof.unpack, name)
+        verified = dump_file.verify(dump, descriptor, watch=watch)
+        chosen = _table(dump, descriptor, verified.unpack, name)
         with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
-            ended = _through(descriptor, proof.unpack, [CSV if csv else SQL, chosen], out, beat)
+            ended = _through(descriptor, verified.unpack, [CSV if csv else SQL, chosen], out, beat)
             count = _count(ended, to_stdout=target is None)
-            if count != proof.rows.get(chosen, count):
-                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {proof.rows[chosen]}")
+            if count != verified.rows.get(chosen, count):
+                raise RestoreError(f"db: {count} rows of {chosen} came out, expected {verified.rows[chosen]}")
     _tell(dump, Stream.DB, f"{count} rows of {chosen}")
     return count
 
@@ -122,9 +122,10 @@ def _check_paths(paths: Sequence[str]) -> None:
 def _check_free(place: Place, targets: Sequence[Path]) -> None:
     for target in targets:
         if targets.count(target) > 1:
-            raise UsageError(f"{target}: two of the paths end so, expected each to have a name of its own")
+            raise UsageError(f"{target}: two of the paths end in this name, expected each to have a name of its own")
         if place.has(target.name):
-            raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint="ls; or give --to"))
+            hint = "ls   # or type another place after --to"
+            raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name", hint=hint))
 
 
 @contextlib.contextmanager
@@ -153,17 +154,17 @@ def _draft_directory(place: Place) -> Iterator[Place]:
 
 
 def _untar(
-    archive: Source, descriptor: int, how: Sequence[str], paths: Sequence[str], content: Place, *, beat: Beat
+    archive: BackupFile, descriptor: int, how: Sequence[str], paths: Sequence[str], content: Place, *, beat: Beat
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(original_names.member(path)) for path in paths]
     rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
     argv = [*unpack.extraction(content, rights), "--no-wildcards", "--anchored", "--null"]
-    with open(os.devnull, "wb") as nowhere, programs.memory("names") as names:  # not in argv, which everyone can read
+    with programs.memory("names") as names:  # not in argv, which everyone can read
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
         argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
         leaving_room = unpack.leaves_room(content, beat)
-        unpacked, tar = programs.pipeline(how, argv, source=descriptor, out=nowhere.fileno(), beat=leaving_room)
+        unpacked, tar = programs.pipeline(how, argv, stdin=descriptor, beat=leaving_room)
     # a path is in the archive with "./" or without, so that one of each pair is not found
     other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
     if not unpacked.ok or (not tar.ok and other):
@@ -185,23 +186,23 @@ def _found(content: Place, path: str) -> Path:
     for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):
         mode = each.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-            raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link, expected one'))
+            raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link'))
     return found
 
 
-def _move(source: Path, place: Place, target: Path) -> None:
+def _move(file: Path, place: Place, target: Path) -> None:
     """Give something its name, unless another has it by now; a file's content and its name are durable."""
     try:
-        if source.is_dir() and not source.is_symlink():
+        if file.is_dir() and not file.is_symlink():
             os.mkdir(target.name, 0o700, dir_fd=place.descriptor)  # fails where something is: a rename may replace it
-            os.rename(source, target.name, dst_dir_fd=place.descriptor)
+            os.rename(file, target.name, dst_dir_fd=place.descriptor)
         else:
-            os.link(source, target.name, dst_dir_fd=place.descriptor, follow_symlinks=False)
+            os.link(file, target.name, dst_dir_fd=place.descriptor, follow_symlinks=False)
         place.sync()
     except FileExistsError:
         raise _unrecorded(RefusedError(f"{target}: exists already, expected a free name")) from None
     except OSError as error:
-        raise _unrecorded(RestoreError(f"{target}: {error.strerror}, expected to write it")) from None
+        raise _unrecorded(RestoreError(f"{target}: cannot be written: {error.strerror}")) from None
 
 
 def _unrecorded(error: BackupError) -> BackupError:
@@ -210,12 +211,12 @@ def _unrecorded(error: BackupError) -> BackupError:
     return error
 
 
-def _table(dump: Source, descriptor: int, how: Sequence[str], name: str) -> str:
+def _table(dump: BackupFile, descriptor: int, how: Sequence[str], name: str) -> str:
     """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
     with programs.memory("tables") as out:
         ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
-        if not all(program.ok for program in ended):
-            raise RestoreError(f"db: {ended[-1]}, expected the tables of the dump")
+        if failed := programs.failed(ended):
+            raise RestoreError(f"db: {failed}, expected the tables of the dump")
         listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
     found = list(dict.fromkeys(listed))  # one that has partitions may come in several parts
     chosen = [table for table in found if name in {table, *_names(table)}]
@@ -241,19 +242,19 @@ def _through(
     descriptor: int, how: Sequence[str], words: Sequence[str], out: int, beat: Beat
 ) -> tuple[programs.Ended, ...]:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return programs.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], source=descriptor, out=out, beat=beat)
+    return programs.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], stdin=descriptor, out=out, beat=beat)
 
 
 def _count(ended: Sequence[programs.Ended], *, to_stdout: bool) -> int:
     """Return how many rows were written; OutputError or RestoreError unless all of them were."""
     *_, perl = ended
     counted = re.fullmatch(r"rows (\d+)", perl.said[-1] if perl.said else "")
-    if all(program.ok for program in ended) and counted:
+    failed = programs.failed(ended)
+    if counted and not failed:
         return int(counted[1])
     if to_stdout and not perl.ok:
-        raise OutputError("standard output: does not take all rows, expected to print everything")
-    failed = next((program for program in ended if not program.ok), perl)
-    raise RestoreError(f"db: {failed}, expected all rows", hint="df -h")
+        raise OutputError("standard output: it takes no more rows, so not all of them were printed")
+    raise RestoreError(f"db: {failed or perl}, expected all rows", hint="df -h")
 
 
 @contextlib.contextmanager
@@ -268,7 +269,9 @@ def _output(target: Path | None) -> Iterator[int]:
         return
     with _opened(target.parent) as place:
         if place.has(target.name):
-            raise RefusedError(f"{target}: exists already, expected a free name", hint="give another file by --to")
+            raise RefusedError(
+                f"{target}: exists already, expected a free name", hint="ls   # or type another file after --to"
+            )
         draft = durable.draft_path(target).name
         descriptor = _new_file(place, draft, target)
         try:
@@ -304,12 +307,12 @@ def _give_name(descriptor: int, place: Place, target: Path) -> None:
         raise RefusedError(f"{target}: exists already, expected a free name") from None
     except OSError as error:  # the disk; or a filesystem without links
         raise RestoreError(
-            f"{target}: {error.strerror}, expected to write it", hint="give another place by --to"
+            f"{target}: cannot be written: {error.strerror}", hint="df -h   # or type another place after --to"
         ) from None
 
 
-def _tell(source: Source, stream: Stream, what: str) -> None:
+def _tell(backup: BackupFile, stream: Stream, what: str) -> None:
     """Put it on record that data were taken out; no name of a file."""
-    name = source.stored.name if source.stored else ""
+    name = backup.stored.name if backup.stored else ""
     origin = f"set {name}" if name else "a file"
     journal.write(Event.EXTRACTED, f"{what} were extracted from {origin}", fields={"stream": stream, "set": name})

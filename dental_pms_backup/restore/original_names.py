@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, InterruptedRunError, RestoreError
 from dental_pms_backup.host import journal, programs
 from dental_pms_backup.restore import dump_file
+from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def names(config: Config, stored: StoredSet | None, paths: Sequence[str], *, wat
     artefact = stored.artefact(Kind.DB) if stored else None
     if artefact is None or not keys or not application.table:
         return {}
-    dump = dump_file.Source(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
+    dump = dump_file.BackupFile(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
     columns = (application.table, application.key_column, application.name_column)
     try:
         with dump_file.opened(dump) as descriptor, watch.reading("db: original names", descriptor) as beat:
@@ -126,11 +127,10 @@ def _found(descriptor: int, columns: Sequence[str], keys: Sequence[str], beat: C
     with programs.memory("keys") as asked, programs.memory("names") as out:
         os.write(asked, b"".join(b"%b\0" % os.fsencode(key) for key in keys))
         words = [*columns, f"/proc/{os.getpid()}/fd/{asked}", str(READ_BYTES)]
-        unpack = ["gzip", "--decompress", "--stdout"]
         perl = ["perl", "-e", NAMES_OF_DUMP, "--", *words]
-        unpacked, read = programs.pipeline(unpack, perl, source=descriptor, out=out, beat=beat)
+        unpacked, read = programs.pipeline(verify_file.GZIP, perl, stdin=descriptor, out=out, beat=beat)
         if not read.ok or not (unpacked.ok or unpacked.broken_pipe):
-            raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected to read the dump")
+            raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected a dump that can be read")
         parts = os.pread(out, os.fstat(out).st_size, 0).split(b"\0")[:-1]
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {os.fsdecode(key): name.decode("utf-8", "replace") for key, name in pairs}

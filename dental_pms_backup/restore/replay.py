@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -12,19 +11,18 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import pinned_settings, postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store.verify_file import FILTERS
+from dental_pms_backup.store.verify_file import FILTERS, GZIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
-    from dental_pms_backup.store.verify_file import Proof
+    from dental_pms_backup.store.verify_file import Verified
 
 # What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
 DROP = """\
@@ -85,16 +83,14 @@ UNTRUSTED = "DP004"
 EXTENSION_STATES = {
     "DP003": "the server does not have it installed",
     UNTRUSTED: "it is not a trusted one, and none of the harmless ones that live has too",
-    "DP005": "it stands behind what the dump makes, expected before that",
+    "DP005": "it stands behind what the dump makes, expected to stand before",
 }
 OTHERS_CHANGED = "DP006"
 AS_SUPERUSER = (
     "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
     "superuser can"
 )
-AT_LINE = re.compile(r"psql:<stdin>:(\d+): ")
-# the text of an error may quote a row
-STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", "--output=/dev/null")
+STRICT = (*psql.STRICT, "--output=/dev/null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,71 +112,55 @@ def replay(
     dump: Dump,
     into: Into,
     *,
-    proven: Callable[[], Proof | None],
+    ask: Callable[[], Verified | None],
     beat: Callable[[], None],
 ) -> None:
     """Replay an open dump into a database of the live server; RestoreError, and nothing of it is committed.
 
-    SuperuserNeededError where a role without rights may not do what stands in it. ``proven`` returns the dump's proof
-    as soon as there is one, before which nothing is committed; it has to be by ``dump.unpack``.
+    SuperuserNeededError where a role without rights may not do what stands in it. ``ask`` returns what was
+    verified as soon as all of the dump is, before which nothing is committed; that has to be by ``dump.unpack``.
     """
     token, mark = secrets.token_hex(16), secrets.token_hex(16)
-    with replay_filters.opened() as (files, keeper):
+    with replay_filters.opened() as (files, gate):
         replay_filters.write_control(files, live, dump, into.restorer, token)
 
         def beat_and_open() -> None:
             beat()
-            if not keeper.closed and (proof := proven()):
-                if proof.unpack != dump.unpack:
-                    raise RestoreError(
-                        f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {proof.unpack[0]}"
-                    )
-                rows = postgres.literal(json.dumps(proof.rows, ensure_ascii=False))
-                # whatever the dump has set: what is ours is read as what it is
-                ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
-                ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
-                replay_filters.write(files.after, f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n")
-                keeper.close()
+            if not gate.is_open and (verified := ask()):
+                gate.open(_after(dump, into, verified, mark))
 
         beat_and_open()
-        session = sessions.new()
-        argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session, mark)]
-        failed = _run(live.server, session, argvs, dump.source, beat_and_open)
+        with sessions.opened(live.server) as session:
+            argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session.name, mark)]
+            failed = _run(session, argvs, dump.descriptor, beat_and_open)
         if failed:
             if failed.program == "perl":
                 raise _not_sql(failed)
             what = _standing_at(failed, dump, live, into)
             if into.restorer:
                 raise _error(failed, what, ours=dump.ours)
-            raise _refused(failed, databases.sqlstate(failed), what)
+            raise _refused(failed, psql.sqlstate(failed), what)
         if into.restorer:
             _settle(live, into, into.restorer, files, beat)
 
 
-def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[[], None]) -> None:
+def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Callable[[], None]) -> None:
     """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
 
     Those of a file from elsewhere may do nothing, and not log in.
     """
-    session = sessions.new()
-    psql = postgres.client(
-        live.server,
-        postgres.matching(live.server, live.facts, "psql"),
-        *STRICT,
-        postgres.to_database(databases.MAINTENANCE),
-        "--single-transaction",
-        "--file=-",
-        session=session,
-        stdin=True,
-    )
+    program = postgres.matching(live.server, live.facts, "psql")
+    words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
     with programs.memory("control") as control:
         replay_filters.write_roles_control(control, live, ours=ours)
         filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
-        failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
+        with sessions.opened(live.server) as session:
+            client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
+            failed = _run(session, [GZIP, filters, client], descriptor, beat)
     if failed:
-        state = databases.sqlstate(failed)
+        state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
-        raise RestoreError(f"db: the set's roles cannot be made ({why}), expected those that the server lacks")
+        raise RestoreError(f"db: the roles of the set that the server lacks cannot be made ({why})")
 
 
 def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str]:
@@ -206,6 +186,17 @@ def _before(into: Into, major: int, mark: str) -> Sequence[str]:
     return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
 
 
+def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
+    """Return the SQL behind the dump: its rows are counted, and it is whole; RestoreError where it is another's."""
+    if verified.unpack != dump.unpack:
+        raise RestoreError(f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {verified.unpack[0]}")
+    rows = postgres.literal(json.dumps(verified.rows, ensure_ascii=False))
+    # whatever the dump has set: what is ours is read as what it is
+    ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
+    ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
+    return f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n"
+
+
 def _public(major: int) -> tuple[str, ...]:
     """Return what makes schema public as a new database has it: a dump holds only what differs from that."""
     comment = "comment on schema public is 'standard public schema'"
@@ -220,33 +211,30 @@ def _settle(
 ) -> None:
     """Give what was made to whom the dump says, and to the live database's owner what it names nobody for."""
     replay_role.lock_out(live, role, into.database)
-    session = sessions.new()
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(into.database), "--file=-")
-    psql = postgres.client(live.server, program, *words, session=session, stdin=True)
-    with programs.memory("middle") as middle, programs.memory("commit") as commit, open(os.devnull, "rb") as nothing:
+    with (
+        programs.memory("middle") as middle,
+        programs.memory("commit") as commit,
+        sessions.opened(live.server) as session,
+    ):
         replay_filters.write(middle, replay_role.after_rights(role, into.database))
         replay_filters.write(commit, "commit;\n")
         cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
-        failed = _run(live.server, session, [cat, psql], nothing.fileno(), beat)
+        client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
+        failed = _run(session, [cat, client], None, beat)
     if failed:
         raise _error(failed, "", ours=role.ours)
     replay_role.remove(live, role.role)
 
 
 def _run(
-    server: Server, session: str, argvs: Sequence[Sequence[str]], source: int, beat: Callable[[], None]
+    session: sessions.Session, argvs: Sequence[Sequence[str]], stdin: int | None, beat: Callable[[], None]
 ) -> programs.Ended | None:
-    """Run a pipeline that ends in psql; return None, or the program that failed, when nothing runs any more."""
-    done = False
-    with open(os.devnull, "wb") as nowhere:
-        try:
-            ended = programs.pipeline(*argvs, source=source, out=nowhere.fileno(), beat=beat)
-            done = all(program.ok for program in ended)
-        finally:
-            if not done:
-                sessions.end_quietly(server, session)
-    if done:
+    """Run a pipeline that ends in the psql of a session; return None, or the program that failed."""
+    ended = programs.pipeline(*argvs, stdin=stdin, beat=beat)
+    session.done = not programs.failed(ended)
+    if session.done:
         return None
     # what a filter says no to, psql only sees end
     by_filter = (program for program in ended if program.program == "perl" and program.exit_code > 0)
@@ -255,14 +243,14 @@ def _run(
 
 def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
     """Return what stood in the dump where a role without rights was refused something."""
-    found = next((match for line in reversed(failed.said) if (match := AT_LINE.match(line))), None)
-    if found and databases.sqlstate(failed) in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
-        return replay_filters.standing_at(found[1], dump, live, into.restorer)
+    state, line = psql.stopped_at(failed)
+    if line and state in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
+        return replay_filters.standing_at(line, dump, live, into.restorer)
     return ""
 
 
 def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
-    state = databases.sqlstate(failed)
+    state = psql.sqlstate(failed)
     if state in EXTENSION_STATES:
         return RestoreError(
             f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "
@@ -280,7 +268,7 @@ def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
     if state == replay_guards.NESTED:
         return RestoreError(
             f"db: the replay failed (SQLSTATE {state}, at {what or 'the end'}): a function that runs while the set is "
-            "restored, as the check of a table, makes or sets something, expected that of the dump's own statements",
+            "restored, as the check of a table, makes or sets something, expected only the dump's own statements to",
             hint=f"look at the functions that are used there, in the set and in the live database; {AS_SUPERUSER}",
         )
     if state == OTHERS_CHANGED:

@@ -36,9 +36,9 @@ KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dump:
-    """An open dump: what unpacks it, the token of its line restrict, see ``dumps.Head``, and whether it is a set's."""
+    """An open dump: what unpacks it, the token of its line restrict, as in ``Head``, and whether it is a set's."""
 
-    source: int
+    descriptor: int
     unpack: Sequence[str]
     token: str | None
     ours: bool
@@ -61,18 +61,36 @@ class Filter:
         return ["perl", str(FILTERS / "replay.pl"), *(path(each) for each in files)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Holds back the end of what a filter passes on, until it is known what comes ``after`` the dump."""
+
+    keeper: BinaryIO
+    after: int
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the end may come."""
+        return self.keeper.closed
+
+    def open(self, after: str = "") -> None:
+        """Let what comes after the dump follow it, and the end come."""
+        write(self.after, after)
+        self.keeper.close()
+
+
 def others_own(live: DatabaseSource, dump: Dump) -> bool:
     """Tell whether a dump names an owner who is not a superuser; RestoreError where it cannot be read."""
-    with opened() as (files, keeper):
-        keeper.close()
+    with opened() as (files, gate):
+        gate.open()
         known = [f"mighty={role}" for role in replay_role.superusers(live)]
         write(files.control, words("tell=0", "split=1", "ours=1", "restricts=1", *_heads(dump), *known))
         return _told(dump, files) != "0"
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[tuple[Filter, BinaryIO]]:
-    """Open the files of a filter, and yield them with the end of the gate that is closed to open it."""
+def opened() -> Iterator[tuple[Filter, Gate]]:
+    """Open the files of a filter, and yield them with the gate that it waits at."""
     with contextlib.ExitStack() as stack:
         names = ("control", "ends", "after", "rights", "late")
         files = {name: stack.enter_context(programs.memory(name)) for name in names}
@@ -81,7 +99,7 @@ def opened() -> Iterator[tuple[Filter, BinaryIO]]:
         ends = f"-- {secrets.token_hex(16)}"
         write(files["ends"], f"\n{ends}\n")
         write(files["control"], words(f"ends={ends}"))
-        yield Filter(gate=gate, **files), keeper
+        yield Filter(gate=gate, **files), Gate(keeper=keeper, after=files["after"])
 
 
 def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer | None, token: str) -> None:
@@ -137,10 +155,10 @@ def _restricts(live: DatabaseSource) -> Sequence[str]:
     return ["restricts=1"] if ended.ok else []
 
 
-def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:
+def standing_at(line: int, dump: Dump, live: DatabaseSource, by: Restorer | None) -> str:
     """Return what stood in a line of what a filter gave to psql: kind and name, empty where that is not known."""
-    with opened() as (files, keeper), contextlib.suppress(RestoreError):
-        keeper.close()
+    with opened() as (files, gate), contextlib.suppress(RestoreError):
+        gate.open()
         write_control(files, live, dump, by, "0")
         write(files.control, words(f"tell={line}"))
         return _told(dump, files)
@@ -149,9 +167,9 @@ def standing_at(line: str, dump: Dump, live: DatabaseSource, by: Restorer | None
 
 def _told(dump: Dump, files: Filter) -> str:
     """Return what the filter says of a dump, from its beginning, without replaying anything."""
-    os.lseek(dump.source, 0, os.SEEK_SET)
+    os.lseek(dump.descriptor, 0, os.SEEK_SET)
     with programs.memory("told") as out:
-        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), source=dump.source, out=out)
+        *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), stdin=dump.descriptor, out=out)
         if not ended.ok:
             raise RestoreError(f"db: the dump cannot be replayed ({complaint(ended) or ended}), expected only SQL")
         return os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")

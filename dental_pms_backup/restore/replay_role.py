@@ -359,7 +359,7 @@ def _not_let_in(server: Server) -> RefusedError:
             address = "127.0.0.1/32" if host.startswith("/") else "samehost"
             how = f"add the line 'host all all {address} scram-sha-256' to pg_hba.conf and reload the server"
     return RefusedError(
-        "restore: the server lets a role that is made for the replay not log in, expected that: what is in a dump "
+        "restore: the server does not let a role that is made for the replay log in, but whatever is in a dump "
         "runs while it is replayed, and a superuser's session would let it do everything",
         hint=f"{how}; or, for a set of your own, if you trust all who could make objects in that database: "
         "--as-superuser",

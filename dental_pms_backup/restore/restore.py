@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.live.swap import Live
     from dental_pms_backup.restore.beside import Opened
-    from dental_pms_backup.restore.dump_file import Source
+    from dental_pms_backup.restore.dump_file import BackupFile
     from dental_pms_backup.restore.unpack import Rights
-    from dental_pms_backup.store.verify_file import Proof
+    from dental_pms_backup.store.verify_file import Verified
 
 OF_NOTHING = "none, the live database was empty"
 
@@ -89,11 +89,11 @@ def database_into_new(
         _check_superuser(found, wanted, as_superuser=as_superuser)
         beside.check_room(found)
         with (
-            dump_file.proving(dump, descriptor, watch=watch) as to_come,
+            dump_file.verifying(dump, descriptor, watch=watch) as under_way,
             beside.looked_at(live),
             beside.made(found, now=now, as_superuser=as_superuser) as into,
         ):
-            proof = beside.fill_while_proving(config, found, into, to_come, watch=watch)
+            verified = beside.fill_while_verifying(config, found, into, under_way, watch=watch)
             stop.check()
             databases.take_name(live.server, live.facts.database, into.database, target)
         kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
@@ -101,7 +101,7 @@ def database_into_new(
         stream=Stream.DB,
         file=dump.file,
         target=target,
-        rows=sum(proof.rows.values()),
+        rows=sum(verified.rows.values()),
         switch=databases.switch_command(live.server, live.facts.user, live.facts.database, target, kept),
         drop=databases.drop_command(live.server, live.facts.user, target),
     )
@@ -116,11 +116,11 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     live = sources.database(config)
     database = live.facts.database
     with _recorded(config.store, Stream.DB, database, now), dump_file.opened(dump) as descriptor:
-        proof = dump_file.prove(dump, descriptor, watch=watch)
+        verified = dump_file.verify(dump, descriptor, watch=watch)
         found = beside.look(dump, descriptor, live)
         _check_superuser(found, wanted, as_superuser=terms.as_superuser)
         if terms.replay:
-            _check_replaces(found, proof, wanted, terms)
+            _check_replaces(found, verified, wanted, terms)
         else:
             beside.check_room(
                 found,
@@ -128,15 +128,15 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
                 "no room twice",
             )
         counts = _live_rows(live, needed=terms.safety_set)
-        terms.consent(database, _losses(counts, proof.rows))
+        terms.consent(database, _losses(counts, verified.rows))
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
             with beside.looked_at(live):
-                beside.fill(config, found, Into(database=database, replacing=True), proof, watch=watch)
-            rows = sum(proof.rows.values())
+                beside.fill(config, found, Into(database=database, replacing=True), verified, watch=watch)
+            rows = sum(verified.rows.values())
             return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
         with beside.looked_at(live), beside.made(found, now=now, as_superuser=terms.as_superuser) as into:
-            beside.fill(config, found, dataclasses.replace(into, analyze=True), proof, watch=watch)
+            beside.fill(config, found, dataclasses.replace(into, analyze=True), verified, watch=watch)
             kept = beside.free_name(live, "_before_", now)
             stop.check()
             _switch(live, into.database, kept)
@@ -145,7 +145,7 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
         file=dump.file,
         target=database,
         kept=kept,
-        rows=sum(proof.rows.values()),
+        rows=sum(verified.rows.values()),
         safety_set=taken,
         drop=databases.drop_command(live.server, live.facts.user, kept),
     )
@@ -162,15 +162,15 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
         check_swappable(live, archive.file)
         with _recorded(config.store, Stream.ATTACHMENTS, str(live.path), now), dump_file.opened(archive) as descriptor:
             _recover(live)
-            proof = dump_file.prove(archive, descriptor, watch=watch)
+            verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
-            losses = look_through(archive, descriptor, proof.unpack, rights, live=live.place, watch=watch)
+            losses = look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
             unpack.check_room(archive.file, live.around)
             terms.consent(Stream.ATTACHMENTS, losses)
             stamp = swap.free_stamp(live.around, live.path.name, now)
             with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
                 swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
-                _unpack(descriptor, proof.unpack, fresh.content, rights, watch=watch)
+                _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 kept = swap.swap(live, fresh, stamp)
     return Restored(
@@ -185,13 +185,13 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
     with swap.place_for(target) as around:
         swap.check_new(around, target)
         with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dump_file.opened(archive) as descriptor:
-            proof = dump_file.prove(archive, descriptor, watch=watch)
+            verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
-            look_through(archive, descriptor, proof.unpack, rights, live=None, watch=watch)
+            look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
             unpack.check_room(archive.file, around)
             stamp = swap.free_stamp(around, target.name, now)
             with swap.fresh(around, f"{target.name}.{swap.RESTORING}-{stamp}") as fresh:
-                _unpack(descriptor, proof.unpack, fresh.content, rights, watch=watch)
+                _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 swap.into_new(around, fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
@@ -215,9 +215,9 @@ def check_swappable(live: Live, archive: Path) -> None:
 
 
 def look_through(
-    archive: Source, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
+    archive: BackupFile, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
 ) -> Sequence[str]:
-    """Look through a proven archive before it is unpacked, as ``unpack.look_through`` does."""
+    """Look through a verified archive before it is unpacked, as ``unpack.look_through`` does."""
     ours = bool(archive.checksum)
     with watch.reading("attachments: listing", descriptor) as beat:
         return unpack.look_through(archive.file, descriptor, how, ours=ours, rights=rights, live=live, beat=beat)
@@ -230,7 +230,7 @@ def _recover(live: Live) -> None:
 
 
 def _unpack(descriptor: int, how: Sequence[str], content: Place, rights: Rights, *, watch: Watch) -> None:
-    """Unpack a proven archive into an empty directory, and compare every entry."""
+    """Unpack a verified archive into an empty directory, and compare every entry."""
     with watch.reading("attachments: unpacking", descriptor) as beat:
         unpack.extract(descriptor, how, content, rights, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:
@@ -251,25 +251,25 @@ def _check_superuser(dump: Opened, wanted: str, *, as_superuser: bool) -> None:
     """Raise RefusedError when a file from elsewhere is to be replayed by the superuser."""
     if as_superuser and not dump.ours:
         raise RefusedError(
-            f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --as-superuser: what is in "
+            f"{dump.backup.file}: a file from elsewhere, expected a set with a manifest for --as-superuser: what is in "
             "the file could do anything on the server",
             hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
             "as a role without rights, beside the live database",
         )
 
 
-def _check_replaces(dump: Opened, proof: Proof, wanted: str, terms: Terms) -> None:
+def _check_replaces(dump: Opened, verified: Verified, wanted: str, terms: Terms) -> None:
     """Raise RefusedError unless a dump may be replayed in the live database, which a role without rights cannot do."""
     if not dump.ours:
         raise RefusedError(
-            f"{dump.source.file}: a file from elsewhere, expected a set with a manifest for --replace, which is done "
+            f"{dump.backup.file}: a file from elsewhere, expected a set with a manifest for --replace, which is done "
             "by the superuser",
             hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
             "beside the live database; then the command that it prints",
         )
-    if not terms.as_superuser and beside.owned_by_others(dump, proof.unpack):
+    if not terms.as_superuser and beside.owned_by_others(dump, verified.unpack):
         raise RefusedError(
-            "restore: --replace is work of the superuser, and the set has objects of others, expected your word: "
+            "restore: --replace is work of the superuser, and the set has objects of others, expected --as-superuser: "
             "whoever could make objects in that database could then do on the server all that its superuser can",
             hint=f"CONFIRM=YES dental-pms-backup restore db {shell_word(wanted)} --in-place --replace --as-superuser",
         )
@@ -285,7 +285,7 @@ def _live_rows(live: DatabaseSource, *, needed: bool) -> dict[str, int] | None:
             return None
         raise RefusedError(
             f"restore: what is live cannot be read ({error.message}), expected to make a safety set of it first",
-            hint="mend that; or type --no-safety-set if what is live is worth nothing",
+            hint="mend that; or, if what is live is worth nothing, type the same command with --no-safety-set",
         ) from None
 
 
@@ -315,26 +315,20 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
             if not {kept, live.facts.database} <= databases.names(live.server):
                 raise RestoreError(
                     f"db: the switch failed: {error.message}",
-                    hint="a role that may rename databases is needed; or --in-place --replace, which needs less",
+                    hint="type the same command with --replace   # it needs fewer rights: no database is renamed",
                 ) from None
 
 
 @contextlib.contextmanager
 def _recorded(store: Path, stream: Stream, target: str, now: datetime) -> Iterator[None]:
     """Hold the store, if there is one, and put the restore into journal and ledger, however it ends."""
-    fields = {"stream": stream, "target": target}
+    fields: dict[str, journal.Field] = {"stream": stream, "target": target}
     with lock.held(store) if store.is_dir() else contextlib.nullcontext():
         journal.write(Event.RESTORE_STARTED, f"restore of {stream} into {target} started", fields=fields)
         try:
-            yield
+            with journal.failure_told(Event.RESTORE_FAILED, "restore failed: ", fields):
+                yield
         except BackupError as error:
-            journal.write(
-                Event.RESTORE_FAILED,
-                f"restore failed: {error.message}",
-                priority=journal.ERROR,
-                fields={**fields, "cause": error.cause, "hint": error.hint},
-            )
-            error.told = True
             with contextlib.suppress(BackupError):  # the journal has it
                 _enter(store, stream, now, {"result": "failed", "cause": error.cause})
             raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import journal, places, programs
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import postgres, sessions, sources
+from dental_pms_backup.live import postgres, psql, sessions, sources
 from dental_pms_backup.restore import dump_file, restore, unpack
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import Kind
@@ -73,14 +73,14 @@ class Matched:
 def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Iterator[Restored]:
     """Restore a set's database and then its attachments in place, each yielded when it is done.
 
-    The archive is proven before the database is touched: what cannot end does not begin.
+    The archive is verified before the database is touched: what cannot end does not begin.
     """
     wanted = _one_for_both(config.store, wanted)
     archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
     dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(archive) as descriptor:
-        proof = dump_file.prove(archive, descriptor, watch=watch)
-        restore.look_through(archive, descriptor, proof.unpack, unpack.Rights.ALL, live=None, watch=watch)
+        verified = dump_file.verify(archive, descriptor, watch=watch)
+        restore.look_through(archive, descriptor, verified.unpack, unpack.Rights.ALL, live=None, watch=watch)
     with restore.live_attachments(config) as live:
         restore.check_swappable(live, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
@@ -113,13 +113,13 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
         return None
     files = sources.attachments(config)
     with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
-        with watch.over("attachments: rows and files", nothing.fileno(), 0) as beat:
+        with watch.showing("attachments: rows and files", nothing.fileno(), 0) as beat:
             found = _counted(live, copies, place, application.directory, beat)
     if found.missing or found.other_size:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
             "size, expected none; both streams are restored as the set has them",
-            hint="an older or a newer set may have the files: dental-pms-backup extract SET PATH --stored-names",
+            hint="dental-pms-backup extract SET PATH --stored-names   # an older or a newer set may have them",
         )
     journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
     return found
@@ -130,8 +130,8 @@ def _check_missing(live: DatabaseSource, application: Application) -> None:
     if postgres.ask(live.server, IS_THERE.format(table=postgres.literal(application.table or ""))) == "t":
         raise RestoreError(
             f"application.table: {application.table} is no table with the columns {application.key_column} and "
-            f"{application.size_column}, expected that to compare rows and files; both streams are restored as the "
-            "set has them",
+            f"{application.size_column}, so rows and files cannot be compared; both streams are restored as the set "
+            "has them",
             hint="dental-pms-backup config show   # then: dental-pms-backup drill",
         )
 
@@ -139,17 +139,16 @@ def _check_missing(live: DatabaseSource, application: Application) -> None:
 def _counted(
     live: DatabaseSource, copies: Sequence[str], place: Place, directory: str, beat: Callable[[], None]
 ) -> Matched:
-    session = sessions.new()
-    options = ("-XAtq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
     program = postgres.matching(live.server, live.facts, "psql")
-    asked = (*AS_STORED, *(f"--command={copy}" for copy in copies))
-    psql = postgres.client(live.server, program, *options, *asked, session=session)
-    with programs.memory("matched") as out:
+    words = (*psql.STRICT, *AS_STORED, *(f"--command={copy}" for copy in copies))
+    with programs.memory("matched") as out, sessions.opened(live.server) as session:
+        asking = postgres.client(live.server, program, *words, session=session.name)
         counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), directory]
-        ended = programs.pipeline(psql, counting, out=out, beat=beat)
+        ended = programs.pipeline(asking, counting, out=out, beat=beat)
+        session.done = not programs.failed(ended)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
-    failed = next((program for program in ended if not program.ok), None)
+    failed = programs.failed(ended)
     if failed or not answer:
-        raise RestoreError(f"attachments: {failed or ended[-1]}, expected to compare rows and files")
+        raise RestoreError(f"attachments: {failed or ended[-1]}, while rows and files were compared")
     count, missing, other = (int(number) for number in answer.groups())
     return Matched(rows=count, missing=missing, other_size=other)

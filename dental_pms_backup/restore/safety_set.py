@@ -1,4 +1,4 @@
-"""The safety set: what is live now, proven and pinned, before a restore puts something else in its place."""
+"""The safety set: what is live now, verified and pinned, before a restore puts something else in its place."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def take(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -
     except BackupError as error:
         raise RefusedError(
             f"restore: no safety set of what is live can be taken ({error.message}), expected one first",
-            hint="mend that; or type --no-safety-set if what is live is worth nothing",
+            hint="mend that; or, if what is live is worth nothing, type the same command with --no-safety-set",
         ) from None
 
 
 def _taken(config: Config, live: DatabaseSource, *, now: datetime, watch: Watch) -> str:
     store = config.store
-    preflight.check_mount(store, config.room)
+    preflight.check_mount(store, required=config.room.require_mount)
     publishing.prepare(store)
     run.recover(store)
     earlier = sets.listing(store)
     needed = preflight.needed_bytes([Stream.DB], earlier, live.facts.size)
-    preflight.check_room(store, needed, config.room)
+    preflight.check_room(store, needed, config.room.reserve_mb)
     order = run.order_of(config, earlier, now=now, watch=watch)
     with run.drafts_discarded(store, order.name):
-        proven = one_stream.database(order, live, config.database)
+        part = one_stream.database(order, live, config.database)
         marks.put(store, order.name, Mark.PINNED, now=now)  # first: cut off here, the next run publishes it
-        run.publish(order, [proven], now, safety=True)
+        run.publish(order, [part], now, safety=True)
     return order.name

@@ -8,8 +8,9 @@ import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import journal, programs
+from dental_pms_backup.host import disks, journal, programs
 from dental_pms_backup.host.journal import Event
+from dental_pms_backup.host.wording import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,7 +113,7 @@ class Rights(enum.Enum):
 
 
 def rights(*, ours: bool, in_place: bool) -> Rights:
-    """Return what is kept of an archive: ``ours`` is a proven file of a set, ``in_place`` where it came from.
+    """Return what is kept of an archive: ``ours`` is a verified file of a set, ``in_place`` where it came from.
 
     Nobody knows who wrote any other; and elsewhere than in the application's own volume a file with its owner's rights
     is a program for whoever passes by.
@@ -124,7 +125,7 @@ def rights(*, ours: bool, in_place: bool) -> Rights:
 
 def look_through(
     file: Path,
-    source: int,
+    descriptor: int,
     unpack: Sequence[str],
     *,
     ours: bool,
@@ -135,9 +136,9 @@ def look_through(
     """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
 
     It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
-    a device node, unless it is ``ours``: a proven file of a set has what was there.
+    a device node, unless it is ``ours``: a verified file of a set has what was there.
     """
-    os.lseek(source, 0, os.SEEK_SET)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     listing = [
         "tar",
         "--list",
@@ -152,11 +153,11 @@ def look_through(
     ]
     counting = ["perl", "-e", LOOK_THROUGH, "--", *([str(live.for_programs)] if live else [])]
     with programs.memory("listed") as out:
-        ended = programs.pipeline(unpack, listing, counting, source=source, out=out, beat=beat)
+        ended = programs.pipeline(unpack, listing, counting, stdin=descriptor, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
-    if found is None or not all(program.ok for program in ended) or int(found[3]):
-        raise VerificationError(f"{file}: the archive cannot be listed, expected it to be readable to its end")
+    if found is None or programs.failed(ended) or int(found[3]):
+        raise VerificationError(f"{file}: the archive cannot be listed, expected a file that is readable to its end")
     wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
     counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
     if counted:
@@ -187,16 +188,15 @@ def _warn(files: int, directories: int, attributes: int, rights: Rights) -> None
 def warn_of_rights(text: str) -> None:
     """Tell that something is unpacked without the rights that it lends."""
     text = f"attachments: {text}: only a set that is restored in place keeps these"
-    journal.write(Event.RESTORE_WARNING, text, priority=journal.WARNING)
+    journal.write(Event.RIGHTS_LEFT_OUT, text, priority=journal.WARNING)
 
 
 def check_room(file: Path, directory: Place) -> None:
     """Raise RefusedError when not even the compressed archive would find room beside what is in its place."""
-    status = os.fstatvfs(directory.descriptor)
-    free, needed = status.f_bavail * status.f_frsize, file.stat().st_size
+    free, needed = disks.room(directory.descriptor).free_bytes, file.stat().st_size
     if free < needed:
         raise RefusedError(
-            f"attachments: {free} bytes free in {directory.path}, expected over {needed} for a second copy; "
+            f"attachments: {size(free)} free in {directory.path}, expected over {size(needed)} for a second copy; "
             "nothing was touched",
             hint=f"df -h {shell_word(directory.path)}   # or, onto another disk: "
             "dental-pms-backup restore attachments SET --to DIR",
@@ -210,10 +210,10 @@ def extraction(content: Place, rights: Rights) -> list[str]:
     return [*argv, f"--directory={content.for_programs}"]
 
 
-def extract(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
+def extract(descriptor: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Unpack an open archive into an empty directory; RestoreError unless every entry came out."""
     leaving_room = leaves_room(content, beat)
-    _through(source, unpack, extraction(content, rights), content, "unpacking failed", leaving_room)
+    _through(descriptor, unpack, extraction(content, rights), content, "unpacking failed", leaving_room)
 
 
 def leaves_room(content: Place, beat: Beat) -> Beat:
@@ -224,35 +224,33 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
 
     def look() -> None:
         beat()
-        status = os.fstatvfs(content.descriptor)
-        least_bytes = min(LEAST_BYTES, status.f_blocks * status.f_frsize // SMALL)
-        least_files = min(LEAST_FILES, status.f_files // SMALL)
-        if status.f_bavail * status.f_frsize < least_bytes or status.f_favail < least_files:
+        room = disks.room(content.descriptor)
+        least_bytes = min(LEAST_BYTES, room.total_bytes // SMALL)
+        least_files = min(LEAST_FILES, room.total_files // SMALL)
+        if room.free_bytes < least_bytes or room.free_files < least_files:
             target = content.path.parent.parent
             raise RestoreError(
-                f"attachments: {target}: what is in the archive has taken all room but {least_bytes} bytes and "
-                f"{least_files} files, expected it to need less; it is gone again, the live directory is as it was",
+                f"attachments: {target}: what is in the archive has taken all room but {size(least_bytes)} and "
+                f"{least_files} files, expected it to need less; it is removed, and the live directory is as it was",
                 hint=f"df -h {shell_word(target)}; df -i {shell_word(target)}",
             )
 
     return look
 
 
-def compare(source: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
+def compare(descriptor: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
     """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise.
 
     Only then, before anybody else reaches the directory, does it lose its bits and device nodes that lend ``rights``.
     """
     argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
-    _through(source, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
+    _through(descriptor, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
     take_bits_off(content, rights, beat=beat)
     if rights is not Rights.ALL:
         _find(content, [*DEVICES, "-delete"], beat)
-    with open(os.devnull, "wb") as nowhere:
-        sync = ["sync", "--file-system", str(content.for_programs)]
-        (synced,) = programs.pipeline(sync, out=nowhere.fileno(), beat=beat)
+    (synced,) = programs.pipeline(["sync", "--file-system", str(content.for_programs)], beat=beat)
     if not synced.ok:
-        raise RestoreError(f"attachments: {synced}, expected to make them durable; the live directory is as it was")
+        raise RestoreError(f"attachments: {synced}, expected all files on the disk; the live directory is as it was")
 
 
 def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
@@ -272,16 +270,16 @@ def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
         (ended,) = programs.pipeline(["find", f"{content.for_programs}/.", *words], out=out, beat=beat)
         count = os.fstat(out).st_size
     if not ended.ok:
-        raise RestoreError(f"attachments: {ended}, expected to take rights off what was unpacked")
+        raise RestoreError(f"attachments: {ended}, while rights were taken off what was unpacked")
     return count
 
 
-def _through(source: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat) -> None:
-    os.lseek(source, 0, os.SEEK_SET)
-    with open(os.devnull, "wb") as nowhere:
-        ended = programs.pipeline(unpack, argv, source=source, out=nowhere.fileno(), beat=beat)
-    failed = next((program for program in reversed(ended) if not program.ok), None)
-    if failed:
+def _through(
+    descriptor: int, unpack: Sequence[str], argv: Sequence[str], content: Place, what: str, beat: Beat
+) -> None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    ended = programs.pipeline(unpack, argv, stdin=descriptor, beat=beat)
+    if failed := programs.failed(ended):
         full = any("No space left" in line or "Disk quota" in line for line in failed.said)
         raise RestoreError(
             f"attachments: {what} ({failed}{', no space left' if full else ''}), "

@@ -39,7 +39,7 @@ def accept(store: Path, wanted: str, *, now: datetime) -> str:
     """Accept a suspect set, so that retention goes on, and return a sentence that says so."""
     stored = sets.find(store, wanted)
     if not stored.suspicions:
-        raise UsageError(f"set {stored.name}: nothing about it is strange, expected a suspect set")
+        raise UsageError(f"set {stored.name}: it is not suspect, so there is nothing to accept")
     with lock.held(store, wait_s=WAIT_S):
         sets.find(store, stored.name)
         marks.put(store, stored.name, Mark.ACCEPTED, now=now)

@@ -41,7 +41,7 @@ def record(store: Path, what: str, *, now: datetime, facts: Mapping[str, Any]) -
         if not tail:  # it may be new
             durable.sync_directory(store)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}, expected to append") from None
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def report(store: Path, facts: Mapping[str, Any]) -> None:

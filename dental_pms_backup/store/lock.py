@@ -34,7 +34,7 @@ def held(store: Path, *, wait_s: float = 0, beat: Callable[[], None] | None = No
         descriptor = os.open(store / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreError(
-            f"{store}: no lock can be made: {error.strerror}, expected to write there",
+            f"{store}: no lock can be made: {error.strerror}, expected a store that can be written",
             hint=f"findmnt -T {shell_word(store)}",
         ) from None
     try:
@@ -51,8 +51,7 @@ def _lock(descriptor: int, path: Path, deadline: float, beat: Callable[[], None]
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise LockHeldError(
-                    f"{path.parent}: another {'drill' if path.name == DRILLS else 'run'} holds the lock, "
-                    "expected to be alone",
+                    f"{path.parent}: another {'drill' if path.name == DRILLS else 'run'} holds the lock",
                     hint=f"fuser -v {shell_word(path)}",
                 ) from None
             stop.rest(POLL_S, beat=beat)

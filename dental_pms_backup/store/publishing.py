@@ -3,7 +3,7 @@
 Each draft is fsynced where it was written; then the checksum file and the manifest are written as drafts and fsynced;
 then everything is renamed, the manifest last, and the directories are fsynced. A run killed before the first rename
 leaves only drafts, which the next run clears; one killed between two renames is finished by the next run, since all
-content had been proven before.
+content had been verified before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 from dental_pms_backup.host import durable, places
 from dental_pms_backup.store import drill_record, sets
-from dental_pms_backup.store.sets import NAME_FORMAT, NAME_PATTERN, Kind, StoredSet, Stream
+from dental_pms_backup.store.sets import NAME_PATTERN, Kind, StoredSet, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -69,11 +69,14 @@ def keeps_no_modes(store: Path) -> bool:
     return bool((store / ".lock").stat().st_mode & 0o077)
 
 
-def new_name(store: Path, now: datetime) -> str | None:
-    """Return the set name of a moment in local time, None when a file in the store has it already."""
-    name = now.astimezone().strftime(NAME_FORMAT)
-    taken = [kind.path(name) for kind in Kind] + [f"sets/{name}.json", f"sets/{name}.sha256"]
-    return None if any(os.path.lexists(store / path) for path in taken) else name
+def new_name(store: Path, now: datetime) -> str:
+    """Return the set name of a moment in local time, or of a later second when a file in the store has it already."""
+
+    def is_taken(name: str) -> bool:
+        paths = [kind.path(name) for kind in Kind] + [f"sets/{name}.json", f"sets/{name}.sha256"]
+        return any(os.path.lexists(store / path) for path in paths)
+
+    return sets.free_stamp(now, is_taken)
 
 
 @contextlib.contextmanager
@@ -116,7 +119,7 @@ def settle(draft: Draft) -> int:
 
 
 def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Turn proven, durable drafts into a set; when this returns, the set is durable.
+    """Turn verified, durable drafts into a set; when this returns, the set is durable.
 
     StoreError when the disk refuses, RefusedError when a name is in use; nothing but drafts is left then.
     """
@@ -135,7 +138,7 @@ def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
 
 
 def adopt(store: Path, place: Path, stored: StoredSet, manifest: Mapping[str, Any]) -> None:
-    """Publish a proven set that lies in another directory of the store's filesystem, as ``publish`` does."""
+    """Publish a verified set that lies in another directory of the store's filesystem, as ``publish`` does."""
     prepare(store)
     for artefact in stored.artefacts:
         with open(place / artefact.path, "rb") as file:

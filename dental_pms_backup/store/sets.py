@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from dental_pms_backup.store import drill_record
 from dental_pms_backup.store.drill_record import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 FORMAT = 1
 YEARS = range(1970, 9999)  # what every time zone can show
@@ -137,7 +138,7 @@ def listing(store: Path) -> list[StoredSet]:
         sets = [_stored(store, name, files.get(name, {}), entries["sets"]) for name in manifests | files.keys()]
     except OSError as error:
         raise StoreError(
-            f"{store}: cannot be read: {error.strerror}, expected to list it", hint="sudo dental-pms-backup list"
+            f"{store}: cannot be read: {error.strerror}, expected a store to list", hint="sudo dental-pms-backup list"
         ) from None
     return sorted(sets, key=lambda stored: (stored.taken_at, stored.name))
 
@@ -177,6 +178,12 @@ def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest if sound else None
+
+
+def free_stamp(now: datetime, is_taken: Callable[[str], bool], form: str = NAME_FORMAT) -> str:
+    """Return a moment in local time as part of a name, or a later second's where that is taken: clocks go back."""
+    stamps = ((now + timedelta(seconds=later)).astimezone().strftime(form) for later in itertools.count())
+    return next(stamp for stamp in stamps if not is_taken(stamp))
 
 
 def described(manifest: Mapping[str, Any]) -> StoredSet:

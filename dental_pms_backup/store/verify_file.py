@@ -1,6 +1,6 @@
 """Is this file what it claims to be? Every check reads what is on disk, from the first byte to the last.
 
-Two readings make a proof: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
+Two readings verify it: the content is unpacked and looked at, and the checksum is taken. A draft is read beside the
 program that writes it, so that both are done a moment after it. igzip unpacks four times as fast as gzip, but takes
 garbage after the end, and flags that nobody knows, for nothing; so its yes counts only where it unpacked as many bytes
 as the file's last field says, and everything else is for gzip to decide, which is what gets the data back.
@@ -47,8 +47,8 @@ TRAILERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """What a proven file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
+class Verified:
+    """What a verified file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
 
     ``unpack`` is the argv that gets the content out, from stdin: what proved it.
     """
@@ -67,37 +67,37 @@ class _Answer:
 
 
 @contextlib.contextmanager
-def reading(path: Path, kind: Kind, source: int) -> Iterator[Readings]:
-    """Read an open file beside what the block does, for ``Readings.proof``."""
-    os.lseek(source, 0, os.SEEK_SET)
+def reading(path: Path, kind: Kind, descriptor: int) -> Iterator[Readings]:
+    """Read an open file beside what the block does, for ``Readings.verify``."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
     with (
-        reopened(source) as second,
-        _running(*_checking(kind, unpacker()), source=source) as content_reading,
-        _running(SUM, source=second) as summing,
+        reopened(descriptor) as second,
+        _running(*_checking(kind, unpacker()), descriptor=descriptor) as content_reading,
+        _running(SUM, descriptor=second) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
 
-def proof(path: Path, kind: Kind, source: int, *, beat: Beat = None) -> Proof:
-    """Prove an open file as ``Readings.proof`` does."""
-    with reading(path, kind, source) as both:
-        return both.proof(beat=beat)
+def verify(path: Path, kind: Kind, descriptor: int, *, beat: Beat = None) -> Verified:
+    """Verify an open file as ``Readings.verify`` does."""
+    with reading(path, kind, descriptor) as both:
+        return both.verify(beat=beat)
 
 
-def plain_dump(path: Path, source: int) -> None:
-    """Prove that an open, uncompressed file ends as a whole dump does; VerificationError otherwise."""
-    size = os.fstat(source).st_size
+def plain_dump(path: Path, descriptor: int) -> None:
+    """Verify that an open, uncompressed file ends as a whole dump does; VerificationError otherwise."""
+    size = os.fstat(descriptor).st_size
     try:
-        tail = os.pread(source, TAIL_BYTES, max(0, size - TAIL_BYTES))
+        tail = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
     except OSError as error:
         raise VerificationError(f"{path}: cannot be read: {error.strerror}, expected a whole dump") from None
     _check_trailer(path, Kind.DB, tail)
 
 
-def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
+def sha256(path: Path, descriptor: int, *, beat: Beat = None) -> str:
     """Return the SHA-256 of an open file as 64 hexadecimal digits. ``path`` is only named in VerificationError."""
-    os.lseek(source, 0, os.SEEK_SET)
-    with _running(SUM, source=source) as summing:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with _running(SUM, descriptor=descriptor) as summing:
         return summing.checksum(path, beat)
 
 
@@ -105,10 +105,10 @@ def sha256(path: Path, source: int, *, beat: Beat = None) -> str:
 def following(path: Path, kind: Kind, grows: Callable[[], bool]) -> Iterator[Readings]:
     """Read a draft beside what the block does, which is to write it as long as it ``grows``."""
     with (
-        opened(path) as content_source,
-        opened(path) as checksum_source,
-        _running(*_checking(kind, unpacker()), source=content_source, grows=grows) as content_reading,
-        _running(SUM, source=checksum_source, grows=grows) as summing,
+        opened(path) as content,
+        opened(path) as checksum,
+        _running(*_checking(kind, unpacker()), descriptor=content, grows=grows) as content_reading,
+        _running(SUM, descriptor=checksum, grows=grows) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
 
@@ -123,42 +123,42 @@ class Readings:
     summing: _Reading
 
     @property
-    def sources(self) -> tuple[int, int]:
+    def descriptors(self) -> tuple[int, int]:
         """Return descriptors that stand where the readings are."""
-        return self.reading.source, self.summing.source
+        return self.reading.descriptor, self.summing.descriptor
 
     @property
-    def over(self) -> bool:
-        """Tell whether all has been read, so that a proof takes no time; unless gzip has to decide."""
-        return self.reading.pipeline.over and self.summing.pipeline.over
+    def has_ended(self) -> bool:
+        """Tell whether all has been read, so that to verify takes no time; unless gzip has to decide."""
+        return self.reading.pipeline.has_ended and self.summing.pipeline.has_ended
 
-    def proof(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Proof:
-        """Wait until all of a file has been read that does not grow any more, and prove that it holds what it has to.
+    def verify(self, *, expected: str = "", index: Path | None = None, beat: Beat = None) -> Verified:
+        """Wait until all of a file has been read that does not grow any more, and verify that it holds what it has to.
 
         It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
         where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
         """
         checksum = self.checksum(expected, beat)
         rows, unpack = self._content(index, beat)
-        return Proof(rows=rows, sha256=checksum, unpack=unpack)
+        return Verified(rows=rows, sha256=checksum, unpack=unpack)
 
     def checksum(self, expected: str, beat: Beat) -> str:
         """Return the checksum; VerificationError unless that is the ``expected`` one, where one is."""
         checksum = self.summing.checksum(self.path, beat)
         if expected not in {"", checksum}:
             raise VerificationError(
-                f"{self.path}: the checksum differs, expected that of the manifest",
+                f"{self.path}: the checksum differs from the manifest's",
                 hint="dental-pms-backup verify   # which sets are good",
             )
         return checksum
 
     def _content(self, index: Path | None, beat: Beat) -> tuple[dict[str, int], Sequence[str]]:
-        source = self.reading.source
+        descriptor = self.reading.descriptor
         with contextlib.suppress(VerificationError):  # gzip decides
             answer = self.reading.answer(self.path, self.kind, index, beat)
-            if _is_all(answer, source):
+            if _is_all(answer, descriptor):
                 return answer.rows, unpacker()
-        return _read(self.path, self.kind, source, GZIP, index, beat).rows, GZIP
+        return _read(self.path, self.kind, descriptor, GZIP, index, beat).rows, GZIP
 
 
 def unpacker() -> Sequence[str]:
@@ -180,17 +180,17 @@ def opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def reopened(source: int) -> contextlib.AbstractContextManager[int]:
+def reopened(descriptor: int) -> contextlib.AbstractContextManager[int]:
     """Open an open file once more while the block lasts: two who read it then are not at one place."""
-    return opened(Path(f"/proc/self/fd/{source}"))
+    return opened(Path(f"/proc/self/fd/{descriptor}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """A pipeline that reads a whole file from ``source``; what it prints is small and comes to ``out``."""
+    """A pipeline that reads a whole file from ``descriptor``; what it prints is small and comes to ``out``."""
 
     pipeline: programs.Running
-    source: int
+    descriptor: int
     out: int
 
     def answer(self, path: Path, kind: Kind, index: Path | None, beat: Beat) -> _Answer:
@@ -204,34 +204,35 @@ class _Reading:
         """Return the checksum of the file; VerificationError unless all of it was read."""
         _, out = self._printed(path, beat)
         if self.pipeline.unfed:
-            return sha256(path, self.source, beat=beat)
+            return sha256(path, self.descriptor, beat=beat)
         summed = _sum_in(path, out)
-        size_bytes = os.fstat(self.source).st_size
-        if os.lseek(self.source, 0, os.SEEK_CUR) != size_bytes or (summed == OF_NOTHING) != (size_bytes == 0):
+        size_bytes = os.fstat(self.descriptor).st_size
+        if os.lseek(self.descriptor, 0, os.SEEK_CUR) != size_bytes or (summed == OF_NOTHING) != (size_bytes == 0):
             raise _no_checksum(path)
         return summed
 
     def _printed(self, path: Path, beat: Beat) -> tuple[tuple[programs.Ended, ...], bytes]:
         ended = self.pipeline.wait(beat)
-        failed = next((program for program in ended if not program.ok and not program.broken_pipe), None)
-        failed = failed or next((program for program in ended if not program.ok), None)
-        if failed:
+        if failed := programs.failed(ended):
             raise VerificationError(
-                f"{path}: the content is not sound ({failed}), expected it to be readable to its end",
+                f"{path}: the content is not sound ({failed}), expected a file that is readable to its end",
                 hint="dental-pms-backup verify   # which sets are good",
             )
         return ended, os.pread(self.out, LARGEST_ANSWER_BYTES, 0)
 
 
 @contextlib.contextmanager
-def _running(*argvs: Sequence[str], source: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
-    with programs.memory("checked") as out, programs.running(*argvs, source=source, out=out, grows=grows) as pipeline:
-        yield _Reading(pipeline=pipeline, source=source, out=out)
+def _running(*argvs: Sequence[str], descriptor: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
+    with (
+        programs.memory("checked") as out,
+        programs.running(*argvs, stdin=descriptor, out=out, grows=grows) as pipeline,
+    ):
+        yield _Reading(pipeline=pipeline, descriptor=descriptor, out=out)
 
 
-def _read(path: Path, kind: Kind, source: int, unpack: Sequence[str], index: Path | None, beat: Beat) -> _Answer:
-    os.lseek(source, 0, os.SEEK_SET)
-    with _running(*_checking(kind, unpack), source=source) as reading:
+def _read(path: Path, kind: Kind, descriptor: int, unpack: Sequence[str], index: Path | None, beat: Beat) -> _Answer:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with _running(*_checking(kind, unpack), descriptor=descriptor) as reading:
         return reading.answer(path, kind, index, beat)
 
 
@@ -240,11 +241,11 @@ def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
     return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, COUNT_ROWS)
 
 
-def _is_all(answer: _Answer, source: int) -> bool:
+def _is_all(answer: _Answer, descriptor: int) -> bool:
     """Tell whether gzip knows a file's flags, and its last field says that its content is as long as was unpacked."""
-    head = os.pread(source, FLAGS_AT + 1, 0)
-    size_bytes = os.fstat(source).st_size
-    told = os.pread(source, LENGTH_FIELD, max(0, size_bytes - LENGTH_FIELD))
+    head = os.pread(descriptor, FLAGS_AT + 1, 0)
+    size_bytes = os.fstat(descriptor).st_size
+    told = os.pread(descriptor, LENGTH_FIELD, max(0, size_bytes - LENGTH_FIELD))
     whole = answer.length_bytes % (1 << 8 * LENGTH_FIELD) == int.from_bytes(told, "little")
     return whole and len(head) > FLAGS_AT and not head[FLAGS_AT] & UNKNOWN_FLAGS
 

@@ -33,7 +33,7 @@ def verify_set(store: Path, stored: StoredSet, *, watch: Watch) -> Verdict | Non
     None when a rotation removed the set meanwhile.
     """
     problems = [*stored.problems, *_problems(store, stored, watch=watch)]
-    if problems and _has_changed(store, stored):
+    if problems and has_changed(store, stored):
         return None
     if problems:
         journal.write(
@@ -47,10 +47,10 @@ def verify_set(store: Path, stored: StoredSet, *, watch: Watch) -> Verdict | Non
     return Verdict(stored=stored, problems=tuple(problems))
 
 
-def _has_changed(store: Path, stored: StoredSet) -> bool:
+def has_changed(store: Path, stored: StoredSet) -> bool:
     """Tell whether retention has removed the set, or a stream of it, since it was listed."""
-    now = next((other for other in sets.listing(store) if other.name == stored.name), None)
-    return now is None or now.manifest != stored.manifest
+    found = next((other for other in sets.listing(store) if other.name == stored.name), None)
+    return found is None or found.manifest != stored.manifest
 
 
 def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
         except VerificationError as error:
             yield error.message
         except OSError as error:
-            yield f"{artefact.path}: {error.strerror}, expected to read it"
+            yield f"{artefact.path}: cannot be read: {error.strerror}"
 
 
 def _has_its_checksums(store: Path, name: str, manifest: Mapping[str, Any]) -> bool:
@@ -74,11 +74,11 @@ def _has_its_checksums(store: Path, name: str, manifest: Mapping[str, Any]) -> b
 
 def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     path = store / artefact.path
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with verify_file.reading(path, artefact.kind, source) as both:
-            content, checksum = both.sources
-            with watch.over(artefact.path, content, artefact.size_bytes, beside=checksum) as beat:
-                both.proof(expected=artefact.sha256, beat=beat)
+        with verify_file.reading(path, artefact.kind, descriptor) as both:
+            content, checksum = both.descriptors
+            with watch.showing(artefact.path, content, artefact.size_bytes, beside=checksum) as beat:
+                both.verify(expected=artefact.sha256, beat=beat)
     finally:
-        os.close(source)
+        os.close(descriptor)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ToolMissingError
 from dental_pms_backup.host import programs
+from dental_pms_backup.host.wording import moment
 from dental_pms_backup.store import ledger, lock, sets
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from dental_pms_backup.store.sets import StoredSet
@@ -49,5 +50,14 @@ def timer_state() -> str:
     if not ended.ok or not shown.get("UnitFileState"):
         return "unknown"
     if shown["ActiveState"] != "active":
-        return f"{shown['UnitFileState']}, not running: no backup is made by itself (systemctl enable --now {TIMER})"
-    return f"{shown['UnitFileState']}, next run {shown['NextElapseUSecRealtime'] or 'now'}"
+        starts = f"systemctl enable --now {TIMER}"
+        return f"{shown['UnitFileState']}, not running: no backup is made by itself; type: {starts}"
+    return f"{shown['UnitFileState']}, next run {_next_run(shown['NextElapseUSecRealtime'])}"
+
+
+def _next_run(shown: str) -> str:
+    """Return for people when systemd, which tells it in local time as ``Mon 2026-11-23 02:30:00 CET``, runs a timer."""
+    try:
+        return moment(datetime.strptime(" ".join(shown.split()[1:3]), "%Y-%m-%d %H:%M:%S").astimezone())
+    except ValueError:
+        return shown or "now"

@@ -169,9 +169,9 @@ def clear(somebody: Somebody) -> None:
     ("script", "status", "says"),
     [
         pytest.param(INSIDE, 0, "", id="a directory that is unpacked into"),
-        pytest.param(OUTER, 1, "was renamed or replaced under the restore", id="the directory around it"),
+        pytest.param(OUTER, 1, "was renamed or replaced during the restore", id="the directory around it"),
         pytest.param(KEPT, 1, "the swap failed: File exists", id="the name of what is kept"),
-        pytest.param(LIVE, 1, "was renamed or replaced under the restore", id="the live directory"),
+        pytest.param(LIVE, 1, "was renamed or replaced during the restore", id="the live directory"),
     ],
 )
 def test_a_restore_in_place_writes_and_moves_nothing_through_his_link(
@@ -550,5 +550,5 @@ def test_an_archive_that_is_larger_than_the_disk_is_ended_before_that_is_full(si
         out, err = process.communicate(timeout=60)
         assert list(small.iterdir()) == []
     assert process.returncode == 1, out
-    assert f"attachments: {small}: what is in the archive has taken all room but 1677721 bytes and " in err
+    assert f"attachments: {small}: what is in the archive has taken all room but 1.7 MB and " in err
     assert f"hint: df -h {small}" in err

@@ -195,7 +195,7 @@ def test_a_query_that_the_owner_has_no_right_to_ask_is_not_checked_and_says_who_
     site.configure({"drill.same_as_live": {"all": "select n from others"}})
     assert drills_well(site, "latest")["proof_same_as_live_all"] == "not checked"
     said = site.run("show", "latest").stdout
-    assert "db: dental_owner asks on the live server and lacks a right that the query needs, expected that" in said
+    assert "db: dental_owner asks on the live server and lacks a right that the query needs, expected" in said
 
 
 def test_whoever_owns_most_and_has_no_right_beyond_it_asks_live(own_database: Site) -> None:

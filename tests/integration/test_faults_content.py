@@ -53,7 +53,7 @@ def test_a_database_that_lost_much_makes_a_suspect_set(
     loses(own_database)
     name, met = is_suspect(own_database)
     assert says in met.stderr
-    assert f"hint: dental-pms-backup show {name}; if that is right: dental-pms-backup accept {name}" in met.stderr
+    assert f"hint: dental-pms-backup show {name}   # if it is right: dental-pms-backup accept {name}" in met.stderr
     removes_nothing_until_accepted(own_database, name)
 
 
@@ -79,7 +79,7 @@ def removes_nothing_until_accepted(site: Site, suspect: str) -> None:
 def test_a_database_without_tables_makes_a_suspect_set(own_database: Site) -> None:
     sql(own_database.server, *EMPTY.split("; "))
     _, met = is_suspect(own_database)
-    assert "db: the dump has no table, expected the practice's" in met.stderr
+    assert "db: the dump has no table, expected the practice's tables" in met.stderr
     own_database.configure({"native.database": "practice"})
     recovers(own_database)
 

@@ -138,7 +138,7 @@ def test_a_table_that_the_role_may_not_read_fails_the_run(site: Site) -> None:
     site.configure({"native.user": "dental_reader"})
     done = fails(site, "db", cause="dump")
     assert "permission denied" in done.stderr
-    assert "hint: let the role read everything: GRANT pg_read_all_data TO it" in done.stderr
+    assert "hint: GRANT pg_read_all_data TO ROLE;" in done.stderr
     site.configure({"native.user": site.server.user})
     recovers(site)
 
@@ -156,7 +156,7 @@ def test_a_role_that_may_only_read_everything_is_enough_for_a_run(site: Site, li
 def test_a_table_that_a_session_holds_fails_the_run_after_the_lock_timeout(site: Site, live: OnHost) -> None:
     with session(live, LOCK_ALL):
         done = fails(site, "db", cause="dump")
-    assert "a migration or maintenance holds a table" in done.stderr
+    assert "the migration or maintenance that holds a table" in done.stderr
     assert dumps_running(live) == 0
     recovers(site)
 
@@ -166,7 +166,7 @@ def test_clients_older_than_the_server_are_refused(site: Site) -> None:
     site.fake("pg_dump", "exit 1")
     executable(site.place / "clients/pg_dump", f"echo 'pg_dump (PostgreSQL) {major() - 1}.4'")
     done = fails(site, "db", cause="tool")
-    assert f"pg_dump: none for PostgreSQL {major()}" in done.stderr
+    assert f"pg_dump: not installed for PostgreSQL {major()}" in done.stderr
     site.mend()
     recovers(site)
 
@@ -260,7 +260,7 @@ def dump_pid(live: OnHost) -> int:
 @pytest.mark.parametrize(
     ("function", "cause", "status", "says"),
     [
-        ("pg_terminate_backend", "database", 75, "db: the server hung up: pg_dump: "),
+        ("pg_terminate_backend", "database", 75, "db: the server closed the connection: pg_dump: "),
         ("pg_cancel_backend", "dump", 1, "canceling statement due to user request"),
     ],
     ids=["pg_terminate_backend", "pg_cancel_backend"],
@@ -278,7 +278,7 @@ def test_a_dump_during_which_somebody_ends_the_session_that_holds_names_is_tempo
 ) -> None:
     strike = "select pg_terminate_backend({})"
     done = fails_while_held(held, lambda: sql(live, strike.format(session_pids(live)[0])), cause="database", status=75)
-    assert "db: the server hung up: " in done.stderr
+    assert "db: the server closed the connection: " in done.stderr
     recovers(held.site)
 
 

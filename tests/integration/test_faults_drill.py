@@ -86,7 +86,7 @@ def test_a_changed_value_fails_the_drill(site: Site) -> None:
     [
         (replaced(r"^-1\t.*\n", ""), "public.patients: 3000 rows, expected 3001"),
         (without_table, "public.lines: missing, expected 7 rows"),
-        (replaced(r"^1\t0\.10$", "1\t0.1"), ", but not all with what they held"),
+        (replaced(r"^1\t0\.10$", "1\t0.1"), ", but not all with the content that they had"),
         (replaced(r"^(1\t.*)\t1925", r"\1\tcanary-patient-4711 1925"), "db: the set does not load (SQLSTATE 22007"),
         (replaced(r"^ALTER TABLE public.patients OWNER", "ALTER TABLE ONLY public.patients OWNER"), "the definitions"),
         (replaced(r"^SET statement_timeout = 0;", "SET of_a_newer_version = 0;"), "does not know"),
@@ -205,7 +205,7 @@ def test_a_dump_of_a_newer_version_is_named_and_no_fault_of_the_set(site: Site) 
 
     drills.change_manifest(site, name, know)
     met = drills.fails(site, cause="tool")
-    assert f"drill: no server of PostgreSQL {newer} is installed" in met.stderr
+    assert f"drill: no server of PostgreSQL {newer}, the version of the set, is installed" in met.stderr
     assert f"hint: apt install postgresql-{newer}" in met.stderr
     drills.recovers(site)
 

@@ -240,7 +240,7 @@ def test_a_set_of_a_database_of_another_name_is_told_before_anything_is_replaced
         told = events(journal.close())
         assert (done.returncode, done.stderr) == (
             0,
-            "the set was taken of database practice, the live one is small\n",
+            "the set was taken of database practice, but the live database is small\n",
         )
         assert dump(site.server) == before
         faults.saw(status=0, store=AS_IT_WAS, events=told)
@@ -375,7 +375,7 @@ def test_a_damaged_set_is_refused_before_anything_is_touched(own_database: Site,
         case _:
             file.write_bytes(other.read_bytes())
     status, said, told = fails(site, first)
-    assert "the checksum differs, expected that of the manifest" in said
+    assert "the checksum differs from the manifest's" in said
     assert beside(site) == []
     assert site.sets() == [first, second]
     faults.saw(status=status, cause="verification", store=AS_IT_WAS, events=told)

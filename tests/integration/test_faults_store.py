@@ -294,7 +294,7 @@ def test_a_removal_leaves_no_set_half_wherever_the_disk_refuses_it(site: Site) -
         with listening(site) as journal:
             wrapper = [*journal.wrapper, *traced(trace, [call], refusal)]
             done = site.run("prune", wrapper=wrapper, BACKUP_KEEP="1")
-            told = [event for event in events(journal.close()) if event == "run-failed"]
+            told = [event for event in events(journal.close()) if event == "command-failed"]
         assert_refused(trace, site.store)
         assert (done.returncode, done.stdout) == (1, "")
         states = {stored.name: stored.state for stored in sets.listing(site.store)}
@@ -355,7 +355,7 @@ def test_a_record_that_cannot_be_written_does_not_cost_the_set(site: Site, recor
 def test_a_run_fails_on_a_store_that_is_read_only(site: Site) -> None:
     subprocess.run(["mount", "-o", "remount,ro", site.store], check=True)
     done = fails(site, cause="store")
-    said = "no lock can be made: Read-only file system, expected to write there"
+    said = "no lock can be made: Read-only file system, expected a store that can be written"
     assert f"dental-pms-backup: {site.store}: {said}\nhint: findmnt -T {site.store}\n" in done.stderr
     subprocess.run(["mount", "-o", "remount,rw", site.store], check=True)
     recovers(site)
@@ -477,7 +477,7 @@ def test_the_environment_wins_over_the_configuration_and_the_journal_names_the_s
     assert len(list(other.glob("sets/*.json"))) == 1
     assert site.run("config", "show", BACKUP_DIR=str(other)).stdout.startswith(f"# the store is {other}\n")
     assert f"backup_dir: {other}  # environment BACKUP_DIR" in site.run("config", "show", BACKUP_DIR=str(other)).stdout
-    assert site.run("status").stdout.startswith(f"store: {site.store} (1 sets)\n")
+    assert site.run("status").stdout.startswith(f"store: {site.store} (1 set)\n")
     assert on_disk(site.store) == before
     faults.saw(status=0, store=f"{faults.A_NEW_SET}, in the other store", events=events(told))
     recovers(site)
@@ -557,7 +557,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
         "attachments_{}.tgz",
         lambda path: spoil(path, 99_999),
         "verified",
-        "the checksum differs, expected that of the manifest",
+        "the checksum differs from the manifest's",
     ),
 }
 

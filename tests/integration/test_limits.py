@@ -164,12 +164,12 @@ def test_what_the_environment_tells_other_programs_does_not_reach_them(site: Sit
 @pytest.mark.parametrize("path", ["", ".", "/nonexistent"], ids=["empty", "to the working directory", "not there"])
 def test_a_path_without_programs_fails_the_run_and_names_what_is_missing(site: Site, path: str) -> None:
     done = fails(site, cause="tool", wrapper=["env", f"PATH={path}"])
-    assert "setpriv: not found, expected it on PATH" in done.stderr
+    assert "setpriv: not found, expected the program on PATH" in done.stderr
     recovers(site)
 
 
 @pytest.mark.parametrize("words", [("--version",), ("--help",), ("run", "--help")], ids=" ".join)
 def test_an_answer_that_does_not_arrive_is_a_failure_in_words(site: Site, words: tuple[str, ...]) -> None:
     done = site.run(*words, wrapper=[*HEEDS_SIGNALS, "sh", "-c", 'exec "$@" >/dev/full', "sh"])
-    said = "dental-pms-backup: standard output: No space left on device, expected to print everything\n"
+    said = "dental-pms-backup: standard output: No space left on device, so not everything was printed\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)

@@ -225,6 +225,6 @@ def test_what_a_restore_left_that_was_killed_while_it_unpacked_is_removed_by_the
     assert "cut off" not in site.run("run", "attachments").stderr, "what is live is whole"
     done = site.run("restore", "attachments", site.sets()[-2], "--in-place", "--yes")
     assert done.returncode == 0
-    assert "what a restore that was cut off had unpacked is removed" in done.stderr
+    assert "unpacked by a restore that was cut off, and removed now" in done.stderr
     assert on_disk(site.attachments) == restored
     assert [".before-restore-" in name for name in beside(site)] == [True]

@@ -144,7 +144,7 @@ def test_without_a_safety_set_nothing_is_touched_unless_that_is_typed(own_databa
     site.fake("pg_dump", "exit 1")
     said = refused(site, "latest")
     assert "restore: no safety set of what is live can be taken (db: pg_dump: exit status 1" in said
-    assert "hint: mend that; or type --no-safety-set" in said
+    assert "hint: mend that; or, if what is live is worth nothing, type the same command with --no-safety-set" in said
     sql(site.server, *CHANGES)
     assert "restore_safety_set" not in in_place(site, "latest", "--no-safety-set")
     assert dump(site.server) == before
@@ -159,7 +159,7 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert "1.0 kB free on the server's disk" in said
     assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
     said = refused(site, "latest", "--replace")
-    assert "restore: --replace is work of the superuser, and the set has objects of others, expected your word" in said
+    assert "is work of the superuser, and the set has objects of others, expected --as-superuser: " in said
     lines = in_place(site, "latest", "--replace", "--as-superuser")
     assert "restore_kept" not in lines
     assert int(lines["restore_rows"]) > 3001, "they were counted"

@@ -169,7 +169,7 @@ def test_a_set_of_superusers_alone_is_replayed_as_one_where_that_is_needed_and_i
         assert done.returncode == 0, done.stderr
         assert done.stderr == (
             "db: the replay failed (SQLSTATE 42501, at CREATE FUNCTION public.raw); all owners in the set are "
-            "superusers, it is replayed as one\n"
+            "superusers, so that it is replayed as a superuser\n"
         )
         assert in_new(site, printed(done)["restore_target"]) == dump(site.server)
         assert sql(site.server, LEFT) == ""
@@ -295,7 +295,7 @@ def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site:
             site.configure({"native.port": port})
             done = site.run("restore", "db", "latest")
             assert (done.returncode, done.stdout) == (4, "")
-            assert "the server lets a role that is made for the replay not log in" in done.stderr
+            assert "the server does not let a role that is made for the replay log in" in done.stderr
             assert "add the line 'host all all 127.0.0.1/32 scram-sha-256' to pg_hba.conf" in done.stderr
             assert (sql(site.server, LEFT), beside(site)) == ("", [])
             hba.write_text(PEER + "host all all 127.0.0.1/32 scram-sha-256\n")

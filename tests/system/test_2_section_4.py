@@ -362,7 +362,7 @@ def test_row_restore_without_the_admins_word_is_refused(host: Machine) -> None:
             done = admin.dental(host, f"restore {stream} latest --in-place", environment=confirm)
             assert (done.returncode, done.stdout) == (4, "")
             assert done.stderr == (
-                f"dental-pms-backup: restore: this replaces the live {stream}, expected your word for it\n"
+                f"dental-pms-backup: restore: this replaces the live {stream}, expected --yes or CONFIRM=YES\n"
                 f"hint: CONFIRM=YES dental-pms-backup restore {stream} latest --in-place\n"
             )
 
@@ -531,7 +531,7 @@ def test_row_off_host_copy_in_clear_is_refused(host: Machine, second_place: str)
     done = admin.dental(host, "offsite push")
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.splitlines()[0] == (
-        'dental-pms-backup: offsite.remote: "away" is of type local, expected type crypt: nothing leaves unencrypted'
+        'dental-pms-backup: offsite.remote: "away" is of type local, expected crypt: nothing leaves here unencrypted'
     )
     assert host.run(f"ls {second_place}", check=False).stdout == ""
 

@@ -129,7 +129,7 @@ def test_a_second_container_in_the_middle_of_the_dump_changes_nothing(host: Mach
     [
         (f"docker stop {DB}", "is not running"),
         (f"docker kill {DB}", "is not running"),
-        (f"docker restart {DB}", "the server was restarted under the dump, expected it to stay"),
+        (f"docker restart {DB}", "the server was restarted during the dump"),
         (f"docker rm --force {DB}", "No such container"),
     ],
     ids=["stopped", "killed", "restarted", "removed"],
@@ -230,7 +230,7 @@ END_ITS_SESSION = (
         (
             practice.in_db(f'psql -U {practice.USER} -d {practice.DATABASE} -c "{END_ITS_SESSION}"'),
             "database",
-            "the server hung up: ",
+            "the server closed the connection: ",
         ),
         (kill("KILL", "postgres: background writer"), "database", "the server "),
         (kill("QUIT", "postgres *$"), "database", "the server "),
@@ -415,7 +415,7 @@ def test_a_docker_client_that_is_not_installed_is_named_with_its_package(host: M
         said = faults.fails(host, cause="tool")
     finally:
         host.run("mv /usr/bin/docker.away /usr/bin/docker")
-    assert said == "run failed: docker: not found, expected it on PATH\nhint: apt install docker.io"
+    assert said == "run failed: docker: not found, expected the program on PATH\nhint: apt install docker.io"
     faults.recovers(host)
 
 

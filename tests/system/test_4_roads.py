@@ -134,7 +134,7 @@ def test_programs_of_an_image_are_not_started_without_the_cage_and_that_is_told_
         assert faults.start(host) == 0
         assert road(host, faults.has_succeeded(run)) == "exec"
         (told,) = [entry for entry in run.told if entry.get("DENTAL_PMS_EVENT") == "road-closed"]
-        why = "confine: filter: no libseccomp for Python here, expected it to be installed"
+        why = "confine: filter: libseccomp for Python is not installed"
         assert told["MESSAGE"] == f"db: docker exec is taken, which is slower: {why}"
         host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: namespace}}\n")
         said = faults.fails(host, cause="configuration", status=78)
@@ -196,7 +196,7 @@ def test_road_that_is_wanted_and_not_allowed_fails_the_run_and_names_the_key(hos
     host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: namespace}}\n")
     said = faults.fails(host, cause="configuration", status=78)
     assert "database.road: namespace cannot be taken (" in said
-    assert said.endswith("\nhint: set database.road to auto in /etc/dental-pms/backup.yaml")
+    assert said.endswith("\nhint: editor /etc/dental-pms/backup.yaml   # set database.road to auto")
     host.write(admin.CONFIG, faults.AUTO_CONFIG)
     faults.recovers(host)
 

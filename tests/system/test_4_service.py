@@ -367,7 +367,7 @@ def test_list_show_verify_and_status_say_the_same_for_people_and_programs(host: 
         "drill": None,
     }
     head, line = admin.dental(host, "list").stdout.splitlines()
-    assert head.split() == ["SET", "AGE", "DB", "ATTACHMENTS", "STATE"]
+    assert head.split() == ["SET", "UTC", "AGE", "DB", "ATTACHMENTS", "STATE"]
     assert line.startswith(name)
     assert line.endswith("  verified")
     shown = json.loads(admin.dental(host, f"show {name} --json").stdout)
@@ -385,8 +385,9 @@ def test_list_show_verify_and_status_say_the_same_for_people_and_programs(host: 
     assert status["timer"].startswith("disabled, not running")
     assert status["last_run"]["result"] == "ok"
     said = admin.dental(host, "status").stdout.splitlines()
-    assert said[0] == f"store: {admin.FALLBACK_STORE} (1 sets)"
-    assert said[2:5] == ["newest proven set: none", "last run: ok", "running now: no"]
+    assert said[0] == f"store: {admin.FALLBACK_STORE} (1 set)"
+    assert [said[2], said[4]] == ["newest proven set: none", "running now: no"]
+    assert said[3].startswith("last run: ok, began at ")
 
 
 def test_set_that_does_not_exist_is_wrong_usage(host: Machine) -> None:

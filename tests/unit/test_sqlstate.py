@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dental_pms_backup.drill import compare_files, load
+from dental_pms_backup.drill import compare_files
 from dental_pms_backup.errors import BackupError, DrillError, TemporaryError
 from dental_pms_backup.host.programs import Ended
-from dental_pms_backup.restore import databases
+from dental_pms_backup.live import psql
 
 ERRORS = ["ERROR", "FATAL", "FEHLER", "PANIK", "ERREUR", "ОШИБКА", "错误", "BŁĄD", "LỖI"]
 NO_ERRORS = [
@@ -25,27 +25,28 @@ NO_ERRORS = [
 ]
 
 
-def psql(*said: str, exit_code: int = 3) -> Ended:
-    return Ended(program="psql", exit_code=exit_code, said=said)
+def said(*lines: str, exit_code: int = 3) -> Ended:
+    return Ended(program="psql", exit_code=exit_code, said=lines)
 
 
 @pytest.mark.parametrize("severity", ERRORS)
 def test_a_state_is_found_whatever_the_word_for_an_error(severity: str) -> None:
-    at_a_line = psql("psql:<stdin>:3: HINWEIS:  42P07", f"psql:<stdin>:7: {severity}:  42601", "connection lost")
-    assert databases.sqlstate(at_a_line) == "42601"
-    assert databases.sqlstate(psql(f"{severity}:  42601")) == "42601"
-    assert load.sqlstate(at_a_line) == "42601"
-    assert load._stopped_at(at_a_line) == ("42601", 7)  # noqa: SLF001 - only a whole drill tells the line
+    at_a_line = said("psql:<stdin>:3: HINWEIS:  42P07", f"psql:<stdin>:7: {severity}:  42601", "connection lost")
+    assert psql.stopped_at(at_a_line) == ("42601", 7)
+    assert psql.stopped_at(said(f"{severity}:  42601")) == ("42601", 0)
 
 
-@pytest.mark.parametrize("said", NO_ERRORS)
-def test_no_state_is_found_in_what_is_no_error_of_the_server(said: str) -> None:
-    assert databases.sqlstate(psql(said)) == ""
-    assert load.sqlstate(psql(said)) == ""
+@pytest.mark.parametrize("line", NO_ERRORS)
+def test_no_state_is_found_in_what_is_no_error_of_the_server(line: str) -> None:
+    assert psql.sqlstate(said(line)) == ""
 
 
-def why(*said: str) -> BackupError:
-    return compare_files._failure(psql(*said))  # noqa: SLF001 - else a server that speaks German is needed
+def test_the_line_of_what_psql_itself_refuses_is_found() -> None:
+    assert psql.stopped_at(said("psql:<stdin>:7: error: invalid command \\gone")) == ("", 7)
+
+
+def why(*lines: str) -> BackupError:
+    return compare_files._failure(said(*lines))  # noqa: SLF001 - else a server that speaks German is needed
 
 
 @pytest.mark.parametrize("severity", ["ERROR", "FEHLER"])

@@ -59,7 +59,7 @@ class Practice:
         lists = 'case "$*" in *--list*) exec /usr/bin/tar "$@" ;; esac\n'
         program(bin_dir, "tar", f'{lists}{tar}exec /usr/bin/tar "$@"\n')
 
-    def take(self) -> list[one_stream.Proven]:
+    def take(self) -> list[one_stream.Part]:
         server = OnHost(
             host="/run", port=1, user="u", database="d", run_as=None, pgpass_file=None, bin_dir=self.place / "bin"
         )
@@ -70,6 +70,7 @@ class Practice:
             name=NAME,
             earlier=(),
             limits=loaded.suspect,
+            table=None,
             level=6,
             watch=Watch(stall_timeout_s=90),
         )
@@ -77,7 +78,7 @@ class Practice:
             database=DatabaseSource(server=server, facts=FACTS),
             attachments=AttachmentsSource(path=self.images, container=""),
         )
-        return both_streams.take_all(order, found, loaded)
+        return both_streams.take_all(order, found, loaded.database)
 
 
 @pytest.fixture

@@ -29,12 +29,12 @@ echo try >>{tries}
 """
 
 
-def taken(tmp_path: Path) -> one_stream.Proven:
+def taken(tmp_path: Path) -> one_stream.Part:
     store, source = tmp_path / "store", tmp_path / "source"
     publishing.prepare(store)
     source.mkdir(exist_ok=True)
     (source / "a").write_bytes(os.urandom(100_000))
-    order = one_stream.Order(store=store, name=NAME, earlier=(), limits=LIMITS, level=6, watch=Watch())
+    order = one_stream.Order(store=store, name=NAME, earlier=(), limits=LIMITS, table=None, level=6, watch=Watch())
     return one_stream.attachments(order, AttachmentsSource(path=source, container=""))
 
 

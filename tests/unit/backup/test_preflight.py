@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from dental_pms_backup.backup import preflight
-from dental_pms_backup.config.settings import Room
 from dental_pms_backup.errors import RefusedError, RoomError
 from dental_pms_backup.store.sets import Kind, Stream
 from tests.unit.builders import stored
 
-ROOMY = Room(reserve_mb=0, require_mount=False)
-MOUNTED = Room(reserve_mb=0, require_mount=True)
 ELSEWHERE = Path("/proc/self")  # on no machine on the root filesystem
 
 
@@ -23,6 +20,7 @@ ELSEWHERE = Path("/proc/self")  # on no machine on the root filesystem
 class Filesystem:
     """What statvfs says of a filesystem; blocks have 4096 bytes."""
 
+    f_blocks: int = 2_000_000
     f_bavail: int = 1_000_000
     f_frsize: int = 4096
     f_bfree: int = 10**12  # root's share of it, too: what counts is what is available
@@ -35,21 +33,21 @@ def refused(
 ) -> RoomError | None:
     monkeypatch.setattr(os, "statvfs", lambda _path: filesystem)
     try:
-        preflight.check_room(Path("/store"), needed, Room(reserve_mb=reserve_mb, require_mount=False))
+        preflight.check_room(Path("/store"), needed, reserve_mb)
     except RoomError as error:
         return error
     return None
 
 
 def test_store_with_room_is_fine(tmp_path: Path) -> None:
-    preflight.check_room(tmp_path, 1, ROOMY)
+    preflight.check_room(tmp_path, 1, 0)
 
 
 def test_real_disk_has_no_room_for_everything(tmp_path: Path) -> None:
     with pytest.raises(
         RoomError, match=r" free, expected 1000000\.0 TB \(1000000\.0 TB for the set and 0 MB in reserve\)$"
     ):
-        preflight.check_room(tmp_path, 10**18, ROOMY)
+        preflight.check_room(tmp_path, 10**18, 0)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +107,13 @@ def test_each_stream_needs_what_its_own_last_set_had() -> None:
 
 
 def test_store_that_needs_no_mount_may_be_anywhere() -> None:
-    preflight.check_mount(Path("/store"), ROOMY)
+    preflight.check_mount(Path("/store"), required=False)
 
 
 @pytest.mark.parametrize("store", ["/", "/no/such/store"])
 def test_store_on_the_root_filesystem_is_refused_where_a_mount_is_required(store: str) -> None:
     with pytest.raises(RoomError) as raised:
-        preflight.check_mount(Path(store), MOUNTED)
+        preflight.check_mount(Path(store), required=True)
     assert (raised.value.message, raised.value.hint) == (
         f"{store}: on the root filesystem, expected a disk of its own (require_mount)",
         f"findmnt -T {store}",
@@ -124,12 +122,12 @@ def test_store_on_the_root_filesystem_is_refused_where_a_mount_is_required(store
 
 @pytest.mark.parametrize("store", [ELSEWHERE, ELSEWHERE / "no" / "such" / "store"])
 def test_store_on_a_disk_of_its_own_is_fine_before_its_directories_exist(store: Path) -> None:
-    preflight.check_mount(store, MOUNTED)
+    preflight.check_mount(store, required=True)
 
 
 def test_link_from_the_root_filesystem_to_a_disk_is_as_good_as_the_disk(tmp_path: Path) -> None:
     (tmp_path / "store").symlink_to(ELSEWHERE)
-    preflight.check_mount(tmp_path / "store", MOUNTED)
+    preflight.check_mount(tmp_path / "store", required=True)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dental_pms_backup.backup import suspicion
+from dental_pms_backup.backup.one_stream import Part
 from dental_pms_backup.config.settings import Suspect
-from dental_pms_backup.store.sets import Kind, StoredSet
+from dental_pms_backup.store.sets import Kind, StoredSet, Stream
 from tests.unit.builders import name_of, night, stored
 
 ROWS = {"public.patients": 1000}
@@ -48,16 +49,27 @@ def earlier(  # noqa: PLR0913 - each has its default
     )
 
 
+def dump(size_bytes: int, rows: dict[str, int]) -> Part:
+    return Part(stream=Stream.DB, manifest={"artefacts": [{"size_bytes": size_bytes}], "rows": rows})
+
+
+def archive(size_bytes: int, entries: int, *, too_long_count: int = 0) -> Part:
+    manifest = {"artefacts": [{"size_bytes": size_bytes}], "entries": entries}
+    return Part(stream=Stream.ATTACHMENTS, manifest=manifest, too_long_count=too_long_count)
+
+
 def of_database(
     size_bytes: int, *sets: StoredSet, rows: dict[str, int] | None = None, limit: Suspect | None = None
 ) -> list[str]:
-    return list(suspicion.of_database(size_bytes, ROWS if rows is None else rows, sets, limit or limits()))
+    return list(suspicion.of_set([dump(size_bytes, ROWS if rows is None else rows)], sets, limit or limits(), None))
 
 
 def of_attachments(
     size_bytes: int, entries: int, *sets: StoredSet, rows_with_files: int = 0, limit: Suspect | None = None
 ) -> list[str]:
-    return list(suspicion.of_attachments(size_bytes, entries, rows_with_files, sets, limit or limits()))
+    beside = [dump(10**6, {"public.attachments": rows_with_files})] if rows_with_files else []
+    parts = [archive(size_bytes, entries), *beside]
+    return list(suspicion.of_set(parts, sets, limit or limits(), "attachments"))
 
 
 def test_first_set_has_nothing_to_be_compared_with() -> None:
@@ -65,7 +77,7 @@ def test_first_set_has_nothing_to_be_compared_with() -> None:
 
 
 def test_dump_without_any_table_is_suspect_although_it_is_the_first() -> None:
-    assert of_database(1000, rows={}) == ["db: the dump has no table, expected the practice's"]
+    assert of_database(1000, rows={}) == ["db: the dump has no table, expected the practice's tables"]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +174,14 @@ def test_empty_archive_is_suspect_when_the_database_has_rows_with_files() -> Non
     assert of_attachments(100, 1, rows_with_files=42) == ["attachments: empty, expected files (42 rows with files)"]
 
 
+@pytest.mark.parametrize(
+    ("table", "suspect"), [("files", True), ("public.files", True), ("other.files", False), (None, False)]
+)
+def test_rows_with_files_are_those_of_the_table_that_is_configured(table: str | None, suspect: bool) -> None:
+    parts = [dump(1000, {"public.files": 3}), archive(100, 1)]
+    assert bool(list(suspicion.of_set(parts, [], limits(), table))) is suspect
+
+
 def test_empty_archive_is_suspect_when_there_were_files_last_time() -> None:
     assert of_attachments(100, 1, earlier(entries=890)) == [
         "attachments: empty, expected files (890 entries last time)"
@@ -181,8 +201,8 @@ def test_empty_archive_is_suspect_whatever_it_may_shrink_by() -> None:
 
 
 def test_entries_that_tar_cannot_put_back_are_suspect() -> None:
-    assert list(suspicion.of_names(0)) == []
-    assert list(suspicion.of_names(2)) == [
+    assert list(suspicion.of_set([archive(1000, 9)], [], limits(), None)) == []
+    assert list(suspicion.of_set([archive(1000, 9, too_long_count=2)], [], limits(), None)) == [
         "attachments: 2 entries have a path of over 4095 bytes, which tar cannot put back"
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_version_is_told(practice: Practice) -> None:
         (
             ">/dev/full",
             1,
-            "dental-pms-backup: standard output: No space left on device, expected to print everything\n",
+            "dental-pms-backup: standard output: No space left on device, so not everything was printed\n",
         ),
         (">&-", 0, ""),
     ],
@@ -192,7 +193,7 @@ def test_restore_in_place_without_a_clear_word_is_refused(
     assert practice.run("restore", "db", "latest", "--in-place") == (
         4,
         "",
-        f"dental-pms-backup: restore: this replaces the live db, expected your word for it\nhint: {RESTORE}\n",
+        f"dental-pms-backup: restore: this replaces the live db, expected --yes or CONFIRM=YES\nhint: {RESTORE}\n",
     )
 
 
@@ -246,13 +247,16 @@ def test_failed_run_leaves_earlier_sets_and_no_draft(practice: Practice) -> None
 def test_failed_run_is_what_status_tells(practice: Practice) -> None:
     practice.run("run")
     status, out, _ = practice.run("status")
-    assert (status, out.splitlines()[:5]) == (
+    lines = out.splitlines()
+    began = lines.pop(3)
+    assert re.fullmatch(r"last run: failed, began at [-0-9]{10} [:0-9]{8} CES?T \([-0-9]{10} [:0-9]{8} UTC\)", began)
+    assert (status, lines[:5]) == (
         0,
         [
             f"store: {practice.store} (0 sets)",
             "newest set: none",
             "newest proven set: none",
-            "last run: failed (docker: docker: Cannot connect to the Docker daemon, expected an answer)",
+            "  docker: docker: Cannot connect to the Docker daemon, expected an answer",
             "running now: no",
         ],
     )
@@ -321,7 +325,7 @@ def test_damaged_set_makes_verify_fail_and_name_it(practice: Practice) -> None:
     assert (status, err) == (1, "")
     assert out.splitlines()[:2] == [
         f"{NAME}: damaged",
-        f"  {path}: the checksum differs, expected that of the manifest",
+        f"  {path}: the checksum differs from the manifest's",
     ]
 
 
@@ -353,7 +357,7 @@ def test_prune_removes_what_retention_lets_go_and_says_so(practice: Practice, mo
     ]
 
 
-def test_prune_as_a_rehearsal_tells_each_choice_and_touches_nothing(
+def test_prune_as_a_dry_run_tells_each_choice_and_touches_nothing(
     practice: Practice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = nightly(practice.store, 2)
@@ -408,7 +412,7 @@ def test_suspect_set_freezes_retention_until_it_is_accepted(
     assert practice.run("accept", listed[0]) == (
         2,
         "",
-        f"dental-pms-backup: set {listed[0]}: nothing about it is strange, expected a suspect set\n",
+        f"dental-pms-backup: set {listed[0]}: it is not suspect, so there is nothing to accept\n",
     )
     assert practice.run("accept", "latest") == (0, f"set {NAME} is accepted: db: small\n", "")
     assert practice.run("prune")[1].splitlines()[-1] == "retention_deleted=4"
@@ -427,7 +431,7 @@ def test_run_of_emptied_attachments_is_published_and_fails_as_suspect(practice: 
     assert (status, out) == (1, "failure=suspect\nbackup_run_status=failed\n")
     new = names(practice)[-1]
     assert f"dental-pms-backup: set {new} is suspect: attachments: empty, expected files (2 entries last time); " in err
-    assert f"hint: dental-pms-backup show {new}; if that is right: dental-pms-backup accept {new}\n" in err
+    assert f"hint: dental-pms-backup show {new}   # if it is right: dental-pms-backup accept {new}\n" in err
     assert [each["state"] for each in json.loads(practice.run("list", "--json")[1])] == ["verified", "suspect"]
     assert practice.run("accept", new)[0] == 0
     assert practice.run("run", "attachments")[0] == 0
@@ -466,20 +470,20 @@ def test_output_that_does_not_arrive_fails_the_command(command: str, practice: P
     found = practice.shell(f"$program --quiet {command} >/dev/full")
     assert (found.returncode, found.stderr) == (
         1,
-        "dental-pms-backup: standard output: No space left on device, expected to print everything\n",
+        "dental-pms-backup: standard output: No space left on device, so not everything was printed\n",
     )
 
 
 def test_reader_that_goes_away_is_no_traceback(practice: Practice) -> None:
     found = practice.shell("$program config schema | true; echo ${PIPESTATUS[0]}")
-    said = "dental-pms-backup: standard output: Broken pipe, expected to print everything\n"
+    said = "dental-pms-backup: standard output: Broken pipe, so not everything was printed\n"
     assert (found.stdout, found.stderr) == ("1\n", said)
 
 
 def test_reader_of_the_first_line_has_it(practice: Practice) -> None:
     nightly(practice.store, 3)
     found = practice.shell("$program list | head -n 1")
-    assert found.stdout == "SET                           AGE         DB  ATTACHMENTS  STATE\n"
+    assert found.stdout == "SET                               UTC          AGE         DB  ATTACHMENTS  STATE\n"
     assert "Traceback" not in found.stderr
 
 

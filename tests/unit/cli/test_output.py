@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from dental_pms_backup.cli import output
@@ -31,3 +33,14 @@ def test_refused_is_what_a_rule_stopped_before_anything_was_told(
     monkeypatch.setattr(journal, "write", lambda event, *_words, **_more: seen.append(event))
     output.explain(error)
     assert seen == [event]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "said"), [(True, False, "A sentence.\n"), (True, True, ""), (False, False, "")]
+)
+def test_sentences_are_for_a_person_at_a_terminal(
+    terminal: bool, quiet: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    output.to_person("A sentence.", quiet=quiet)
+    assert capsys.readouterr() == ("", said)

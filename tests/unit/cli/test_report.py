@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup.run import Taken
 from dental_pms_backup.cli import report
+from dental_pms_backup.drill.drill import Drilled
 from dental_pms_backup.live.postgres import Facts, InContainer
 from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
 from dental_pms_backup.restore.restore import Restored
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from dental_pms_backup.store.sets import StoredSet
 
 STORE = Path("/srv/dental-pms/backups")
+SERVER = {
+    "source": "compose",
+    "container": "pms-db-1",
+    "image": "postgres:16",
+    "road": "namespace",
+    "database": "pms",
+    "database_bytes": 317_000_000,
+    "server_version": 160004,
+    "system_identifier": "7301",
+    "standard_conforming_strings": "on",
+}
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 
 
@@ -71,12 +83,12 @@ def test_run_of_one_stream_prints_nothing_of_the_other() -> None:
     assert [line for line in report.run_lines(taken(made)) if "attachments" in line] == []
 
 
-def test_rehearsal_says_what_would_be_done_and_that_nothing_was() -> None:
+def test_dry_run_says_what_would_be_done_and_that_nothing_was() -> None:
     sources = Sources(
         database=DatabaseSource(server=InContainer(container_id="c", name="n", image="i"), facts=FACTS),
         attachments=AttachmentsSource(path=Path("/srv/data"), container=""),
     )
-    assert list(report.rehearsal_lines(STORE, sources, [removal(Stream.DB)])) == [
+    assert list(report.dry_run_lines(STORE, sources, [removal(Stream.DB)])) == [
         "backup_root=/srv/dental-pms/backups",
         "would dump database pms (317.0 MB in PostgreSQL 16, road exec)",
         "would archive /srv/data",
@@ -92,10 +104,10 @@ def test_list_is_a_table_of_all_sets() -> None:
         stored("2027-01-01_000000", taken_at=NOW + timedelta(days=39), kinds=[Kind.ATTACHMENTS]),
     ]
     assert list(report.set_table(sets, NOW)) == [
-        "SET                           AGE         DB  ATTACHMENTS  STATE",
-        "2026-11-22_023000             1 d     1.0 kB            -  damaged",
-        "2026-11-23_023000             0 s     2.0 kB       1.0 kB  verified",
-        "2027-01-01_000000             0 s          -       1.0 kB  verified",
+        "SET                               UTC          AGE         DB  ATTACHMENTS  STATE",
+        "2026-11-22_023000    2026-11-22 01:30          1 d     1.0 kB            -  damaged",
+        "2026-11-23_023000    2026-11-23 01:30          0 s     2.0 kB       1.0 kB  verified",
+        "2027-01-01_000000    2027-01-01 01:30          0 s          -       1.0 kB  verified",
     ]
 
 
@@ -115,8 +127,8 @@ def test_set_is_summed_up_for_programs() -> None:
 
 def test_list_tells_pins_and_shows_what_needs_a_look_in_red() -> None:
     sets = [stored(pinned=True), stored(manifest={"suspicions": ["db: small"]}), stored(problems=("x",))]
-    plain = [line[59:] for line in report.set_table(sets, NOW)][1:]
-    colored = [line[59:] for line in report.set_table(sets, NOW, color=True)][1:]
+    plain = [line[76:] for line in report.set_table(sets, NOW)][1:]
+    colored = [line[76:] for line in report.set_table(sets, NOW, color=True)][1:]
     assert plain == ["verified (pinned)", "suspect", "damaged"]
     assert colored == ["verified (pinned)", "\033[31msuspect\033[0m", "\033[31mdamaged\033[0m"]
 
@@ -151,23 +163,53 @@ def test_pruning_tells_each_choice_with_its_reason() -> None:
 def test_set_is_shown_with_its_sources_and_warnings() -> None:
     manifest = {
         "streams": {
-            "db": {"source": {"container": "pms-db-1", "server_version": 160004}},
-            "attachments": {"source": {"path": "/srv/data"}, "entries": 890, "changed": ["./a: file changed"]},
+            "db": {"source": SERVER, "rows": {"public.patients": 3000, "public.notes": 40_000}},
+            "attachments": {
+                "source": {"path": "/srv/data", "container": ""},
+                "entries": 890,
+                "changed": ["./a: file changed"],
+            },
         }
     }
     assert list(report.set_details(STORE, stored(manifest=manifest, problems=("x: missing",)))) == [
         f"set: {NAME}",
-        "taken: 2026-11-23 02:30:00+01:00",
+        "taken: 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC)",
         "state: damaged",
         "problem: x: missing",
-        f"db: /srv/dental-pms/backups/db/db_{NAME}.sql.gz (1000 bytes)",
-        f"globals: /srv/dental-pms/backups/db/globals_{NAME}.sql.gz (1000 bytes)",
-        f"attachments: /srv/dental-pms/backups/attachments_{NAME}.tgz (1000 bytes)",
-        "db container: pms-db-1",
-        "db server version: 160004",
-        "attachments path: /srv/data",
-        "attachments entries: 890",
-        "attachments changed while it was read: ./a: file changed",
+        f"db: /srv/dental-pms/backups/db/db_{NAME}.sql.gz (1.0 kB)",
+        f"globals: /srv/dental-pms/backups/db/globals_{NAME}.sql.gz (1.0 kB)",
+        f"attachments: /srv/dental-pms/backups/attachments_{NAME}.tgz (1.0 kB)",
+        "db source: database pms, 317.0 MB on the server's disk, PostgreSQL 16.4, container pms-db-1",
+        "db content: 43,000 rows in 2 tables",
+        "attachments source: /srv/data",
+        "attachments content: 890 files and directories",
+        "attachments changed while being read: ./a: file changed",
+    ]
+
+
+def test_set_is_shown_whatever_else_its_manifest_says_of_its_sources() -> None:
+    manifest = {"streams": {"db": {"source": {"database_bytes": "x", "server_version": None}}, "attachments": {}}}
+    shown = list(report.set_details(STORE, stored(manifest=manifest, kinds=[])))
+    assert shown[3:] == []
+
+
+def test_drill_of_a_set_is_shown_at_local_time_with_what_it_found() -> None:
+    proof = {
+        "result": "failed",
+        "drilled_at": "2026-11-23T02:30:00+00:00",
+        "proofs": {"load": "passed", "files": "not checked"},
+        "reasons": {"files": "application.table is null"},
+        "problems": ["db: x"],
+        "restore_s": 61,
+        "data_age_s": 3600,
+    }
+    assert list(report.set_details(STORE, stored(proof=proof, kinds=[])))[3:] == [
+        "drill: failed at 2026-11-23 03:30:00 CET (2026-11-23 02:30:00 UTC)",
+        "  load: passed",
+        "  files: not checked (application.table is null)",
+        "  db: x",
+        "  the database was restored in 1 min 1 s",
+        "  its data was 1 h old",
     ]
 
 
@@ -224,9 +266,14 @@ def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> N
     facts = {
         "store": "/b",
         "sets": 14,
-        "newest_set": {"set": NAME, "age_s": 3600, "state": "verified"},
-        "newest_proven": {"set": "2026-11-22_023000", "age_s": 90_000},
+        "newest_set": {"set": NAME, "taken_at": NOW.isoformat(), "age_s": 3600, "state": "verified"},
+        "newest_proven": {
+            "set": "2026-11-22_023000",
+            "taken_at": "2026-11-22T01:30:00+00:00",
+            "age_s": 90_000,
+        },
         "last_run": {
+            "at": "2026-11-23T02:30:00+00:00",
             "result": "failed",
             "cause": "archive",
             "message": "attachments: x",
@@ -237,9 +284,10 @@ def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> N
     }
     assert list(report.status_lines(facts)) == [
         "store: /b (14 sets)",
-        f"newest set: {NAME}, 1 h old, verified",
-        "newest proven set: 2026-11-22_023000, 1 d 1 h old",
-        "last run: failed (archive: attachments: x)",
+        f"newest set: {NAME}, taken at 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC), 1 h ago, verified",
+        "newest proven set: 2026-11-22_023000, taken at 2026-11-22 02:30:00 CET (2026-11-22 01:30:00 UTC), 1 d 1 h ago",
+        "last run: failed, began at 2026-11-23 03:30:00 CET (2026-11-23 02:30:00 UTC)",
+        "  archive: attachments: x",
         "  unreadable: ./a: Cannot",
         "running now: yes",
         "timer: disabled",
@@ -279,3 +327,37 @@ def test_instructions_are_written_again_only_when_they_changed(tmp_path: Path) -
     (tmp_path / "RESTORE.txt").write_text("old")
     restore_txt.leave(tmp_path)
     assert (tmp_path / "RESTORE.txt").read_text() != "old"
+
+
+def test_person_is_told_of_a_run_in_a_sentence() -> None:
+    assert report.run_told(taken(stored())) == (
+        f"The set {NAME} of 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC) is complete and verified. "
+        "It holds 2.0 kB of the database and 1.0 kB of the attachments."
+    )
+    assert report.run_told(taken(stored(kinds=[Kind.ATTACHMENTS]))).endswith("It holds 1.0 kB of the attachments.")
+
+
+def test_person_is_told_of_a_restore_and_of_what_is_left_to_do() -> None:
+    made = Restored(stream=Stream.DB, file=Path("/b/d.sql.gz"), target="pms_restored", switch=("psql", "x"))
+    assert report.restored_told(made) == (
+        "The database was restored into the new database pms_restored; the live one is as it was. "
+        "The command after restore_switch= puts the new one in its place."
+    )
+    replaced = Restored(
+        stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/data", kept=Path("/srv/data.before-restore-x")
+    )
+    assert report.restored_told(replaced) == (
+        "/srv/data has the attachments of the backup now. What was live before is kept in /srv/data.before-restore-x."
+    )
+    new = Restored(stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/new")
+    assert report.restored_told(new) == "/srv/new has the attachments of the backup now."
+
+
+def test_person_is_told_of_a_drill_in_sentences() -> None:
+    drilled = Drilled(
+        stored=stored(), where="container", results={}, figures={"restore_s": 125}, problems=(), reasons={}
+    )
+    assert report.drilled_told(drilled) == (
+        f"The set {NAME} was restored into a throwaway server, and what came back is what went in. "
+        "Restoring the database took 2 min 5 s."
+    )

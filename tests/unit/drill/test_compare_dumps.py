@@ -143,7 +143,7 @@ def test_casts_in_a_line_of_whatever_length_make_no_difference(tmp_path: Path, s
 
 def test_casts_and_parentheses_of_rows_make_a_difference(tmp_path: Path) -> None:
     for old, new in (("Ada", "Ada::text"), ("Ada", "(Ada)")):
-        told = ["public.patients: as many rows came back, 3, but not all with what they held"]
+        told = ["public.patients: all 3 rows came back, but not all with the content that they had"]
         assert differences(tmp_path, old, new) == told
 
 
@@ -155,11 +155,11 @@ DEFINITIONS = "the definitions that came back (tables, indexes, constraints, fun
     [
         ("1\tAda\n", "", ["public.patients: 2 rows, expected 3"]),
         ("9\n\\.", "9\n8\n\\.", ['public."odd ""name"" FROM stdin;": 2 rows, expected 1']),
-        ("Ada", "Ida", ["public.patients: as many rows came back, 3, but not all with what they held"]),
+        ("Ada", "Ida", ["public.patients: all 3 rows came back, but not all with the content that they had"]),
         (
             "2\t-- Dumped from database version 16.4\n",
             "2\t-- Dumped from database version 16.5\n",
-            ["public.patients: as many rows came back, 3, but not all with what they held"],
+            ["public.patients: all 3 rows came back, but not all with the content that they had"],
         ),
         ("PRIMARY KEY", "UNIQUE", [DEFINITIONS]),
         ("COPY public.notes (id) FROM stdin;\n\\.\n\n", "", ["public.notes: missing, expected 0 rows", DEFINITIONS]),
@@ -184,7 +184,7 @@ def test_rows_are_counted_as_verify_counts_them_wherever_a_read_ends(tmp_path: P
     file = tmp_path / "dump.sql.gz"
     source = os.open(file, os.O_RDONLY)
     try:
-        assert found.rows == verify_file.proof(file, Kind.DB, source).rows
+        assert found.rows == verify_file.verify(file, Kind.DB, source).rows
     finally:
         os.close(source)
 
@@ -192,7 +192,7 @@ def test_rows_are_counted_as_verify_counts_them_wherever_a_read_ends(tmp_path: P
 def test_a_dump_that_cannot_be_read_to_its_end_has_no_tally(tmp_path: Path) -> None:
     file = tmp_path / "cut.sql.gz"
     file.write_bytes(packed(DUMP)[:-20])
-    with pytest.raises(DrillError, match=r"gzip: exit status \d+, expected to read the dump to its end"):
+    with pytest.raises(DrillError, match=r"gzip: exit status \d+, expected the dump to be readable to its end"):
         counted(file)
 
 

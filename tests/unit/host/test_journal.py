@@ -31,11 +31,76 @@ def test_message_ids_are_unique_and_well_formed() -> None:
     assert [each for each in ids if not re.fullmatch("[0-9a-f]{32}", each)] == []
 
 
+# What each event means, in words that only its own explanation has.
+MEANS = {
+    Event.RUN_STARTED: "A run takes the database and the attachments into a new set",
+    Event.STREAM_TAKEN: "was written to the disk, read back to its last byte and found whole",
+    Event.ROAD_CLOSED: "This host cannot confine programs of the container's image",
+    Event.STREAM_FAILED: "This run publishes no set and removes none",
+    Event.ENTRIES_CHANGED: "changed or vanished while they were read",
+    Event.ATTACHMENTS_EMPTY: "has an archive without a single file",
+    Event.SET_PUBLISHED: "is complete, verified and safely on the disk",
+    Event.ARTEFACT_REMOVED: "Retention removed a file of the set",
+    Event.RUN_SUCCEEDED: "was made, and all of it was verified",
+    Event.RUN_FAILED: "No earlier set was lost",
+    Event.TRYING_AGAIN: "The run waits and tries again",
+    Event.STORE_RECOVERED: "or the publication of a set that had been proven was finished",
+    Event.REFUSED: "The command was refused before it changed anything",
+    Event.COMMAND_FAILED: "The entries before this one say what it had done by then",
+    Event.RESTORE_STARTED: "Another entry says how it ended",
+    Event.RESTORE_SUCCEEDED: "holds what the backup held",
+    Event.RESTORE_FAILED: "The message says how it stands with what is live",
+    Event.RESTORE_OTHER_DATABASE: "The message names both databases",
+    Event.RESTORE_ROOM_UNKNOWN: "without knowing whether a second database fits on that disk",
+    Event.RESTORE_AS_SUPERUSER: "everything in it belongs to superusers",
+    Event.RIGHTS_LEFT_OUT: "setuid or setgid bits, security attributes or device nodes",
+    Event.RESTORE_UNFINISHED: "A restore was cut off or failed, and the database",
+    Event.RESTORE_RECOVERED: "either as it was before that restore, or as that restore left it",
+    Event.EXTRACTED: "whoever extracted them has to look after them",
+    Event.RESTORE_MATCHED: "the file of each row is there and has the right size",
+    Event.SET_VERIFIED: "was read to its end and is what the manifest says",
+    Event.SET_DAMAGED: "Do not rely on the set",
+    Event.SET_SUSPECT: "No old set is removed until you accept this one",
+    Event.SET_MARKED: "The mark of the set",
+    Event.DRAFT_STAYS: "A run has left an unfinished file in the store",
+    Event.RETENTION_FAILED: "retention did not come to its end",
+    Event.RUN_NOT_RECORDED: 'The run\'s record in the store, which "status" shows, could not be written',
+    Event.STORE_READABLE: "every user of this host can read the practice's data",
+    Event.STORE_MOVABLE: "A directory above the store can be changed by a user other than root",
+    Event.DRILL_STARTED: "the live database and the live files are not touched",
+    Event.DRILL_PASSED: "and what came back is what went in",
+    Event.DRILL_FAILED: "and what came back is not what it has to be",
+    Event.DRILL_NOT_DONE: "That says nothing about the set",
+    Event.DRILL_CLEARED: "They are gone now",
+    Event.DRILL_LEFTOVERS: "are still there and take room",
+    Event.DRILL_NOT_STARTED: "systemd did not start the drill that drill.after_run asks for",
+    Event.OFFSITE_PUSHED: "was copied encrypted, and compared afterwards",
+    Event.OFFSITE_VERIFIED: "was downloaded and is the same as in the store",
+    Event.OFFSITE_FETCHED: "was downloaded and verified, and is in the store now",
+    Event.OFFSITE_FAILED: "or the second place does not hold what the store holds",
+}
+
+
 @pytest.mark.parametrize("event", Event, ids=lambda event: event.name)
-def test_catalog_explains_the_event(event: Event) -> None:
-    head, text = catalog()[event.value]
-    assert [line for line in head if re.fullmatch(r"Subject: \S.*", line)]
-    assert len(text) > 40
+def test_catalog_says_of_the_event_what_it_means_and_of_no_other(event: Event) -> None:
+    having = [found for found, (_, text) in catalog().items() if MEANS[event] in " ".join(text.split())]
+    assert having == [event.value]
+
+
+def test_man_page_has_each_event_as_the_catalog_heads_it() -> None:
+    page = (TREE / "debian/dental-pms-backup.8.scd").read_text().partition("\n# JOURNAL\n")[2].partition("\n# ")[0]
+    heads = {event: catalog()[event.value][0][0].removeprefix("Subject: ") for event in Event}
+    assert re.findall(r"^\*(.+)\*\n\t(.+)\.$", page, re.MULTILINE) == [
+        (event.name.lower().replace("_", "-"), head) for event, head in heads.items()
+    ]
+
+
+def test_each_event_is_written_in_the_modules_that_it_belongs_to() -> None:
+    where: dict[str, set[str]] = {event.name: set() for event in Event}
+    for path in (TREE / "dental_pms_backup").rglob("*.py"):
+        for name in re.findall(r"\bEvent\.([A-Z_]+)\b", path.read_text()):
+            where[name].add(path.name)
+    assert {name: modules for name, modules in where.items() if len(modules) != 1} == {}
 
 
 def test_catalog_explains_nothing_that_never_happens() -> None:

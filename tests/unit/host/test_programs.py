@@ -47,7 +47,7 @@ def descriptors() -> set[str]:
 def test_bytes_go_from_program_to_program_unchanged(tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
     with file(tmp_path / "in", content) as source, file(tmp_path / "out") as out:
-        ended = programs.pipeline(["cat"], ["cat"], ["cat"], source=source, out=out)
+        ended = programs.pipeline(["cat"], ["cat"], ["cat"], stdin=source, out=out)
     assert ended == (Ended(program="cat", exit_code=0, said=()),) * 3
     assert (tmp_path / "out").read_bytes() == content
 
@@ -71,6 +71,16 @@ def test_program_killed_by_a_signal_is_told_from_one_that_exited(number: signal.
     ended, _ = run(tmp_path, f"kill -{number} $$", "cat")
     assert [each.exit_code for each in ended] == [-number, 0]
     assert (str(ended[0]), ended[0].ok, ended[0].broken_pipe) == (f"sh: killed by signal {int(number)}", False, False)
+
+
+@pytest.mark.parametrize(
+    ("codes", "blamed"),
+    [((0, 0), None), ((1, 2), 0), ((-13, 3, 0), 1), ((-13, -13, 1), 2), ((-9, 2), 0), ((0, 2), 1), ((-13, 0), 0)],
+)
+def test_the_first_that_failed_by_itself_is_the_one_to_name(codes: tuple[int, ...], blamed: int | None) -> None:
+    ended = [Ended(program=str(place), exit_code=code, said=()) for place, code in enumerate(codes)]
+    failed = programs.failed(ended)
+    assert (failed and failed.program) == (None if blamed is None else str(blamed))
 
 
 def test_writer_whose_reader_ended_dies_of_the_broken_pipe(tmp_path: Path) -> None:
@@ -143,7 +153,7 @@ def test_wish_to_stop_ends_every_program_in_under_five_seconds(tmp_path: Path) -
             wished = time.monotonic()
             stop.request(signal.SIGTERM)
 
-    with file(tmp_path / "out") as out, pytest.raises(InterruptedRunError, match=r"^stopped by signal 15, expected to"):
+    with file(tmp_path / "out") as out, pytest.raises(InterruptedRunError, match=r"^stopped by signal 15 before"):
         programs.pipeline(*(["sh", "-c", script] for _ in range(3)), out=out, beat=beat)
     assert (time.monotonic() - wished < 5, [gone(each) for each in told_ids(ids, 3)]) == (True, [True] * 3)
 
@@ -196,7 +206,8 @@ programs.pipeline(["sh", "-c", script], ["sh", "-c", script], out=os.open(os.dev
 def test_missing_program_is_named_with_what_to_type(tmp_path: Path) -> None:
     with file(tmp_path / "out") as out, pytest.raises(ToolMissingError) as raised:
         programs.pipeline(["igzipp"], out=out)
-    assert (raised.value.message, raised.value.hint) == ("igzipp: not found, expected it on PATH", "apt install igzipp")
+    assert raised.value.message == "igzipp: not found, expected the program on PATH"
+    assert raised.value.hint == "apt install igzipp"
 
 
 def test_missing_second_program_ends_the_first(tmp_path: Path) -> None:
@@ -248,7 +259,7 @@ def test_no_thread_is_left_running(tmp_path: Path) -> None:
 def followed(tmp_path: Path, argv: list[str]) -> tuple[bool, bool, int]:
     """Let a program read 3 MiB that might have grown; return if it succeeded, got all, and how much it passed on."""
     with file(tmp_path / "source", os.urandom(3 << 20)) as source, file(tmp_path / "out") as out:
-        with programs.running(argv, source=source, out=out, grows=lambda: False) as pipeline:
+        with programs.running(argv, stdin=source, out=out, grows=lambda: False) as pipeline:
             (ended,) = pipeline.wait()
         return ended.ok, not pipeline.unfed, os.fstat(out).st_size
 
@@ -264,7 +275,7 @@ def test_what_follows_a_file_ends_with_its_block_however_long_that_would_grow(tm
     before, began = descriptors(), time.monotonic()
     with file(tmp_path / "source", b"a" * (5 << 20)) as source, file(tmp_path / "out") as out:
         for argv in (["cat"], ["sleep", "300"]):
-            with programs.running(argv, source=source, out=out, grows=lambda: True):
+            with programs.running(argv, stdin=source, out=out, grows=lambda: True):
                 time.sleep(0.1)
     assert (descriptors(), time.monotonic() - began < 30) == (before, True)
 

@@ -8,8 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dental_pms_backup.errors import StalledError
 from dental_pms_backup.host import notify, progress
@@ -17,51 +15,6 @@ from dental_pms_backup.host.progress import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.mark.parametrize(
-    ("size_bytes", "text"),
-    [
-        (0, "0 B"),
-        (1, "1 B"),
-        (999, "999 B"),
-        (999_949, "999.9 kB"),
-        (999_950, "1.0 MB"),
-        (1000, "1.0 kB"),
-        (8_412_345, "8.4 MB"),
-        (317_000_000, "317.0 MB"),
-        (2_000_000_000, "2.0 GB"),
-        (3_500_000_000_000, "3.5 TB"),
-        (9_000_000_000_000_000, "9000.0 TB"),
-    ],
-)
-def test_size_is_told_in_decimal_units(size_bytes: int, text: str) -> None:
-    assert progress.size(size_bytes) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (1, "1 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (125, "2 min 5 s"),
-        (3600, "1 h"),
-        (5400, "1 h 30 min"),
-        (86_400, "1 d"),
-        (100_800, "1 d 4 h"),
-        (31_536_000, "365 d"),
-    ],
-)
-def test_duration_is_told_in_its_largest_units(seconds: float, text: str) -> None:
-    assert progress.duration(seconds) == text
-
-
-@given(st.floats(0, 1e12))
-def test_duration_never_has_more_than_two_units(seconds: float) -> None:
-    assert len(progress.duration(seconds).split()) in {2, 4}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +54,7 @@ def test_bytes_that_move_are_told_to_systemd_and_prolong_the_run(
     systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
-    with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 2000) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch().showing("db", file.fileno(), 2000) as beat:
         began = told(systemd)
         os.write(file.fileno(), b"x" * 1000)
         beat()
@@ -123,7 +76,7 @@ def test_systemd_is_told_no_more_than_once_a_second(
     systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 0) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch().showing("db", file.fileno(), 0) as beat:
         told(systemd)
         for _ in range(50):
             beat()
@@ -139,10 +92,10 @@ def test_early_end_is_told_to_systemd(systemd: socket.socket) -> None:
 
 def test_bar_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "draft").open("wb") as file:
-        with Watch().over("db", file.fileno(), 2000):
+        with Watch().showing("db", file.fileno(), 2000):
             pass
         assert capfd.readouterr().err == ""
-        with Watch(bar=True).over("db", file.fileno(), 2000):
+        with Watch(bar=True).showing("db", file.fileno(), 2000):
             pass
         assert "db:   0%" in capfd.readouterr().err
 
@@ -150,7 +103,7 @@ def test_bar_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureF
 def test_file_that_does_not_grow_for_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with (tmp_path / "draft").open("wb") as file, Watch(stall_timeout_s=900).over("db", file.fileno(), 0) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch(stall_timeout_s=900).showing("db", file.fileno(), 0) as beat:
         now = 1900.0
         beat()
         os.write(file.fileno(), b"x")
@@ -162,8 +115,8 @@ def test_file_that_does_not_grow_for_too_long_is_given_up(tmp_path: Path, monkey
         with pytest.raises(StalledError) as raised:
             beat()
     assert (raised.value.message, raised.value.hint, raised.value.cause, raised.value.exit_status) == (
-        "db: no byte moved for 15 min 2 s, expected progress",
-        "docker ps; df -h; then raise stall_timeout_s if it is only slow",
+        "db: no byte moved for 15 min 2 s",
+        "docker ps; df -h   # raise stall_timeout_s if it is only slow",
         "stalled",
         1,
     )
@@ -172,7 +125,7 @@ def test_file_that_does_not_grow_for_too_long_is_given_up(tmp_path: Path, monkey
 def test_file_may_stand_still_for_ever_where_no_time_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with (tmp_path / "draft").open("wb") as file, Watch().over("db", file.fileno(), 0) as beat:
+    with (tmp_path / "draft").open("wb") as file, Watch().showing("db", file.fileno(), 0) as beat:
         now = 1e9
         beat()
 
@@ -181,7 +134,7 @@ def test_bar_is_taken_away_by_a_failure_too(tmp_path: Path, capfd: pytest.Captur
     with (
         (tmp_path / "draft").open("wb") as file,
         pytest.raises(ZeroDivisionError),
-        Watch(bar=True).over("db", file.fileno(), 2000),
+        Watch(bar=True).showing("db", file.fileno(), 2000),
     ):
         raise ZeroDivisionError
     assert capfd.readouterr().err.endswith("\r")

@@ -200,7 +200,7 @@ def test_directory_with_two_projects_is_refused_with_their_names(service: str, d
         find()
     assert (raised.value.message, raised.value.hint) == (
         "the project in /srv/dental-pms: its directory has 2 compose projects (dental-pms, trial), expected one",
-        "set compose.project in /etc/dental-pms/backup.yaml",
+        "editor /etc/dental-pms/backup.yaml   # set compose.project",
     )
 
 
@@ -284,7 +284,7 @@ def test_container_that_mounts_nothing_there_is_no_source(mounts: list[dict[str,
     assert (raised.value.message, raised.value.hint) == (
         'attachments: service "backend" of the project in /srv/dental-pms mounts nothing at /data, '
         "expected a volume or directory",
-        "set attachments.path or attachments.mount in /etc/dental-pms/backup.yaml",
+        "editor /etc/dental-pms/backup.yaml   # set attachments.path or attachments.mount",
     )
 
 

@@ -143,7 +143,7 @@ def test_road_that_is_wanted_and_cannot_be_taken_is_told(wanted: Road, site: Sit
     with pytest.raises(ConfigError) as raised:
         roads.open_to(site.container, wanted)
     assert raised.value.message.startswith(f"database.road: {wanted} cannot be taken (db: the server does not answer")
-    assert raised.value.hint == "set database.road to auto in /etc/dental-pms/backup.yaml"
+    assert raised.value.hint == "editor /etc/dental-pms/backup.yaml   # set database.road to auto"
 
 
 def test_programs_of_an_image_are_not_started_without_a_cage_and_that_is_told_once(

@@ -73,7 +73,7 @@ def test_set_that_is_not_strange_is_not_accepted(tmp_path: Path) -> None:
     before = files_below(tmp_path)
     with pytest.raises(UsageError) as raised:
         admin.accept(tmp_path, NAME, now=NOW)
-    assert raised.value.message == f"set {NAME}: nothing about it is strange, expected a suspect set"
+    assert raised.value.message == f"set {NAME}: it is not suspect, so there is nothing to accept"
     assert files_below(tmp_path) == before
 
 

@@ -97,7 +97,7 @@ def test_ledger_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(StoreError) as raised:
         recorded(tmp_path, "ok")
-    assert raised.value.message == f"{tmp_path}/ledger.jsonl: cannot be written: Is a directory, expected to append"
+    assert raised.value.message == f"{tmp_path}/ledger.jsonl: cannot be written: Is a directory"
 
 
 def test_ledger_is_not_written_through_a_link(tmp_path: Path) -> None:

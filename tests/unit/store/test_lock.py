@@ -43,7 +43,7 @@ def test_second_run_on_a_store_is_told_who_is_in_its_way(tmp_path: Path) -> None
     with another_run(tmp_path), pytest.raises(LockHeldError) as raised, lock.held(tmp_path):
         pass
     assert (raised.value.message, raised.value.hint, raised.value.exit_status, raised.value.cause) == (
-        f"{tmp_path}: another run holds the lock, expected to be alone",
+        f"{tmp_path}: another run holds the lock",
         f"fuser -v {tmp_path}/.lock",
         75,
         "locked",
@@ -94,7 +94,7 @@ def test_lock_is_not_made_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as raised, lock.held(tmp_path):
         pass
     assert raised.value.message == (
-        f"{tmp_path}: no lock can be made: Too many levels of symbolic links, expected to write there"
+        f"{tmp_path}: no lock can be made: Too many levels of symbolic links, expected a store that can be written"
     )
     assert not (tmp_path / "elsewhere").exists()
 

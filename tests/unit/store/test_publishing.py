@@ -21,7 +21,7 @@ from dental_pms_backup.host import durable
 from dental_pms_backup.store import marks, publishing, sets
 from dental_pms_backup.store.marks import Mark
 from dental_pms_backup.store.sets import Kind, Stream
-from tests.unit.builders import NAME, NOW, content_of, drafted, files_below, published
+from tests.unit.builders import NAME, NOW, content_of, drafted, files_below, name_of, published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,7 +246,7 @@ def test_name_of_any_file_in_the_store_is_not_given_again(path: str, tmp_path: P
     publishing.prepare(tmp_path)
     assert publishing.new_name(tmp_path, NOW) == NAME
     (tmp_path / path).symlink_to("nowhere")
-    assert publishing.new_name(tmp_path, NOW) is None
+    assert publishing.new_name(tmp_path, NOW) == name_of(NOW + timedelta(seconds=1))
 
 
 def test_publication_cut_off_anywhere_is_all_or_nothing_after_recovery(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from dental_pms_backup.backup.archive import attachments as archive_attachments
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import programs, progress
+from dental_pms_backup.live.sources import AttachmentsSource
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 from tests.unit.builders import COPY_HEAD, DUMP, ROLES_TRAILER, TRAILER, gone, packed, program
@@ -30,7 +31,7 @@ UNRESTRICT = "\\unrestrict Ab0Cd1Ef2Gh3\n\n"
 LONG = "CREATE TABLE patients (id int);\n" * 4000
 CUT = "the dump does not end with its completion mark, expected a whole dump"
 OTHER_ENTRIES = "the archive's entries are not those that tar wrote, expected the same"
-UNSOUND = "the content is not sound ({}), expected it to be readable to its end"
+UNSOUND = "the content is not sound ({}), expected a file that is readable to its end"
 
 
 def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> dict[str, int]:
@@ -39,7 +40,7 @@ def proven(file: Path, content: bytes | None, kind: Kind, *, index: Path | None 
     with file.open("rb") as opened:
         os.lseek(opened.fileno(), 0, os.SEEK_END)  # as a draft stands after it was written
         with verify_file.reading(file, kind, opened.fileno()) as both:
-            return both.proof(index=index).rows
+            return both.verify(index=index).rows
 
 
 def refused(file: Path, content: bytes | None, kind: Kind, *, index: Path | None = None) -> str:
@@ -58,7 +59,7 @@ def archived(tmp_path: Path, *names: bytes) -> tuple[Path, Path]:
             file.write(name)
     archive, index = tmp_path / "archive.tgz", tmp_path / "index"
     with archive.open("wb") as file:
-        seen = archive_attachments(source, file.fileno(), index)
+        seen = archive_attachments(AttachmentsSource(path=source, container=""), file.fileno(), index)
         assert seen
         assert seen.entry_count == len(names) + 1
     return archive, index
@@ -275,7 +276,7 @@ def test_directories_links_and_sparse_files_are_the_same_in_archive_and_index(tm
         file.truncate(10_000_000)
     index = tmp_path / "index"
     with (tmp_path / "archive.tgz").open("wb") as file:
-        seen = archive_attachments(source, file.fileno(), index)
+        seen = archive_attachments(AttachmentsSource(path=source, container=""), file.fileno(), index)
         assert seen
         assert seen.entry_count == 8
     assert proven(tmp_path / "archive.tgz", None, Kind.ATTACHMENTS, index=index) == {}
@@ -396,8 +397,8 @@ def test_draft_is_proven_beside_its_writer(step: int, tmp_path: Path) -> None:
             draft.write(content[start : start + step])
         time.sleep(0.05)
         settled.set()
-        proof = reading.proof()
-    assert (proof.rows, proof.sha256) == ({"notes": 2}, hashlib.sha256(content).hexdigest())
+        verified = reading.verify()
+    assert (verified.rows, verified.sha256) == ({"notes": 2}, hashlib.sha256(content).hexdigest())
 
 
 def test_proof_waits_for_the_writer(tmp_path: Path) -> None:
@@ -411,8 +412,8 @@ def test_proof_waits_for_the_writer(tmp_path: Path) -> None:
                 draft.write(packed(LONG + TRAILER))
                 settled.set()
 
-        proof = reading.proof(beat=beat)
-    assert (beats >= 3, proof.sha256) == (True, hashlib.sha256(packed(LONG + TRAILER)).hexdigest())
+        verified = reading.verify(beat=beat)
+    assert (beats >= 3, verified.sha256) == (True, hashlib.sha256(packed(LONG + TRAILER)).hexdigest())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "garbage after", "empty", "half a dump"])
@@ -429,7 +430,7 @@ def test_draft_that_is_not_sound_is_not_proven(damage: str, tmp_path: Path) -> N
         draft.write(bad[damage])
         settled.set()
         with pytest.raises(VerificationError):
-            reading.proof()
+            reading.verify()
 
 
 def test_draft_whose_reader_fails_is_read_anew_by_gzip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +440,7 @@ def test_draft_whose_reader_fails_is_read_anew_by_gzip(tmp_path: Path, monkeypat
     with being_written(tmp_path / "draft") as (draft, settled, reading):
         draft.write(content)
         settled.set()
-        assert reading.proof().sha256 == hashlib.sha256(content).hexdigest()
+        assert reading.verify().sha256 == hashlib.sha256(content).hexdigest()
     assert (tmp_path / "bin" / "igzip.ran").read_text() == "once\n"
 
 
@@ -462,7 +463,7 @@ def test_draft_on_a_filesystem_that_cannot_pass_it_on_is_read_once_it_is_whole(
     with being_written(tmp_path / "draft", kind) as (draft, settled, reading):
         draft.write(content)
         settled.set()
-        assert reading.proof().sha256 == hashlib.sha256(content).hexdigest()
+        assert reading.verify().sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_checksum_of_a_part_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +494,7 @@ def test_no_flipped_bit_that_changes_the_content_goes_unseen(kind: Kind, step: i
         file.write_bytes(good[:position] + bytes([good[position] ^ 1 << position % 8]) + good[position + 1 :])
         try:
             with file.open("rb") as opened:
-                verify_file.proof(file, kind, opened.fileno())
+                verify_file.verify(file, kind, opened.fileno())
         except VerificationError:
             seen += 1
         else:  # a zero is copied from another place; for gzip, which is asked here, also from before the beginning
@@ -526,6 +527,6 @@ def test_reading_that_is_slower_than_the_other_still_moves(
     content = gzip.compress(os.urandom(400_000).hex().encode() + (LONG + TRAILER).encode())
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file, verify_file.reading(tmp_path / "file", Kind.DB, file.fileno()) as both:
-        one, other = both.sources
+        one, other = both.descriptors
         with progress.Watch(stall_timeout_s=1.5).reading("verifying", one, beside=other) as beat:
-            assert both.proof(beat=beat).sha256 == hashlib.sha256(content).hexdigest()
+            assert both.verify(beat=beat).sha256 == hashlib.sha256(content).hexdigest()
