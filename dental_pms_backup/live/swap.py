@@ -290,7 +290,7 @@ def _half(target: Live, name: str, error: OSError) -> RestoreError:
     return RestoreError(
         f"attachments: the swap failed and could not be undone: {error.strerror}; "
         f"{target.path.with_name(name)} and {target.path} together hold what was live",
-        hint="the same command again undoes it first",
+        hint="the same command again undoes it first, or brings it to its end",
     )
 
 
@@ -310,6 +310,7 @@ def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | Refuse
             places.move_all(kept, target.place)
             _remove_empty(target.around, kept.path.name, kept)
     except OSError as second:
+        made.taken = True  # by what is left under its name the next restore, and a run, know that this one is not over
         name = kept.path.name if kept else made.name
         raise _half(target, name, second) from None
     why = error.strerror if isinstance(error, OSError) else error.message
