@@ -1,6 +1,7 @@
 """Real filesystems in files, each mounted while a block lasts."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -66,8 +67,10 @@ def block_device(image: Path) -> Iterator[Path]:
             try:
                 fcntl.ioctl(opened, CONFIGURE, bytes(config))
                 break
-            except OSError:  # somebody else was quicker
+            except OSError as error:
                 os.close(opened)
+                if error.errno != errno.EBUSY:  # somebody else was quicker
+                    raise
         stack.callback(os.close, opened)
         yield device
 

@@ -267,7 +267,9 @@ REPLACE = ("--replace", "--as-superuser")  # the practice has objects of others
 
 
 @contextlib.contextmanager
-def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+def in_the_middle(
+    site: Site, road: str, journal: Journal, *wanted: str
+) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """Restore in place while the block lasts, and yield the process and that of the replay's session.
 
     The session waits, in its transaction, for what its psql is not given until the file ``HELD`` is removed.
@@ -277,8 +279,8 @@ def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator[tuple["su
     database = site.server.database if road == "--replace" else f"{site.server.database}_restoring_%"
     waiting = f"""select pid from pg_stat_activity where datname like '{database}' and pid <> pg_backend_pid()
         and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
-    words = ["latest", "--in-place", "--yes", "--no-safety-set", *(REPLACE if road == "--replace" else [])]
-    with site.running("restore", "db", *words, wrapper=journal.wrapper) as process:
+    words = [*(wanted or ("latest", "--no-safety-set")), *(REPLACE if road == "--replace" else [])]
+    with site.running("restore", "db", *words, "--in-place", "--yes", wrapper=journal.wrapper) as process:
         backend = awaited(lambda: sql(postgres.in_database(site.server, "postgres"), waiting)).split()[0]
         yield process, int(backend)
     site.mend()

@@ -230,14 +230,17 @@ COUNTING = """case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@"
 """
 SAYS_WHEN_COMMITTED = """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
 exec "$real" "$@\""""
+GIVEN = SAYS_WHEN_COMMITTED.replace('"$real" "$@" &&', 'tee "$0.given" | "$real" "$@" &&')
 
 
 def test_nothing_is_committed_before_the_proof_however_late_it_comes(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
     proven = site.place / "proven"
-    path = site.fake_on_path("perl", f'{COUNTING}sleep 4; "$real" "$@" <"$0.$$" && touch {proven}')
-    site.fake("psql", SAYS_WHEN_COMMITTED.replace("committed", f'$(ls {proven}) >>"$0.order"; echo committed'))
+    given = site.place / "clients/psql.given"
+    whole = f'until grep --quiet "database dump complete" {given}; do sleep 0.05; done; sleep 1'
+    path = site.fake_on_path("perl", f'{COUNTING}{whole}; "$real" "$@" <"$0.$$" && touch {proven}')
+    site.fake("psql", GIVEN.replace("committed", f'$(ls {proven}) >>"$0.order"; echo committed'))
     (site.place / "clients").chmod(0o777)
     done = site.run("restore", "db", "latest", PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
