@@ -348,6 +348,7 @@ BEGINNING = "sync ."  # that the report says "unfinished": a killed run's machin
 REMOVAL = ["sync sets", "sync ledger.jsonl", "sync .", "sync ledger.jsonl"]  # a later one makes the same safe
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("scene", "needless"), [(one_set_more, [BEGINNING]), (a_set_for_which_another_goes, [BEGINNING, *REMOVAL])]
 )

@@ -20,8 +20,6 @@ from tests.integration.support import Site, as_cluster_user, dump, sql
 from tests.integration.test_faults_restore import pg_ctl, small_site
 from tests.integration.test_restore_new import at_end, beside, in_new, printed
 
-pytestmark = pytest.mark.each_release
-
 DEFINITIONS = Path(__file__).with_name("definitions.sql")
 LEFT = "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'"
 OWNERS_AND_RIGHTS = r"""
@@ -118,6 +116,7 @@ def dumps_like(site: Site, name: str, *, heir: bool = False) -> None:
     assert found == expected
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("source", ["latest", "elsewhere"])
 def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source: str) -> None:
     site = wide
@@ -282,6 +281,7 @@ def password_files() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("dental-pms-restore-*"))
 
 
+@pytest.mark.each_release
 def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site: Site) -> None:
     port = free_port()
     before = password_files()
