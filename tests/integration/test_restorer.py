@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
-from tests.integration.support import Site, as_cluster_user, dump, sql
+from tests.integration.support import Site, as_cluster_user, dump, free_port, sql
 from tests.integration.test_faults_restore import pg_ctl, small_site
 from tests.integration.test_restore_new import at_end, beside, in_new, printed
 
@@ -265,13 +264,6 @@ def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(site: Site, words: 
         assert "SQLSTATE 22P02" in done.stderr
         assert "it is loud" in log.read_text()
         assert "canary-patient" not in log.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 PEER = "local all postgres trust\nlocal all all reject\n"
