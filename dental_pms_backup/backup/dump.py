@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.backup import compressor
+from dental_pms_backup.backup import compressor, dump_client, hold_names
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres, sessions
@@ -23,15 +22,16 @@ ROLE_IF_MISSING = (
     r"EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;/"
 )
 WITHOUT_GRANTOR = r"s/^(GRANT .+ TO .+) GRANTED BY .+;$/\1;/"
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second from docker exec
 
 
-def database_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int) -> list[str]:
-    """Return the argv that writes the database as plain SQL on stdout."""
+def database_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int, snapshot: str = "") -> list[str]:
+    """Return the argv that writes the database, as a snapshot has it if one is given, as plain SQL on stdout."""
     program = postgres.matching(server, facts, "pg_dump")
     options = ["--format=plain", "--no-password", f"--lock-wait-timeout={lock_wait_s * 1000}"]
     if encoding := facts.settings.get("encoding"):  # the database's own, whatever is set for it
         options.append(f"--encoding={encoding}")
+    if snapshot:
+        options.append(f"--snapshot={snapshot}")
     return postgres.client(server, program, *options, session=session)
 
 
@@ -55,8 +55,9 @@ def database(
 ) -> None:
     """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0."""
     session = sessions.new()
-    argvs = [database_argv(server, facts, session, lock_wait_s=lock_wait_s), compressor.argv(level)]
-    _dump(server, facts, session, argvs, out=out, beat=beat)
+    with hold_names.held(server, facts, lock_wait_s=lock_wait_s, beat=beat) as (snapshot, watched):
+        argv = database_argv(server, facts, session, lock_wait_s=lock_wait_s, snapshot=snapshot)
+        _dump(server, facts, session, [argv, compressor.argv(level)], out=out, beat=watched)
 
 
 def roles(server: Server, facts: Facts, out: int, *, passwords: bool, beat: Callable[[], None] | None = None) -> None:
@@ -93,19 +94,4 @@ def _dump(
         raise compressor.writing_failed("db", failed[0], out)
     if dump.broken_pipe:
         raise DumpError(f"db: {rest[0].program} ended before the dump did, expected it to take all of it")
-    if not dump.ok:
-        postgres.check_stayed(server, facts, dump)
-        said = postgres.complaint(dump)
-        raise DumpError(f"db: {dump}: {said}, expected exit status 0", hint=_hint(dump, said))
-
-
-def _hint(dump: programs.Ended, said: str) -> str:
-    if dump.exit_code in KILLED:
-        return "journalctl --dmesg --grep='killed process'   # mostly memory ran out; then: dental-pms-backup run"
-    if "lock" in said or "statement timeout" in said:
-        return "a migration or maintenance holds a table; try again later, or raise database.lock_wait_s"
-    if "does not exist" in said:
-        return "a migration changed tables as the dump began; when it is done: dental-pms-backup run"
-    if "permission denied" in said:
-        return "let the role read everything: GRANT pg_read_all_data TO it"
-    return "dental-pms-backup run --verbose"
+    dump_client.check(server, facts, dump)

@@ -45,13 +45,19 @@ def _add_common(to: argparse.ArgumentParser, *, first: bool = False, reads: bool
         metavar="FILE",
         type=Path,
         default=default(DEFAULT_FILE),
-        help="configuration file",
+        help="read this configuration file",
     )
-    to.add_argument("-v", "--verbose", action="store_true", default=default(False), help="tell the whole story")
-    to.add_argument("-q", "--quiet", action="store_true", default=default(False), help="tell errors only")
+    to.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=default(False),
+        help="print every journal entry, not only the warnings",
+    )
+    to.add_argument("-q", "--quiet", action="store_true", default=default(False), help="print no warnings and no bar")
     to.add_argument("--no-color", action="store_true", default=default(False), help="never color the output")
     if reads or first:
-        to.add_argument("--json", action="store_true", default=default(False), help="print JSON")
+        to.add_argument("--json", action="store_true", default=default(False), help="print JSON instead of text")
 
 
 def _command(
@@ -66,9 +72,13 @@ def _command(
 
 
 def _add_run(commands: Commands) -> None:
-    command = _command(commands, "run", "run", "take one set of both streams, or of those named")
-    command.add_argument("streams", nargs="*", metavar="db|attachments", help="streams to take")
-    command.add_argument("--dry-run", action="store_true", help="reach the sources and say what would be done")
+    command = _command(commands, "run", "run", "take one set of both streams, or of the streams that are named")
+    command.add_argument(
+        "streams", nargs="*", metavar="db|attachments", help="a stream to take; without any, both are taken"
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="reach the sources, say what would be done, change nothing"
+    )
 
 
 def _add_list(commands: Commands) -> None:
@@ -76,55 +86,77 @@ def _add_list(commands: Commands) -> None:
 
 
 def _add_show(commands: Commands) -> None:
-    command = _command(commands, "show", "show", "show what a set holds", reads=True)
+    command = _command(commands, "show", "show", "show what a set holds, and what is known of it", reads=True)
     command.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
 
 
 def _add_verify(commands: Commands) -> None:
-    command = _command(commands, "verify", "verify", "read sets to their last byte and compare checksums", reads=True)
-    command.add_argument("sets", metavar="SET", nargs="*", help="sets to verify; all without any")
+    command = _command(
+        commands, "verify", "verify", "read sets to their last byte and compare their checksums", reads=True
+    )
+    command.add_argument("sets", metavar="SET", nargs="*", help="a set to verify; without any, all are verified")
 
 
 def _add_restore(commands: Commands) -> None:
-    command = _command(commands, "restore", "restore", "put a set's content back")
+    command = _command(commands, "restore", "restore", "put the content of a set or a file back")
     command.add_argument(
-        "stream", metavar="db|attachments|all", choices=("db", "attachments", "all"), help="stream to restore, or both"
+        "stream",
+        metavar="db|attachments|all",
+        choices=("db", "attachments", "all"),
+        help="the stream to restore, or both",
     )
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
     target = command.add_mutually_exclusive_group()
-    target.add_argument("--to", metavar="NAME|DIR", help="restore into this new database, or new directory")
-    target.add_argument("--in-place", action="store_true", help="replace what is live")
-    command.add_argument("--replace", action="store_true", help="in place, where the disk cannot hold two databases")
-    command.add_argument(
-        "--as-superuser", action="store_true", help="replay as the superuser what a role without rights may not make"
+    target.add_argument(
+        "--to", metavar="NAME|DIR", help="restore into a new database or a new or empty directory of this name"
     )
-    command.add_argument("--no-safety-set", action="store_true", help="in place, without a set of what is live first")
+    target.add_argument("--in-place", action="store_true", help="replace what is live; this needs --yes")
     command.add_argument(
-        "--yes", action="store_true", help="really do it; CONFIRM=YES in the environment does the same"
+        "--replace", action="store_true", help="with --in-place, for a server whose disk has no room for two databases"
+    )
+    command.add_argument("--as-superuser", action="store_true", help="load the dump with every right of the superuser")
+    command.add_argument(
+        "--no-safety-set", action="store_true", help="with --in-place, take no set of what is live first"
+    )
+    command.add_argument(
+        "--yes", action="store_true", help="give your word for --in-place; CONFIRM=YES in the environment does the same"
     )
 
 
 def _add_extract(commands: Commands) -> None:
-    says = "get some files, or the rows of one table, out of a set"
+    says = "get files, or the rows of one table, out of a set; nothing live is touched"
     command = _command(commands, "extract", "extract", says, reads=True)
     command.add_argument("source", metavar="SET|FILE", help="a set's name, latest, oldest, or the path of a file")
-    command.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory of the attachments")
     command.add_argument(
-        "--stored-names", action="store_true", help="files keep the names of the archive, not the original ones"
+        "paths", metavar="PATH", nargs="*", help="a file or directory of the attachments, as tar -tzf lists it"
     )
-    command.add_argument("--table", metavar="NAME", help="the rows of this table, as SQL")
-    command.add_argument("--csv", action="store_true", help="the rows as CSV")
-    command.add_argument("--to", metavar="DIR|FILE", type=Path, help="files go there, not here; rows not to stdout")
+    command.add_argument(
+        "--stored-names",
+        action="store_true",
+        help="files keep the names of the archive instead of their original names",
+    )
+    command.add_argument("--table", metavar="NAME", help="write the rows of this table, as SQL")
+    command.add_argument("--csv", action="store_true", help="write the rows of the table as CSV")
+    command.add_argument(
+        "--to", metavar="DIR|FILE", type=Path, help="write files to this directory, or rows to this new file"
+    )
 
 
 def _add_drill(commands: Commands) -> None:
-    command = _command(commands, "drill", "drill", "restore a set into a throwaway server and prove it equal")
-    command.add_argument("set", metavar="SET", nargs="?", help="the set; without any the newest not yet drilled")
+    command = _command(
+        commands,
+        "drill",
+        "drill",
+        "restore a set into a throwaway server, and prove that what came back is what went in",
+    )
+    command.add_argument(
+        "set", metavar="SET", nargs="?", help="the set; without it, the newest set that was not drilled yet"
+    )
 
 
 def _add_prune(commands: Commands) -> None:
-    prune = _command(commands, "prune", "prune", "remove what retention lets go, as a run does at its end")
-    prune.add_argument("--dry-run", action="store_true", help="print each choice with its reason, remove nothing")
+    prune = _command(commands, "prune", "prune", "remove the sets that retention lets go, as a run does at its end")
+    prune.add_argument("--dry-run", action="store_true", help="print each choice with its reason, and remove nothing")
 
 
 def _add_keep(commands: Commands) -> None:
@@ -139,26 +171,36 @@ def _add_accept(commands: Commands) -> None:
 
 
 def _add_status(commands: Commands) -> None:
-    _command(commands, "status", "status", "show how the service stands", reads=True)
+    _command(
+        commands,
+        "status",
+        "status",
+        "say how the last run ended, what the newest sets are, and when the next run starts",
+        reads=True,
+    )
 
 
 def _add_config(commands: Commands) -> None:
     command = _command(commands, "config", "config show", "check, show or describe the configuration")
     parts = command.add_subparsers(metavar="check|show|schema", required=True)
-    _command(parts, "check", "config check", "check the configuration", reads=True)
-    _command(parts, "show", "config show", "show every effective value and where it came from", reads=True)
+    _command(parts, "check", "config check", "report every fault of the configuration at once", reads=True)
+    _command(parts, "show", "config show", "show every effective value, and where it comes from", reads=True)
     _command(parts, "schema", "config schema", "print the JSON Schema of the configuration file")
 
 
 def _add_offsite(commands: Commands) -> None:
-    command = _command(commands, "offsite", "offsite list", "copy sets to the second place, encrypted")
+    command = _command(commands, "offsite", "offsite list", "copy sets to the second place, encrypted, and back")
     parts = command.add_subparsers(metavar="push|list|verify|fetch", required=True)
-    push = _command(parts, "push", "offsite push", "copy sets and compare every file")
-    push.add_argument("sets", metavar="SET", nargs="*", help="sets to copy; without any those not there yet")
-    _command(parts, "list", "offsite list", "list the sets over there", reads=True)
-    verify = _command(parts, "verify", "offsite verify", "download sets and compare every file", reads=True)
-    verify.add_argument("sets", metavar="SET", nargs="*", help="sets to compare; all without any")
-    fetch = _command(parts, "fetch", "offsite fetch", "bring a set back into the store")
+    push = _command(parts, "push", "offsite push", "copy sets to the second place, and compare every byte")
+    push.add_argument("sets", metavar="SET", nargs="*", help="a set to copy; without any, those that are not there yet")
+    _command(parts, "list", "offsite list", "list the sets in the second place", reads=True)
+    verify = _command(
+        parts, "verify", "offsite verify", "download sets, and compare every byte with the store", reads=True
+    )
+    verify.add_argument(
+        "sets", metavar="SET", nargs="*", help="a set to compare; without any, all that are in both places"
+    )
+    fetch = _command(parts, "fetch", "offsite fetch", "bring a set back into the store, and verify it")
     fetch.add_argument("set", metavar="SET", help="the set's name")
 
 

@@ -113,4 +113,6 @@ def _consent(name: str, losses: Sequence[str], say: Say) -> None:
     while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
         stop.check()
     if sys.stdin.readline().strip() != name:
-        raise RefusedError(f'restore: the answer is not "{name}", expected that to go on; nothing was touched')
+        raise RefusedError(
+            f'restore: the answer is not "{name}", expected that to go on; what it would have replaced is as it was'
+        )

@@ -3,7 +3,8 @@
 With a foreign search_path every name in our SQL could be a function of the application, run with our rights (PostgreSQL
 manual, "Writing SECURITY DEFINER Functions Safely"); with foreign limits a run or a restore would be given up; in some
 encodings psql takes a quote for a part of a character (PostgreSQL manual, "Supported Character Sets", of clients only);
-with all names quoted no table would have the name that a dump gives it; and in a transaction that sees nothing new what
+with all names quoted no table would have the name that a dump gives it; what a table's checks exclude is planned by
+running them (PostgreSQL manual, "constraint_exclusion"); and in a transaction that sees nothing new what
 was locked first would be looked at as it was before.
 """
 
@@ -20,6 +21,7 @@ SETTINGS = {
     "default_transaction_deferrable": "off",
     "default_transaction_isolation": r"read\ committed",
     "quote_all_identifiers": "off",
+    "constraint_exclusion": "off",
     "standard_conforming_strings": "on",
     "role": "none",
     "client_encoding": "UTF8",

@@ -13,13 +13,15 @@ from dental_pms_backup.host import journal, places, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres, sessions, sources
 from dental_pms_backup.restore import dump_file, restore, unpack
+from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
+    from pathlib import Path
 
-    from dental_pms_backup.config.settings import Config
+    from dental_pms_backup.config.settings import Application, Config
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
@@ -34,6 +36,7 @@ select json_agg(format('copy %s (%I, %I) to stdout', coalesce(p.relid, c.oid::re
  and (c.relkind = 'r' or c.relkind = 'p' and p.relid is not null)
  and 2 = (select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
   and a.attname in ({key}, {size}))"""
+IS_THERE = "select coalesce(to_regclass({table}), to_regclass('public.' || {table})) is not null"
 AS_STORED = ("--command=set client_encoding = 'UTF8'", "--command=set row_security = off")
 # Prints how many rows there are, of how many no file is there, and of how many it has another size. Keys come from the
 # database, and others write in the directory meanwhile: what leads out of it is not there.
@@ -72,6 +75,7 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
 
     The archive is proven before the database is touched: what cannot end does not begin.
     """
+    wanted = _one_for_both(config.store, wanted)
     archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
     dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(archive) as descriptor:
@@ -81,6 +85,15 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
         restore.check_swappable(live, archive.file)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
     yield restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
+
+
+def _one_for_both(store: Path, wanted: str) -> str:
+    """Return the name of the latest or oldest set that has both streams, if that is what is wanted."""
+    if wanted not in {"latest", "oldest"}:
+        return wanted
+    taken = (each for each in sets.listing(store) if not (each.manifest or {}).get("safety"))
+    both = [each.name for each in taken if each.artefact(Kind.DB) and each.artefact(Kind.ATTACHMENTS)]
+    return both[-1 if wanted == "latest" else 0] if both else wanted
 
 
 def match(config: Config, *, watch: Watch) -> Matched | None:
@@ -96,6 +109,7 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
     asked = COPIES.format(table=postgres.literal(application.table), **columns)
     copies = json.loads(postgres.ask(live.server, asked) or "[]")
     if not copies:
+        _check_missing(live, application)
         return None
     files = sources.attachments(config)
     with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
@@ -109,6 +123,17 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
         )
     journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
     return found
+
+
+def _check_missing(live: DatabaseSource, application: Application) -> None:
+    """RestoreError when the application's table is there, but not as the configuration says."""
+    if postgres.ask(live.server, IS_THERE.format(table=postgres.literal(application.table or ""))) == "t":
+        raise RestoreError(
+            f"application.table: {application.table} is no table with the columns {application.key_column} and "
+            f"{application.size_column}, expected that to compare rows and files; both streams are restored as the "
+            "set has them",
+            hint="dental-pms-backup config show   # then: dental-pms-backup drill",
+        )
 
 
 def _counted(

@@ -294,7 +294,7 @@ def awaited(asked: Callable[[], str], *, within_s: float = 60) -> str:
 
 
 def dumps_running(server: OnHost) -> int:
-    """Return how many dumps the server sees."""
+    """Return how many sessions of dumps the server sees: pg_dump's, and the one that holds the sequences for it."""
     return int(sql(server, "select count(*) from pg_stat_activity where application_name like 'dental-pms-backup-%'"))
 
 

@@ -247,7 +247,7 @@ def test_a_clock_that_jumps_in_a_run_does_not_matter(site: Site, clock: Clock, l
         journal = stack.enter_context(listening(site))
         with session(live, LOCK_ALL):
             process = stack.enter_context(site.running("run", wrapper=journal.wrapper, **clock.set("+0")))
-            wait_until(lambda: dumps_running(live) == 1)
+            wait_until(lambda: dumps_running(live) == 2)
             clock.set(f"{jump.total_seconds():+.0f}")
         out, err = process.communicate(timeout=120)
         told = journal.close()

@@ -243,8 +243,17 @@ def fails_while_held(held: HeldDump, strike: Callable[[], object], *, cause: str
     return while_held(held, strike, lambda: fails(held.site, "db", cause=cause, status=status, PATH=held.path))
 
 
+def session_pids(live: OnHost) -> list[int]:
+    """Return the server's processes of a dump: that of the session which holds names for pg_dump, and pg_dump's."""
+    sessions = (
+        "select pid from pg_stat_activity where application_name like 'dental-pms-backup-%' order by backend_start"
+    )
+    return [int(pid) for pid in sql(live, sessions).split()]
+
+
 def dump_pid(live: OnHost) -> int:
-    return int(sql(live, "select pid from pg_stat_activity where application_name like 'dental-pms-backup-%'"))
+    _, pid = session_pids(live)
+    return pid
 
 
 @pytest.mark.fault("Database", "in the middle of the dump somebody calls")
@@ -261,6 +270,15 @@ def test_a_dump_that_somebody_ends_in_the_middle_fails_the_run(
 ) -> None:
     done = fails_while_held(held, lambda: sql(live, f"select {function}({dump_pid(live)})"), cause=cause, status=status)
     assert says in done.stderr
+    recovers(held.site)
+
+
+def test_a_dump_during_which_somebody_ends_the_session_that_holds_names_is_temporary(
+    held: HeldDump, live: OnHost
+) -> None:
+    strike = "select pg_terminate_backend({})"
+    done = fails_while_held(held, lambda: sql(live, strike.format(session_pids(live)[0])), cause="database", status=75)
+    assert "db: the server hung up: " in done.stderr
     recovers(held.site)
 
 

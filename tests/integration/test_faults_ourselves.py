@@ -22,6 +22,7 @@ from tests.integration.support import (
     dumps_running,
     on_disk,
     session,
+    sql,
     wait_until,
 )
 from tests.integration.test_offsite import configure
@@ -81,10 +82,10 @@ def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
     site.configure({"database.lock_wait_s": 300})
     with session(live, LOCK_ALL), listening(site) as journal:
         with site.running("run", wrapper=journal.wrapper) as process:
-            wait_until(lambda: dumps_running(live) == 1)
+            wait_until(lambda: dumps_running(live) == 2)
             err = is_interrupted(site, process, number, journal)
         # the server itself sees that a killed client has gone when it has the lock
-        wait_until(lambda: clients_of(live) == [] and (dumps_running(live) == 0 or number is signal.SIGKILL))
+        wait_until(lambda: clients_of(live) == [] and dumps_running(live) <= (number is signal.SIGKILL))
     assert (f"stopped by signal {number.value}" in err) == (number is not signal.SIGKILL)
     assert len(site.drafts()) == (number is signal.SIGKILL)
     assert site.run("list").stdout.count("verified") == 1
@@ -130,7 +131,7 @@ def a_run_that_waits(site: Site, live: OnHost) -> Iterator[list[Ran]]:
     with contextlib.ExitStack() as stack:
         with session(live, LOCK_ALL):
             process = stack.enter_context(site.running("run"))
-            wait_until(lambda: dumps_running(live) == 1)
+            wait_until(lambda: dumps_running(live) == 2)
             yield ended
         out, err = process.communicate(timeout=120)
         ended.append(Ran([], process.returncode, out, err))
@@ -159,7 +160,7 @@ def test_a_run_that_stands_still_keeps_its_lock_and_goes_on_afterwards(site: Sit
     with contextlib.ExitStack() as stack:
         with session(live, LOCK_ALL):
             process = stack.enter_context(site.running("run"))
-            wait_until(lambda: dumps_running(live) == 1)
+            wait_until(lambda: dumps_running(live) == 2)
             process.send_signal(signal.SIGSTOP)
             fails(site, cause="locked", status=75)
         process.send_signal(signal.SIGCONT)
@@ -200,6 +201,12 @@ def test_a_command_that_would_change_the_store_of_a_run_is_refused_and_changes_n
     recovers(site, BACKUP_KEEP="2")
 
 
+WAITING = (
+    "select count(*) from pg_stat_activity"
+    " where application_name like 'dental-pms-backup-%' and wait_event_type = 'Lock'"
+)
+
+
 @pytest.mark.fault("Ourselves", "a run begins while the database is restored in place")
 def test_a_run_during_a_restore_of_the_database_is_refused_and_the_restore_goes_on(own_database: Site) -> None:
     site = own_database
@@ -208,7 +215,7 @@ def test_a_run_during_a_restore_of_the_database_is_refused_and_the_restore_goes_
     with contextlib.ExitStack() as stack:
         with session(site.server, LOCK_ALL):
             restore = stack.enter_context(site.running("restore", "db", "latest", "--in-place", "--yes"))
-            wait_until(lambda: dumps_running(site.server) == 1)
+            wait_until(lambda: sql(site.server, WAITING) == "1")
             fails(site, cause="locked", status=75)
         out, err = restore.communicate(timeout=120)
     assert (restore.returncode, out.splitlines()[-1], err) == (0, "restore_status=ok", "")

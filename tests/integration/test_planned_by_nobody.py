@@ -1,7 +1,9 @@
 """What the planner would run of a table's definition is run by no session of ours that has rights."""
 
 import ast
+import contextlib
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import OK, recovers
-from tests.integration.support import Ran, Site, bin_dir, sql
+from tests.integration.faults import FAILED, OK, at_rest, events, fails, listening, recovers
+from tests.integration.support import Ran, Site, bin_dir, sql, wait_until
 from tests.integration.test_evil_settings import typed
 
 PACKAGE = Path(dental_pms_backup.__file__).parent
@@ -101,6 +103,122 @@ def test_no_session_of_ours_runs_what_describes_a_table(owned: tuple[Site, str])
         nothing_ran(site, app, done)
     recovers(site)
     nothing_ran(site, app, done)
+
+
+SEQUENCES = """\
+set role {app};
+create schema his;
+create sequence his.one;
+create sequence his.typed;
+create domain his.typed as int;
+"""
+HIS_TABLE = """\
+create table his.one (last_value bigint, is_called boolean); insert into his.one values (7, true);
+create index on his.one ((last_value + public.evil(1)));
+"""
+RENAMED = HIS_TABLE.replace("his.one", "his.three") + "alter table his.three rename to one;"
+MOVED = HIS_TABLE.replace("his.one", "public.one") + "alter table public.one set schema his;"
+TYPED = HIS_TABLE.replace("his.one", "his.typed")
+# What he does, whether he began it before the dump and ends it now, and what becomes of the run.
+SWAPS = {
+    "it is dropped": (f"drop sequence his.one; {HIS_TABLE}", False, "dump"),
+    "it is renamed": (f"alter sequence his.one rename to two; {HIS_TABLE}", False, "dump"),
+    "it moves to another schema": (f"alter sequence his.one set schema public; {HIS_TABLE}", False, "dump"),
+    "his table is renamed": (f"alter sequence his.one rename to two; {RENAMED}", False, "dump"),
+    "his table moves to it": (f"alter sequence his.one rename to two; {MOVED}", False, "dump"),
+    "its schema is renamed": (f"alter schema his rename to hers; create schema his; {HIS_TABLE}", False, ""),
+    "it had a type beside it": (f"drop domain his.typed; drop sequence his.typed; {TYPED}", False, ""),
+    "it is dropped as the dump begins": (f"drop sequence his.one; {HIS_TABLE}", True, "dump"),
+    "its schema is renamed as the dump begins": (
+        f"alter schema his rename to hers; create schema his; {HIS_TABLE}",
+        True,
+        "dump",
+    ),
+}
+WAITING = "select count(*) from pg_locks l join pg_stat_activity using (pid) where not granted and {whose}"
+OF_THE_DUMP = "application_name like 'dental-pms-backup-%'"
+
+
+@contextlib.contextmanager
+def his_session(site: Site, app: str) -> Iterator["subprocess.Popen[str]"]:
+    argv = [str(bin_dir() / "psql"), "-qX", "-h", site.server.host, "-p", str(site.server.port), "-U", app, "-d", app]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def does(process: "subprocess.Popen[str]", statements: str) -> None:
+    assert process.stdin
+    process.stdin.write(f"{statements}\n")
+    process.stdin.flush()
+
+
+@pytest.mark.fault("Somebody evil", "while pg_dump waits for his table, he puts another one in a sequence's place")
+@pytest.mark.sample(3)
+@pytest.mark.parametrize(("swap", "before", "cause"), SWAPS.values(), ids=SWAPS)
+def test_nothing_comes_into_the_place_of_a_sequence_that_is_dumped(
+    owned: tuple[Site, str], swap: str, before: bool, cause: str
+) -> None:
+    site, app = owned
+    sql(site.server, SEQUENCES.format(app=app))
+    waiting = (WAITING.format(whose=OF_THE_DUMP), WAITING.format(whose=f"usename = '{app}'"))
+    with his_session(site, app) as holds, his_session(site, app) as swaps, listening(site) as journal:
+        does(holds, "begin; lock table public.indexed in access exclusive mode;")
+        does(swaps, f"begin; {swap}" if before else "")
+        open_now = "select count(*) from pg_stat_activity where usename = '{}' and state = 'idle in transaction'"
+        wait_until(lambda: sql(site.server, open_now.format(app)) == f"{1 + before}")
+        with site.running("run", wrapper=journal.wrapper) as process:
+            wait_until(lambda: sql(site.server, waiting[0]) == "1")
+            does(swaps, f"{'commit;' if before else swap}\n\\q")
+            wait_until(lambda: swaps.poll() is not None or before or sql(site.server, waiting[1]) == "1")
+            does(holds, "commit;")
+            out, err = process.communicate(timeout=120)
+        told = journal.close()
+        wait_until(lambda: swaps.poll() is not None)
+    nothing_ran(site, app, Ran([], 0, out, err))
+    assert (process.returncode, out) == (1, FAILED.format(cause)) if cause else out.endswith(f"{OK}\n"), err
+    assert "hint: a migration changed tables" in err or not cause, err
+    faults.saw(
+        status=process.returncode,
+        cause=cause,
+        store="a new, verified set of the attachments" if cause else faults.A_NEW_SET,
+        events=events(told),
+    )
+    at_rest(site)
+    recovers(site)
+    nothing_ran(site, app, Ran([], 0, out, err))
+
+
+CONFIGURATION = """\
+alter extension plpgsql add table public.indexed;
+update pg_extension set extconfig = array['public.indexed'::regclass::oid], extcondition = array['where n > 0']
+ where extname = 'plpgsql';
+"""
+
+
+@pytest.mark.fault("Somebody evil", "his function stands under a table of an extension's configuration, which is his")
+def test_nothing_under_a_table_of_an_extensions_configuration_is_planned(owned: tuple[Site, str]) -> None:
+    site, app = owned
+    sql(site.server, CONFIGURATION)
+    err = fails(site, "db", cause="dump").stderr
+    assert "db: public.indexed: of an extension's configuration, but of a role that is no superuser" in err
+    nothing_ran(site, app, Ran([], 0, "", err))
+    sql(site.server, "drop index public.indexed_expr_idx")
+    with his_session(site, app) as holds, his_session(site, app) as swaps:
+        does(holds, "begin; lock table public.partly in access exclusive mode;")
+        wait_until(lambda: sql(site.server, WAITING.format(whose=f"usename = '{app}'").replace("not ", "")) != "0")
+        with site.running("run", "db") as process:
+            wait_until(lambda: sql(site.server, WAITING.format(whose=OF_THE_DUMP)) == "1")
+            does(swaps, "create index on public.indexed ((public.evil(1) + n));\n\\q")
+            wait_until(lambda: sql(site.server, WAITING.format(whose=f"usename = '{app}'")) == "1")
+            does(holds, "commit;")
+            out, err = process.communicate(timeout=120)
+        wait_until(lambda: swaps.poll() is not None)
+    nothing_ran(site, app, Ran([], process.returncode, out, err))
+    sql(site.server, "drop index public.indexed_expr_idx")
+    recovers(site)
 
 
 def test_live_rows_are_counted_whatever_columns_their_tables_have(owned: tuple[Site, str]) -> None:

@@ -258,7 +258,7 @@ def test_a_disk_that_loses_what_was_not_synced_has_all_sets_that_a_run_told_of(
         (disk / "not synced").write_text("lost")
         if moment.startswith("in"):
             with session(live, LOCK_ALL), site.running("run", wrapper=journal.wrapper) as process:
-                wait_until(lambda: dumps_running(live) == 1)
+                wait_until(lambda: dumps_running(live) == 2)
                 filesystems.lose_power(disk)
                 process.kill()
             status: int | str = "killed"

@@ -406,7 +406,7 @@ def test_attachments_on_a_disk_of_their_own_are_refused_with_the_command_that_do
 def test_a_restore_waits_for_no_run_and_is_refused_while_one_holds_the_store(site: Site) -> None:
     site.configure({"database.lock_wait_s": 300})
     with session(site.server, "lock table patients in access exclusive mode;"), site.running("run") as process:
-        wait_until(lambda: dumps_running(site.server) == 1)
+        wait_until(lambda: dumps_running(site.server) == 2)
         done = site.run("restore", "attachments", "latest", "--in-place", "--yes")
         process.kill()
     assert (done.returncode, done.stdout) == (75, "")

@@ -38,6 +38,8 @@ def empty(site: Site) -> None:
 @pytest.mark.each_release
 def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site) -> None:
     before = (dump(practice.server), on_disk(practice.attachments))
+    sql(practice.server, "insert into attachments values (9, 'only in a set of the database alone', 1)")
+    practice.takes("db")
     empty(practice)
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -71,6 +73,10 @@ def test_rows_and_files_are_those_of_the_table_that_the_configuration_names(prac
     assert practice.run("drill").stdout.endswith("drill_status=proven\n")
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert done.stdout.endswith("\nattachment_rows_with_files=5\nrestore_all_status=ok\n"), done.stderr
+    practice.configure({"application.size_column": "byte_size"})
+    done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+    assert (done.returncode, "restore_all_status" in done.stdout) == (1, False)
+    assert "application.table: pictures is no table with the columns the key and byte_size, expected " in done.stderr
 
 
 def test_a_file_behind_a_link_that_leads_out_of_the_attachments_is_no_row_s_file(practice: Site) -> None:

@@ -186,7 +186,7 @@ def locked_table(machine: Machine) -> Iterator[None]:
 
 
 def sessions_of_dumps(machine: Machine) -> int:
-    """Return how many sessions of a run the practice's database has."""
+    """Return how many sessions of a run the practice's database has: a dump has two, one of which holds names."""
     counted = "select count(*) from pg_stat_activity where application_name like 'dental-pms-backup-%'"
     return int(practice.sql(machine, counted))
 

@@ -166,7 +166,7 @@ def test_run_in_progress_survives_an_upgrade(practice_machine: Machine) -> None:
     began = admin.moment(practice_machine)
     with admin.locked_table(practice_machine):
         practice_machine.run(f"systemctl start --no-block {admin.SERVICE}")
-        admin.wait_for(lambda: admin.sessions_of_dumps(practice_machine) == 1)
+        admin.wait_for(lambda: admin.sessions_of_dumps(practice_machine) == 2)
         practice_machine.install(newer)
         assert admin.state(practice_machine) == "activating"
     admin.wait_for(lambda: admin.state(practice_machine) == "inactive")

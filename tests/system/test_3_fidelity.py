@@ -32,7 +32,7 @@ def documented(text: str, **names: str) -> list[str]:
 
 def readme() -> str:
     text = (admin.REPOSITORY / "README.md").read_text()
-    return text.partition("## Getting the data back")[2].partition("Into the live place")[0]
+    return text.partition("### Without this program")[2].partition("\n## ")[0]
 
 
 def taken(host: Machine) -> str:

@@ -206,7 +206,7 @@ def test_stop_ends_the_dump_at_once(host: Machine, wanted: str) -> None:
     host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {wanted}, lock_wait_s: 300}}\n")
     with admin.locked_table(host):
         assert faults.start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
         assert dumps(host) != []
         began = time.monotonic()
         host.run(f"systemctl stop {admin.SERVICE}")

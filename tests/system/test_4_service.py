@@ -72,7 +72,7 @@ def in_background(host: Machine, words: str, stderr: str) -> None:
     """Type a run that goes on when this returns, with a dump that waits for a lock; it says what it says in a file."""
     heeds = "env --default-signal=INT"  # what a shell starts in the background ignores it
     host.run(f"{heeds} dental-pms-backup {words} </dev/null >/root/said {stderr} & echo $! >/root/pid")
-    admin.wait_for(lambda: admin.sessions_of_dumps(host) >= 1)
+    admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def test_status_says_what_the_run_does_and_moves(host: Machine) -> None:
 def test_status_command_and_systemctl_status_say_that_a_run_is_going_on(host: Machine) -> None:
     with admin.locked_table(host):
         assert start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
         assert json.loads(admin.dental(host, "status --json").stdout)["running"] is True
         shown = host.run(f"systemctl status {admin.SERVICE}", check=False).stdout
         assert re.search(r'Status: "db', shown)
@@ -293,7 +293,7 @@ def test_database_that_comes_back_between_two_tries_is_backed_up(host: Machine) 
 def test_second_run_at_the_same_time_is_refused_as_temporary(host: Machine) -> None:
     with admin.locked_table(host):
         assert start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
         done = admin.dental(host, "run")
     assert (done.returncode, done.stdout) == (75, "failure=locked\nbackup_run_status=failed\n")
     admin.wait_for(lambda: admin.state(host) == "inactive")
@@ -313,7 +313,7 @@ def test_one_streams_failure_publishes_nothing_and_tells_of_the_other(host: Mach
 def test_run_yields_to_the_practice(host: Machine) -> None:
     with admin.locked_table(host):
         assert start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
         main = admin.properties(host, admin.SERVICE, "MainPID")["MainPID"]
         policies = host.run(f"chrt --pid {main}; ionice -p {main}").stdout
         host.run(f"systemctl stop {admin.SERVICE}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.backup import archive, compressor, dump
+from dental_pms_backup.backup import archive, compressor, dump, hold_names
 from dental_pms_backup.errors import (
     ArchiveError,
     BackupError,
@@ -26,7 +26,7 @@ from dental_pms_backup.host import programs
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
-from tests.unit.builders import DUMP, gone, program
+from tests.unit.builders import DUMP, HOLDS, gone, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
@@ -50,7 +50,7 @@ def native(bin_dir: Path) -> OnHost:
 def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None) -> bytes:
     """Dump with a pg_dump of the test's and return what came out."""
     program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) 16.4"; exit; }}\n{script}')
-    program(bin_dir, "psql", f"[ \"$1\" != --version ] || {{ echo 16.4; exit; }}\necho '{ANSWER}'\n")
+    program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {HOLDS} *) echo '{ANSWER}' ;; esac\n")
     with (bin_dir / "out").open("w+b") as out:
         dump.database(server or native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
         return (bin_dir / "out").read_bytes()
@@ -72,6 +72,58 @@ def test_dump_is_plain_sql_that_waits_for_locks_no_longer_than_asked() -> None:
         "--no-password",
         "--lock-wait-timeout=60000",
     ]
+
+
+def test_dump_is_of_the_snapshot_whose_names_are_held() -> None:
+    argv = dump.database_argv(CONTAINER, FACTS, "s1", lock_wait_s=60, snapshot="00000003-1B-1")
+    assert argv[-1] == "--snapshot=00000003-1B-1"
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("ERROR:  canceling statement due to lock timeout", "a migration or maintenance holds a table"),
+        ('ERROR:  type "one" already exists', "a migration changed tables"),
+        ("ERROR:  could not serialize access due to concurrent update", "a migration changed tables"),
+    ],
+)
+def test_dump_does_not_begin_where_the_names_cannot_be_held(said: str, hint: str, bin_dir: Path) -> None:
+    dumped(bin_dir, "exit 0\n")
+    program(
+        bin_dir,
+        "psql",
+        f"case \"$*\" in *ON_ERROR_STOP=1) echo 'psql:<stdin>:7: {said}' >&2; exit 3 ;; *) echo '{ANSWER}' ;; esac\n",
+    )
+    with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError) as raised:
+        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+    assert raised.value.message == f"db: psql: exit status 3: psql:<stdin>:7: {said}, expected exit status 0"
+    assert raised.value.hint.startswith(hint)
+    assert (bin_dir / "out").read_bytes() == b""
+
+
+def test_names_are_held_to_the_end_of_the_dump(bin_dir: Path) -> None:
+    gone_early = "case \"$*\" in *ON_ERROR_STOP=1) echo held ;; *) echo '{}' ;; esac\n"
+    program(bin_dir, "pg_dump", '[ "$1" != --version ] || { echo 16.4; exit; }\nexec sleep 300\n')
+    program(bin_dir, "psql", gone_early.format(ANSWER))
+    with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError) as raised:
+        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+    assert raised.value.message == "db: psql ended before the dump did, expected it to stay"
+
+
+def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_are_still_here(
+    bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold_names, "SAID_EVERY_S", 0)
+    said = bin_dir / "said"
+    told = f"tail --follow=name --retry --quiet {said} 2>/dev/null | grep --quiet '^select;$'; echo CREATE"
+    program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo 16.4; exit; }}\n{told}\n')
+    holds = f"*ON_ERROR_STOP=1) echo held; exec cat >{said} ;;"
+    program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
+    with (bin_dir / "out").open("w+b") as out:
+        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+    first, *_, last = said.read_text().splitlines()
+    assert (first, last) == ("set lock_timeout = '60s';", "rollback;")
+    assert f"set idle_in_transaction_session_timeout = '{hold_names.SILENT_S}s';" in said.read_text().splitlines()
 
 
 def test_roles_are_saved_without_their_passwords() -> None:
@@ -250,15 +302,14 @@ def test_compressor_that_fails_is_told_before_the_broken_pipe_it_left(
 @pytest.mark.parametrize("death", ["kill -9 $$", "exec yes"])
 def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(death: str, bin_dir: Path) -> None:
     calls = bin_dir / "calls"
-    program(
-        bin_dir, "docker", f'printf "%s\\n" "$@" ======== >>{calls}; case "$*" in *psql*) exit 1 ;; esac\n{death}\n'
-    )
+    answers = f'case "$*" in {HOLDS} *psql*) exit 1 ;; esac'
+    program(bin_dir, "docker", f'printf "%s\\n" "$@" ======== >>{calls}; {answers}\n{death}\n')
     if death == "exec yes":  # the reader dies, and the client in the container does not notice
         for name in ("igzip", "pigz", "gzip"):
             program(bin_dir, name, "exit 1\n")
     with pytest.raises(BackupError):
         dumped(bin_dir, "exit 1\n", server=CONTAINER)
-    dump, stopped, *_ = calls.read_text().split("\n========\n")
+    _, dump, stopped, *_ = calls.read_text().split("\n========\n")
     session = re.search("--env=PGAPPNAME=(.*)", dump)
     assert session
     assert stopped.splitlines()[1] == "--env=PGAPPNAME=dental-pms-backup-stop"
@@ -267,13 +318,15 @@ def test_dump_in_a_container_that_did_not_end_by_itself_is_ended_on_the_server(d
 
 def test_dump_in_a_container_that_failed_by_itself_is_looked_for_once(bin_dir: Path) -> None:
     calls = bin_dir / "calls"
-    answers = f"case \"$*\" in *terminate*) echo end; echo 0 >&3 ;; *json*) echo examine; echo '{ANSWER}' >&3 ;; esac"
     program(
-        bin_dir, "docker", f'exec 3>&1 >>{calls}\n{answers}\ncase "$*" in *psql*) ;; *) echo dump; exit 1 ;; esac\n'
+        bin_dir,
+        "docker",
+        f'case "$*" in {HOLDS} *terminate*) echo end >>{calls}; echo 0 ;; *json*) echo examine >>{calls}; echo'
+        f" '{ANSWER}' ;; *) echo dump >>{calls}; exit 1 ;; esac\n",
     )
     with pytest.raises(DumpError):
         dumped(bin_dir, "exit 1\n", server=CONTAINER)
-    assert calls.read_text() == "dump\nend\nexamine\n"
+    assert calls.read_text() == "dump\nend\nexamine\nend\n"  # of the dump, and of what held for it
 
 
 def test_dump_that_failed_of_a_server_that_went_away_is_worth_a_retry(bin_dir: Path) -> None:
@@ -288,6 +341,7 @@ def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(bin_dir:
     program(
         bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo 16.4; exit; }}\necho $$ >{tmp_path}/id\nexec sleep 300\n'
     )
+    program(bin_dir, "psql", f'case "$*" in --version) echo 16.4 ;; {HOLDS} esac\n')
     watch = Watch(stall_timeout_s=0.3)
     with (
         (tmp_path / "out").open("w+b") as out,

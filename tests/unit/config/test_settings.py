@@ -695,7 +695,7 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
         "type": "integer",
         "minimum": 1,
         "maximum": 1_000_000,
-        "description": "how many artefacts of each stream stay; pinned sets stay beside them",
+        "description": "so many artefacts of each stream stay; pinned sets stay beside them",
         "default": 14,
     }
     assert properties["backup_dir"]["type"] == ["string", "null"]
