@@ -7,7 +7,7 @@ import pytest
 
 from tests import faults
 from tests.faults import A_NEW_SET
-from tests.integration.faults import OK, events, fails, listening, recovers, succeeds
+from tests.integration.faults import OK, cause, events, fails, listening, recovers, succeeds
 from tests.integration.support import HEEDS_SIGNALS, TREE, Site, on_disk
 from tests.integration.test_lying_tools import assert_is_what_the_practice_has
 
@@ -132,7 +132,7 @@ def test_a_set_stays_although_nobody_hears_of_it_and_the_exit_status_says_so(
     name = site.sets()[-1]
     assert {path: facts for path, facts in site.set_files().items() if name not in path} == before
     assert_is_what_the_practice_has(site, name)
-    faults.saw(status=status, cause="output" if status else "", store=A_NEW_SET, events=events(told))
+    faults.saw(status=status, cause=cause(told), store=A_NEW_SET, events=events(told))
     recovers(site)
 
 
