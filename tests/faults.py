@@ -31,9 +31,10 @@ HEAD = """\
 # Faults, and what happened
 
 Each row is a test that makes the fault happen to the real thing: the installed package on a booted machine
-(`tests/system`) or the program with a real PostgreSQL and real tools (`tests/integration`). What stands here is what
-those tests saw: `tests/run --all` writes this table from their results and fails when it differs from the committed
-one; `tests/run` compares the rows that it has seen.
+(`tests/system`) or the program with a real PostgreSQL and real tools (`tests/integration`). Only where the exit is
+"power lost, in a model" it is a model: of what a disk may have kept after each step that a real command took. What
+stands here is what those tests saw: `tests/run --all` writes this table from their results and fails when it differs
+from the committed one; `tests/run` compares the rows that it has seen.
 
 **Exit** is the exit status of the run that met the fault, with the word after `failure=`. **In the store**: what it
 left there. **Journal**: the events of its entries (`journalctl -u dental-pms-backup -x` explains them). **Next run**:

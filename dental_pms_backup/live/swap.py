@@ -306,6 +306,7 @@ def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | Refuse
             places.move_all(kept, target.place)
             _remove_empty(target.around, kept.path.name, kept)
     except OSError as second:
+        made.taken = True  # by what is left under its name the next restore, and a run, know that this one is not over
         name = kept.path.name if kept else made.name
         raise _half(target, name, second) from None
     why = error.strerror if isinstance(error, OSError) else error.message

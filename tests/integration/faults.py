@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -135,6 +136,17 @@ def listening(site: Site) -> Iterator[Journal]:
 def events(told: str) -> list[str]:
     """Return the events of what was sent to a journal, in order, each once."""
     return list(dict.fromkeys(re.findall("^DENTAL_PMS_EVENT=(.+)$", told, re.MULTILINE)))
+
+
+def cause(told: str) -> str:
+    """Return the cause that the last entry with one has, of what was sent to a journal; empty without one."""
+    found: list[str] = re.findall("^DENTAL_PMS_CAUSE=(.+)$", told, re.MULTILINE)
+    return found[-1] if found else ""
+
+
+def of_a_sweep(number: int, how: str, moment_s: float, takes_s: float) -> None:
+    """Say, in what pytest shows of a test that failed, which of its moments it was."""
+    sys.stdout.write(f"{number}: {how}, {moment_s:.3f} s after its start; a whole one takes {takes_s:.3f} s\n")
 
 
 def _run(site: Site, words: Sequence[str], wrapper: Sequence[str], variables: dict[str, str]) -> Met:

@@ -26,6 +26,7 @@ CANARIES = ("canary-patient-4711", "hash-canary-7f3a", "SCRAM-SHA-256$")
 NEVER_BOUNDED = ("dac_override", "dac_read_search")
 SET_FILES = re.compile(r"(db/[^.].*|sets/[^.].*|attachments_.*)")
 ENDS_WITHIN_S = 180
+PORTS = {"trixie": (21_000, 21_100), "bookworm": (22_000, 22_100)}  # both have the network of the host
 HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
 Setting = str | int | bool | Mapping[str, str] | None
@@ -333,6 +334,15 @@ def mounted_tmpfs(directory: Path, size_bytes: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, of a range in which each release has a half and no client gets its own."""
+    for port in range(*PORTS[release()]):
+        with contextlib.suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def resize(directory: Path, size_bytes: int) -> None:

@@ -19,8 +19,6 @@ from tests.integration.drills import left_behind
 from tests.integration.faults import events, listening
 from tests.integration.support import HEEDS_SIGNALS, TREE, Site, alive, environment, mounted_tmpfs, sql, wait_until
 
-pytestmark = pytest.mark.each_release
-
 PROVEN = faults.AS_BEFORE + ", the drilled one proven"
 OF_THE_HOST = (
     "/etc/shadow",
@@ -117,6 +115,7 @@ def recovers(site: Site) -> None:
     drills.recovers(site)
 
 
+@pytest.mark.each_release
 @pytest.mark.fault(
     "Somebody evil",
     "a dump that is drilled in a private cluster reads, writes, connects, signals and forks all that it can",
@@ -162,6 +161,7 @@ def test_a_dump_that_is_loaded_by_a_drill_gets_nowhere(own_database: Site) -> No
     recovers(site)
 
 
+@pytest.mark.each_release
 @pytest.mark.fault("Somebody evil", "a drill is killed while its dump has processes that heed no signal in the copy")
 def test_what_a_dump_started_does_not_outlive_a_drill_that_is_killed(own_database: Site) -> None:
     site = own_database
@@ -169,7 +169,7 @@ def test_what_a_dump_started_does_not_outlive_a_drill_that_is_killed(own_databas
         assert len(of_the_user()) > 30
         process.kill()
         process.wait(timeout=30)
-        wait_until(lambda: of_the_user() == [], within_s=20)
+        wait_until(lambda: of_the_user() == [])
     faults.saw(status="killed", store=faults.AS_BEFORE, events=[])
     sql(site.server, f"drop table {evil_dump.TABLE}")
     with listening(site) as journal:
@@ -248,6 +248,7 @@ select 1 \g |bash -c 'cat >/dev/tcp/127.0.0.1/PORT'
 }
 
 
+@pytest.mark.each_release
 @pytest.mark.fault("Somebody evil", "a dump that is drilled in a private cluster has commands of psql in it")
 @pytest.mark.parametrize("what", COMMANDS)
 def test_a_command_of_psql_in_a_dump_that_is_drilled_gets_nowhere(own_database: Site, what: str) -> None:

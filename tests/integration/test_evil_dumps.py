@@ -243,7 +243,6 @@ def recovers(site: Site) -> None:
     faults.recovered()
 
 
-@pytest.mark.each_release
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, in the open or well hidden")
 def test_no_command_of_psql_in_a_file_is_run(victim: Site) -> None:
     for command in COMMANDS:
@@ -299,7 +298,6 @@ def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Si
     recovers(victim)
 
 
-@pytest.mark.each_release
 @pytest.mark.fault(
     "Somebody evil", "a file from elsewhere reaches for files, programs, roles and other databases in SQL"
 )

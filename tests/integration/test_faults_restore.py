@@ -1,6 +1,7 @@
 """Whatever strikes a restore of the database: live is as it was, or what was restored is whole; never between."""
 
 import contextlib
+import gzip
 import os
 import random
 import shutil
@@ -16,10 +17,11 @@ import pytest
 from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.live import postgres, swap
 from dental_pms_backup.live.postgres import OnHost
+from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration import filesystems
 from tests.integration.conftest import databases_like
-from tests.integration.faults import at_rest, events, listening
+from tests.integration.faults import at_rest, cause, events, listening, of_a_sweep
 from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
@@ -34,6 +36,7 @@ from tests.integration.support import (
     on_disk,
     sql,
     wait_until,
+    without_noise,
 )
 from tests.integration.test_kill_sweep import A_PROGRAM, EVERYTHING, kill
 
@@ -103,10 +106,12 @@ def test_a_restore_that_is_killed_at_any_moment_leaves_the_old_content_or_the_ne
         assert restores(site, road, None, 0, chance) == 0
         takes_s[road] = time.monotonic() - began
     spoilt, killed = spoil(site), 0
-    for _ in range(KILLS):
+    for number in range(KILLS):
         (road,) = chance.choices(list(roads), list(roads.values()))
         (how,) = chance.choices(list(HOW), list(HOW.values()))
-        status = restores(site, road, how, chance.uniform(0, takes_s[road]), chance)
+        moment_s = chance.uniform(0, takes_s[road])
+        of_a_sweep(number, f"{how!r} of {' '.join(road)}", moment_s, takes_s[road])
+        status = restores(site, road, how, moment_s, chance)
         found = found_live(site)
         assert found.database in (spoilt.database, restored.database)
         assert found.attachments in (spoilt.attachments, restored.attachments)
@@ -172,18 +177,19 @@ def restores(
     return process.returncode
 
 
-def fails(site: Site, *words: str, **variables: str) -> tuple[int, str, list[str]]:
-    """Restore in place, expecting that it fails and the live database is as it was; the status, stderr and events."""
+def fails(site: Site, *words: str, status: int = 1, **variables: str) -> str:
+    """Restore in place, expecting that it fails and the live database is as it was; return what it says."""
     before = dump(site.server)
     with listening(site) as journal:
         done = site.run("restore", "db", *words, "--in-place", "--yes", wrapper=journal.wrapper, **variables)
-        told = events(journal.close())
-    assert done.returncode != 0
+        told = journal.close()
+    assert done.returncode == status, done.stderr
     assert "restore_status" not in done.stdout
     assert "Traceback" not in done.stderr
     wait_until(lambda: answers(site.server))
     assert dump(site.server) == before
-    return done.returncode, done.stderr, told
+    faults.saw(status=done.returncode, cause=cause(told), store=AS_IT_WAS, events=events(told))
+    return done.stderr
 
 
 def answers(server: OnHost) -> bool:
@@ -193,8 +199,12 @@ def answers(server: OnHost) -> bool:
 
 
 def recovers(site: Site) -> None:
-    done = site.run("restore", "db", site.sets()[0], "--in-place", "--yes")
+    """Restore the first set, after which a dump of what is live is the one that it has."""
+    name = site.sets()[0]
+    done = site.run("restore", "db", name, "--in-place", "--yes")
     assert done.returncode == 0, done.stderr
+    stored = gzip.decompress((site.store / Kind.DB.path(name)).read_bytes()).decode()
+    assert dump(site.server) == without_noise(stored.split("\n"))
     faults.recovered()
 
 
@@ -224,10 +234,8 @@ def test_a_restore_into_the_wrong_database_touches_none(own_database: Site) -> N
     sql(site.server, *CHANGES)
     made = databases_like(site.server, "")
     site.configure({"native.database": "no such database"})
-    status, said, told = fails(site, "latest")
-    assert "db: the server refuses: " in said
+    assert "db: the server refuses: " in fails(site, "latest")
     assert databases_like(site.server, "") == made
-    faults.saw(status=status, cause="database", store=AS_IT_WAS, events=told)
     site.configure({"native.database": site.server.database})
     recovers(site)
 
@@ -254,11 +262,10 @@ def test_a_row_that_did_not_arrive_is_noticed_before_anything_is_committed(own_d
     sql(site.server, *CHANGES)
     site.fake("psql", IN_THE_MIDDLE.replace(SLOW, WITHOUT_A_ROW))
     words = ["latest", "--no-safety-set", *(REPLACE if how == "--replace" else [])]
-    status, said, told = fails(site, *words)
+    said = fails(site, *words)
     assert "1 tables have not the rows of the dump, the first is public.patients), expected every statement" in said
     assert "the live database is as it was" in said
     assert beside(site) == []
-    faults.saw(status=status, cause="restore", store=AS_IT_WAS, events=told)
     site.mend()
     recovers(site)
 
@@ -267,7 +274,9 @@ REPLACE = ("--replace", "--as-superuser")  # the practice has objects of others
 
 
 @contextlib.contextmanager
-def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+def in_the_middle(
+    site: Site, road: str, journal: Journal, *wanted: str
+) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """Restore in place while the block lasts, and yield the process and that of the replay's session.
 
     The session waits, in its transaction, for what its psql is not given until the file ``HELD`` is removed.
@@ -277,8 +286,8 @@ def in_the_middle(site: Site, road: str, journal: Journal) -> Iterator[tuple["su
     database = site.server.database if road == "--replace" else f"{site.server.database}_restoring_%"
     waiting = f"""select pid from pg_stat_activity where datname like '{database}' and pid <> pg_backend_pid()
         and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
-    words = ["latest", "--in-place", "--yes", "--no-safety-set", *(REPLACE if road == "--replace" else [])]
-    with site.running("restore", "db", *words, wrapper=journal.wrapper) as process:
+    words = [*(wanted or ("latest", "--no-safety-set")), *(REPLACE if road == "--replace" else [])]
+    with site.running("restore", "db", *words, "--in-place", "--yes", wrapper=journal.wrapper) as process:
         backend = awaited(lambda: sql(postgres.in_database(site.server, "postgres"), waiting)).split()[0]
         yield process, int(backend)
     site.mend()
@@ -318,7 +327,8 @@ def test_a_server_that_is_stopped_in_a_restore_comes_back_with_the_live_database
             assert dump(site.server) == before
             left = beside(site)
             assert bool(left) == (road == "beside")
-            faults.saw(status=process.returncode, store=AS_IT_WAS, events=events(journal.close()))
+            told = journal.close()
+            faults.saw(status=process.returncode, cause=cause(told), store=AS_IT_WAS, events=events(told))
             recovers(site)
         finally:
             pg_ctl(site.server, "stop", "--mode=immediate")
@@ -346,7 +356,8 @@ def test_a_disk_of_the_server_that_fills_up_in_a_restore_leaves_the_live_databas
         assert "hint: df -h" in err
         assert dump(site.server) == before
         assert beside(site) == []
-        faults.saw(status=process.returncode, cause="restore", store=AS_IT_WAS, events=events(journal.close()))
+        told = journal.close()
+        faults.saw(status=process.returncode, cause=cause(told), store=AS_IT_WAS, events=events(told))
         (disk / "something else").unlink()
         recovers(site)
 
@@ -374,11 +385,10 @@ def test_a_damaged_set_is_refused_before_anything_is_touched(own_database: Site,
             file.write_bytes(content[:9999] + bytes([content[9999] ^ 1]) + content[10000:])
         case _:
             file.write_bytes(other.read_bytes())
-    status, said, told = fails(site, first)
+    said = fails(site, first)
     assert "the checksum differs from the manifest's" in said
     assert beside(site) == []
     assert site.sets() == [first, second]
-    faults.saw(status=status, cause="verification", store=AS_IT_WAS, events=told)
     file.write_bytes(content)
     recovers(site)
 
@@ -391,12 +401,10 @@ def test_a_full_disk_of_the_server_is_measured_and_nothing_is_made(site: Site) -
         with small_site(site, site.place / "disk/pg"):
             status = os.statvfs(site.place / "disk")
             (site.place / "disk/fill").write_bytes(bytes(status.f_bavail * status.f_frsize - (3 << 20)))
-            code, said, told = fails(site, "latest")
-            assert code == 4
+            said = fails(site, "latest", status=4)
             assert "free on the server's disk, as df says of its data directory, expected" in said
             assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
             assert beside(site) == []
-            faults.saw(status=code, cause="refused", store=AS_IT_WAS, events=told)
             (site.place / "disk/fill").unlink()
             recovers(site)
     assert on_disk(site.attachments) == attachments

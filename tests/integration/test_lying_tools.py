@@ -122,7 +122,7 @@ def test_a_checksum_that_is_none_fails_the_run(site: Site, said: str) -> None:
     assert_is_what_the_practice_has(site, recovers(site))
 
 
-@pytest.mark.fault("Ourselves", "a program hangs: any that works on a stream, one after the other")
+@pytest.mark.fault("Ourselves", "a program hangs: any that works on a stream, each in a run of its own")
 def test_a_program_that_hangs_fails_the_run_by_itself(site: Site) -> None:
     programs = [program for program in OUTCOMES if program not in {"setpriv", "env", "psql", "gzip"}]
     sites = {}

@@ -15,18 +15,20 @@ from typing import Any
 import pytest
 
 from dental_pms_backup.host.durable import draft_path
+from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store import publishing, restore_txt, sets
 from dental_pms_backup.store.sets import NAME_PATTERN
 from tests import faults
-from tests.faults import AS_BEFORE
-from tests.integration import traces
-from tests.integration.faults import recovers
-from tests.integration.support import SET_FILES, Site
+from tests.faults import A_NEW_SET, AS_BEFORE
+from tests.integration import filesystems, traces
+from tests.integration.faults import LOCK_ALL, assert_whole, events, listening, recovers
+from tests.integration.support import SET_FILES, Site, dumps_running, session, wait_until
 from tests.integration.test_offsite import configure
 from tests.integration.traces import Disk, Step, Tree
 
 AS_BEFORE_OR_AFTER = "all sets as they were, or as they were to be"
 RUNS = 2
+SOME_RUN = f"ok, of {RUNS} of all that may remain; the others are put in order"
 DRAFT = re.compile(r"(^|.*/)\.([^/]+)\.draft")
 MANIFEST = re.compile(rf"sets/({NAME_PATTERN})\.json")
 
@@ -241,6 +243,43 @@ SCENES = {
 }
 
 
+@pytest.mark.fault("Ourselves", "a disk loses its power, and all that was not synced")
+@pytest.mark.parametrize("moment", ["in the middle of the dump", "once a run said ok"])
+def test_a_disk_that_loses_what_was_not_synced_has_all_sets_that_a_run_told_of(
+    new_site: Site, live: OnHost, moment: str
+) -> None:
+    site, disk = new_site, new_site.place / "disk"
+    image = filesystems.made("ext4", site.place / "image", 64 << 20)
+    site.configure({"backup_dir": str(disk / "store"), "reserve_mb": 0, "database.lock_wait_s": 300})
+    (site.place / "store").symlink_to(disk / "store")
+    with filesystems.mounted("ext4", image, disk), listening(site) as journal:
+        first = site.takes()
+        before = site.set_files()
+        (disk / "not synced").write_text("lost")
+        if moment.startswith("in"):
+            with session(live, LOCK_ALL), site.running("run", wrapper=journal.wrapper) as process:
+                wait_until(lambda: dumps_running(live) == 2)
+                filesystems.lose_power(disk)
+                process.kill()
+            status: int | str = "killed"
+        else:
+            done = site.run("run", wrapper=journal.wrapper)
+            filesystems.lose_power(disk)
+            assert done.stdout.endswith("backup_run_status=ok\n"), done.stderr
+            status = done.returncode
+        told = events(journal.close())
+    with filesystems.mounted("ext4", image, disk):
+        assert not (disk / "not synced").exists() or not (disk / "not synced").read_text()
+        after = site.set_files()
+        assert {path: after.get(path) for path in before} == before
+        names = site.sets()
+        assert (names[0], len(names)) == (first, 1 if status == "killed" else 2)
+        for name in names:
+            assert_whole(site, name)
+        faults.saw(status=status, store=AS_BEFORE if status == "killed" else A_NEW_SET, events=told)
+        recovers(site)
+
+
 @pytest.mark.sample(4)
 @pytest.mark.fault("Ourselves", "the power fails after any step of")
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
@@ -249,13 +288,13 @@ def test_a_power_failure_after_any_step_leaves_all_sets_as_they_were_or_as_they_
 ) -> None:
     run = scene(site)
     assert sorted(set(objections(run))) == []
-    faults.saw(status="power lost", store=AS_BEFORE_OR_AFTER, events=[])
+    faults.saw(status="power lost, in a model", store=AS_BEFORE_OR_AFTER, events=[])
     trees = all_that_may_remain(run)
     for tree in trees:
         put_in_order(run, tree, site.place / "copy")
     for tree in trees[:: len(trees) // RUNS + 1]:
         runs_on(site, run, tree)
-    faults.recovered()
+    faults.recovered(SOME_RUN)
 
 
 def all_that_may_remain(run: Recorded) -> list[Tree]:
@@ -309,6 +348,7 @@ BEGINNING = "sync ."  # that the report says "unfinished": a killed run's machin
 REMOVAL = ["sync sets", "sync ledger.jsonl", "sync .", "sync ledger.jsonl"]  # a later one makes the same safe
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("scene", "needless"), [(one_set_more, [BEGINNING]), (a_set_for_which_another_goes, [BEGINNING, *REMOVAL])]
 )
@@ -344,15 +384,22 @@ def test_a_power_failure_while_attachments_are_put_back_loses_nothing_that_was_l
     run = recorded(site, "restore", "attachments", "latest", "--in-place", "--yes", below=live.parent)
     was = inside(run.before, "attachments")
     assert "restore_status=ok" in str(run.steps[-1])
-    disk = Disk(run.before)
+    disk, trees = Disk(run.before), []
     for step in run.steps:
         disk.take(step)
         for tree in disk.remains():
+            trees.append(tree)
             now = inside(tree, "attachments")
             kept = inside(tree, next((path for path in tree if re.fullmatch("[^/]*before-restore[^/]*", path)), "none"))
             assert [path for path in was if was[path] not in (now.get(path), kept.get(path))] == [], step
             assert "restore_status=ok" not in str(step) or (now, kept) == (wanted, was)
-    faults.saw(status="power lost", store=AS_BEFORE, events=[])
+    faults.saw(status="power lost, in a model", store=AS_BEFORE, events=[])
+    for tree in trees[len(trees) // 3 :: len(trees) // RUNS]:
+        shutil.rmtree(live.parent)
+        laid_out(tree, live.parent)
+        done = site.run("restore", "attachments", "latest", "--in-place", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert tree_of(live) == wanted
     recovers(site)
 
 

@@ -29,8 +29,6 @@ from tests.integration.support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.each_release
-
 CHANGES = ("delete from lines", "create table later (id int)", 'create schema "later"', "drop view reports.balances")
 UNLESS_IN_REPLAY = 'if ! grep -q "&& cat -- " /proc/$PPID/cmdline; then exec "$real" "$@"; fi; '
 REPLACE: tuple[str, ...] = ("--replace", "--as-superuser")  # the practice has objects of others
@@ -94,6 +92,7 @@ def the_latest(_site: Site) -> str:
     return "latest"
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("source", [a_set, its_file, a_plain_file, a_dump_of_the_seed, the_latest])
 def test_a_database_is_again_what_it_was(own_database: Site, source: Callable[[Site], str | Path]) -> None:
     site = own_database
@@ -159,6 +158,7 @@ def test_a_dump_with_a_bad_row_near_its_end_leaves_the_database_as_it_was(own_da
     assert "the live database is as it was" in said
 
 
+@pytest.mark.each_release
 def test_a_dump_whose_last_constraint_fails_leaves_the_database_as_it_was(own_database: Site) -> None:
     bad = changed(own_database, lambda text: text.replace(LINE_AT_END, LINE_AT_END[:-10] + b"ADD NONSENSE"))
     sql(own_database.server, *CHANGES)
@@ -239,6 +239,7 @@ LETTERS = (
 )
 
 
+@pytest.mark.each_release
 def test_large_objects_are_replaced(own_database: Site) -> None:
     site = own_database
     sql(site.server, *LETTERS)
@@ -338,6 +339,7 @@ def hostile(file: Path, *members: tuple[str, str, str]) -> None:
 LISTED = {"parent", "absolute", "deep", "hard-link", "hard-link-up", "device", "odd-name"}
 
 
+@pytest.mark.each_release
 def test_a_hostile_archive_writes_nothing_outside(site: Site) -> None:
     outside = site.place / "outside"
     outside.mkdir()

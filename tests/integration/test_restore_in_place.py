@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import events, listening
+from tests.integration.faults import at_rest, events, listening
 from tests.integration.support import (
     HEEDS_SIGNALS,
     TREE,
@@ -29,6 +28,7 @@ from tests.integration.support import (
     sql,
     wait_until,
 )
+from tests.integration.test_faults_restore import HELD, in_the_middle
 from tests.integration.test_restore_new import OF_DATABASE, SETTINGS, beside, printed
 
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
@@ -214,14 +214,12 @@ def test_a_restore_in_place_that_is_killed_leaves_the_live_database_as_it_was(ow
     site = own_database
     sql(site.server, *CHANGES)
     spoilt = dump(site.server)
-    site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
     with listening(site) as journal:
-        with site.running("restore", "db", "latest", "--in-place", "--yes", wrapper=journal.wrapper) as process:
-            wait_until(lambda: beside(site) != [])
-            time.sleep(0.3)
+        with in_the_middle(site, "beside", journal, "latest") as (process, _):
             signalled(process, signal.SIGKILL, within_s=30)
+            (site.place / HELD).unlink()
         told = events(journal.close())
-    site.mend()
+    at_rest(site)
     assert dump(site.server) == spoilt
     faults.saw(status="killed", store="the live database as it was", events=told)
     (left,) = beside(site)

@@ -27,8 +27,6 @@ from tests.integration.support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.each_release
-
 CHANGES = ("delete from lines", "create table later (id int)")
 SETTINGS = (
     "alter database \"{0}\" set search_path to public, reports, '$user'",
@@ -81,6 +79,7 @@ def in_new(site: Site, name: str) -> list[str]:
     return [line.replace(heir, "postgres") for line in dump(postgres.in_database(site.server, name))]
 
 
+@pytest.mark.each_release
 def test_a_set_comes_into_a_new_database_named_after_it_and_live_is_not_touched(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
@@ -130,6 +129,7 @@ def test_a_name_that_exists_is_refused(own_database: Site) -> None:
     fails(site, "latest", status=4)
 
 
+@pytest.mark.each_release
 def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(own_database: Site) -> None:
     site = own_database
     name = site.server.database
@@ -141,6 +141,7 @@ def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(ow
     assert sql(site.server, OF_DATABASE.format(printed(done)["restore_target"])) == before
 
 
+@pytest.mark.each_release
 def test_roles_that_are_missing_are_made_and_those_that_exist_stay_as_they_are(own_database: Site) -> None:
     site = own_database
     roles = "select rolname, rolcanlogin, rolconnlimit, rolpassword from pg_authid where rolname ~ '^dental' order by 1"
@@ -189,6 +190,7 @@ def test_a_file_of_an_older_version_and_without_a_set_is_restored(own_database: 
     assert in_new(site, printed(done)["restore_target"]) == before
 
 
+@pytest.mark.each_release
 def test_a_psql_that_does_not_know_restrict_gets_a_dump_without_it(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
@@ -230,14 +232,17 @@ COUNTING = """case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@"
 """
 SAYS_WHEN_COMMITTED = """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
 exec "$real" "$@\""""
+GIVEN = SAYS_WHEN_COMMITTED.replace('"$real" "$@" &&', 'tee "$0.given" | "$real" "$@" &&')
 
 
 def test_nothing_is_committed_before_the_proof_however_late_it_comes(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
     proven = site.place / "proven"
-    path = site.fake_on_path("perl", f'{COUNTING}sleep 4; "$real" "$@" <"$0.$$" && touch {proven}')
-    site.fake("psql", SAYS_WHEN_COMMITTED.replace("committed", f'$(ls {proven}) >>"$0.order"; echo committed'))
+    given = site.place / "clients/psql.given"
+    whole = f'until grep --quiet "database dump complete" {given}; do sleep 0.05; done; sleep 1'
+    path = site.fake_on_path("perl", f'{COUNTING}{whole}; "$real" "$@" <"$0.$$" && touch {proven}')
+    site.fake("psql", GIVEN.replace("committed", f'$(ls {proven}) >>"$0.order"; echo committed'))
     (site.place / "clients").chmod(0o777)
     done = site.run("restore", "db", "latest", PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -385,6 +390,7 @@ def with_partitions(site: Site) -> str:
     return str(file)
 
 
+@pytest.mark.each_release
 def test_rows_that_come_through_the_root_of_their_partitions_are_counted(own_database: Site) -> None:
     site = own_database
     file = with_partitions(site)
@@ -402,6 +408,7 @@ def test_a_row_that_is_lost_on_its_way_through_the_root_is_noticed(own_database:
     assert "1 tables have not the rows of the dump, the first is public.visits), expected" in said
 
 
+@pytest.mark.each_release
 def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_to_raise(own_database: Site) -> None:
     site = own_database
     file = site.place / "many.sql"

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +15,9 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
-from tests.integration.support import Site, as_cluster_user, dump, sql
+from tests.integration.support import Site, as_cluster_user, dump, free_port, sql
 from tests.integration.test_faults_restore import pg_ctl, small_site
 from tests.integration.test_restore_new import at_end, beside, in_new, printed
-
-pytestmark = pytest.mark.each_release
 
 DEFINITIONS = Path(__file__).with_name("definitions.sql")
 LEFT = "select rolname from pg_roles where rolname ~ '^dental_pms_restore_'"
@@ -118,6 +115,7 @@ def dumps_like(site: Site, name: str, *, heir: bool = False) -> None:
     assert found == expected
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("source", ["latest", "elsewhere"])
 def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source: str) -> None:
     site = wide
@@ -268,13 +266,6 @@ def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(site: Site, words: 
         assert "canary-patient" not in log.read_text()
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
-
-
 PEER = "local all postgres trust\nlocal all all reject\n"
 
 
@@ -282,6 +273,7 @@ def password_files() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("dental-pms-restore-*"))
 
 
+@pytest.mark.each_release
 def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site: Site) -> None:
     port = free_port()
     before = password_files()

@@ -7,8 +7,6 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests.integration.support import Site, dump, on_disk, sql
 
-pytestmark = pytest.mark.each_release
-
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
 
@@ -37,6 +35,7 @@ def empty(site: Site) -> None:
     site.attachments.mkdir()
 
 
+@pytest.mark.each_release
 def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site) -> None:
     before = (dump(practice.server), on_disk(practice.attachments))
     sql(practice.server, "insert into attachments values (9, 'only in a set of the database alone', 1)")

@@ -11,8 +11,6 @@ import pytest
 from tests.system import admin, practice
 from tests.system.machine import Machine
 
-pytestmark = pytest.mark.each_release
-
 FEW = "/srv/few"
 NATIVE_DATABASE = "database: {source: native}\nnative: {database: dental_pms}\n"
 MOMENT = r"\d{4}-\d{2}-\d{2}_\d{6}"
@@ -60,6 +58,7 @@ def archived_names(host: Machine, file: str) -> list[str]:
 # --- | bash ops/backup_run.sh | dental-pms-backup run |
 
 
+@pytest.mark.each_release
 @pytest.mark.usefixtures("source")
 def test_row_backup_run_sh_is_run(host: Machine) -> None:
     printed = admin.took(host, "run", environment={"ATTACHMENTS_PATH": FEW})
@@ -344,6 +343,7 @@ def test_row_db_restore_sh_is_restore_db_in_place(host: Machine) -> None:
     assert practice.sql(host, "select count(*) from pg_database where datname like 'dental_pms_%'") == "0"
 
 
+@pytest.mark.each_release
 def test_row_db_restore_works_natively(host: Machine) -> None:
     admin.make_native_ready(host)
     host.write(admin.CONFIG, NATIVE_DATABASE)
@@ -407,6 +407,7 @@ def test_row_seeds_own_strict_replay_commands_restore_the_artefact(host: Machine
 # --- | attachments restore into the volume | CONFIRM=YES dental-pms-backup restore attachments FILE|SET --in-place |
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("form", ["file", "set"])
 def test_row_attachments_restore_into_the_volume_while_the_backend_runs(host: Machine, form: str) -> None:
     file = dict(admin.took(host, "run attachments"))["attachments_file"]
@@ -443,6 +444,7 @@ def test_row_seeds_own_attachments_commands_restore_the_artefact(host: Machine) 
 # --- | units copied by hand | shipped by the package; OnCalendar=*-*-* 02:30:00, Persistent=true |
 
 
+@pytest.mark.each_release
 def test_row_units_are_shipped_and_the_timer_says_half_past_two_and_persistent(host: Machine) -> None:
     shown = admin.properties(host, admin.TIMER, "FragmentPath", "TimersCalendar", "Persistent", "Unit", "UnitFileState")
     calendar = shown.pop("TimersCalendar")
@@ -498,6 +500,7 @@ def second_place(host: Machine) -> Iterator[str]:
     host.run("rm -rf /srv/away /etc/dental-pms/rclone.conf")
 
 
+@pytest.mark.each_release
 def test_row_off_host_copies_are_encrypted_compared_and_come_back(host: Machine, second_place: str) -> None:
     admin.took(host, "run")
     (stored,) = admin.sets(host)

@@ -71,9 +71,18 @@ def test_a_container_that_does_not_run_is_temporary_and_the_hint_brings_it_back(
 @pytest.mark.fault("Database", "before the run, the database's container is in a crash loop")
 def test_a_container_that_crashes_again_and_again_is_temporary_and_the_hint_shows_why(host: Machine) -> None:
     state = f"docker inspect --format '{{{{.RestartCount}}}} {{{{.State.Status}}}}' {DB}"
+    seen = 0
+
+    def has_begun_to_wait() -> bool:
+        """Tell whether it has been waiting, from its fifth time on for over three seconds, since a moment ago."""
+        nonlocal seen
+        before, (count, status) = seen, host.run(state).stdout.split()
+        seen = int(count)
+        return status == "restarting" and seen > max(before, 4)
+
     host.run(f"echo 'no_such_setting = on' >>{CLUSTER}/postgresql.conf; docker restart {DB}")
     try:
-        admin.wait_for(lambda: host.run(state).stdout in {f"{count} restarting\n" for count in range(4, 9)})
+        admin.wait_for(has_begun_to_wait)
         said = faults.fails(host, cause="database", status=75)
         assert said.endswith(f"\nhint: docker logs --tail 20 {DB}")
         assert "no_such_setting" in host.run(f"docker logs --tail 20 {DB} 2>&1").stdout

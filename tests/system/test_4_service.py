@@ -19,6 +19,15 @@ set -o pipefail
 [[ " $* " == *" --create "* ]] || exec /usr/bin/tar "$@"
 /usr/bin/tar "$@" | (for _ in {{1..{mib}}}; do dd bs=1M count=1 iflag=fullblock status=none; sleep 0.4; done; cat)
 """
+STEPS = "/run/step-"
+# Passes on five MiB, and five more whenever there is the next of the files.
+STEPPING_TAR = f"""\
+#!/bin/bash
+set -o pipefail
+[[ " $* " == *" --create "* ]] || exec /usr/bin/tar "$@"
+next() {{ dd bs=1M count=5 iflag=fullblock status=none; until [ -e {STEPS}$1 ]; do sleep 0.1; done; }}
+/usr/bin/tar "$@" | (next 0; next 1; next 2; cat)
+"""
 RUN_ENTRY_FIELDS = {
     "MESSAGE_ID",
     "PRIORITY",
@@ -53,6 +62,17 @@ def result(host: Machine) -> dict[str, str]:
 def run_of(found: list[admin.Entry]) -> list[tuple[str, str]]:
     """Return event and message of the entries that the program wrote."""
     return [(entry["DENTAL_PMS_EVENT"], entry["MESSAGE"]) for entry in found if "DENTAL_PMS_EVENT" in entry]
+
+
+PID = "$(cat /root/pid)"
+AWAIT_END = f"tail --pid={PID} -f /dev/null"
+
+
+def in_background(host: Machine, words: str, stderr: str) -> None:
+    """Type a run that goes on when this returns, with a dump that waits for a lock; it says what it says in a file."""
+    heeds = "env --default-signal=INT"  # what a shell starts in the background ignores it
+    host.run(f"{heeds} dental-pms-backup {words} </dev/null >/root/said {stderr} & echo $! >/root/pid")
+    admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
 
 
 @contextmanager
@@ -152,17 +172,28 @@ def test_run_by_hand_is_in_the_services_journal(host: Machine) -> None:
 
 @pytest.mark.each_release
 def test_status_says_what_the_run_does_and_moves(host: Machine) -> None:
-    seen: dict[str, None] = {}
-    host.run(f"head -c 20M /dev/urandom >{FEW}/large")
+    moving = r"attachments: (\d+\.\d) MB, \d+ % of the last run's 2\d\.\d MB, about .* left"
+    seen = [0.0]
+
+    def has_moved() -> bool:
+        found = re.fullmatch(moving, status_text(host))
+        if found and float(found[1]) > seen[-1]:
+            seen.append(float(found[1]))
+        return len(seen) > step + 1
+
+    host.run(f"head -c 20M /dev/urandom >{FEW}/large; rm -f {STEPS}*")
     assert start(host) == 0
-    with slow_tar(host):
-        assert start(host, options="--no-block") == 0
-        admin.wait_for(lambda: admin.state(host) != "inactive")
-        while admin.state(host) != "inactive":
-            seen[status_text(host)] = None
-    moving = r"attachments: \d+\.\d MB, \d+ % of the last run's 2\d\.\d MB, about \d+ s left"
-    assert len([text for text in seen if re.fullmatch(moving, text)]) >= 3, seen
-    assert any(text.startswith("db") for text in seen), seen
+    host.write("/usr/local/bin/tar", STEPPING_TAR, mode=0o755)
+    try:
+        with admin.locked_table(host):
+            assert start(host, options="--no-block") == 0
+            admin.wait_for(lambda: status_text(host).startswith("db"))
+        for step in range(3):
+            admin.wait_for(has_moved)
+            host.run(f"touch {STEPS}{step}")
+        admin.wait_for(lambda: admin.state(host) == "inactive")
+    finally:
+        host.run(f"rm -f /usr/local/bin/tar {STEPS}*")
 
 
 def test_status_command_and_systemctl_status_say_that_a_run_is_going_on(host: Machine) -> None:
@@ -222,9 +253,10 @@ def test_stop_in_the_middle_of_the_attachments_leaves_no_trace(host: Machine) ->
 
 def test_interrupt_from_the_keyboard_ends_a_run_by_hand(host: Machine) -> None:
     with admin.locked_table(host):
-        done = host.run("timeout --signal=INT 10 dental-pms-backup run", check=False, timeout_s=90)
+        in_background(host, "run", "2>/dev/null")
+        host.run(f"kill -INT {PID}; {AWAIT_END}", timeout_s=90)
         assert admin.sessions_of_dumps(host) == 0
-    assert done.stdout == "failure=interrupted\nbackup_run_status=failed\n"
+    assert host.run("cat /root/said").stdout == "failure=interrupted\nbackup_run_status=failed\n"
     assert admin.names(host, admin.FALLBACK_STORE) == []
 
 
@@ -303,19 +335,19 @@ def test_service_is_ordered_after_docker_and_postgresql_without_requiring_either
 def test_no_password_and_no_row_reaches_journal_output_or_arguments(host: Machine) -> None:
     practice.sql(host, "create table if not exists leak (who text); insert into leak values ('PATIENT-Zacharias')")
     began = admin.moment(host)
-    sample = "for i in {1..60}; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done"
     try:
-        seen = host.run(
-            f"({sample}) >/root/arguments & dental-pms-backup -v run 2>&1; dental-pms-backup show latest; wait;"
-            "cat /root/arguments"
-        ).stdout
+        seen = host.run("dental-pms-backup -v run 2>&1; dental-pms-backup show latest").stdout
         with admin.locked_table(host):
+            in_background(host, "-v run", "2>&1")
+            arguments = host.run("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '", check=False).stdout
+            host.run(f"kill {PID}; {AWAIT_END}", timeout_s=90)
             host.write(admin.CONFIG, f"database: {{lock_wait_s: 1}}\nattachments: {{path: {FEW}}}\n")
-            seen += host.run("dental-pms-backup -v run 2>&1; dental-pms-backup status", check=False).stdout
+            failing = "cat /root/said; dental-pms-backup -v run 2>&1; dental-pms-backup status"
+            seen += arguments + host.run(failing, check=False).stdout
     finally:
         practice.sql(host, "drop table leak")
     told = json.dumps(admin.entries(host, began, matches=""))
-    assert "pg_dump" in seen
+    assert "pg_dump --" in arguments
     for secret in (practice.PASSWORD, "PATIENT-Zacharias", "SCRAM-SHA-256", "argon2id"):
         assert secret not in seen
         assert secret not in told

@@ -45,8 +45,8 @@ def test_a_service_that_is_stopped_ends_the_dump_in_the_container_and_clears_up(
     faults.recovers(host)
 
 
-@pytest.mark.fault("Ourselves", "in the middle of the dump, the machine loses its power")
-def test_a_machine_without_power_keeps_its_sets_and_the_next_run_clears_the_drafts(host: Machine) -> None:
+@pytest.mark.fault("Ourselves", "in the middle of the dump, the machine is killed, all of it at once")
+def test_a_machine_that_is_killed_keeps_its_sets_and_the_next_run_clears_the_drafts(host: Machine) -> None:
     with faults.dump_going_on(host) as run:
         host.kill()
         host.boot_again()

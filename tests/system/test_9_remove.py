@@ -65,7 +65,7 @@ def test_removal_ends_a_run_in_progress_cleanly(host: Machine) -> None:
     before = admin.files(host, admin.STORE)
     with admin.locked_table(host):
         host.run(f"systemctl start --no-block {admin.SERVICE}")
-        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 1)
+        admin.wait_for(lambda: admin.sessions_of_dumps(host) == 2)
         host.run(f"apt-get remove --yes {admin.PACKAGE}", timeout_s=120)
         assert admin.sessions_of_dumps(host) == 0
     assert states(host) == GONE

@@ -15,7 +15,7 @@ from dental_pms_backup import __version__
 from dental_pms_backup.cli import commands
 from dental_pms_backup.store import lock, publishing, sets
 from dental_pms_backup.store.sets import Stream
-from tests.unit.builders import NAME, NOW, TREE, files_below, name_of, night, program, published, python_path
+from tests.unit.builders import DUMP, NAME, NOW, TREE, files_below, name_of, night, program, published, python_path
 
 RESTORE = "CONFIRM=YES dental-pms-backup restore db latest --in-place"
 NO_SETS = "no set, expected at least one"
@@ -216,6 +216,24 @@ def test_extract_takes_paths_or_a_table(words: list[str], practice: Practice) ->
         "or --table with a name (--csv goes with it)"
     )
     assert practice.run("extract", "latest", *words) == (2, "", f"dental-pms-backup: {said}\n")
+    said = "extract: the rows of a table are SQL or CSV, expected --json with paths only"
+    assert practice.run("extract", "latest", "--table", "b", "--json") == (2, "", f"dental-pms-backup: {said}\n")
+
+
+def test_extract_of_a_table_tells_what_it_cannot_read_or_write(practice: Practice) -> None:
+    file = practice.config.with_name("mine.sql")
+    file.write_text(DUMP)
+    status, out, err = practice.run("extract", str(file), "--table", "patients", "--to", "/proc/nothing")
+    assert (status, out) == (2, "")
+    assert err == "dental-pms-backup: /proc/nothing: No such file or directory, expected a new file to write to\n"
+    lists = 'case "$*" in *"-- list "*) cat >/dev/null; exit 3 ;; esac'
+    program(practice.docker.parent, "perl", f'{lists}\nexec /usr/bin/perl "$@"\n')
+    status, out, err = practice.run("extract", str(file), "--table", "patients")
+    assert (status, out, err) == (
+        1,
+        "",
+        "dental-pms-backup: db: perl: exit status 3, expected the tables of the dump\n",
+    )
 
 
 @pytest.mark.parametrize("streams", [[], ["db"], ["attachments"], ["attachments", "db"]])

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.drill import copy_container
+from dental_pms_backup.config.values import Where
+from dental_pms_backup.drill import copy_container, copy_server
+from dental_pms_backup.errors import RoomError, ToolMissingError
 from dental_pms_backup.host import journal
 from dental_pms_backup.live.postgres import InContainer, Inside
-from tests.unit.builders import gone
+from tests.unit.builders import gone, program
 
 
 @pytest.mark.parametrize("goes", ["No such container: x", "removal of container x is already in progress"])
@@ -62,3 +64,38 @@ def test_clients_of_a_throwaway_container_are_alone_where_they_do_not_end_with_i
     found = copy_container._whose_clients_are_alone(dataclasses.replace(by_exec, entry=entry))  # noqa: SLF001 - needs docker
     assert found.entry == dataclasses.replace(entry, alone=True)
     assert copy_container._whose_clients_are_alone(by_exec) == by_exec  # noqa: SLF001 - as above
+
+
+def test_a_directory_for_the_drill_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RoomError) as raised, copy_container.private_directory("0123", tmp_path / "gone"):
+        pass
+    assert (raised.value.message, raised.value.hint) == (
+        f"{tmp_path}/gone: No such file or directory, expected to make a directory for the drill there",
+        f"df -h {tmp_path}/gone",
+    )
+
+
+def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    program(tmp_path / "bin", "docker", f'echo "$@" >>{tmp_path}/asked; [ $1 = version ]\n')
+    source = {
+        "source": "compose",
+        "server_version": 160004,
+        "image": "mine:16",
+        "image_id": "sha256:0",
+        "container": "c",
+    }
+    with pytest.raises(ToolMissingError) as raised:
+        copy_server.choose(Where.CONTAINER, source)
+    assert (raised.value.message, raised.value.hint) == (
+        'drill: the image "mine:16" of the set\'s database is not here, expected it: none is ever pulled',
+        "docker pull mine:16   # or set drill.where to cluster",
+    )
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert {line.split()[0] for line in asked} == {"image", "inspect", "version"}
+    assert not any("pull" in line for line in asked)
+
+
+def test_a_database_that_ran_in_no_container_is_drilled_in_none() -> None:
+    with pytest.raises(ToolMissingError, match="the set's database ran in no container"):
+        copy_server.choose(Where.CONTAINER, {"source": "native", "server_version": 160004})

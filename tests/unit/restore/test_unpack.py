@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dental_pms_backup.errors import RestoreError
+from dental_pms_backup.host import places
 from dental_pms_backup.restore import unpack
+from tests.unit.builders import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,3 +88,25 @@ def test_what_lies_behind_a_live_link_hides_no_file(live: Path, tmp_path: Path) 
 
 def test_a_listing_with_a_name_far_from_its_first_place_counts_none_below_zero(live: Path) -> None:
     assert looked_through(live, [line("./one"), line("./in/two"), line("./one")])[0] == [0, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sync", "to make them durable; the live directory is as it was"),
+        ("find", "to take rights off what was unpacked"),
+    ],
+)
+def test_what_cannot_be_made_durable_or_harmless_is_not_restored(
+    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+) -> None:
+    subprocess.run(["tar", "-C", live, "-cf", tmp_path / "archive.tar", "."], check=True)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    program(tmp_path / "bin", name, "exit 3\n")
+    with (
+        (tmp_path / "archive.tar").open("rb") as archive,
+        places.opened(live) as content,
+        pytest.raises(RestoreError) as raised,
+    ):
+        unpack.compare(archive.fileno(), ["cat"], content, unpack.Rights.NONE, beat=lambda: None)
+    assert raised.value.message == f"attachments: {name}: exit status 3, expected {expected}"

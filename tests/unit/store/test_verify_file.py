@@ -11,12 +11,13 @@ import subprocess
 import time
 from contextlib import contextmanager
 from threading import Event
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from dental_pms_backup.backup.archive import attachments as archive_attachments
-from dental_pms_backup.errors import VerificationError
+from dental_pms_backup.errors import StoreError, VerificationError
 from dental_pms_backup.host import programs, progress
 from dental_pms_backup.live.sources import AttachmentsSource
 from dental_pms_backup.store import verify_file
@@ -352,6 +353,12 @@ def test_checksum_of_a_program_that_cannot_count_is_none(
         verify_file.sha256(tmp_path / "file", file.fileno())
 
 
+def test_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as raised, verify_file.opened(tmp_path / "gone"):
+        pass
+    assert "gone: cannot be read back" in raised.value.message
+
+
 def test_checksum_of_nothing_is_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (tmp_path / "file").open("rb") as file:
@@ -515,14 +522,19 @@ def test_flag_that_gzip_does_not_know_is_refused(flag: int, tmp_path: Path) -> N
 def test_reading_that_is_slower_than_the_other_still_moves(
     slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shutil.which(slow)
-    program(
-        tmp_path / "bin",
-        slow,
-        f'(n=0; while [ $n -lt 6 ]; do head -c 60000; sleep 0.4; n=$((n + 1)); done; cat) | {real} "$@"',
-    )
+    """Its clock goes on by a second whenever the slower one has taken a part, which is seen before the next."""
+    real, taken, seen = shutil.which(slow), tmp_path / "taken", tmp_path / "seen"
+    taken.touch()
+    one_more = f'head -c 60000; printf x >>{taken}; until [ "$(cat {seen})" -gt $n ]; do sleep 0.01; done; n=$((n + 1))'
+    program(tmp_path / "bin", slow, f'(n=0; while [ $n -lt 6 ]; do {one_more}; done; cat) | {real} "$@"')
+
+    def clock() -> float:
+        now = taken.stat().st_size
+        seen.write_text(str(now))
+        return now
+
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.setattr(progress, "EVERY_S", 0.1)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(programs, "PIPE_BYTES", 4096)
     content = gzip.compress(os.urandom(400_000).hex().encode() + (LONG + TRAILER).encode())
     (tmp_path / "file").write_bytes(content)
