@@ -260,7 +260,7 @@ def test_a_set_from_before_locale_and_settings_were_recorded_is_proven(site: Sit
     change_manifest(site, name, lambda manifest: manifest["streams"]["db"]["source"].pop("server_version"))
     done = site.run("drill", name)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (2, "drill_status=failed"), done
-    assert f"set {name}: its manifest does not say what server it is of, expected that" in done.stderr
+    assert f"set {name}: its manifest does not say which server the set was taken from" in done.stderr
 
 
 def sql_in(site: Site, database: str, statement: str) -> None:

@@ -70,7 +70,7 @@ def test_a_directory_for_the_drill_that_cannot_be_made_is_told(tmp_path: Path) -
     with pytest.raises(RoomError) as raised, copy_container.private_directory("0123", tmp_path / "gone"):
         pass
     assert (raised.value.message, raised.value.hint) == (
-        f"{tmp_path}/gone: No such file or directory, expected to make a directory for the drill there",
+        f"{tmp_path}/gone: No such file or directory, expected that a directory for the drill can be made there",
         f"df -h {tmp_path}/gone",
     )
 
@@ -81,6 +81,7 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
     source = {
         "source": "compose",
         "server_version": 160004,
+        "system_identifier": "7301",
         "image": "mine:16",
         "image_id": "sha256:0",
         "container": "c",
@@ -88,7 +89,7 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ToolMissingError) as raised:
         copy_server.choose(Where.CONTAINER, source)
     assert (raised.value.message, raised.value.hint) == (
-        'drill: the image "mine:16" of the set\'s database is not here, expected it: none is ever pulled',
+        'drill: the image "mine:16" of the set\'s database is not on this host, and a drill never pulls one',
         "docker pull mine:16   # or set drill.where to cluster",
     )
     asked = (tmp_path / "asked").read_text().splitlines()
@@ -98,4 +99,4 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
 
 def test_a_database_that_ran_in_no_container_is_drilled_in_none() -> None:
     with pytest.raises(ToolMissingError, match="the set's database ran in no container"):
-        copy_server.choose(Where.CONTAINER, {"source": "native", "server_version": 160004})
+        copy_server.choose(Where.CONTAINER, {"source": "native", "server_version": 160004, "system_identifier": "7301"})

@@ -97,7 +97,7 @@ def test_a_step_that_fails_is_undone_until_there_is_only_the_way_ahead(tmp_path:
         (place := tmp_path / str(number)).mkdir()
         said = swapped(place, disk, number)
         if said.startswith("attachments: the swap failed: "):
-            assert said == f"attachments: the swap failed: Input/output error, expected to rename; {swap.AS_IT_WAS}"
+            assert said == f"attachments: the swap failed: Input/output error; {swap.AS_IT_WAS}"
             assert (files_below(place / "attachments"), beside(place)) == (OLD, []), number
         elif said != ALL_THE_WAY:
             assert said.startswith("attachments: the swap stopped: Input/output error; "), said
@@ -137,7 +137,7 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with (
         places.opened(tmp_path) as around,
-        pytest.raises(RestoreError, match="taken: File exists, expected to make a directory there"),
+        pytest.raises(RestoreError, match="taken: File exists, expected a new directory there"),
         swap.fresh(around, "taken"),
     ):
         pass

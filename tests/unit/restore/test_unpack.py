@@ -91,14 +91,14 @@ def test_a_listing_with_a_name_far_from_its_first_place_counts_none_below_zero(l
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "why"),
     [
-        ("sync", "to make them durable; the live directory is as it was"),
-        ("find", "to take rights off what was unpacked"),
+        ("sync", "expected all files on the disk; the live directory is as it was"),
+        ("find", "while rights were taken off what was unpacked"),
     ],
 )
 def test_what_cannot_be_made_durable_or_harmless_is_not_restored(
-    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str
 ) -> None:
     subprocess.run(["tar", "-C", live, "-cf", tmp_path / "archive.tar", "."], check=True)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
@@ -109,4 +109,4 @@ def test_what_cannot_be_made_durable_or_harmless_is_not_restored(
         pytest.raises(RestoreError) as raised,
     ):
         unpack.compare(archive.fileno(), ["cat"], content, unpack.Rights.NONE, beat=lambda: None)
-    assert raised.value.message == f"attachments: {name}: exit status 3, expected {expected}"
+    assert raised.value.message == f"attachments: {name}: exit status 3, {why}"
