@@ -158,12 +158,38 @@ def test_a_function_that_catches_the_time_limit_is_ended(own_database: Site) -> 
 
 def test_rows_that_a_policy_hides_from_others_are_there_for_the_admins_queries(own_database: Site) -> None:
     site = own_database
-    sql(site.server, "alter table patients enable row level security", "alter table patients force row level security")
+    sql(site.server, "alter table patients enable row level security")
     site.takes("db")
     query = {"all": "select count(*) from patients"}
     site.configure({"drill.checks": {"all": "select count(*) > 3000 from patients"}, "drill.same_as_live": query})
     said = drills_well(site, "latest")
     assert (said["proof_check_all"], said["proof_same_as_live_all"]) == ("passed", "passed")
+
+
+HIDDEN = """\
+create role {role}_doctor; create role {role} login; alter database "{database}" owner to {role};
+create table notes (diagnosis text); alter table notes owner to {role}_doctor; grant select on notes to {role};
+alter table notes enable row level security; create policy own on notes using (current_user = '{role}_doctor');
+insert into notes values ('one'), ('two');
+create function told() returns bigint language plpgsql as $$ declare n bigint; begin
+ select count(*) into n from public.notes; raise exception 'he sees %', n; end $$; alter function told() owner to {role}
+"""
+
+
+def test_a_policy_that_hides_rows_from_the_owner_who_asks_hides_them_from_his_functions(own_database: Site) -> None:
+    site = own_database
+    role = f"owner_{site.place.name}".lower()
+    sql(site.server, HIDDEN.format(role=role, database=site.server.database))
+    try:
+        site.takes("db")
+        site.configure({"drill.same_as_live": {"rows": "select count(*) from notes"}})
+        assert drills_well(site, "latest")["proof_same_as_live_rows"] == "not checked"
+        site.configure({"drill.same_as_live": {"rows": "select told()"}})
+        met = site.run("drill", "latest")
+        assert "he sees" not in met.stderr + met.stdout
+    finally:
+        sql(site.server, f'alter database "{site.server.database}" owner to postgres')
+        sql(site.server, f"drop owned by {role}, {role}_doctor cascade; drop role {role}; drop role {role}_doctor")
 
 
 def test_a_query_that_needs_a_right_beyond_reading_is_no_fault_of_the_set(own_database: Site) -> None:

@@ -44,7 +44,11 @@ KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 2)  # each take
 HOW: dict[signal.Signals | str, int] = {signal.SIGKILL: 4, A_PROGRAM: 3, EVERYTHING: 2, signal.SIGTERM: 1}
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
 HELD = "held"
-SLOW = f'{{ head -c 20000; while [ -e "${{0%/*}}/../{HELD}" ]; do sleep 0.05; done; cat; }} | "$real" "$@"; exit'
+GIVEN = "given"
+SLOW = (
+    f'{{ head -c 20000; : >"${{0%/*}}/../{GIVEN}"; while [ -e "${{0%/*}}/../{HELD}" ]; do sleep 0.05; done; cat; }}'
+    ' | "$real" "$@"; exit'
+)
 IN_THE_MIDDLE = f'case "$*" in *--command=commit*) {SLOW} ;; esac\nexec "$real" "$@"'
 WITHOUT_A_ROW = 'sed "/canary-patient-4711/d" | "$real" "$@"; exit'
 AS_IT_WAS = "the live database as it was"
@@ -288,6 +292,7 @@ def in_the_middle(
         and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
     words = [*(wanted or ("latest", "--no-safety-set")), *(REPLACE if road == "--replace" else [])]
     with site.running("restore", "db", *words, "--in-place", "--yes", wrapper=journal.wrapper) as process:
+        wait_until((site.place / GIVEN).exists)  # no other session of the restore is at the server by then
         backend = awaited(lambda: sql(postgres.in_database(site.server, "postgres"), waiting)).split()[0]
         yield process, int(backend)
     site.mend()
