@@ -123,16 +123,16 @@ def attacked(somebody: Somebody, words: list[str], script: str) -> tuple[int, st
     site = somebody.site
     with (
         halfway_unpacking(site, somebody.home) as (path, waits, go),
-        somebody.trying(script),
         listening(site) as journal,
         site.running(*words, wrapper=journal.wrapper, PATH=path) as process,
     ):
         wait_until(lambda: waits.exists() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
-        somebody.wait_for_passes()
-        with go.open("w") as letting:
-            letting.write("go\n")
-        out, err = process.communicate(timeout=120)
+        with somebody.trying(script):
+            somebody.wait_for_passes()
+            with go.open("w") as letting:
+                letting.write("go\n")
+            out, err = process.communicate(timeout=120)
         told = events(journal.close())
     assert on_disk(somebody.victim) == somebody.untouched, "root's directory is as it was"
     return process.returncode, out, err, told
