@@ -283,10 +283,29 @@ def test_a_restore_moves_and_removes_nothing_that_no_restore_left(somebody: Some
     faults.recovered("ok, once it is moved away")
 
 
+def refused_through_a_link_before_the_command(somebody: Somebody) -> None:
+    """Let him make his link before a run, a dry run and a restore: each is refused, and nothing of root's is read."""
+    site = somebody.site
+    sets = site.sets()
+    somebody.does('mv attachments mine; ln -s "$victim" attachments')
+    for words in (
+        ("run", "attachments"),
+        ("run", "attachments", "--dry-run"),
+        ("restore", "attachments", "latest", "--in-place", "--yes"),
+    ):
+        done = site.run(*words)
+        assert done.returncode == 4, (words, done.stdout, done.stderr)
+        assert f'"attachments" on the way is a link of user {NOBODY}' in done.stderr, words
+    assert site.sets() == sets
+    assert on_disk(somebody.victim) == somebody.untouched
+    somebody.does("rm attachments; mv mine attachments")
+
+
 @pytest.mark.fault("Somebody evil", "he swaps for a link what a backup is about to read")
 @pytest.mark.parametrize("what", ["the attachments", "each directory in them"])
 def test_a_backup_reads_nothing_through_his_link(somebody: Somebody, what: str) -> None:
     site = somebody.site
+    refused_through_a_link_before_the_command(somebody)
     for number in range(10):
         (somebody.attachments / f"many{number}").mkdir()
         (somebody.attachments / f"many{number}/file").write_bytes(os.urandom(900_000))
