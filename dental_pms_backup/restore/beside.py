@@ -181,7 +181,7 @@ def _fill_as_superuser(
     live = dump.live
     databases.drop(live.server, into.database)
     databases.create_like(live.server, live.facts.database, into.database)
-    replay_role.remove(live, into.restorer.role)
+    replay_role.remove_or_leave(live, into.restorer.role)
     _replay(config, dump, dataclasses.replace(into, restorer=None), verified.unpack, lambda: verified, watch=watch)
 
 
@@ -229,7 +229,7 @@ def _drop(live: DatabaseSource, name: str, role: str) -> None:
     try:
         with stop.deferred():
             databases.drop(live.server, name)
-            replay_role.remove(live, role)
+            replay_role.remove_or_leave(live, role)
     except BackupError:
         text = f"database {name} is left of the restore that failed; nothing needs it"
         journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": name})

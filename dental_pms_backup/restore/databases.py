@@ -35,9 +35,11 @@ select format('create database %I template template0 owner %I encoding %L lc_col
   when 'i' then format(' locale_provider icu icu_locale %L', coalesce(j->>'datlocale', j->>'daticulocale'))
    || coalesce(format(' icu_rules %L', nullif(j->>'daticurules', '')), '')
   when 'b' then format(' locale_provider builtin builtin_locale %L', j->>'datlocale') else '' end
- || format(' tablespace %I connection limit %s', t.spcname, d.datconnlimit)
+ || format(' tablespace %I allow_connections false connection limit %s', t.spcname, d.datconnlimit)
  from pg_database d join pg_roles r on r.oid = d.datdba join pg_tablespace t on t.oid = d.dattablespace,
   to_jsonb(d) j where d.datname = {live} \\gexec
+revoke all on database {name} from public;
+alter database {name} allow_connections true;
 """
 # What pg_dump writes with --create only: comment, settings, privileges. A setting that is a list is kept as one.
 CARRY_OVER = """\
@@ -139,9 +141,12 @@ def room(server: Server, live: str) -> Room | None:
 
 
 def create_like(server: Server, live: str, new: str, *, owner: str | None = None) -> None:
-    """Make an empty database, as template0 has it, with the owner, encoding, locale and tablespace of the live one."""
+    """Make an empty database, as template0 has it, with the owner, encoding, locale and tablespace of the live one.
+
+    Nobody but its owner and superusers can connect to it, until it has the live one's privileges.
+    """
     named = "null" if owner is None else literal(owner)
-    tell(server, CREATE.format(new=literal(new), live=literal(live), owner=named))
+    tell(server, CREATE.format(new=literal(new), name=quoted(new), live=literal(live), owner=named))
 
 
 def drop(server: Server, database: str) -> None:
@@ -171,12 +176,15 @@ def analyze(server: Server, database: str) -> None:
 
 
 def take_name(server: Server, live: str, made: str, name: str) -> None:
-    """Give a database that was made beside the live one its name, with the live one's settings and privileges."""
+    """Give a database that was made beside the live one its name, with the live one's settings and privileges.
+
+    Sessions of the one that was made are ended.
+    """
     carried = CARRY_OVER.format(live=literal(live), new=literal(made))
     renamed = f"alter database {quoted(made)} rename to {quoted(name)};"
-    tell(
-        server, f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{renamed}\ncommit;", timeout_s=SWITCH_S
-    )
+    locked = LOCK_OUT.format(live=literal(made), new=literal(made))
+    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{locked}{renamed}\ncommit;"
+    tell(server, script, timeout_s=SWITCH_S)
 
 
 def switch(server: Server, live: str, made: str, kept: str) -> None:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, RefusedError
-from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError
+from dental_pms_backup.host import confinement, journal, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, OnHost, literal
 from dental_pms_backup.restore import databases, replay_guards
@@ -276,6 +276,20 @@ def after_rights(restorer: Restorer, database: str) -> str:
 def remove(live: DatabaseSource, role: str) -> None:
     """Drop a role, if there is one; RestoreError where it owns a database still."""
     databases.tell(live.server, REMOVE.format(role=role))
+
+
+def remove_or_leave(live: DatabaseSource, role: str) -> None:
+    """Drop a role that is done with; a warning where that fails, as anybody may have given it rights meanwhile.
+
+    Then it cannot log in any more, and the next restore tries again.
+    """
+    try:
+        remove(live, role)
+    except RestoreError:
+        databases.tell(live.server, NO_LOGIN.format(role=role))
+        why = f"somebody has given role {role}, which the restore has made, rights meanwhile, so that it is left"
+        journal.say(f"restore: {why}; it cannot log in, and the next restore tries again to remove it")
+        journal.say(f"hint: DROP OWNED BY {role}; in each database where it has rights, then DROP ROLE {role};")
 
 
 def clear(live: DatabaseSource) -> None:

@@ -5,11 +5,13 @@ import re
 import shlex
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dental_pms_backup.live import postgres
+from dental_pms_backup.restore import databases
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import (
@@ -479,3 +481,20 @@ def test_a_file_without_its_roles_says_how_to_find_those_that_the_server_lacks(o
     command = said.partition("hint: ")[2].partition("   #")[0].replace("FILE", str(file))
     found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
     assert "OWNER TO gone_owner\n" in found
+
+
+def test_nobody_connects_to_a_new_database_before_it_has_the_rights_of_the_live_one(own_database: Site) -> None:
+    server = own_database.server
+    made, name = f"{server.database}_made", f"{server.database}_new"
+    acl = "select coalesce(datacl, acldefault('d', datdba)) from pg_database where datname = '{}'"
+    sql(server, "create role stranger login")
+    try:
+        databases.create_like(server, server.database, made)
+        stranger = replace(postgres.in_database(server, made), user="stranger")
+        refused = as_cluster_user(stranger, "psql", "-XAtc", "select 1").stderr
+        assert "permission denied for database" in refused
+        databases.take_name(server, server.database, made, name)
+        assert sql(server, acl.format(name)) == sql(server, acl.format(server.database))
+        assert as_cluster_user(postgres.in_database(stranger, name), "psql", "-XAtc", "select 1").stdout == "1\n"
+    finally:
+        sql(server, "drop role stranger", f'drop database if exists "{made}"')
