@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import filters, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store.verify_file import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,8 +174,8 @@ def load_roles(live: DatabaseSource, source: int, *, ours: bool, beat: Callable[
     )
     with programs.memory("control") as control:
         replay_filters.write_roles_control(control, live, ours=ours)
-        filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
-        failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], filters, psql], source, beat)
+        missing = filters.argv("roles.pl", replay_filters.path(control))
+        failed = _run(live.server, session, [["gzip", "--decompress", "--stdout"], missing, psql], source, beat)
     if failed:
         state = databases.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dental_pms_backup.restore import unpack
+from tests.unit.builders import FILTERS, filtered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
 MOST_KIB = 20 << 10
-WATCHED = 'open our $status, "<", "/proc/self/status";'  # it becomes shut in
-HOW_MUCH = "print grep /VmHWM/, <$status>;"
+# the filter, by its path; it becomes shut in
+WATCHED = """\
+open our $status, "<", "/proc/self/status";
+do shift @ARGV;
+print STDERR $@ if $@;
+print grep /VmHWM/, <$status>;
+"""
 
 
 def line(name: str, size: int = 4, *, mode: str = "-rw-r--r-- ") -> str:
@@ -27,7 +32,7 @@ def line(name: str, size: int = 4, *, mode: str = "-rw-r--r-- ") -> str:
 def looked_through(live: Path, listing: Iterable[str]) -> tuple[list[int], int]:
     """Return what is counted, and the most memory that it took, in KiB."""
     done = subprocess.run(
-        ["perl", "-e", WATCHED + unpack.LOOK_THROUGH + HOW_MUCH, "--", str(live)],
+        ["perl", "-e", WATCHED, "--", FILTERS / "look_through.pl", live],
         input="".join(listing),
         capture_output=True,
         text=True,
@@ -85,3 +90,55 @@ def test_what_lies_behind_a_live_link_hides_no_file(live: Path, tmp_path: Path) 
 
 def test_a_listing_with_a_name_far_from_its_first_place_counts_none_below_zero(live: Path) -> None:
     assert looked_through(live, [line("./one"), line("./in/two"), line("./one")])[0] == [0, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "counts"),
+    [
+        (line("/etc/passwd"), [0, 1, 0]),
+        (line("./../x"), [0, 1, 0]),
+        (line("./a/.."), [0, 1, 0]),
+        (line("./a\\n/../x"), [0, 1, 0]),
+        (line("./.../a..b/..c"), [0, 0, 0]),
+        (line("./a -> /etc", mode="lrwxrwxrwx "), [0, 0, 0]),
+        (line("./a link to /etc/passwd", mode="hrw-r--r-- "), [0, 1, 0]),
+        (line("./a link to ./../b", mode="hrw-r--r-- "), [0, 1, 0]),
+        (line("./a link to ./b", mode="hrw-r--r-- "), [0, 0, 0]),
+        (line("./a", mode="?rw-r--r-- "), [0, 0, 1]),
+        ("brw-r--r-- 0/0 8,0 2026-11-25 02:30:00 ./disk\n", [1, 0, 0]),
+        ("crw-r--r-- 0/0 1, 3 2026-11-25 02:30:00 ./null\n", [1, 0, 0]),
+        ("\n\0\n\xff\n./a\n", [0, 0, 4]),
+        (line("./" + "a/" * (2 << 20)), [0, 0, 1]),
+    ],
+    ids=range(14),
+)
+def test_what_must_not_be_unpacked_is_counted_and_so_are_lines_that_are_not_tars(
+    entry: str, counts: list[int], live: Path
+) -> None:
+    for words in ((), (str(live),)):
+        found = filtered("look_through.pl", *words, given=[b"", entry.encode("latin-1") + line("./one").encode()])
+        assert (found.status, found.said) == (0, "")
+        assert [int(count) for count in found.out.split()[:3]] == counts
+
+
+ODD_NAMES = {
+    b"tab\there": r"tab\there",
+    b"new\nline": r"new\nline",
+    b"back\\slash": r"back\\slash",
+    b"\xff\r\x01": r"\377\r\001",
+}
+
+
+def test_a_name_of_whatever_bytes_is_the_file_of_that_name(live: Path) -> None:
+    for name in ODD_NAMES:
+        path = os.path.join(os.fsencode(live), name)  # noqa: PTH118 - no text
+        with open(path, "wb") as file:
+            file.write(b"four")
+        os.utime(path, (1, 1))
+    listing = [
+        line("./one"),
+        line("./in/two"),
+        line(r"./no\000ne"),
+        *(line(f"./{name}") for name in ODD_NAMES.values()),
+    ]
+    assert looked_through(live, listing)[0] == [0] * 9
