@@ -81,6 +81,7 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
     source = {
         "source": "compose",
         "server_version": 160004,
+        "system_identifier": "7301",
         "image": "mine:16",
         "image_id": "sha256:0",
         "container": "c",
@@ -98,4 +99,4 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
 
 def test_a_database_that_ran_in_no_container_is_drilled_in_none() -> None:
     with pytest.raises(ToolMissingError, match="the set's database ran in no container"):
-        copy_server.choose(Where.CONTAINER, {"source": "native", "server_version": 160004})
+        copy_server.choose(Where.CONTAINER, {"source": "native", "server_version": 160004, "system_identifier": "7301"})
