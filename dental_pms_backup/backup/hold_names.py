@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,7 @@ select format('create type %I.%I', nspname, relname) from pg_class c join pg_nam
 \\echo held
 \\endif
 """
+HELD = re.compile(r"held(?: (?P<snapshot>[0-9A-F]+(?:-[0-9A-F]+)+))?\n+")
 STILL_HERE = b"select;\n"
 LET_GO = b"rollback;\n"
 SAID_EVERY_S = 5
@@ -106,6 +108,8 @@ def held(
                 if holder.has_ended:
                     dump_client.check(server, facts, *holder.wait())
                     raise DumpError(f"db: {holder.names[0]} ended before the dump did")
+                if os.fstat(out).st_size > programs.LARGEST_OUTPUT_BYTES:
+                    raise DumpError(f"db: {holder.names[0]}: an answer without end")
                 if time.monotonic() > said_at + SAID_EVERY_S:
                     script.write(STILL_HERE)
                     said_at = time.monotonic()
@@ -136,4 +140,6 @@ def _snapshot(out: int, watched: Callable[[], None]) -> str:
             " statistics on an expression, expected none: it would be run with the rights of whoever dumps",
             hint="drop them, or: ALTER TABLE ... OWNER TO a superuser",
         )
-    return said.removeprefix("held").strip()
+    if not (held := HELD.fullmatch(said)):
+        raise DumpError("db: psql: an answer that is none, expected that names are held", hint="dental-pms-backup run")
+    return held["snapshot"] or ""

@@ -192,14 +192,14 @@ sub as_rights {
     (my $bare = $statement) =~ s/\s*;$//;
     if ($bare =~ /^ALTER ($owned) OWNER TO ($ident)$/i) {
         my ($object, $role) = ($1, $2);
-        return if $role !~ /^"/ && $role =~ /^(?:current_user|current_role|session_user|public|none)$/i;
+        return if is_whoever($role);
         my $may_not = may_not_own($role);
         $others++ if !$may_not;
         return [$is{ours} || !$may_not ? $statement : "ALTER $object OWNER TO $is{owner};", 0];
     }
     if ($bare =~ /^$default$/i && !$is{ours}) {    # what a role that may do more will make is not the file's
         my ($role) = $bare =~ /^ALTER DEFAULT PRIVILEGES FOR (?:ROLE|USER) ($ident)/i;
-        return ["", 0] if !defined $role || is_mighty($role);
+        return ["", 0] if !defined $role || is_whoever($role) || is_mighty($role);
     }
     return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
@@ -215,6 +215,12 @@ sub as_rights {
 sub may_not_own {
     my ($role) = @_;
     return is_mighty($role) && named($role) ne named($is{owner} // "");
+}
+
+# Whether that is not a role's name, but a word for whoever runs the statement, or for nobody.
+sub is_whoever {
+    my ($role) = @_;
+    return $role =~ /^(?:current_user|current_role|session_user|user|public|none)$/i;
 }
 
 sub is_mighty {

@@ -221,7 +221,8 @@ def test_a_file_says_nothing_of_what_a_superuser_will_make(own_database: Site) -
     site = own_database
     file = site.place / "evil.sql"
     grant = "GRANT ALL ON TABLES TO PUBLIC;"
-    each = f"ALTER DEFAULT PRIVILEGES FOR ROLE postgres {grant}\nALTER DEFAULT PRIVILEGES {grant}"
+    whoever = ("", *(f" FOR ROLE {name}" for name in ("postgres", "current_user", "Session_User", "CURRENT_ROLE")))
+    each = "\n".join(f"ALTER DEFAULT PRIVILEGES{role} {grant}" for role in whoever)
     file.write_text(DUMP.format(encoding="UTF8", table="x", last=each))
     new = f"{site.server.database}_new"
     done = typed(site, "restore", "db", str(file), "--to", new, store=AS_IT_WAS)

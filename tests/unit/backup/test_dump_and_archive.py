@@ -113,6 +113,15 @@ def test_names_are_held_to_the_end_of_the_dump(bin_dir: Path) -> None:
     assert raised.value.message == "db: psql ended before the dump did"
 
 
+@pytest.mark.parametrize("said", ["held\\n--file=/etc/passwd", "held --file=x", "\\377", "no"])
+def test_what_is_no_snapshot_goes_into_no_command_line(said: str, bin_dir: Path) -> None:
+    program(bin_dir, "pg_dump", '[ "$1" != --version ] || { echo 16.4; exit; }\necho CREATE\n')
+    holds = f"*ON_ERROR_STOP=1) printf '{said}\\n'; exec cat >/dev/null ;;"
+    program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
+    with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError, match="an answer that is none"):
+        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+
+
 def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_are_still_here(
     bin_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
