@@ -140,7 +140,7 @@ def tells_of_holes(directory: Path, mounts: str) -> bool:
 def _opened(source: AttachmentsSource) -> Iterator[Path]:
     """Hold a directory open that is read, and return a path of programs to it, wherever it is by then."""
     sources.check_readable(source.path)
-    with places.opened_as_it_is(source.path, source.identity) as place:
+    with places.opened(source.path, source.identity) as place:
         yield place.for_programs
 
 

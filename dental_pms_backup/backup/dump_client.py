@@ -28,6 +28,8 @@ def check(server: Server, facts: Facts, client: programs.Ended) -> None:
 def _hint(dump: programs.Ended, said: str) -> str:
     if dump.exit_code in KILLED:
         return "journalctl --dmesg --grep='killed process'   # mostly memory ran out; then: dental-pms-backup run"
+    if "No space left" in said:
+        return "docker ps; df -h   # the server's own disk is full; with room there: dental-pms-backup run"
     if "lock" in said or "statement timeout" in said:
         return "dental-pms-backup run   # when the migration or maintenance that holds a table is done"
     if re.search("does not exist|already exists|unique constraint|could not serialize", said):

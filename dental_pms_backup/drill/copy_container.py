@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LABEL = "dental-pms-backup.drill"
 PREFIX = "dental-pms-drill-"
 PROCESSES = Path("/proc")
+NO_CONTAINER = "editor /etc/dental-pms/backup.yaml   # set drill.where to cluster"
 SERVERS = ("/postgres", "/initdb", "/bwrap")
 DATA = "/var/lib/postgresql/data"
 OWN_VOLUME = "/var/lib/dental-pms-drill"
@@ -80,7 +81,7 @@ PLAIN = (
     "--tmpfs=/tmp:rw,mode=1777,size=64m",
     "--tmpfs=/run:rw,mode=1777,size=16m",
     "--tmpfs=/var/run/postgresql:rw,mode=1777,size=16m",
-    f"--volume={OWN_VOLUME}",
+    f"--mount=type=volume,destination={OWN_VOLUME}",
     "--entrypoint=sh",
 )
 SERVES = """\
@@ -94,6 +95,14 @@ IMAGE = "{{.Image}} {{.Config.Image}}"
 # Data in the container's own layer is slow, and stays in it: an image that declares no volume gets one.
 PLACE_OF_DATA = "{{len .Config.Volumes}}{{range .Config.Env}} {{.}}{{end}}"
 OWN_SOURCE = f'{{{{range .Mounts}}}}{{{{if eq .Destination "{OWN_VOLUME}"}}}}{{{{.Source}}}}{{{{end}}}}{{{{end}}}}'
+# What an image says is in no option but as such a path: a --volume of "/:/mnt" would be the host's root directory.
+PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+/?")
+MOUNTS = "{{range .Mounts}}{{.Type}} {{.Name}}{{println}}{{end}}"
+ANONYMOUS = re.compile(r"volume [0-9a-f]{64}|tmpfs ?")
+# An image may have the labels of compose, and what runs it has them, too: with this one a drill's container is no
+# service's, neither for compose nor for a run of this program.
+OF_NO_SERVICE = f"{compose.LABEL}.oneoff"
+OURS = f'{{{{.ID}}}} {{{{.Names}}}} {{{{.Label "{OF_NO_SERVICE}"}}}}'
 SYSTEM = "select system_identifier from pg_control_system()"
 
 
@@ -116,7 +125,7 @@ def clear(mark: str, directory: Path) -> int:
     containers: list[str] = []
     if programs.installed("docker"):
         with contextlib.suppress(DockerError):  # without a daemon none runs; the drill itself says that it is needed
-            containers = docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL}={mark}").split()
+            containers = _left_containers(mark)
     for container in containers:
         _remove_container(container)
     sandbox.end_units(f"{PREFIX}{mark}-")
@@ -125,6 +134,15 @@ def clear(mark: str, directory: Path) -> int:
     for path in left:
         _remove_tree(path)
     return len(containers) + len(left)
+
+
+def _left_containers(mark: str) -> list[str]:
+    """Return the ids of the containers that drills of a store left: by name, too, since an image may have the label."""
+    found = docker("ps", "--all", "--no-trunc", f"--filter=label={LABEL}={mark}", f"--format={OURS}").splitlines()
+    rows = [line.split(" ") for line in found]
+    return [
+        identifier for identifier, name, *service in rows if name.startswith(f"{PREFIX}{mark}-") and not any(service)
+    ]
 
 
 @contextlib.contextmanager
@@ -181,7 +199,7 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
     # the password is nobody's: over the socket none is asked for, and there is no network
     settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
     settings += "POSTGRES_INITDB_ARGS=--no-sync\n"
-    labelled = [f"--name={name}", f"--label={LABEL}={mark}", "--env-file=/proc/self/fd/0"]
+    labelled = [f"--name={name}", f"--label={LABEL}={mark}", f"--label={OF_NO_SERVICE}=", "--env-file=/proc/self/fd/0"]
     try:
         try:
             _start_plain(labelled, name, image, settings)
@@ -282,6 +300,7 @@ def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) 
     user = docker("image", "inspect", "--format={{.Config.User}}", image).strip() or "postgres"
     argv = [*labelled, *CONFINED, *PLAIN, f"--user={user}", image, "-c", SERVES, f"{OWN_VOLUME}/data", *_settings()]
     docker("create", *argv, text_in=settings)
+    _check_mounts(name)
     try:  # the volume is root's, whoever writes to it, and nobody but root passes through the directories above it
         Path(docker("inspect", "--type=container", f"--format={OWN_SOURCE}", name).strip()).chmod(0o777)
     except OSError as error:
@@ -293,10 +312,34 @@ def _start_plain(labelled: Sequence[str], name: str, image: str, settings: str) 
 def _start_by_entry_point(labelled: Sequence[str], name: str, image: str, settings: str) -> None:
     volumes, *environment = docker("image", "inspect", f"--format={PLACE_OF_DATA}", image).split()
     data = next((each.partition("=")[2] for each in environment if each.startswith("PGDATA=")), DATA)
-    own = [f"--volume={data}"] if volumes == "0" else []
+    own = [_volume_at(data)] if volumes == "0" else []
     argv = [*labelled, *CONFINED, *BY_ENTRY_POINT, *own, image, "postgres", *_settings()]
-    docker("run", "--detach", *argv, text_in=settings)
+    docker("create", *argv, text_in=settings)
+    _check_mounts(name)
+    docker("start", name)
     _wait_for(name)
+
+
+def _volume_at(path: str) -> str:
+    """Return the option for a new volume at a path that an image says; RefusedError where that is more than a path."""
+    if not PLAIN_PATH.fullmatch(path):
+        raise RefusedError(
+            "drill: the image's PGDATA is not a plain path, expected an absolute one of letters, digits, '_', '-' and "
+            "'.'; no container was started",
+            hint=NO_CONTAINER,
+        )
+    return f"--mount=type=volume,destination={path}"
+
+
+def _check_mounts(name: str) -> None:
+    """Raise RefusedError when a container that has not started yet would have more than new volumes of its own."""
+    mounts = docker("inspect", "--type=container", f"--format={MOUNTS}", name).splitlines()
+    if not all(ANONYMOUS.fullmatch(mount) for mount in mounts if mount):
+        raise RefusedError(
+            "drill: the throwaway container would have a directory or volume that is not its own, expected new volumes "
+            "only; it was not started",
+            hint=NO_CONTAINER,
+        )
 
 
 def _settings() -> list[str]:

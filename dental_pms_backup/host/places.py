@@ -82,27 +82,13 @@ def identity_of(status: os.stat_result) -> Identity:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Place]:
+def opened(path: Path, identity: Identity | None = None) -> Iterator[Place]:
     """Hold the directory at a path open while the block lasts; OSError.
 
-    RefusedError when a link on the way belongs to another user, who may have made it a moment ago.
+    RefusedError when a link on the way belongs to another user, who may have made it at any time, and when it is not
+    the directory that was looked at before.
     """
-    passing = walked(path)
-    try:
-        descriptor = os.open(".", READING, dir_fd=passing)
-    finally:
-        os.close(passing)
-    with _held(descriptor) as place:
-        yield place
-
-
-@contextlib.contextmanager
-def opened_as_it_is(path: Path, identity: Identity | None = None) -> Iterator[Place]:
-    """Hold the directory at a path open, whatever links lead there, to read it; OSError.
-
-    RefusedError when it is not the one that was looked at before.
-    """
-    with _held(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
+    with _held(_readable(path)) as place:
         check_is(place, path, identity)
         yield place
 
@@ -110,9 +96,18 @@ def opened_as_it_is(path: Path, identity: Identity | None = None) -> Iterator[Pl
 def pinned(path: Path) -> Identity:
     """Return device and number of the directory at a path, which nothing else gets before the program ends; OSError.
 
-    It is left open: filesystems that make up their numbers, as CIFS does, may give it another one otherwise.
+    RefusedError when a link on the way belongs to another user. It is left open: filesystems that make up their
+    numbers, as CIFS does, may give it another one otherwise.
     """
-    return identity_of(os.fstat(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+    return identity_of(os.fstat(_readable(path)))
+
+
+def _readable(path: Path) -> int:
+    passing = walked(path)
+    try:
+        return os.open(".", READING, dir_fd=passing)
+    finally:
+        os.close(passing)
 
 
 def check_is(place: Place, path: Path, identity: Identity | None) -> None:

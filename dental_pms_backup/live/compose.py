@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DatabaseError, DockerError, RefusedError, SourceError, shell_word
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import journal, programs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +34,8 @@ INSPECTED = (
     + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
     + "{{end}}null]}"
 )
+LABELS_OF_IMAGE = '{"id":{{json .Id}},"labels":{{json .Config.Labels}}}'
+_told: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +148,51 @@ def _containers(project: Project, service: str) -> list[Container]:
 
 
 def _inspected(ids: Sequence[str], service: str, directory: Path | None) -> list[Container]:
-    """Return containers, of a project in a directory if one is given."""
+    """Return containers, of a project in a directory if one is given, and those of a service if compose made them."""
     lines = docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
     try:
         found = [json.loads(line) for line in lines]
-        return [_container(entry, service) for entry in found if directory is None or _stands_in(entry, directory)]
+        found = [entry for entry in found if directory is None or _stands_in(entry, directory)]
+        return [_container(entry, service) for entry in (_made_by_compose(found) if service else found)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DockerError("docker: the answer of inspect is not what was asked for", hint="docker version") from None
+
+
+def _made_by_compose(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those that have a label of compose which their image has not, and tell of the others.
+
+    Who makes an image may give it any label, and what ``docker run`` makes of it has them all. What compose makes has
+    more, also of an image that compose built, which has the project's and the service's.
+    """
+    of_images = _labels_of_images(sorted({entry["image_id"] for entry in found if entry.get("image_id")}))
+    made = []
+    for entry in found:
+        of_image = of_images.get(entry.get("image_id", ""), {})
+        if any(of_image.get(name) != text for name, text in entry["labels"].items() if name.startswith(f"{LABEL}.")):
+            made.append(entry)
+        else:
+            _tell_of_labels(entry["name"].removeprefix("/"))
+    return made
+
+
+def _labels_of_images(ids: Sequence[str]) -> dict[str, Mapping[str, str]]:
+    """Return the labels of images by id, without those that are gone, be it under a container; DockerError."""
+    if not ids:
+        return {}
+    argv = ["docker", "image", "inspect", f"--format={LABELS_OF_IMAGE}", *ids]
+    ended, out = programs.capture(argv, timeout_s=DOCKER_ANSWERS_S)
+    if not ended.ok and not any("no such image" in line.lower() for line in ended.said):
+        said = [str(ended), *ended.said][-1]
+        raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
+    return {entry["id"]: entry["labels"] or {} for entry in map(json.loads, filter(str.strip, out.splitlines()))}
+
+
+def _tell_of_labels(name: str) -> None:
+    if name not in _told:
+        _told.add(name)
+        text = f"{name}: does not count as a container of compose, since all labels of compose on it are its image's"
+        hint = f"docker inspect {shell_word(name)}   # if it is the practice's: docker compose up --detach"
+        journal.write(journal.Event.LABELS_OF_IMAGE, text, priority=journal.WARNING, fields={"hint": hint})
 
 
 def _container(entry: Mapping[str, Any], service: str) -> Container:

@@ -59,7 +59,10 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
 
 
 def seen_at(container: Container, mount: Path) -> tuple[int, int] | None:
-    """Return device and number of what a container has at a path; None where that is not seen from here."""
+    """Return device and number of what a container has at a path; None where that is not seen from here.
+
+    Its root decides what that is, by links and by another root directory: nothing may be allowed because of it.
+    """
     try:
         status = (PROCESSES / str(_first_process(container)) / "root" / mount.relative_to("/")).stat()
     except (BackupError, OSError, ValueError):  # it does not run; or dockerd is elsewhere; or we have not the right

@@ -38,14 +38,12 @@ class DatabaseSource:
 class AttachmentsSource:
     """A directory that can be listed; ``container`` is the one it was found by, empty for a configured path.
 
-    ``identity`` tells it from what somebody puts in its place later. ``seen`` is that, too, where the container runs
-    and sees this very directory.
+    ``identity`` tells it from what somebody puts in its place later; no link of another user led there.
     """
 
     path: Path
     container: str
     identity: Identity | None = None
-    seen: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,8 @@ def database(config: Config) -> DatabaseSource:
 def attachments(config: Config) -> AttachmentsSource:
     """Find the directory of the attachments: the configured path, else the backend's mount.
 
-    RefusedError when a running backend has another directory mounted than is there on the host.
+    RefusedError when a link of another user leads there, or a running backend has another directory mounted than is
+    there on the host. What a container shows is a reason to refuse and never one to go on: its root can show anything.
     """
     if config.attachments.path:
         path, seen, name = config.attachments.path, None, ""
@@ -89,14 +88,25 @@ def attachments(config: Config) -> AttachmentsSource:
         path, container = compose.mounted_directory(_project(config.compose), config.compose.backend_service, mount)
         check_readable(path)
         seen, name = roads.seen_at(container, mount), container.name
-    identity = places.pinned(path)
+    identity = _pinned(path)
     if seen not in {None, identity}:
         raise RefusedError(
             f"attachments: {path} is another directory than container {name} has at {config.attachments.mount}, "
             "expected the files that the application sees; nothing was touched",
             hint=f"docker restart {shell_word(name)}   # once what is in {shell_word(path)} is right",
         )
-    return AttachmentsSource(path=path, container=name, identity=identity, seen=seen)
+    return AttachmentsSource(path=path, container=name, identity=identity)
+
+
+def _pinned(path: Path) -> Identity:
+    try:
+        return places.pinned(path)
+    except RefusedError as error:
+        raise RefusedError(
+            f"attachments: {error.message}",
+            hint=f"readlink -f {shell_word(path)}   # if that is the right directory, set attachments.path to it; "
+            "or, in a directory of root's, make the link root's with chown -h root",
+        ) from None
 
 
 def _native_server(settings: Native) -> postgres.Server:

@@ -64,15 +64,14 @@ class Fresh:
 
 
 @contextlib.contextmanager
-def live(path: Path, seen: places.Identity | None) -> Iterator[Live]:
+def live(path: Path, identity: places.Identity | None) -> Iterator[Live]:
     """Hold a directory open whose content is to be another, and the one that it lies in; RefusedError.
 
-    Where it is known which one it has to be, since a container sees it, any link may lead there; else none of another
-    user.
+    No link of another user may lead there, and it is the one that was looked at before, if any was.
     """
     with contextlib.ExitStack() as stack:
         with _told(path, "expected a directory to put files into"):
-            place = stack.enter_context(places.opened_as_it_is(path, seen) if seen else places.opened(path))
+            place = stack.enter_context(places.opened(path, identity))
             around = stack.enter_context(places.around(place))
             stays = around.is_named(place.path.name, place)
         if not stays:
@@ -154,7 +153,7 @@ def recover(target: Live) -> list[str]:
 def check_whole(target: Path) -> None:
     """Raise SourceError when a restore was cut off in its swap: what is live is neither the old nor the new content."""
     place = target.resolve()
-    with places.opened_as_it_is(place.parent) as around:
+    with places.opened(place.parent) as around:
         for word in (REPLACING, RESTORING):
             for left in _all_beside(around, place.name, word):
                 if word == REPLACING or around.has(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}"):

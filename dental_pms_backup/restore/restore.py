@@ -200,7 +200,7 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
 def live_attachments(config: Config) -> contextlib.AbstractContextManager[Live]:
     """Hold the live attachments open to be replaced; RefusedError when they are not what their container sees."""
     found = sources.attachments(config)
-    return swap.live(found.path, found.seen)
+    return swap.live(found.path, found.identity)
 
 
 def check_swappable(live: Live, archive: Path) -> None:

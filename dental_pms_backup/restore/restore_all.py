@@ -91,7 +91,7 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
         _check_missing(live, application)
         return None
     files = sources.attachments(config)
-    with places.opened_as_it_is(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
+    with places.opened(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
         with watch.showing("attachments: rows and files", nothing.fileno(), 0) as beat:
             found = _counted(live, copies, place, application.directory, beat)
     if found.missing or found.other_size:

@@ -123,16 +123,16 @@ def attacked(somebody: Somebody, words: list[str], script: str) -> tuple[int, st
     site = somebody.site
     with (
         halfway_unpacking(site, somebody.home) as (path, waits, go),
-        somebody.trying(script),
         listening(site) as journal,
         site.running(*words, wrapper=journal.wrapper, PATH=path) as process,
     ):
         wait_until(lambda: waits.exists() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
-        somebody.wait_for_passes()
-        with go.open("w") as letting:
-            letting.write("go\n")
-        out, err = process.communicate(timeout=120)
+        with somebody.trying(script):
+            somebody.wait_for_passes()
+            with go.open("w") as letting:
+                letting.write("go\n")
+            out, err = process.communicate(timeout=120)
         told = events(journal.close())
     assert on_disk(somebody.victim) == somebody.untouched, "root's directory is as it was"
     return process.returncode, out, err, told
@@ -283,10 +283,29 @@ def test_a_restore_moves_and_removes_nothing_that_no_restore_left(somebody: Some
     faults.recovered("ok, once it is moved away")
 
 
+def refused_through_a_link_before_the_command(somebody: Somebody) -> None:
+    """Let him make his link before a run, a dry run and a restore: each is refused, and nothing of root's is read."""
+    site = somebody.site
+    sets = site.sets()
+    somebody.does('mv attachments mine; ln -s "$victim" attachments')
+    for words in (
+        ("run", "attachments"),
+        ("run", "attachments", "--dry-run"),
+        ("restore", "attachments", "latest", "--in-place", "--yes"),
+    ):
+        done = site.run(*words)
+        assert done.returncode == 4, (words, done.stdout, done.stderr)
+        assert f'"attachments" on the way is a link of user {NOBODY}' in done.stderr, words
+    assert site.sets() == sets
+    assert on_disk(somebody.victim) == somebody.untouched
+    somebody.does("rm attachments; mv mine attachments")
+
+
 @pytest.mark.fault("Somebody evil", "he swaps for a link what a backup is about to read")
 @pytest.mark.parametrize("what", ["the attachments", "each directory in them"])
 def test_a_backup_reads_nothing_through_his_link(somebody: Somebody, what: str) -> None:
     site = somebody.site
+    refused_through_a_link_before_the_command(somebody)
     for number in range(10):
         (somebody.attachments / f"many{number}").mkdir()
         (somebody.attachments / f"many{number}/file").write_bytes(os.urandom(900_000))

@@ -76,7 +76,7 @@ def test_rows_and_files_are_those_of_the_table_that_the_configuration_names(prac
     practice.configure({"application.size_column": "byte_size"})
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, "restore_all_status" in done.stdout) == (1, False)
-    assert "application.table: pictures is no table with the columns the key and byte_size, expected " in done.stderr
+    assert "application.table: pictures is no table with the columns the key and byte_size, so " in done.stderr
 
 
 def test_a_file_behind_a_link_that_leads_out_of_the_attachments_is_no_row_s_file(practice: Site) -> None:

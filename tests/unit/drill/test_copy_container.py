@@ -10,7 +10,7 @@ import pytest
 
 from dental_pms_backup.config.values import Where
 from dental_pms_backup.drill import copy_container, copy_server
-from dental_pms_backup.errors import RoomError, ToolMissingError
+from dental_pms_backup.errors import RefusedError, RoomError, ToolMissingError
 from dental_pms_backup.host import journal
 from dental_pms_backup.live.postgres import InContainer, Inside
 from tests.unit.builders import gone, program
@@ -21,7 +21,10 @@ def test_a_container_that_goes_by_itself_needs_no_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes: str
 ) -> None:
     docker = tmp_path / "docker"
-    docker.write_text(f"#!/bin/sh\n[ $1 = rm ] || {{ echo x; exit; }}\necho 'Error response: {goes}' >&2\nexit 1\n")
+    docker.write_text(
+        "#!/bin/sh\n[ $1 = rm ] || { echo x dental-pms-drill-0123-c; exit; }\n"
+        f"echo 'Error response: {goes}' >&2\nexit 1\n"
+    )
     docker.chmod(0o755)
     told: list[str] = []
     monkeypatch.setattr(journal, "write", lambda _event, text, **_: told.append(text))
@@ -31,6 +34,62 @@ def test_a_container_that_goes_by_itself_needs_no_word(
     docker.write_text(docker.read_text().replace(goes, "permission denied"))
     copy_container.clear("0123", tmp_path)
     assert told == ["the throwaway container x stays until the next drill (docker: exit status 1)"]
+
+
+def test_a_drill_removes_no_container_but_those_that_drills_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image can have the label of a drill, by its store's path; the container of the practice has it then."""
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    rows = (
+        "live dental-pms-db-1 False",
+        "named dental-pms-drill-0123-db False",
+        "other dental-pms-drill-4567-a ",
+        "ours dental-pms-drill-0123-a ",
+    )
+    (tmp_path / "rows").write_text("\n".join(rows))
+    program(tmp_path / "bin", "docker", f'[ $1 = ps ] && cat {tmp_path}/rows || echo "$@" >>{tmp_path}/asked\n')
+    assert copy_container.clear("0123", tmp_path) == 1
+    assert (tmp_path / "asked").read_text() == "rm --force --volumes ours\n"
+
+
+ANONYMOUS = f"volume {'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("pgdata", "mounts", "says"),
+    [
+        ("/:/mnt", ANONYMOUS, "PGDATA"),
+        ("/mnt,source=x", ANONYMOUS, "PGDATA"),
+        ("/mnt/../etc", ANONYMOUS, "PGDATA"),
+        ("--privileged", ANONYMOUS, "PGDATA"),
+        ("/data", "bind ", "not its own"),
+        ("/data", "volume dental-pms_dental_pms_db", "not its own"),
+        ("/data", f"{ANONYMOUS}\nbind ", "not its own"),
+    ],
+)
+def test_what_an_evil_image_says_mounts_nothing_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pgdata: str, mounts: str, says: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    (tmp_path / "mounts").write_text(mounts)
+    answers = f"image) echo 0 PGDATA={pgdata} ;; inspect) cat {tmp_path}/mounts ;;"
+    program(tmp_path / "bin", "docker", f'echo "$1" >>{tmp_path}/asked; case $1 in {answers} esac\n')
+    with pytest.raises(RefusedError, match=says):
+        copy_container._start_by_entry_point([], "c", "sha256:0", "")  # noqa: SLF001 - needs docker
+    assert not {"start", "run"} & set((tmp_path / "asked").read_text().split())
+
+
+def test_an_image_that_declares_no_volume_has_a_new_one_at_its_pgdata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    answers = f"image) echo 0 PGDATA=/var/lib/postgresql/18/docker ;; inspect) echo '{ANONYMOUS}' ;;"
+    program(tmp_path / "bin", "docker", f'echo "$@" >>{tmp_path}/asked; case $1 in {answers} esac\n')
+    copy_container._start_by_entry_point(["--name=c"], "c", "sha256:0", "")  # noqa: SLF001 - needs docker
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split()[0] for line in asked] == ["image", "create", "inspect", "start", "exec"]
+    assert " --mount=type=volume,destination=/var/lib/postgresql/18/docker sha256:0 postgres " in asked[1]
 
 
 def test_a_process_that_ends_while_the_servers_of_killed_drills_are_looked_for_is_none(

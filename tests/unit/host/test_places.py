@@ -52,6 +52,8 @@ def test_a_link_of_another_user_is_refused_wherever_it_stands_on_the_way(tmp_pat
     os.chown(tmp_path / "link", NOBODY, NOBODY, follow_symlinks=False)
     (tmp_path / "ours").symlink_to("link/below")
     for name in ("link", "link/below", "ours"):
+        with pytest.raises(RefusedError, match="is a link of user"):
+            places.pinned(tmp_path / name)
         with pytest.raises(RefusedError) as raised, places.opened(tmp_path / name):
             pass
         assert raised.value.message == (
@@ -104,11 +106,11 @@ def test_another_directory_than_the_one_that_was_looked_at_is_refused(tmp_path: 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     identity = places.identity_of((tmp_path / "one").stat())
-    with places.opened_as_it_is(tmp_path / "one", identity):
+    with places.opened(tmp_path / "one", identity):
         pass
     with (
         pytest.raises(RefusedError, match="another directory was put there after it was looked at"),
-        places.opened_as_it_is(tmp_path / "two", identity),
+        places.opened(tmp_path / "two", identity),
     ):
         pass
 

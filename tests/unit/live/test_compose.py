@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dental_pms_backup.errors import BackupError, DatabaseError, DockerError, RefusedError, SourceError
+from dental_pms_backup.host import journal
 from dental_pms_backup.live import compose
 from dental_pms_backup.live.compose import Container, Project
 from tests.unit.builders import program
@@ -26,9 +27,11 @@ class Docker:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / "ids").touch()
+        (directory / "images").touch()
         self.says(
             f'printf "%s\\n" "$@" >>{directory}/calls; echo >>{directory}/calls\n'
             f"case $1 in ps) cat {directory}/ids ;;\n"
+            f"image) cat {directory}/images; [ ! -e {directory}/gone ] || {{ cat {directory}/gone >&2; exit 1; }} ;;\n"
             f'inspect) shift 3; for id; do cat "{directory}/$id.json"; echo; done ;; esac\n'
         )
 
@@ -132,6 +135,47 @@ def test_named_project_is_asked_for_by_its_name_and_may_stand_anywhere(docker: D
     docker.has("pms-db-1", labels=works_in("/elsewhere"))
     assert compose.database_container(NAMED, "db").name == "pms-db-1"
     assert docker.calls()[0][-1] == "--filter=label=com.docker.compose.project=pms"
+
+
+IMAGE = "sha256:" + "0" * 64
+BY_COMPOSE = works_in("/srv/dental-pms") | {"com.docker.compose.oneoff": "False", "com.docker.compose.service": "db"}
+BUILT = {"com.docker.compose.project": "dental-pms", "com.docker.compose.service": "db"}
+
+
+def test_a_container_whose_image_has_composes_labels_is_no_service(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(journal, "write", lambda _event, text, **_: told.append(text))
+    monkeypatch.setattr(compose, "_told", set())
+    other = "sha256:" + "1" * 64
+    docker.has("some-tool", labels=BY_COMPOSE, image_id=IMAGE)
+    images = [{"id": IMAGE, "labels": BY_COMPOSE | {"maintainer": "x"}}, {"id": other, "labels": None}]
+    (docker.directory / "images").write_text("".join(f"{json.dumps(image)}\n" for image in images))
+    assert refused(DatabaseError)[0].startswith('db: no container of service "db"')
+    docker.has("dental-pms-db-1", labels=BY_COMPOSE, image_id=other)
+    assert compose.database_container(SRV, "db").name == "dental-pms-db-1"
+    assert told == [
+        "some-tool: does not count as a container of compose, since all labels of compose on it are its image's"
+    ]
+    assert docker.calls()[-1] == ["image", "inspect", f"--format={compose.LABELS_OF_IMAGE}", IMAGE, other]
+
+
+@pytest.mark.parametrize("labels", [None, {}, BUILT, BY_COMPOSE | {"com.docker.compose.config-hash": "before"}])
+def test_a_container_of_an_image_that_compose_built_or_that_was_committed_counts(
+    docker: Docker, labels: dict[str, str] | None
+) -> None:
+    docker.has("dental-pms-db-1", labels=BY_COMPOSE | {"com.docker.compose.config-hash": "now"}, image_id=IMAGE)
+    (docker.directory / "images").write_text(json.dumps({"id": IMAGE, "labels": labels}) + "\n")
+    assert compose.database_container(SRV, "db").name == "dental-pms-db-1"
+
+
+def test_a_container_whose_image_is_gone_counts_and_a_docker_that_fails_is_told(docker: Docker) -> None:
+    docker.has("dental-pms-db-1", labels=BY_COMPOSE, image_id=IMAGE)
+    (docker.directory / "gone").write_text(f"Error: No such image: {IMAGE}\n")
+    assert compose.database_container(SRV, "db").name == "dental-pms-db-1"
+    (docker.directory / "gone").write_text("Cannot connect to the Docker daemon\n")
+    assert refused(DockerError)[0] == "docker: Cannot connect to the Docker daemon, expected an answer"
 
 
 def test_no_container_at_all_is_worth_a_retry(docker: Docker) -> None:  # noqa: ARG001 - it is on PATH

@@ -53,7 +53,6 @@ def test_a_directory_that_the_container_sees_is_told_by_its_number(practice: Pra
         path=practice.data,
         container="backend",
         identity=(status.st_dev, status.st_ino),
-        seen=(status.st_dev, status.st_ino),
     )
 
 
@@ -73,17 +72,37 @@ def test_a_directory_that_the_container_does_not_see_is_refused(practice: Practi
 def test_where_the_container_is_not_seen_its_directory_is_taken_as_docker_names_it(practice: Practice) -> None:
     (practice.place / f"proc/{PID}/cgroup").write_text("0::/elsewhere")
     found = practice.attachments()
-    assert (found.path, found.seen) == (practice.data, None)
+    assert found.path == practice.data
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a link to another user")
-def test_a_link_of_another_user_leads_a_restore_only_to_what_the_container_sees(practice: Practice) -> None:
+def test_a_link_of_another_user_is_refused_even_where_the_container_sees_what_it_leads_to(practice: Practice) -> None:
     aside = practice.data.rename(practice.place / "aside")
     practice.data.symlink_to(aside)
     os.chown(practice.data, NOBODY, NOBODY, follow_symlinks=False)
+    assert practice.at_mount.samefile(practice.data)
+    with pytest.raises(RefusedError) as raised:
+        practice.attachments()
+    assert raised.value.message == (
+        f'attachments: {practice.data}: "data" on the way is a link of user {NOBODY}, who may let it lead anywhere, '
+        "expected directories, or links of root; nothing was touched"
+    )
+    assert raised.value.hint == (
+        f"readlink -f {practice.data}   # if that is the right directory, set attachments.path to it; "
+        "or, in a directory of root's, make the link root's with chown -h root"
+    )
+
+
+def test_a_link_of_our_own_leads_to_the_attachments_and_no_further_once_they_are_looked_at(practice: Practice) -> None:
+    aside = practice.data.rename(practice.place / "aside")
+    practice.data.symlink_to(aside)
+    practice.at_mount.unlink()
+    practice.at_mount.symlink_to(aside)
     found = practice.attachments()
-    with swap.live(found.path, found.seen) as live:
+    with swap.live(found.path, found.identity) as live:
         assert live.path == aside
-    with pytest.raises(RefusedError, match=f'"data" on the way is a link of user {NOBODY}'):  # noqa: SIM117
-        with swap.live(found.path, None):
+    practice.data.unlink()
+    practice.data.mkdir()
+    with pytest.raises(RefusedError, match="another directory was put there after it was looked at"):  # noqa: SIM117
+        with swap.live(found.path, found.identity):
             pass
