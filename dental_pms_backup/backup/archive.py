@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import compressor
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError
-from dental_pms_backup.host import places, programs
+from dental_pms_backup.host import filters, places, programs
 from dental_pms_backup.live import sources
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ TAR_CHANGE = re.compile(r"(file changed as we read it|File removed before we rea
 TAR_FINE = re.compile(TAR_CHANGE.pattern + r"|(socket ignored|Operation not supported)$")
 TRIES = 3
 LONGEST_PATH_BYTES = 4095  # PATH_MAX without its NUL: tar reads what is deeper directory by directory, and writes none
-COUNT_TOO_LONG = rf"s/\\([0-7]{{3}}|.)/x/g; $found++ if length > {LONGEST_PATH_BYTES + 1}; END {{ print $found + 0 }}"
 # Of a file that has fewer blocks than bytes but no hole that its filesystem tells of, as one that is compressed, tar
 # --sparse takes the part before a read error for the whole, or without any block nothing, and exits 0.
 TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
@@ -150,7 +149,7 @@ def _counted(index: Path, *, beat: Callable[[], None] | None) -> tuple[int, int]
     count, longest = _numbers(["wc", "--lines", "--max-line-length", str(index)], 2, beat)
     if longest <= LONGEST_PATH_BYTES:
         return count, 0
-    return count, _numbers(["perl", "-ne", COUNT_TOO_LONG, str(index)], 1, beat)[0]
+    return count, _numbers(filters.argv("count_too_long.pl", str(index), str(LONGEST_PATH_BYTES)), 1, beat)[0]
 
 
 def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DrillError, TemporaryError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import filters, programs
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4096
 LARGEST_ANSWER_BYTES = 16 << 20
 UNPACKERS = {verify_file.GZIP[0], verify_file.IGZIP[0]}
-TALLY = ("perl", str(verify_file.FILTERS / "tally.pl"))
+TALLY = filters.argv("tally.pl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import filters, programs
 from dental_pms_backup.live import psql
 from dental_pms_backup.store import verify_file
 
@@ -23,25 +23,6 @@ if TYPE_CHECKING:
 UNDEFINED_TABLE = "42P01"
 OF_THE_SET = {"gzip", "igzip", "tar"}
 FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
-# Turns a line of tar --list --verbose into "name TAB size" of a regular file in a directory, both as COPY writes them:
-# the name below the directory. Of a hard link, whose size stands with its other name, the size is "*".
-FILES = r"""
-BEGIN { our $below = shift @ARGV; our %said = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
-        our %copied = ("\\", "\\\\", "\b", "\\b", "\t", "\\t", "\n", "\\n", "\x0b", "\\v", "\f", "\\f", "\r", "\\r") }
-my ($type, $size, $name) = /^(.)\S+ +\S+ +([\d,]+) \S+(?: \d\d:\d\d(?::\d\d)?)? +(\.\/.*)$/ or die "not a line of tar";
-next if $type !~ /[-h]/;
-$name =~ s/ link to .*// if $type eq "h";
-$name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $said{$1} ? chr $said{$1} : $1/ges;
-$name =~ s/^\.\///;
-next if length $below && substr($name, 0, length($below) + 1, "") ne "$below/";
-$name =~ s/([\\\x08-\x0d])/$copied{$1}/g;
-print "$name\t", $type eq "h" ? "*" : $size, "\n";
-"""
-# Counts "size in the row TAB size of the file" lines: equal, linked, and of another size.
-COMPARED = (
-    r"chomp; my ($row, $file) = split /\t/; $file eq '*' ? $linked++ : $row eq $file ? $equal++ : $wrong++;"
-    r" END { printf '%d %d %d', $equal, $linked, $wrong }"
-)
 BY_NAME = ("-t\t", "--key=1,1")
 
 
@@ -88,8 +69,8 @@ def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat
     """
     directory = "" if below == "." else below.strip("/")
     with (place / "entries").open("rb") as entries:
-        perl = ["perl", "-ne", FILES, directory]
-        _into(place / "files", [perl, _sorted(place)], stdin=entries.fileno(), beat=beat)
+        listed = filters.argv("list_files.pl", directory)
+        _into(place / "files", [listed, _sorted(place)], stdin=entries.fileno(), beat=beat)
     script = f"copy (\n{admin_queries.query(query)}\n) to stdout;\n"
     with programs.memory("query") as asked:
         os.write(asked, script.encode())
@@ -101,7 +82,7 @@ def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat
                 return None
             raise
     both = ["join", "-t\t", "-o", "1.2,2.2", str(place / "rows"), str(place / "files")]
-    equal, linked, wrong = (int(word) for word in _small([both, ["perl", "-ne", COMPARED]], beat).split())
+    equal, linked, wrong = (int(word) for word in _small([both, filters.argv("compare_sizes.pl")], beat).split())
     rows = _count(place / "rows", beat)
     return Matched(
         rows=rows,

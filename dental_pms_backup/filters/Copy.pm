@@ -1,4 +1,4 @@
-# Where the rows of a table begin in a dump, for what reads one in blocks.
+# Where the rows of a table stand in a dump, for what reads one in blocks, and what they are.
 package Copy;
 use strict;
 use warnings;
@@ -7,10 +7,57 @@ use warnings;
 # Rows that are loaded through the root of their partition have one comment more. Possessive: a name that could be cut
 # anywhere would take a hostile line for ever. Of 63 bytes, as a name is, that many may be quotes.
 my $name = qr/(?:"(?:[^"\n]++|""){0,126}+"|[^\s.("][^\s.(]*+)/;
-our $begins = qr/\n--(?: load via partition root [^\n]*+)?\n\nCOPY ($name(?:\.$name)*+)(?: \([^\n]*\))? FROM stdin;\n/;
+my $line = qr/COPY ($name(?:\.$name)*+)(?: \(([^\n]*)\))? FROM stdin;\n/;
+my $begins = qr/\n--(?: load via partition root [^\n]*+)?\n\n($line)/;
 
 my $before = 1000;         # bytes that hold what stands before the line of a COPY
 my $longest = 256 << 10;   # bytes of such a line: of 1,600 columns, each of 63 quotes in quotes, and a comma
+
+# Returns what goes through a dump: a function that is called with a text to which the dump's next block was added, and
+# that takes out of it all that it is done with, but for a few bytes. It calls in their order, with bytes:
+#
+#   begun(TABLE, COLUMNS, HEADING)   as the line of a COPY has them
+#   rows(BYTES)                      all of them, in parts of whatever size; not the "\." that ends them
+#   ended()
+#   besides(BYTES)                   all that are no rows, in parts of whatever size; the last one of a COPY is its line
+#
+# A row is a line; only "\." alone on one ends them.
+sub reader {
+    my (%call) = @_;
+    my ($inside, $at_line_start) = (0, 0);
+    return sub {
+        my $text = \$_[0];
+        while (1) {
+            if (!$inside) {
+                if ($$text =~ $begins) {
+                    my @begun = ($2, $3, $1);
+                    $call{besides}->(substr($$text, 0, $+[0], ""));
+                    $call{begun}->(@begun);
+                    ($inside, $at_line_start) = (1, 1);
+                } else {
+                    $call{besides}->(substr($$text, 0, done($$text), ""));
+                    return;
+                }
+            } elsif ($at_line_start && substr($$text, 0, 3) eq "\\.\n") {
+                substr($$text, 0, 3, "");
+                $inside = 0;
+                $call{ended}->();
+            } elsif ((my $end = index($$text, "\n\\.\n")) >= 0) {
+                $call{rows}->(substr($$text, 0, $end + 1, ""));
+                substr($$text, 0, 3, "");
+                $inside = 0;
+                $call{ended}->();
+            } else {
+                return if length($$text) <= 3;
+                my $rest = substr($$text, -3, 3, "");
+                $call{rows}->($$text);    # the text itself, no copy of it
+                $at_line_start = substr($$text, -1) eq "\n";
+                $$text = $rest;
+                return;
+            }
+        }
+    };
+}
 
 # How many bytes of a text in which no COPY begins are done with: of a line that is longer than any COPY nothing is kept
 # but its end, or one line could take all the memory, and be searched anew with each block.
@@ -20,6 +67,30 @@ sub done {
     my $end = length($$text) - $longest;
     my $done = $line > $end ? $line : $end;
     return $done > 0 ? $done : 0;
+}
+
+# The names of the columns in the line of a COPY.
+sub columns {
+    my @names = ($_[0] // "") =~ /("(?:[^"]|"")*"|[^\s",]+)/g;
+    for (@names) { s/""/"/g if s/^"(.*)"$/$1/s }
+    return @names;
+}
+
+my %decoded = map { $_ => $_ } map { chr } 0 .. 255;
+$decoded{$_->[0]} = $_->[1] for ["b", "\b"], ["f", "\f"], ["n", "\n"], ["r", "\r"], ["t", "\t"], ["v", "\x0b"];
+$decoded{$_} = chr $_ for 0 .. 7;
+
+sub decoded {
+    my ($number) = @_;
+    return chr($number =~ /^x(.*)/ ? hex $1 : oct($number) & 255);
+}
+
+# The bytes of a field of a row, undefined for NULL.
+sub text {
+    my ($field) = @_;
+    return undef if $field eq "\\N";
+    $field =~ s{\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)}{$decoded{$1} // decoded($1)}ges if index($field, "\\") >= 0;
+    return $field;
 }
 
 1;

@@ -2,41 +2,22 @@
 #
 #   unpack | perl count_rows.pl
 #
-# Prints "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes. A row is a line; only "\." alone on one
-# ends them.
+# Prints "name TAB rows" lines, a NUL, the dump's length, a NUL, and its last bytes.
 use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
 use Copy;
 
-my ($text, $tail, $length, $table, $at_line_start, %rows) = ("", "", 0);
+my ($text, $tail, $length, $table, %rows) = ("", "", 0);
+my $count = Copy::reader(
+    begun => sub { $rows{$table = $_[0]} += 0 },
+    rows => sub { $rows{$table} += $_[0] =~ tr/\n// },
+    ended => sub { },
+    besides => sub { },
+);
 while (my $read = sysread(STDIN, $text, 1 << 20, length $text)) {
     $length += $read;
     $tail = substr($tail . substr($text, $read < 512 ? -$read : -512), -512);
-    while (1) {
-        if (!defined $table) {
-            if ($text =~ $Copy::begins) {
-                ($table, $at_line_start) = ($1, 1);
-                substr($text, 0, $+[0], "");
-                $rows{$table} += 0;
-            } else {
-                substr($text, 0, Copy::done($text), "");
-                last;
-            }
-        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
-            $table = undef;
-            substr($text, 0, 3, "");
-        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
-            $rows{$table} += substr($text, 0, $end + 1) =~ tr/\n//;
-            $table = undef;
-            substr($text, 0, $end + 4, "");
-        } else {
-            last if length($text) <= 3;
-            my $rest = substr($text, -3);
-            $rows{$table} += ($text =~ tr/\n//) - ($rest =~ tr/\n//);
-            ($at_line_start, $text) = (substr($text, -4, 1) eq "\n", $rest);
-            last;
-        }
-    }
+    $count->($text);
 }
 print map("$_\t$rows{$_}\n", sort keys %rows), "\0$length\0", $tail;

@@ -21,7 +21,7 @@ my $cast = qr/::(?:$type)(?:\([\w, -]{1,255}\))?(?:\[\]){0,255}/;
 my $longest_cast = 4 << 10;
 my $longest_line = 1 << 20;    # of which all is kept until its end is there
 
-my ($text, $pending, $line, $begun, $table, $rows, $at_line_start, $block) = ("", "", "", 0);
+my ($text, $pending, $line, $begun, $table, $rows, $block) = ("", "", "", 0);
 $| = 1;
 open my $rest, "|-", "sha256sum" or die;
 
@@ -52,6 +52,19 @@ sub within {
     return $cut;
 }
 
+my $take = Copy::reader(
+    begun => sub {
+        ($table, $rows) = ($_[0], 0);
+        open $block, "|-", "sha256sum" or die;
+    },
+    rows => sub {
+        $rows += $_[0] =~ tr/\n//;
+        into($block, $_[0]);
+    },
+    ended => \&ended,
+    besides => \&besides,
+);
+
 sub ended {
     close $block or die "sha256sum";
     print "$rows\t$table\n";
@@ -60,34 +73,7 @@ sub ended {
 
 sub take {
     $text .= $_[0];
-    while (1) {
-        if (!defined $table) {
-            if ($text =~ $Copy::begins) {
-                ($table, $rows, $at_line_start) = ($1, 0, 1);
-                besides(substr($text, 0, $+[0], ""));
-                open $block, "|-", "sha256sum" or die;
-            } else {
-                besides(substr($text, 0, Copy::done($text), ""));
-                last;
-            }
-        } elsif ($at_line_start && substr($text, 0, 3) eq "\\.\n") {
-            ended();
-            substr($text, 0, 3, "");
-        } elsif ((my $end = index($text, "\n\\.\n")) >= 0) {
-            my $data = substr($text, 0, $end + 1, "");
-            $rows += $data =~ tr/\n//;
-            into($block, $data);
-            ended();
-            substr($text, 0, 3, "");
-        } else {
-            last if length($text) <= 3;
-            my $data = substr($text, 0, -3, "");
-            $rows += $data =~ tr/\n//;
-            into($block, $data);
-            $at_line_start = substr($data, -1) eq "\n";
-            last;
-        }
-    }
+    $take->($text);
 }
 
 sub begin {

@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from dental_pms_backup.errors import ToolMissingError
+from dental_pms_backup.host import filters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-CONFINE = Path(__file__).parents[1] / "filters" / "confine"
 # Of no range that users are made from (systemd.io/UIDS-GIDS): "nobody" has processes of its own on some hosts.
 STRANGER = "1900000005"
 REFUSED = "confine: filter: "
@@ -79,12 +79,12 @@ def inside(root: Path, uid: int, gid: int, settings: Sequence[str]) -> list[str]
 
     ``settings`` are its whole environment, NAME=value. ToolMissingError where no cage can be made.
     """
-    return ["perl", str(CONFINE), _filter(), "root", str(root), str(uid), str(gid), *settings, "--"]
+    return filters.argv("confine", _filter(), "root", str(root), str(uid), str(gid), *settings, "--")
 
 
 def alone(root: Path, uid: int, gid: int, settings: Sequence[str]) -> list[str]:
     """Return the argv before that of a program as ``inside`` does, which can start no process and no thread."""
-    return ["perl", str(CONFINE), _filter(alone=True), "root", str(root), str(uid), str(gid), *settings, "--"]
+    return filters.argv("confine", _filter(alone=True), "root", str(root), str(uid), str(gid), *settings, "--")
 
 
 def beside(directory: Path) -> list[str]:
@@ -92,7 +92,7 @@ def beside(directory: Path) -> list[str]:
 
     Its user owns nothing, its environment is empty. ToolMissingError where no cage can be made.
     """
-    return ["perl", str(CONFINE), _filter(), "directory", str(directory), STRANGER, STRANGER, "--"]
+    return filters.argv("confine", _filter(), "directory", str(directory), STRANGER, STRANGER, "--")
 
 
 def write_filter(file: IO[bytes], *, alone: bool = False) -> None:

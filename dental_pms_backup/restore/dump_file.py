@@ -29,31 +29,6 @@ GZIP_MEMBER = 31  # zlib's wbits for it
 MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", re.MULTILINE)
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 COUNTS_LIMIT_BYTES = 4 << 20
-# What reads the rows of a COPY, in Perl: the name of a table, the names of the columns of a heading, and the bytes of a
-# field, undefined for NULL. A COPY of pg_dump stands behind a comment and an empty line, see filters/Copy.pm.
-COPY_TEXT = r"""
-my $name = qr/"(?:[^"\n]|"")*"|[^"\s.(]+/;
-my $comment = qr/^--(?: load via partition root .*)?\n/;
-my $heading = qr/^COPY ($name(?:\.$name)*)(?: \((.*)\))? FROM stdin;\n/;
-my %plain = (b => "\b", f => "\f", n => "\n", r => "\r", t => "\t", v => "\x0b");
-sub decoded {
-    my ($code) = @_;
-    return chr(oct($code) & 255) if $code =~ /^[0-7]/;
-    return chr(hex(substr($code, 1))) if $code =~ /^x./;
-    return $plain{$code} // $code;
-}
-sub text {
-    my ($field) = @_;
-    return undef if $field eq "\\N";
-    $field =~ s/\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)/decoded($1)/ges;
-    return $field;
-}
-sub columns {
-    my @names = ($_[0] // "") =~ /("(?:[^"]|"")*"|[^\s",]+)/g;
-    for (@names) { s/""/"/g if s/^"(.*)"$/$1/s }
-    return @names;
-}
-"""
 # A dump's bytes in a table and its indexes, at most, for each byte of the compressed file
 GROWS_TO = 6
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError, shell_word
-from dental_pms_backup.host import durable, journal, places, programs
+from dental_pms_backup.host import durable, filters, journal, places, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.restore import dump_file, original_names, unpack
 from dental_pms_backup.store.sets import Kind, Stream
@@ -30,43 +30,6 @@ if TYPE_CHECKING:
 LARGEST_LIST_BYTES = 4 << 20
 SQL, CSV, LIST = "sql", "csv", "list"
 TABLES_SHOWN = 12
-# Goes through a dump on stdin line by line: prints the names of its tables, or the rows of one, as they are or as CSV,
-# and on stderr how many. As PostgreSQL's own CSV, an empty text is quoted and NULL is not.
-TABLE_OF_DUMP = (
-    dump_file.COPY_TEXT
-    + r"""
-my ($as, $wanted) = @ARGV; @ARGV = ();
-sub quoted {
-    my ($text) = @_;
-    return "" if !defined $text;
-    return $text if $text ne "" && $text ne "\\." && $text !~ /[",\r\n]/;
-    $text =~ s/"/""/g;
-    return "\"$text\"";
-}
-my ($before, $last, $inside, $rows, $begun) = ("", "", 0, 0, 0);
-while (<STDIN>) {
-    if ($inside) {
-        my $ends = $_ eq "\\.\n";
-        if ($inside == 2) {
-            ++$rows if !$ends;
-            if ($as eq "sql") { print }
-            elsif (!$ends) { chomp; print join(",", map(quoted(text($_)), length ? split(/\t/, $_, -1) : "")), "\n" }
-        }
-        $inside = 0 if $ends;
-        next;
-    }
-    if ($last eq "\n" && $before =~ $comment && /$heading/) {
-        $inside = $as ne "list" && $1 eq $wanted ? 2 : 1;
-        print "$1\n" if $as eq "list";
-        print if $inside == 2 && $as eq "sql";
-        print join(",", map(quoted($_), columns($2))), "\n" if $inside == 2 && $as eq "csv" && !$begun++;
-    }
-    ($before, $last) = ($last, $_);
-}
-close(STDOUT) or die "cannot write\n";
-print STDERR "rows $rows\n";
-"""
-)
 
 
 def files(
@@ -214,7 +177,7 @@ def _unrecorded(error: BackupError) -> BackupError:
 def _table(dump: BackupFile, descriptor: int, how: Sequence[str], name: str) -> str:
     """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
     with programs.memory("tables") as out:
-        ended = _through(descriptor, how, [LIST, ""], out, lambda: None)
+        ended = _through(descriptor, how, [LIST], out, lambda: None)
         if failed := programs.failed(ended):
             raise RestoreError(f"db: {failed}, expected the tables of the dump")
         listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
@@ -242,7 +205,7 @@ def _through(
     descriptor: int, how: Sequence[str], words: Sequence[str], out: int, beat: Beat
 ) -> tuple[programs.Ended, ...]:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return programs.pipeline(how, ["perl", "-e", TABLE_OF_DUMP, "--", *words], stdin=descriptor, out=out, beat=beat)
+    return programs.pipeline(how, filters.argv("extract_table.pl", *words), stdin=descriptor, out=out, beat=beat)
 
 
 def _count(ended: Sequence[programs.Ended], *, to_stdout: bool) -> int:

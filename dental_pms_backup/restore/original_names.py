@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, InterruptedRunError, RestoreError
-from dental_pms_backup.host import journal, programs
+from dental_pms_backup.host import filters, journal, programs
 from dental_pms_backup.restore import dump_file
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
@@ -25,37 +25,6 @@ if TYPE_CHECKING:
 
 LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux's filesystems
 LONGEST_SUFFIX = 16
-# Goes through a dump on stdin as far as the rows of one table, and prints "key NUL name NUL" of those whose key is
-# among the NUL-ended ones of a file.
-NAMES_OF_DUMP = (
-    dump_file.COPY_TEXT
-    + r"""
-my ($table, $key, $column, $file, $longest) = @ARGV; @ARGV = ();
-my %wanted = do { local $/ = "\0"; open(my $keys, "<", $file) or die "no keys\n"; map { chomp; ($_ => 1) } <$keys> };
-my ($before, $last, $inside, @place) = ("", "", 0);
-while (<STDIN>) {
-    if ($inside) {
-        my $ends = $_ eq "\\.\n";
-        last if $inside == 2 && $ends;
-        if ($inside == 2) {
-            chomp;
-            my ($found, $name) = map(text($_), (split /\t/, $_, -1)[@place]);
-            print "$found\0", substr($name, 0, $longest), "\0" if defined $found && defined $name && $wanted{$found};
-        }
-        $inside = 0 if $ends;
-        next;
-    }
-    if ($last eq "\n" && $before =~ $comment && /$heading/) {
-        $inside = $1 eq $table || $1 eq "public.$table" ? 2 : 1;
-        my ($number, %at) = (0);
-        $at{$_} = $number++ for columns($2);
-        @place = @at{$key, $column};
-        last if $inside == 2 && grep { !defined } @place;
-    }
-    ($before, $last) = ($last, $_);
-}
-"""
-)
 READ_BYTES = 4096
 
 
@@ -127,7 +96,7 @@ def _found(descriptor: int, columns: Sequence[str], keys: Sequence[str], beat: C
     with programs.memory("keys") as asked, programs.memory("names") as out:
         os.write(asked, b"".join(b"%b\0" % os.fsencode(key) for key in keys))
         words = [*columns, f"/proc/{os.getpid()}/fd/{asked}", str(READ_BYTES)]
-        perl = ["perl", "-e", NAMES_OF_DUMP, "--", *words]
+        perl = filters.argv("original_names.pl", *words)
         unpacked, read = programs.pipeline(verify_file.GZIP, perl, stdin=descriptor, out=out, beat=beat)
         if not read.ok or not (unpacked.ok or unpacked.broken_pipe):
             raise RestoreError(f"db: {read if unpacked.ok else unpacked}, expected a dump that can be read")

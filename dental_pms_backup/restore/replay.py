@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import filters, programs
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
-from dental_pms_backup.store.verify_file import FILTERS, GZIP
+from dental_pms_backup.store.verify_file import GZIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,10 +153,10 @@ def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Calla
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
     with programs.memory("control") as control:
         replay_filters.write_roles_control(control, live, ours=ours)
-        filters = ["perl", str(FILTERS / "roles.pl"), replay_filters.path(control)]
+        missing = filters.argv("roles.pl", replay_filters.path(control))
         with sessions.opened(live.server) as session:
             client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
-            failed = _run(session, [GZIP, filters, client], descriptor, beat)
+            failed = _run(session, [GZIP, missing, client], descriptor, beat)
     if failed:
         state = psql.sqlstate(failed)
         why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)

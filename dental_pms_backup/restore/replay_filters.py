@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import filters, programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import databases, replay_guards, replay_role
-from dental_pms_backup.store.verify_file import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,7 +57,7 @@ class Filter:
     def argv(self) -> list[str]:
         """Return the argv of the filter."""
         files = (self.control, self.gate, self.after, self.rights, self.late)
-        return ["perl", str(FILTERS / "replay.pl"), *(path(each) for each in files)]
+        return filters.argv("replay.pl", *(path(each) for each in files))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

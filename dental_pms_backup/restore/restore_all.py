@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import journal, places, programs
+from dental_pms_backup.host import filters, journal, places, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres, psql, sessions, sources
 from dental_pms_backup.restore import dump_file, restore, unpack
@@ -38,27 +38,6 @@ select json_agg(format('copy %s (%I, %I) to stdout', coalesce(p.relid, c.oid::re
   and a.attname in ({key}, {size}))"""
 IS_THERE = "select coalesce(to_regclass({table}), to_regclass('public.' || {table})) is not null"
 AS_STORED = ("--command=set client_encoding = 'UTF8'", "--command=set row_security = off")
-# Prints how many rows there are, of how many no file is there, and of how many it has another size. Keys come from the
-# database, and others write in the directory meanwhile: what leads out of it is not there.
-COUNT_FILES = (
-    dump_file.COPY_TEXT
-    + unpack.SHUT_IN
-    + r"""
-my ($place, $below) = @ARGV; @ARGV = ();
-my $directory = shut_in($place) . "/$below";
-my ($rows, $missing, $other) = (0, 0, 0);
-while (<STDIN>) {
-    my ($key, $size) = /^([^\t]*)\t([^\t]*)$/ or die "not a row\n";
-    chomp $size;
-    defined($key = text($key)) or die "a row without a key\n";
-    my @found = $key =~ m{(?:^|/)\.\.(?:/|$)} ? () : lstat("$directory/$key");
-    ++$rows;
-    if (!@found || !-f _) { ++$missing }
-    elsif ($size ne "\\N" && $found[7] != $size) { ++$other }
-}
-print "$rows $missing $other\n";
-"""
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +122,7 @@ def _counted(
     words = (*psql.STRICT, *AS_STORED, *(f"--command={copy}" for copy in copies))
     with programs.memory("matched") as out, sessions.opened(live.server) as session:
         asking = postgres.client(live.server, program, *words, session=session.name)
-        counting = ["perl", "-e", COUNT_FILES, "--", str(place.for_programs), directory]
+        counting = filters.argv("rows_and_files.pl", str(place.for_programs), directory)
         ended = programs.pipeline(asking, counting, out=out, beat=beat)
         session.done = not programs.failed(ended)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import disks, journal, programs
+from dental_pms_backup.host import disks, filters, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 
@@ -23,74 +23,6 @@ if TYPE_CHECKING:
 AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 WITHOUT_RIGHTS = ("--numeric-owner", "--xattrs", "--xattrs-include=user.*", "--acls")
 RIGHTS_SHOWN = ("--xattrs", "--xattrs-include=security.*", "--xattrs-include=trusted.*")
-# Makes a directory in which others write the root directory of perl, which needs nothing more from outside of it: no
-# link and no rename leads out. Who is not root has nothing there that is not his anyway.
-SHUT_IN = r"""
-sub shut_in {
-    chdir $_[0] or die "the directory cannot be entered\n";
-    chroot(".") || $> || die "the directory cannot be made the root\n";
-    return ".";
-}
-"""
-# Counts, in the lines of tar --list --verbose --full-time, what must not be unpacked; then, in a live directory where
-# one is given, what these lines lack, what is newer or of another size, and what cannot be read. What stands behind the
-# name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a hard link may not.
-# No name is kept, there may be millions: what they lack is all that is live but for what is met while they are read.
-# Last come the files with a setuid or setgid bit, the directories with one, and what has attributes that tar marks.
-LOOK_THROUGH = (
-    SHUT_IN
-    + r"""
-my ($live) = @ARGV; @ARGV = ();
-$live = shut_in($live) if defined $live;
-my ($devices, $outside, $unknown, $all, $met, $other, $unread, $walked) = (0) x 8;
-my ($files, $directories, $attributes) = (0) x 3;
-my ($before, $parent) = ("", "/");
-my %plain = qw(a 7 b 8 t 9 n 10 v 11 f 12 r 13);
-sub comes_into {
-    my $path = $live;
-    for my $part (split m{/}, $_[0]) {
-        lstat($path .= "/$part");
-        return 0 if !-d _;
-    }
-    return opendir my $entries, "$path/";
-}
-while (<STDIN>) {
-    my ($type, $mode, $size, $time, $name) = /^(.)(\S*)\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
-        or ++$unknown, next;
-    ++($type eq "d" ? $directories : $files) if $mode =~ /[sS]/;
-    ++$attributes if $mode =~ /\*$/;
-    $name =~ s/ -> .*//s if $type eq "l";
-    ++$devices if $type =~ /[bc]/;
-    ++$unknown if $type !~ /[-dlhpbcsC]/;
-    ++$outside if $name =~ m{^/|(?:^|/)\.\.(?:/|$)} || ($type eq "h" && $name =~ m{ link to (?:/|(?:.*/)?\.\.(?:/|$))});
-    next if !defined $live || $type eq "d";
-    chomp $name;
-    $name =~ s/ link to .*//s if $type eq "h";
-    $name =~ s/\\([0-7]{3}|.)/length $1 == 3 ? chr oct $1 : exists $plain{$1} ? chr $plain{$1} : $1/ges;
-    $name =~ s{^(?:\./+)+}{};
-    next if $name eq $before;
-    $before = $name;
-    my $directory = $name =~ m{^(.+)/}s ? $1 : "";
-    ($parent, $walked) = ($directory, comes_into($directory)) if $directory ne $parent;
-    my @found = $walked ? lstat "$live/$name" : ();
-    next if !@found || -d _;
-    ++$met;
-    my @now = gmtime $found[9];
-    my $is = sprintf "%04d-%02d-%02d %02d:%02d:%02d", $now[5] + 1900, $now[4] + 1, @now[3, 2, 1, 0];
-    ++$other if $is gt $time || (-f _ && $type eq "-" && $size != $found[7]);
-}
-my @directories = defined $live ? ("") : ();
-while (defined(my $directory = pop @directories)) {
-    opendir(my $entries, "$live/$directory") or ++$unread, next;
-    while (defined(my $name = readdir $entries)) {
-        next if $name =~ /^\.\.?\z/ || !lstat "$live/$directory$name";
-        if (-d _) { push @directories, "$directory$name/" } else { ++$all }
-    }
-}
-my $more = $all > $met ? $all - $met : 0;
-print "$devices $outside $unknown $more $other $unread $files $directories $attributes\n";
-"""
-)
 DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
 TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
 # What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
@@ -151,7 +83,7 @@ def look_through(
         *RIGHTS_SHOWN,
         "--quoting-style=escape",
     ]
-    counting = ["perl", "-e", LOOK_THROUGH, "--", *([str(live.for_programs)] if live else [])]
+    counting = filters.argv("look_through.pl", *([str(live.for_programs)] if live else []))
     with programs.memory("listed") as out:
         ended = programs.pipeline(unpack, listing, counting, stdin=descriptor, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import VerificationError
-from dental_pms_backup.host import durable, programs
+from dental_pms_backup.host import durable, filters, programs
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ TOTALS = re.compile(r"Total bytes read: ([0-9]+)\b")
 # the second is an answer that we know: a program that always says the same, or reads nothing, shows by it
 SUM = ("sha256sum", "--binary", "-", "/dev/null")
 SUMMED = re.compile(rf"([0-9a-f]{{64}}) \*-\n{OF_NOTHING} \*/dev/null\n")
-FILTERS = Path(__file__).parents[1] / "filters"
-COUNT_ROWS = ("perl", str(FILTERS / "count_rows.pl"))
+COUNT_ROWS = filters.argv("count_rows.pl")
 # pg_dump and pg_dumpall end so; since August 2025 a line \unrestrict follows in dumps
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),

@@ -413,7 +413,7 @@ def test_the_look_at_what_is_live_is_not_led_out_of_it(somebody: Somebody) -> No
         (somebody.victim / Path(path).name).write_text("newer, and of another size")
     somebody.untouched = on_disk(somebody.victim)
     # between two entries of a directory: that it is one was seen with the first of them
-    looking = 'case "$*" in *comes_into*) { head -n 12; hold; cat; } | "$real" "$@"; exit ;; esac'
+    looking = 'case "$*" in *look_through.pl*) { head -n 12; hold; cat; } | "$real" "$@"; exit ;; esac'
     words = ["restore", "attachments", name, "--in-place", "--yes"]
     with (
         held(site, "perl", looking) as (path, waits, go),

@@ -255,7 +255,7 @@ def test_rows_that_are_not_all_there_leave_no_file(site: Site) -> None:
     place = site.place / "to"
     place.mkdir()
     path = site.fake_on_path(
-        "perl", 'case "$*" in *"-- csv "*) "$real" "$@" | head -c 5; exit 3 ;; esac\nexec "$real" "$@"'
+        "perl", 'case "$*" in *"extract_table.pl csv "*) "$real" "$@" | head -c 5; exit 3 ;; esac\nexec "$real" "$@"'
     )
     done = site.run("extract", "latest", "--table", "lines", "--csv", "--to", str(place / "rows.csv"), PATH=path)
     assert (done.returncode, done.stdout) == (1, "")

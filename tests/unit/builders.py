@@ -8,7 +8,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 TREE = Path(__file__).resolve().parents[2]
+FILTERS = TREE / "dental_pms_backup/filters"
+MOST_MEMORY_KIB = 80 << 10
 NOW = datetime(2026, 11, 23, 1, 30, tzinfo=UTC)
 NAME = "2026-11-23_023000"  # NOW in the time zone of the tests
 TRAILER = "--\n-- PostgreSQL database dump complete\n--\n\n"
@@ -30,6 +34,30 @@ KINDS = {Stream.DB: (Kind.DB, Kind.GLOBALS), Stream.ATTACHMENTS: (Kind.ATTACHMEN
 BOTH = tuple(Stream)
 # a case of a fake client, by its arguments: the one that holds the names of sequences while pg_dump runs
 HOLDS = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;;"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filtered:
+    """How a filter ended, and what it printed and said."""
+
+    status: int
+    out: bytes
+    said: str
+
+
+def filtered(name: str, *words: str | Path, given: bytes | Iterable[bytes] = b"") -> Filtered:
+    """Run a filter, which has little memory, and give it bytes, until it wants no more of them."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+        limited = f'ulimit -v {MOST_MEMORY_KIB}; exec perl "$@"'
+        argv = ["sh", "-c", limited, "sh", FILTERS / name, *words]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=out, stderr=said) as process:
+            assert process.stdin
+            with contextlib.suppress(BrokenPipeError), process.stdin as to:
+                for part in [given] if isinstance(given, bytes) else given:
+                    to.write(part)
+        out.seek(0)
+        said.seek(0)
+        return Filtered(status=process.returncode, out=out.read(), said=said.read().decode(errors="replace"))
 
 
 def night(number: int) -> datetime:

@@ -22,7 +22,7 @@ from dental_pms_backup.host import programs, progress
 from dental_pms_backup.live.sources import AttachmentsSource
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
-from tests.unit.builders import COPY_HEAD, DUMP, ROLES_TRAILER, TRAILER, gone, packed, program
+from tests.unit.builders import COPY_HEAD, DUMP, FILTERS, ROLES_TRAILER, TRAILER, gone, packed, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ def test_rows_are_counted_whatever_falls_between_two_reads(shift: int, tmp_path:
 def test_a_line_of_whatever_length_takes_no_memory_and_no_time(name: str, line: str, lines: int) -> None:
     """As the application writes one in the comment of a table, every night."""
     head = b"\n--\n\nCOPY " if line == '"' else b"COMMENT ON TABLE public.t IS '"
-    limited = f"ulimit -v {96 << 10}; exec perl {verify_file.FILTERS / name}"
+    limited = f"ulimit -v {96 << 10}; exec perl {FILTERS / name}"
     began = time.monotonic()
     with subprocess.Popen(["sh", "-c", limited], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reads:
         assert reads.stdin

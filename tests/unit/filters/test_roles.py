@@ -1,0 +1,121 @@
+"""Of a file of roles only those are made that the server lacks, and of a file from elsewhere none that may anything."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.builders import FILTERS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENCODING = "an encoding in which psql may take a quote for a part of a character"
+ROLES = """\
+--
+\\restrict abc
+SET default_transaction_read_only = off;
+SET client_encoding = 'UTF8';
+CREATE ROLE postgres;
+ALTER ROLE postgres WITH SUPERUSER INHERIT LOGIN;
+DO $dental_pms$ BEGIN CREATE ROLE "dental ""r"; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;
+ALTER ROLE "dental ""r" WITH SUPERUSER INHERIT LOGIN CONNECTION LIMIT 4 PASSWORD 'md5x' VALID UNTIL 'infinity';
+COMMENT ON ROLE "dental ""r" IS 'a; name
+with a line';
+ALTER ROLE "dental ""r" SET search_path TO 'a; b', "c";
+ALTER ROLE "dental ""r" IN DATABASE x SET search_path TO 'a';
+GRANT "dental ""r" TO postgres WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;
+GRANT pg_read_all_data TO "dental ""r";
+"""
+HEAD = "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n"
+UTF8 = "SET client_encoding = 'UTF8';\n"
+
+
+def roles(place: Path, text: str | bytes, *words: str) -> tuple[str, str]:
+    """Return what the filter makes of roles for a psql that knows restrict, without that, and what it says."""
+    control = place / "control"
+    control.write_bytes(b"".join(f"{word}\0".encode() for word in ("restricts=1", "token=OURS", *words)))
+    content = text.encode() if isinstance(text, str) else text
+    done = subprocess.run(["perl", FILTERS / "roles.pl", control], input=content, capture_output=True, check=False)
+    assert (done.returncode == 0) == (done.stderr == b"")
+    kept = done.stdout.decode()
+    if kept:
+        assert (kept[:15], kept[-17:]) == ("\\restrict OURS\n", "\\unrestrict OURS\n")
+    return kept[15:-17], done.stderr.decode()
+
+
+def test_roles_that_are_missing_come_as_a_set_has_them(tmp_path: Path) -> None:
+    kept, _ = roles(tmp_path, ROLES, "ours=1", "there=postgres", "there=pg_read_all_data")
+    lines = [line for line in ROLES.split("\n")[7:] if "IN DATABASE" not in line]
+    expected = "\n".join(['CREATE ROLE "dental ""r";', *lines]).replace(" GRANTED BY postgres", "")
+    assert kept == HEAD + UTF8 + expected
+
+
+def test_roles_of_a_file_from_elsewhere_may_nothing(tmp_path: Path) -> None:
+    kept, _ = roles(tmp_path, ROLES, "there=postgres", "there=pg_read_all_data")
+    comment = 'COMMENT ON ROLE "dental ""r" IS \'a; name\nwith a line\';\n'
+    assert kept == f'{HEAD}{UTF8}CREATE ROLE "dental ""r";\n{comment}'
+
+
+def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    control.write_bytes(b"token=OURS\0there=postgres\0")
+    text = "SET client_encoding = 'LATIN1';\nCREATE ROLE a;\n"
+    done = subprocess.run(
+        ["perl", FILTERS / "roles.pl", control], input=text, capture_output=True, text=True, check=True
+    )
+    pins = "client_encoding = 'LATIN1'; SET standard_conforming_strings = on;\n"
+    assert done.stdout.endswith(f"SET client_encoding = 'LATIN1';\nSET {pins}CREATE ROLE a;\n")
+    assert done.stdout.count("; SET standard_conforming_strings = on;\n") == done.stdout.count("\n") / 2
+
+
+@pytest.mark.parametrize(
+    "encoding", ["SJIS", "WIN932", "WIN936", "WIN949", "WIN950", "EUC_XX", "ISO_8859_1", "LATIN11"]
+)
+def test_roles_come_in_no_encoding_of_clients_only(tmp_path: Path, encoding: str) -> None:
+    for words in (("ours=1",), ()):
+        assert roles(tmp_path, f"\nSET client_encoding = '{encoding}';\n", *words) == ("", f"line 2: {ENCODING}\n")
+
+
+def test_a_file_from_elsewhere_names_no_live_role_in_other_bytes(tmp_path: Path) -> None:
+    text = "SET client_encoding = 'LATIN1';\nCREATE ROLE evil;\nGRANT {} TO evil;\n"
+    known = ("there=m\u00fcller", f"there={'x' * 63}")
+    for name in ('"m\u00fcller"', '"other\u00e9"'):
+        kept, said = roles(tmp_path, text.format(name).encode("latin-1"), *known)
+        assert (kept, said) == ("", "line 3: names in another encoding, expected UTF8\n")
+        utf8 = text.replace("LATIN1", "UTF8")
+        assert roles(tmp_path, utf8.format(name), *known) == (f"{HEAD}{UTF8}CREATE ROLE evil;\n", "")
+    # the server would cut it, or fold its letters as its locale does
+    assert roles(tmp_path, utf8.format('"' + "x" * 64 + '"'), *known)[0] == f"{HEAD}{UTF8}CREATE ROLE evil;\n"
+    for name in ("M\u00dcLLER", "m\u00fcller", "Postgres"):
+        assert roles(tmp_path, utf8.format(name), *known)[1].startswith("line 3: GRANT")
+    kept, _ = roles(tmp_path, utf8.format('"\u00fcber"'), "there=postgres")
+    assert kept.endswith('GRANT "\u00fcber" TO evil;\n')
+
+
+def test_roles_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:
+    line = "-- " + "x" * 1020 + "\n"
+    kept, said = roles(tmp_path, line * (65 << 10), "ours=1")
+    assert (kept, said.partition(": ")[2]) == ("", "more than 64 MiB, expected the roles of one server\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "no"),
+    [
+        ("CREATE ROLE x; COPY t TO PROGRAM 'id';", "line 1: COPY in a form that pg_dumpall does not write\n"),
+        ("CREATE ROLE x SUPERUSER;", "line 1: CREATE ROLE in a form that pg_dumpall does not write\n"),
+        ("SET x = y;", "line 1: SET in a form that pg_dumpall does not write\n"),
+        ("\nALTER SYSTEM SET a = b;", "line 2: ALTER SYSTEM SET in a form that pg_dumpall does not write\n"),
+        ("\\! id", "line 1: something in a form that pg_dumpall does not write\n"),
+        ("COMMENT ON ROLE a IS 'x\\'; SELECT 1; --';", "line 1: SELECT in a form that pg_dumpall does not write\n"),
+        ("DO $dental_pms$ BEGIN CREATE ROLE a; DROP ROLE b; END $dental_pms$;", "line 1: DROP ROLE"),
+        ("ALTER ROLE a SET x TO 'y', evil();", "line 1: ALTER ROLE"),
+    ],
+)
+def test_anything_else_among_the_roles_makes_none(tmp_path: Path, text: str, no: str) -> None:
+    for words in (("ours=1",), ()):
+        kept, said = roles(tmp_path, text, *words)
+        assert kept == ""
+        assert said.startswith(no)
