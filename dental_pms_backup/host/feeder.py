@@ -35,13 +35,15 @@ class Feeder(threading.Thread):
                 self.failed = True
 
     def _feed(self) -> None:
-        while not self._over.is_set():
+        while True:
             grows = self._grows()  # asked first: what had come before the answer is moved after it
             if os.splice(self._descriptor, self._pipe.fileno(), AT_ONCE_BYTES) > 0:
                 continue
             if not grows:
                 return
-            self._over.wait(GROWS_NAP_S)
+            if self._over.wait(GROWS_NAP_S):  # who read it has ended before it has
+                self.failed = True
+                return
 
     def end(self) -> None:
         """End, once nobody reads the pipe any more."""
