@@ -44,7 +44,7 @@ KILLS = max(3, int(os.environ.get("DENTAL_PMS_KILLS", "200")) // 2)  # each take
 HOW: dict[signal.Signals | str, int] = {signal.SIGKILL: 4, A_PROGRAM: 3, EVERYTHING: 2, signal.SIGTERM: 1}
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
 HELD = "held"
-GIVEN = "given"
+GIVEN = "told/given"
 SLOW = (
     f'{{ head -c 20000; : >"${{0%/*}}/../{GIVEN}"; while [ -e "${{0%/*}}/../{HELD}" ]; do sleep 0.05; done; cat; }}'
     ' | "$real" "$@"; exit'
@@ -287,7 +287,8 @@ def in_the_middle(
     """
     site.fake("psql", IN_THE_MIDDLE)
     (site.place / HELD).touch()
-    site.place.chmod(0o777)  # the client is another user's
+    (site.place / GIVEN).parent.mkdir()
+    (site.place / GIVEN).parent.chmod(0o777)  # the client is another user's
     database = site.server.database if road == "--replace" else f"{site.server.database}_restoring_%"
     waiting = f"""select pid from pg_stat_activity where datname like '{database}' and pid <> pg_backend_pid()
         and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours
