@@ -437,7 +437,7 @@ SLOW = f"""\
 #!/bin/bash
 grep --quiet '&& cat -- ' /proc/$PPID/cmdline || exec /usr/bin/${{0##*/}} "$@"
 set -o pipefail
-/usr/bin/${{0##*/}} "$@" | (while [ -e {faults.SLOWLY} ]; do head -c 30000; sleep 0.1; done; cat)
+/usr/bin/${{0##*/}} "$@" | (head -c 300000; while [ -e {faults.SLOWLY} ]; do sleep 0.1; done; cat)
 """
 RESTORE = f"{admin.PACKAGE} restore db latest --in-place --yes --no-safety-set"
 REPLAYS = "select count(*) from pg_stat_activity where datname like 'dental_pms_restoring_%' and xact_start is not null"
@@ -448,7 +448,7 @@ MADE = "select datname from pg_database where datname like 'dental_pms_%'"
 
 @contextmanager
 def restore_going_on(host: Machine) -> Iterator[None]:
-    """Restore in place, and let the replay flow slowly while the block lasts, which begins in the middle of it."""
+    """Restore in place, and hold the replay while the block lasts, which begins in the middle of it."""
     for program in ("gzip", "igzip"):
         host.write(f"/usr/local/bin/{program}", SLOW, mode=0o755)
     host.write(faults.SLOWLY, "")
