@@ -437,7 +437,7 @@ SLOW = f"""\
 #!/bin/bash
 grep --quiet '&& cat -- ' /proc/$PPID/cmdline || exec /usr/bin/${{0##*/}} "$@"
 set -o pipefail
-/usr/bin/${{0##*/}} "$@" | (head -c 300000; while [ -e {faults.SLOWLY} ]; do sleep 0.1; done; cat)
+/usr/bin/${{0##*/}} "$@" | (head -c 300000; : >{faults.SLOWLY}.held; while [ -e {faults.SLOWLY} ]; do sleep 0.1; done; cat)
 """
 RESTORE = f"{admin.PACKAGE} restore db latest --in-place --yes --no-safety-set"
 REPLAYS = "select count(*) from pg_stat_activity where datname like 'dental_pms_restoring_%' and xact_start is not null"
@@ -456,10 +456,11 @@ def restore_going_on(host: Machine) -> Iterator[None]:
         host.run(
             f"(PATH=/usr/local/bin:$PATH {RESTORE}; echo $? >/root/status) >/root/restored 2>&1 & rm -f /root/status"
         )
+        admin.wait_for(lambda: host.run(f"test -e {faults.SLOWLY}.held", check=False).returncode == 0)
         admin.wait_for(lambda: practice.sql(host, REPLAYS) != "0")
         yield
     finally:
-        host.run(f"rm -f {faults.SLOWLY} /usr/local/bin/gzip /usr/local/bin/igzip")
+        host.run(f"rm -f {faults.SLOWLY} {faults.SLOWLY}.held /usr/local/bin/gzip /usr/local/bin/igzip")
         admin.wait_for(lambda: host.run("cat /root/status", check=False).returncode == 0, timeout_s=180)
 
 
