@@ -437,7 +437,9 @@ SLOW = f"""\
 #!/bin/bash
 grep --quiet '&& cat -- ' /proc/$PPID/cmdline || exec /usr/bin/${{0##*/}} "$@"
 set -o pipefail
-/usr/bin/${{0##*/}} "$@" | (head -c 300000; : >{faults.SLOWLY}.held; while [ -e {faults.SLOWLY} ]; do sleep 0.1; done; cat)
+/usr/bin/${{0##*/}} "$@" | {{ head -c 300000; : >{faults.SLOWLY}.held; while [ -e {faults.SLOWLY} ]; do sleep 0.1; done
+    cat
+}}
 """
 RESTORE = f"{admin.PACKAGE} restore db latest --in-place --yes --no-safety-set"
 REPLAYS = "select count(*) from pg_stat_activity where datname like 'dental_pms_restoring_%' and xact_start is not null"
