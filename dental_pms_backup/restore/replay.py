@@ -225,7 +225,7 @@ def _settle(
         failed = _run(session, [cat, client], None, beat)
     if failed:
         raise _error(failed, "", ours=role.ours)
-    replay_role.remove_or_leave(live, role.role)
+    replay_role.remove_or_leave(live, role.role, filled=into.database)
 
 
 def _run(

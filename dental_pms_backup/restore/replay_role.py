@@ -110,6 +110,10 @@ REMOVE = """\
 select format(word, rolname) from pg_roles, unnest(array['drop owned by %I', 'drop role %I']) word
  where rolname = '{role}' \\gexec
 """
+HAS_IN_IT = """\
+select count(*) from pg_shdepend s join pg_roles r on r.oid = s.refobjid join pg_database d on d.datname = {database}
+ where s.refclassid = 'pg_authid'::regclass and r.rolname = '{role}'
+ and (s.dbid = d.oid or s.classid = 'pg_database'::regclass and s.objid = d.oid)"""
 # Of a file from elsewhere: what it has not made itself belongs to whom it did, and may be used by those who could.
 OTHERS = """\
 select 'pg_proc'::regclass::oid as class, oid, 0 as part, proowner as owner, proacl::text as acl from pg_proc
@@ -278,14 +282,17 @@ def remove(live: DatabaseSource, role: str) -> None:
     databases.tell(live.server, REMOVE.format(role=role))
 
 
-def remove_or_leave(live: DatabaseSource, role: str) -> None:
+def remove_or_leave(live: DatabaseSource, role: str, *, filled: str = "") -> None:
     """Drop a role that is done with; a warning where that fails, as anybody may have given it rights meanwhile.
 
-    Then it cannot log in any more, and the next restore tries again.
+    Then it cannot log in any more, and the next restore tries again. RestoreError where it has anything still in the
+    database that it ``filled``: that was to be given away.
     """
     try:
         remove(live, role)
     except RestoreError:
+        if filled and databases.tell(live.server, HAS_IN_IT.format(database=literal(filled), role=role)).strip() != "0":
+            raise
         databases.tell(live.server, NO_LOGIN.format(role=role))
         why = f"somebody has given role {role}, which the restore has made, rights meanwhile, so that it is left"
         journal.say(f"restore: {why}; it cannot log in, and the next restore tries again to remove it")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.live import postgres
-from dental_pms_backup.restore import databases
+from dental_pms_backup.live.sources import DatabaseSource
+from dental_pms_backup.restore import databases, replay_role
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import (
@@ -498,3 +500,23 @@ def test_nobody_connects_to_a_new_database_before_it_has_the_rights_of_the_live_
         assert as_cluster_user(postgres.in_database(stranger, name), "psql", "-XAtc", "select 1").stdout == "1\n"
     finally:
         sql(server, "drop role stranger", f'drop database if exists "{made}"')
+
+
+def test_rights_that_somebody_gives_the_restores_role_undo_no_restore_but_what_it_still_owns_does(
+    own_database: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = own_database.server
+    live = DatabaseSource(server=server, facts=postgres.examine(server))
+    role, filled = f"{replay_role.PREFIX}0123456789ab", f"{server.database}_filled"
+    sql(server, f"create role {role} nologin", "create table given (n int)", f"grant select on given to {role}")
+    sql(server, f'create database "{filled}"')
+    try:
+        replay_role.remove_or_leave(live, role, filled=filled)
+        assert (
+            f"somebody has given role {role}, which the restore has made, rights meanwhile" in capsys.readouterr().err
+        )
+        sql(postgres.in_database(server, filled), "create table kept (n int)", f"alter table kept owner to {role}")
+        with pytest.raises(RestoreError):
+            replay_role.remove_or_leave(live, role, filled=filled)
+    finally:
+        sql(server, f'drop database "{filled}" with (force)', f"drop owned by {role}", f"drop role {role}")
