@@ -222,3 +222,13 @@ def gone_within(process_ids: list[int], seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def two_old_files(directory: Path) -> Path:
+    """Make a directory with two files of four bytes, as old as files can be, one of them in a directory."""
+    for name in ("one", "in/two"):
+        path = directory / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("four")
+        os.utime(path, (1, 1))
+    return directory

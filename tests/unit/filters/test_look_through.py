@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.builders import FILTERS, filtered
+from tests.unit.builders import FILTERS, filtered, two_old_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,13 +45,7 @@ def looked_through(live: Path, listing: Iterable[str]) -> tuple[list[int], int]:
 
 @pytest.fixture
 def live(tmp_path: Path) -> Path:
-    """A directory with two files as old as the listing, in one of a directory's own."""
-    for name in ("one", "in/two"):
-        path = tmp_path / "live" / name
-        path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_text("four")
-        os.utime(path, (1, 1))
-    return tmp_path / "live"
+    return two_old_files(tmp_path / "live")
 
 
 def test_a_long_archive_is_looked_through_in_little_memory(live: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import places
 from dental_pms_backup.restore import unpack
-from tests.unit.builders import program
+from tests.unit.builders import program, two_old_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def live(tmp_path: Path) -> Path:
-    """A directory with two files as old as the listing, in one of a directory's own."""
-    for name in ("one", "in/two"):
-        path = tmp_path / "live" / name
-        path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_text("four")
-        os.utime(path, (1, 1))
-    return tmp_path / "live"
+    return two_old_files(tmp_path / "live")
 
 
 @pytest.mark.parametrize(
