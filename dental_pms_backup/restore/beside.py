@@ -13,7 +13,7 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Su
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.restore import databases, dump_file, replay, replay_filters, replay_role
+from dental_pms_backup.restore import databases, dump_file, leftover_roles, replay, replay_filters, replay_role
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store import sets, verify_file
@@ -59,7 +59,7 @@ def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
             priority=journal.WARNING,
             fields={"target": left},
         )
-    replay_role.clear(live)
+    leftover_roles.clear(live)
     return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
 
 
@@ -181,7 +181,7 @@ def _fill_as_superuser(
     live = dump.live
     databases.drop(live.server, into.database)
     databases.create_like(live.server, live.facts.database, into.database)
-    replay_role.remove_or_leave(live, into.restorer.role)
+    leftover_roles.remove_or_leave(live, into.restorer.role)
     _replay(config, dump, dataclasses.replace(into, restorer=None), verified.unpack, lambda: verified, watch=watch)
 
 
@@ -229,7 +229,7 @@ def _drop(live: DatabaseSource, name: str, role: str) -> None:
     try:
         with stop.deferred():
             databases.drop(live.server, name)
-            replay_role.remove_or_leave(live, role)
+            leftover_roles.remove_or_leave(live, role)
     except BackupError:
         text = f"database {name} is left of the restore that failed; nothing needs it"
         journal.write(Event.RESTORE_UNFINISHED, text, priority=journal.WARNING, fields={"target": name})

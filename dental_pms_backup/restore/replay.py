@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import filters, programs
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
-from dental_pms_backup.restore import databases, replay_filters, replay_guards, replay_role
+from dental_pms_backup.restore import databases, leftover_roles, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store.verify_file import GZIP
 
@@ -225,7 +225,7 @@ def _settle(
         failed = _run(session, [cat, client], None, beat)
     if failed:
         raise _error(failed, "", ours=role.ours)
-    replay_role.remove_or_leave(live, role.role, filled=into.database)
+    leftover_roles.remove_or_leave(live, role.role, filled=into.database)
 
 
 def _run(

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError
-from dental_pms_backup.host import confinement, journal, programs
+from dental_pms_backup.errors import RefusedError
+from dental_pms_backup.host import confinement, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, OnHost, literal
-from dental_pms_backup.restore import databases, replay_guards
+from dental_pms_backup.restore import databases, leftover_roles, replay_guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
 
-PREFIX = "dental_pms_restore_"
 PUBLIC_IS_OWNED_SINCE = 15
 ITERATIONS = 4096  # what PostgreSQL itself takes
 ANSWERS_S = 30
@@ -102,18 +101,6 @@ reassign owned by {role} to {owner};
 drop owned by {role};
 drop schema {role} cascade;
 """
-NO_LOGIN = """\
-select format('alter role %I nologin', rolname) from pg_roles where rolname = '{role}'
- and not exists (select from pg_stat_activity where usename = '{role}') \\gexec
-"""
-REMOVE = """\
-select format(word, rolname) from pg_roles, unnest(array['drop owned by %I', 'drop role %I']) word
- where rolname = '{role}' \\gexec
-"""
-HAS_IN_IT = """\
-select count(*) from pg_shdepend s join pg_roles r on r.oid = s.refobjid join pg_database d on d.datname = {database}
- where s.refclassid = 'pg_authid'::regclass and r.rolname = '{role}'
- and (s.dbid = d.oid or s.classid = 'pg_database'::regclass and s.objid = d.oid)"""
 # Of a file from elsewhere: what it has not made itself belongs to whom it did, and may be used by those who could.
 OTHERS = """\
 select 'pg_proc'::regclass::oid as class, oid, 0 as part, proowner as owner, proacl::text as acl from pg_proc
@@ -173,7 +160,6 @@ HARMLESS = {
     "pg_visibility",
     "pgstattuple",
 }
-LEFT = f"select rolname from pg_roles where rolname ~ '^{PREFIX}[0-9a-f]{{12}}$';"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +188,7 @@ class Restorer:
 
 def new_role() -> str:
     """Return the name of a role that no other restore has; it needs no quotes."""
-    return PREFIX + secrets.token_hex(6)
+    return leftover_roles.PREFIX + secrets.token_hex(6)
 
 
 @contextlib.contextmanager
@@ -275,38 +261,6 @@ def after_rights(restorer: Restorer, database: str) -> str:
         return given
     let_in = LET_HEIR_IN.format(heir=literal(restorer.heir)) if restorer.heir != restorer.owner else ""
     return f"reset session authorization;\n{COMPARE_OTHERS}{let_in}{given}"
-
-
-def remove(live: DatabaseSource, role: str) -> None:
-    """Drop a role, if there is one; RestoreError where it owns a database still."""
-    databases.tell(live.server, REMOVE.format(role=role))
-
-
-def remove_or_leave(live: DatabaseSource, role: str, *, filled: str = "") -> None:
-    """Drop a role that is done with; a warning where that fails, as anybody may have given it rights meanwhile.
-
-    Then it cannot log in any more, and the next restore tries again. RestoreError where it has anything still in the
-    database that it ``filled``: that was to be given away.
-    """
-    try:
-        remove(live, role)
-    except RestoreError:
-        if filled and databases.tell(live.server, HAS_IN_IT.format(database=literal(filled), role=role)).strip() != "0":
-            raise
-        databases.tell(live.server, NO_LOGIN.format(role=role))
-        why = f"somebody has given role {role}, which the restore has made, rights meanwhile, so that it is left"
-        journal.say(f"restore: {why}; it cannot log in, and the next restore tries again to remove it")
-        journal.say(f"hint: DROP OWNED BY {role}; in each database where it has rights, then DROP ROLE {role};")
-
-
-def clear(live: DatabaseSource) -> None:
-    """Drop the roles that restores have left which were cut off, but for those whose database is still there."""
-    for role in databases.tell(live.server, LEFT).splitlines():
-        try:
-            remove(live, role)
-        except BackupError:  # it owns what is left of that restore, until somebody drops it
-            with contextlib.suppress(BackupError):
-                databases.tell(live.server, NO_LOGIN.format(role=role))
 
 
 def superusers(live: DatabaseSource) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.sources import DatabaseSource
-from dental_pms_backup.restore import databases, replay_role
+from dental_pms_backup.restore import databases, leftover_roles
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import (
@@ -507,16 +507,16 @@ def test_rights_that_somebody_gives_the_restores_role_undo_no_restore_but_what_i
 ) -> None:
     server = own_database.server
     live = DatabaseSource(server=server, facts=postgres.examine(server))
-    role, filled = f"{replay_role.PREFIX}0123456789ab", f"{server.database}_filled"
+    role, filled = f"{leftover_roles.PREFIX}0123456789ab", f"{server.database}_filled"
     sql(server, f"create role {role} nologin", "create table given (n int)", f"grant select on given to {role}")
     sql(server, f'create database "{filled}"')
     try:
-        replay_role.remove_or_leave(live, role, filled=filled)
+        leftover_roles.remove_or_leave(live, role, filled=filled)
         assert (
             f"somebody has given role {role}, which the restore has made, rights meanwhile" in capsys.readouterr().err
         )
         sql(postgres.in_database(server, filled), "create table kept (n int)", f"alter table kept owner to {role}")
         with pytest.raises(RestoreError):
-            replay_role.remove_or_leave(live, role, filled=filled)
+            leftover_roles.remove_or_leave(live, role, filled=filled)
     finally:
         sql(server, f'drop database "{filled}" with (force)', f"drop owned by {role}", f"drop role {role}")
