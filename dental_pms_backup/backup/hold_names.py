@@ -50,7 +50,7 @@ begin isolation level repeatable read;
 lock table :tables in share update exclusive mode;
 \\endif
 select pg_export_snapshot() as snapshot \\gset
-select count(*) > 0 as planned, string_agg(format('%I.%I', nspname, relname), ', ') as tables
+select count(*) > 0 as planned, left(string_agg(format('%I.%I', nspname, relname), ', '), {shown}) as tables
  from pg_class c join pg_namespace n on n.oid = relnamespace where c.oid in (:others) and (relkind <> 'r'
  or not exists (select from pg_locks where relation = c.oid and pid = pg_backend_pid() and granted
   and mode = 'ShareUpdateExclusiveLock')
@@ -78,6 +78,8 @@ STILL_HERE = b"select;\n"
 LET_GO = b"rollback;\n"
 SAID_EVERY_S = 5
 SILENT_S = 30
+TABLES_SHOWN = 200  # characters
+LARGEST_ANSWER_BYTES = 4096
 FIRST_TO_HOLD = 10  # the first that has psql's \\if
 HOLDING_NAP_S = 0.01
 
@@ -116,7 +118,7 @@ def held(
                 if beat:
                     beat()
 
-            script.write(HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S).encode())
+            script.write(HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN).encode())
             snapshot = _snapshot(out, watched)
             attempts = 1  # it has connected
             yield snapshot, watched
@@ -130,7 +132,7 @@ def held(
 
 def _snapshot(out: int, watched: Callable[[], None]) -> str:
     """Wait until the names are held, and return the snapshot, which is empty where they are not."""
-    while not (said := os.pread(out, programs.LINE_LENGTH, 0).decode("utf-8", "replace")).endswith("\n"):
+    while not (said := os.pread(out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")).endswith("\n"):
         watched()
         stop.rest(HOLDING_NAP_S)
     if said.startswith("planned"):
