@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import dump_client
 from dental_pms_backup.errors import DumpError
-from dental_pms_backup.host import programs, stop
+from dental_pms_backup.host import descriptors, programs, stop
 from dental_pms_backup.live import postgres, sessions
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def held(
     argv = postgres.client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", session=session, stdin=True)
     try:
         with (
-            programs.memory("held") as out,
-            programs.pipe() as (reading, script),
+            descriptors.memory("held") as out,
+            descriptors.pipe() as (reading, script),
             programs.running(argv, stdin=reading, out=out) as holder,
         ):
             said_at = time.monotonic()

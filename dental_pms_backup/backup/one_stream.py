@@ -12,7 +12,7 @@ from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.live import postgres
+from dental_pms_backup.live import postgres, table_files
 from dental_pms_backup.store import publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
 
@@ -62,12 +62,12 @@ class Part:
 def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
     """Take the database and the roles that it needs; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
-    files = postgres.table_files(server)
+    files = table_files.numbers(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
             dump.database(server, facts, draft.descriptor, lock_wait_s=wanted.lock_wait_s, level=order.level, beat=beat)
         dumped, rows = _verify(order, draft, reading)
-    postgres.check_not_rewritten(server, rows, files)
+    table_files.check_not_rewritten(server, rows, files)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)

@@ -19,7 +19,7 @@ from dental_pms_backup.errors import (
     cause_of,
     shell_word,
 )
-from dental_pms_backup.host import journal, notify, places, programs, stop
+from dental_pms_backup.host import descriptors, journal, notify, places, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import duration, size
 from dental_pms_backup.live import sources, swap
@@ -60,7 +60,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         journal.failure_told(Event.RUN_FAILED, "run failed: "),
         _held(config),
         _entered(store, wanted, now),
-        programs.room_for("the run cannot go on"),
+        descriptors.room_for("the run cannot go on"),
     ):
         _begin(store, wanted)
         found = _reach_patiently(config, wanted)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DrillError, TemporaryError
-from dental_pms_backup.host import filters, programs
+from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Counting:
 def counting(*argvs: Sequence[str], stdin: int | None = None) -> Iterator[Counting]:
     """Count the dump that a pipeline writes beside what the block does."""
     with (
-        programs.memory("tally") as out,
+        descriptors.memory("tally") as out,
         programs.running(*argvs, TALLY, stdin=stdin, out=out) as pipeline,
     ):
         yield Counting(pipeline=pipeline, out=out)

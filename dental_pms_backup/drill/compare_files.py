@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
-from dental_pms_backup.host import filters, programs
+from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import psql
 from dental_pms_backup.store import verify_file
 
@@ -72,7 +72,7 @@ def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat
         listed = filters.argv("list_files.pl", directory)
         _into(place / "files", [listed, _sorted(place)], stdin=entries.fileno(), beat=beat)
     script = f"copy (\n{admin_queries.query(query)}\n) to stdout;\n"
-    with programs.memory("query") as asked:
+    with descriptors.memory("query") as asked:
         os.write(asked, script.encode())
         os.lseek(asked, 0, os.SEEK_SET)
         try:
@@ -121,7 +121,7 @@ def _new(path: Path) -> Iterator[int]:
 
 
 def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
-    with programs.memory("counted") as out:
+    with descriptors.memory("counted") as out:
         _demand(programs.pipeline(*argvs, out=out, beat=beat))
         return os.pread(out, 4096, 0).decode("ascii", "replace")
 

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import re
 import secrets
-import signal
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.values import Road
-from dental_pms_backup.drill import private_cluster
+from dental_pms_backup.drill import leftovers, private_cluster
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError, shell_word
-from dental_pms_backup.host import durable, journal, programs, sandbox, stop
-from dental_pms_backup.host.journal import Event
+from dental_pms_backup.host import journal, programs, stop
 from dental_pms_backup.live import compose, postgres, roads
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
 
@@ -31,11 +27,7 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.live.postgres import Server
 
-LABEL = "dental-pms-backup.drill"
-PREFIX = "dental-pms-drill-"
-PROCESSES = Path("/proc")
 NO_CONTAINER = "editor /etc/dental-pms/backup.yaml   # set drill.where to cluster"
-SERVERS = ("/postgres", "/initdb", "/bwrap")
 DATA = "/var/lib/postgresql/data"
 OWN_VOLUME = "/var/lib/dental-pms-drill"
 DOCKER_ANSWERS_S = 120
@@ -99,10 +91,6 @@ OWN_SOURCE = f'{{{{range .Mounts}}}}{{{{if eq .Destination "{OWN_VOLUME}"}}}}{{{
 PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+/?")
 MOUNTS = "{{range .Mounts}}{{.Type}} {{.Name}}{{println}}{{end}}"
 ANONYMOUS = re.compile(r"volume [0-9a-f]{64}|tmpfs ?")
-# An image may have the labels of compose, and what runs it has them, too: with this one a drill's container is no
-# service's, neither for compose nor for a run of this program.
-OF_NO_SERVICE = f"{compose.LABEL}.oneoff"
-OURS = f'{{{{.ID}}}} {{{{.Names}}}} {{{{.Label "{OF_NO_SERVICE}"}}}}'
 SYSTEM = "select system_identifier from pg_control_system()"
 
 
@@ -113,53 +101,6 @@ class Identity:
     system: str
     container: str = ""
     mounts: frozenset[str] = frozenset()
-
-
-def mark_of(store: Path) -> str:
-    """Return the word by which what drills of a store leave is known."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(store))).hexdigest()[:10]
-
-
-def clear(mark: str, directory: Path) -> int:
-    """Remove what killed drills of a store left, containers and directories, and return how many those were."""
-    containers: list[str] = []
-    if programs.installed("docker"):
-        with contextlib.suppress(DockerError):  # without a daemon none runs; the drill itself says that it is needed
-            containers = _left_containers(mark)
-    for container in containers:
-        _remove_container(container)
-    sandbox.end_units(f"{PREFIX}{mark}-")
-    left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
-    _end_servers(f"{directory}/{PREFIX}{mark}-")
-    for path in left:
-        _remove_tree(path)
-    return len(containers) + len(left)
-
-
-def _left_containers(mark: str) -> list[str]:
-    """Return the ids of the containers that drills of a store left: by name, too, since an image may have the label."""
-    found = docker("ps", "--all", "--no-trunc", f"--filter=label={LABEL}={mark}", f"--format={OURS}").splitlines()
-    rows = [line.split(" ") for line in found]
-    return [
-        identifier for identifier, name, *service in rows if name.startswith(f"{PREFIX}{mark}-") and not any(service)
-    ]
-
-
-@contextlib.contextmanager
-def private_directory(mark: str, directory: Path) -> Iterator[Path]:
-    """Make a directory that goes with the block; the cluster's user may pass through it, others cannot list it."""
-    try:
-        place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{mark}-", dir=directory))
-    except OSError as error:
-        raise RoomError(
-            f"{directory}: {error.strerror}, expected that a directory for the drill can be made there",
-            hint=f"df -h {shell_word(directory)}",
-        ) from None
-    try:
-        place.chmod(0o711)
-        yield place
-    finally:
-        _remove_tree(place)
 
 
 def image_of(source: Mapping[str, Any]) -> str:
@@ -195,24 +136,29 @@ def container(mark: str, image: str, road: Road, *, superuser: str) -> Iterator[
     Its own programs are used: in its root directory where ``road`` and this host allow that, else through docker exec.
     BackupError when it does not come up.
     """
-    name = f"{PREFIX}{mark}-{secrets.token_hex(4)}"
+    name = f"{leftovers.PREFIX}{mark}-{secrets.token_hex(4)}"
     # the password is nobody's: over the socket none is asked for, and there is no network
     settings = f"POSTGRES_USER={superuser}\nPOSTGRES_DB=postgres\nPOSTGRES_PASSWORD={secrets.token_hex(16)}\n"
     settings += "POSTGRES_INITDB_ARGS=--no-sync\n"
-    labelled = [f"--name={name}", f"--label={LABEL}={mark}", f"--label={OF_NO_SERVICE}=", "--env-file=/proc/self/fd/0"]
+    labelled = [
+        f"--name={name}",
+        f"--label={leftovers.LABEL}={mark}",
+        f"--label={leftovers.OF_NO_SERVICE}=",
+        "--env-file=/proc/self/fd/0",
+    ]
     try:
         try:
             _start_plain(labelled, name, image, settings)
         except DockerError:  # an image of another kind, whose entry point knows how
             stop.check()
-            _remove_container(name)
+            leftovers.remove_container(name)
             _start_by_entry_point(labelled, name, image, settings)
         own = Road.EXEC if road is Road.EXEC else Road.AUTO
         server, _ = roads.open_to(compose.container(name), own, (Road.NAMESPACE,))
         yield _whose_clients_are_alone(server)
     finally:
         with stop.deferred():
-            _remove_container(name)
+            leftovers.remove_container(name)
 
 
 def _whose_clients_are_alone(server: InContainer) -> InContainer:
@@ -366,33 +312,3 @@ def _said(name: str) -> str:
     ended, out = programs.capture(["docker", "logs", "--tail=5", name], timeout_s=DOCKER_ANSWERS_S)
     line = next((each for each in reversed([*out.splitlines(), *ended.said]) if each.strip()), "")
     return f" ({journal.redacted(line.strip())})" if line.isprintable() and line else ""
-
-
-def _end_servers(directories: str) -> None:
-    """End the server of a drill that was killed in the moment in which it was started: it was not yet bound to it."""
-    for process in PROCESSES.glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            program, *arguments = (process / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
-            if program.endswith(SERVERS) and any(word.startswith(directories) for word in arguments):
-                os.kill(int(process.name), signal.SIGKILL)
-
-
-def _remove_container(name: str) -> None:
-    ended, _ = programs.capture(["docker", "rm", "--force", "--volumes", name], timeout_s=DOCKER_ANSWERS_S)
-    goes = re.compile("no such container|already in progress", re.IGNORECASE)  # the latter: a killed drill removed it
-    if not ended.ok and not any(goes.search(line) for line in ended.said):
-        _warn(
-            f"the throwaway container {name} stays until the next drill ({ended})",
-            f"docker rm --force --volumes {shell_word(name)}",
-        )
-
-
-def _remove_tree(path: Path) -> None:
-    try:
-        durable.remove_tree(path)
-    except OSError as error:
-        _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {shell_word(path)}")
-
-
-def _warn(text: str, hint: str) -> None:
-    journal.write(Event.DRILL_LEFTOVERS, text, priority=journal.WARNING, fields={"hint": hint})

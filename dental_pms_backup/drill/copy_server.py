@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.values import Where
-from dental_pms_backup.drill import copy_container
+from dental_pms_backup.drill import copy_container, leftovers
 from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
 from dental_pms_backup.host import disks
@@ -125,7 +125,7 @@ def _started(
     if not chosen.image:
         longest_s = config.drill.timeout_s + TO_CLEAR_UP_S
         return copy_container.cluster(place, chosen.major, superuser=superuser, longest_s=longest_s)
-    mark = copy_container.mark_of(config.store)
+    mark = leftovers.mark_of(config.store)
     return copy_container.container(mark, chosen.image, config.database.road, superuser=superuser)
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.drill import copy_container, proofs
-from dental_pms_backup.drill.proofs import Findings, Job, Limit
+from dental_pms_backup.drill import leftovers, proofs
+from dental_pms_backup.drill.findings import Findings
+from dental_pms_backup.drill.proofs import Job, Limit
 from dental_pms_backup.errors import (
     BackupError,
     DrillError,
@@ -22,7 +23,7 @@ from dental_pms_backup.errors import (
     UsageError,
     cause_of,
 )
-from dental_pms_backup.host import journal, programs, stop
+from dental_pms_backup.host import descriptors, journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.host.wording import duration
@@ -71,7 +72,7 @@ def perform(config: Config, wanted: str | None, *, now: datetime, watch: Watch) 
     What speaks against the set is returned. BackupError when the drill could not be done, which says nothing of it.
     """
     began = time.monotonic()
-    store, mark = config.store, copy_container.mark_of(config.store)
+    store, mark = config.store, leftovers.mark_of(config.store)
     stored = _chosen(store, wanted)
     if stored is None:
         return None
@@ -80,12 +81,12 @@ def perform(config: Config, wanted: str | None, *, now: datetime, watch: Watch) 
         journal.failure_told(Event.DRILL_NOT_DONE, "drill failed: ", {"set": stored.name}),
         lock.held(store, wait_s=config.lock_wait_s, beat=limit.beat, name=lock.DRILLS),
         _entered(store, stored, now),
-        programs.room_for("the drill cannot go on"),
+        descriptors.room_for("the drill cannot go on"),
     ):
         _clear(mark, config.drill.directory)
         journal.write(Event.DRILL_STARTED, f"drill of set {stored.name} started", fields={"set": stored.name})
         findings = Findings()
-        with _opened(store, stored) as files, copy_container.private_directory(mark, config.drill.directory) as place:
+        with _opened(store, stored) as files, leftovers.private_directory(mark, config.drill.directory) as place:
             job = Job(
                 config=config,
                 stored=stored,
@@ -123,7 +124,7 @@ def _chosen(store: Path, wanted: str | None) -> StoredSet | None:
 
 
 def _clear(mark: str, directory: Path) -> None:
-    left = copy_container.clear(mark, directory)
+    left = leftovers.clear(mark, directory)
     if left:
         text = f"{left} leftovers of a killed drill were removed"
         journal.write(Event.DRILL_CLEARED, text, priority=journal.WARNING)

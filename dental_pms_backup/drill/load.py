@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
-from dental_pms_backup.host import programs, stop
+from dental_pms_backup.host import descriptors, programs, stop
 from dental_pms_backup.live import pinned_settings, postgres, psql
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store import verify_file
@@ -177,7 +177,7 @@ def _client(
 def _first_lines(what: str, descriptor: int, argv: Sequence[str]) -> list[str]:
     """Return what a program prints that needs only the first lines of an open, compressed file."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    with programs.memory("head") as out:
+    with descriptors.memory("head") as out:
         unpacked, ended = programs.pipeline(verify_file.GZIP, argv, stdin=descriptor, out=out)
         check_not_killed(unpacked)
         if not ended.ok or not (unpacked.ok or unpacked.broken_pipe):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.drill import admin_queries, compare_dumps, compare_files, compare_live, copy_server, load
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.drill.compare_dumps import Counting, Tally
+    from dental_pms_backup.drill.findings import Findings
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
@@ -41,40 +42,6 @@ TOLD_AT_MOST = 5
 ONLY_THE_DIRECTORY = 1
 NEEDED = {"source", "server_version", "system_identifier"}
 CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
-
-
-@dataclass(slots=True)
-class Findings:
-    """The proofs of a drill as they come in; ``reasons`` say why one was not checked, or how."""
-
-    where: str = ""
-    results: dict[str, Result] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def proof(self, name: str) -> Iterator[None]:
-        """Keep what speaks against the set, so that the other proofs are tried as well; any other failure goes on."""
-        self.results[name] = Result.FAILED
-        try:
-            yield
-        except (DrillError, VerificationError) as error:
-            self.problems.append(error.message)
-        else:
-            self.results[name] = Result.PASSED
-
-    def leave(self, name: str, reason: str) -> None:
-        """Note that a proof cannot be tried, which speaks neither for nor against the set."""
-        self.results[name] = Result.NOT_CHECKED
-        self.reasons[name] = reason
-
-    @contextlib.contextmanager
-    def timed(self, figure: str) -> Iterator[None]:
-        """Measure the seconds of the block."""
-        began = time.monotonic()
-        yield
-        self.figures[figure] = round(time.monotonic() - began, 1)
 
 
 class Limit:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import errno
-import fcntl
 import logging
 import math
 import os
@@ -20,12 +18,12 @@ import signal
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import sh
 
 from dental_pms_backup.errors import TemporaryError, ToolMissingError, shell_word
-from dental_pms_backup.host import stop
+from dental_pms_backup.host import descriptors, stop
 from dental_pms_backup.host.feeder import Feeder
 
 if TYPE_CHECKING:
@@ -41,10 +39,8 @@ END_GRACE_S = 3.0
 SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
 LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
-PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
 PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client"}
 PACKAGE_OF |= dict.fromkeys(("setpriv", "prlimit"), "util-linux") | dict.fromkeys(("env", "sync", "wc"), "coreutils")
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TMPDIR")
 
 
@@ -83,10 +79,12 @@ class Running:
 
     def start(self, stdin: int | None, out: int | None) -> None:
         """Start all of them; those that had been started when an exception comes are known to ``end``."""
-        reading = _copy_of(stdin)
+        reading = descriptors.copy_of(stdin)
         try:
             for argv in self._argvs:
-                following, writing = (-1, _copy_of(out)) if argv is self._argvs[-1] else _wide_pipe()
+                following, writing = (
+                    (-1, descriptors.copy_of(out)) if argv is self._argvs[-1] else descriptors.wide_pipe()
+                )
                 self._said.append(collections.deque(maxlen=LINES_KEPT))
                 try:
                     self._started.append(_start(argv, reading, writing, self._said[-1]))
@@ -100,7 +98,7 @@ class Running:
 
     def start_following(self, stdin: int, out: int | None, grows: Callable[[], bool]) -> None:
         """Start all of them as ``start`` does, the first one reading also what ``stdin`` gets while it ``grows``."""
-        reading, writing = _wide_pipe()
+        reading, writing = descriptors.wide_pipe()
         self._feeder = Feeder(stdin, writing, grows)
         try:
             self.start(reading, out)
@@ -132,22 +130,6 @@ class Running:
         _end(self._started)
         if self._feeder:
             self._feeder.end()
-
-
-@contextlib.contextmanager
-def room_for(what: str) -> Iterator[None]:
-    """Make it a TemporaryError, of which ``what`` says what cannot be, that descriptors, threads or memory ran out."""
-    try:
-        yield
-    except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno not in EXHAUSTED:
-            raise
-        if isinstance(error, RuntimeError) and "thread" not in str(error):
-            raise
-        why = error.strerror if isinstance(error, OSError) else str(error) or "out of memory"
-        raise TemporaryError(
-            f"{what}: {why}, expected room for more programs", hint="ulimit -a; systemctl status"
-        ) from None
 
 
 def failed(ended: Sequence[Ended]) -> Ended | None:
@@ -193,7 +175,7 @@ def running(
     another thread.
     """
     programs = Running(argvs)
-    with room_for(f"{' | '.join(programs.names)}: cannot be started"):
+    with descriptors.room_for(f"{' | '.join(programs.names)}: cannot be started"):
         try:
             if grows is None or stdin is None:
                 programs.start(stdin, out)
@@ -224,7 +206,7 @@ def capture(
         if beat:
             beat()
 
-    with memory("captured") as out, memory("given") as stdin:
+    with descriptors.memory("captured") as out, descriptors.memory("given") as stdin:
         os.write(stdin, text_in.encode())
         os.lseek(stdin, 0, os.SEEK_SET)
         try:
@@ -234,29 +216,6 @@ def capture(
             why = "an answer without end" if endless else f"no answer within {timeout_s:.0f} s"
             ended = Ended(program=program_of(argv), exit_code=-9, said=(why,))
         return ended, os.pread(out, CAPTURE_LIMIT_BYTES, 0).decode("utf-8", "replace")
-
-
-@contextlib.contextmanager
-def memory(name: str) -> Iterator[int]:
-    """Open a file in memory while the block lasts."""
-    with room_for("a program: cannot be started"):
-        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def pipe() -> Iterator[tuple[int, BinaryIO]]:
-    """Open a pipe while the block lasts: the descriptor of the end to read from, and the file to write to."""
-    with room_for("a program: cannot be started"):
-        reading, writing = os.pipe()
-    try:
-        with os.fdopen(writing, "wb", buffering=0) as file:
-            yield reading, file
-    finally:
-        os.close(reading)
 
 
 @contextlib.contextmanager
@@ -297,18 +256,6 @@ def program_of(argv: Sequence[str]) -> str:
     if confined and words[0] == "sh":
         words = words[len(("sh", "-c", "SCRIPT", "sh")) :]
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
-
-
-def _copy_of(descriptor: int | None) -> int:
-    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if descriptor is None else os.dup(descriptor)
-
-
-def _wide_pipe() -> tuple[int, int]:
-    """Make a pipe that holds more than the usual 64 KiB: its two programs wait less often for each other."""
-    reading, writing = os.pipe()
-    with contextlib.suppress(OSError):  # a user who has many pipes gets no more: slower, and as good
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return reading, writing
 
 
 def _start(argv: Sequence[str], stdin: int, out: int, said: collections.deque[str]) -> Any:

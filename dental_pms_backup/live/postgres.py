@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
@@ -21,7 +21,6 @@ from dental_pms_backup.errors import (
     DatabaseRefusedError,
     DockerError,
     ToolMissingError,
-    VerificationError,
     shell_word,
 )
 from dental_pms_backup.host import confinement, programs, sandbox
@@ -60,15 +59,6 @@ select json_build_object('version', current_setting('server_version_num')::int, 
   'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))
 """
-# named as pg_dump names them
-TABLE_FILES = """\
-select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid))
- from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-"""
-# Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
-# they would have our rights. Rows that were deleted since count as well.
-HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"
 # not every role may see the setting itself
 DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
 
@@ -235,8 +225,13 @@ def complaint(ended: programs.Ended) -> str:
 
 def examine(server: Server) -> Facts:
     """Ask the server what it is; DatabaseError when it does not answer."""
+    return Facts(**ask_object(server, pinned_settings.CHECK + ASK))
+
+
+def ask_object(server: Server, sql: str) -> dict[str, Any]:
+    """Return the JSON object that a query answers with, an empty one for no answer; DatabaseError for anything else."""
     try:
-        return Facts(**json.loads(ask(server, pinned_settings.CHECK + ASK)))
+        return dict(json.loads(ask(server, sql) or "{}"))
     except (ValueError, TypeError):
         raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
 
@@ -259,34 +254,6 @@ def check_same(server: Server, facts: Facts) -> None:
     found = examine(server)
     if (found.system, found.database) != (facts.system, facts.database):
         raise DatabaseError("db: another server answers after the dump, expected the dumped one", hint=_look(server))
-
-
-def table_files(server: Server) -> dict[str, int]:
-    """Return the number of each table's file by the table's name; one that is rewritten or truncated gets a new file.
-
-    DatabaseError when the server does not answer.
-    """
-    try:
-        return dict(json.loads(ask(server, TABLE_FILES) or "{}"))  # nothing without any table
-    except (ValueError, TypeError):
-        raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
-
-
-def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[str, int]) -> None:
-    """Raise VerificationError when a dump with these rows by table has none of a table that was filled anew meanwhile.
-
-    pg_dump takes its snapshot first and locks the tables then. Of one that a migration rewrote, or truncated and
-    filled, between the two, the snapshot sees no row, and pg_dump exits 0 (PostgreSQL manual, "Concurrency Control",
-    "Caveats"). ``files`` is what ``table_files`` returned before the dump.
-    """
-    empty = [table for table, count in rows.items() if count == 0 and table in files]
-    after = table_files(server) if empty else {}
-    for table in empty:
-        if after.get(table, files[table]) != files[table] and ask(server, HAS_ROWS.format(literal(table))) == "t":
-            raise VerificationError(
-                f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows",
-                hint="dental-pms-backup run   # when the migration is done",
-            )
 
 
 def data_directory(server: Server) -> Path | None:

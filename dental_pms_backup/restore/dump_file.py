@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import descriptors, programs
 from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 from dental_pms_backup.store.verify_file import Verified
@@ -227,7 +227,7 @@ def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:
 
 def _rows_of_plain(backup: BackupFile, descriptor: int) -> dict[str, int]:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    with programs.memory("counted") as out:
+    with descriptors.memory("counted") as out:
         (ended,) = programs.pipeline(verify_file.COUNT_ROWS, stdin=descriptor, out=out)
         if not ended.ok:
             raise VerificationError(f"{backup.file}: the rows cannot be counted ({ended}), expected a dump")

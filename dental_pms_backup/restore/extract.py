@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError, shell_word
-from dental_pms_backup.host import durable, filters, journal, places, programs
+from dental_pms_backup.host import descriptors, durable, filters, journal, places, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.restore import dump_file, original_names, unpack
 from dental_pms_backup.store.sets import Kind, Stream
@@ -123,7 +123,7 @@ def _untar(
     plain = [os.fsencode(original_names.member(path)) for path in paths]
     rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
     argv = [*unpack.extraction(content, rights), "--no-wildcards", "--anchored", "--null"]
-    with programs.memory("names") as names:  # not in argv, which everyone can read
+    with descriptors.memory("names") as names:  # not in argv, which everyone can read
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))
         argv += [f"--files-from=/proc/{os.getpid()}/fd/{names}"]
         leaving_room = unpack.leaves_room(content, beat)
@@ -176,7 +176,7 @@ def _unrecorded(error: BackupError) -> BackupError:
 
 def _table(dump: BackupFile, descriptor: int, how: Sequence[str], name: str) -> str:
     """Return the one table of a dump that a name means, as the dump names it: with its schema or without."""
-    with programs.memory("tables") as out:
+    with descriptors.memory("tables") as out:
         ended = _through(descriptor, how, [LIST], out, lambda: None)
         if failed := programs.failed(ended):
             raise RestoreError(f"db: {failed}, expected the tables of the dump")

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, InterruptedRunError, RestoreError
-from dental_pms_backup.host import filters, journal, programs
+from dental_pms_backup.host import descriptors, filters, journal, programs
 from dental_pms_backup.restore import dump_file
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
@@ -93,7 +93,7 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _found(descriptor: int, columns: Sequence[str], keys: Sequence[str], beat: Callable[[], None]) -> dict[str, str]:
-    with programs.memory("keys") as asked, programs.memory("names") as out:
+    with descriptors.memory("keys") as asked, descriptors.memory("names") as out:
         os.write(asked, b"".join(b"%b\0" % os.fsencode(key) for key in keys))
         words = [*columns, f"/proc/{os.getpid()}/fd/{asked}", str(READ_BYTES)]
         perl = filters.argv("original_names.pl", *words)

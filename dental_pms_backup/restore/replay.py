@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
-from dental_pms_backup.host import filters, programs
+from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import databases, leftover_roles, replay_filters, replay_guards, replay_role
 from dental_pms_backup.restore.replay_filters import Dump
@@ -151,7 +151,7 @@ def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Calla
     """
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
-    with programs.memory("control") as control:
+    with descriptors.memory("control") as control:
         replay_filters.write_roles_control(control, live, ours=ours)
         missing = filters.argv("roles.pl", replay_filters.path(control))
         with sessions.opened(live.server) as session:
@@ -214,8 +214,8 @@ def _settle(
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(into.database), "--file=-")
     with (
-        programs.memory("middle") as middle,
-        programs.memory("commit") as commit,
+        descriptors.memory("middle") as middle,
+        descriptors.memory("commit") as commit,
         sessions.opened(live.server) as session,
     ):
         replay_filters.write(middle, replay_role.after_rights(role, into.database))

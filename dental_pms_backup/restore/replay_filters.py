@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import filters, programs
+from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import databases, replay_guards, replay_role
 
@@ -92,9 +92,9 @@ def opened() -> Iterator[tuple[Filter, Gate]]:
     """Open the files of a filter, and yield them with the gate that it waits at."""
     with contextlib.ExitStack() as stack:
         names = ("control", "ends", "after", "rights", "late")
-        files = {name: stack.enter_context(programs.memory(name)) for name in names}
+        files = {name: stack.enter_context(descriptors.memory(name)) for name in names}
         # a pipe that nobody writes to: it is at its end once it is known what comes after
-        gate, keeper = stack.enter_context(programs.pipe())
+        gate, keeper = stack.enter_context(descriptors.pipe())
         ends = f"-- {secrets.token_hex(16)}"
         write(files["ends"], f"\n{ends}\n")
         write(files["control"], words(f"ends={ends}"))
@@ -167,7 +167,7 @@ def standing_at(line: int, dump: Dump, live: DatabaseSource, by: Restorer | None
 def _told(dump: Dump, files: Filter) -> str:
     """Return what the filter says of a dump, from its beginning, without replaying anything."""
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
-    with programs.memory("told") as out:
+    with descriptors.memory("told") as out:
         *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), stdin=dump.descriptor, out=out)
         if not ended.ok:
             raise RestoreError(f"db: the dump cannot be replayed ({complaint(ended) or ended}), expected only SQL")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import postgres, sources, swap
+from dental_pms_backup.live import sources, swap, table_files
 from dental_pms_backup.restore import beside, databases, dump_file, safety_set, unpack
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.store import ledger, lock
@@ -218,9 +218,8 @@ def look_through(
     archive: BackupFile, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
 ) -> Sequence[str]:
     """Look through a verified archive before it is unpacked, as ``unpack.look_through`` does."""
-    ours = bool(archive.checksum)
     with watch.reading("attachments: listing", descriptor) as beat:
-        return unpack.look_through(archive.file, descriptor, how, ours=ours, rights=rights, live=live, beat=beat)
+        return unpack.look_through(archive, descriptor, how, rights=rights, live=live, beat=beat)
 
 
 def _recover(live: Live) -> None:
@@ -278,7 +277,7 @@ def _check_replaces(dump: Opened, verified: Verified, wanted: str, terms: Terms)
 def _live_rows(live: DatabaseSource, *, needed: bool) -> dict[str, int] | None:
     """Return the rows of the live database by table; None where it cannot be read, and that is not ``needed``."""
     try:
-        tables = postgres.table_files(live.server)
+        tables = table_files.numbers(live.server)
         return databases.row_counts(live.server, live.facts.database, tables) if tables else {}
     except BackupError as error:
         if not needed:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import filters, journal, places, programs
+from dental_pms_backup.host import descriptors, filters, journal, places, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres, psql, sessions, sources
 from dental_pms_backup.restore import dump_file, restore, unpack
@@ -120,7 +120,7 @@ def _counted(
 ) -> Matched:
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*psql.STRICT, *AS_STORED, *(f"--command={copy}" for copy in copies))
-    with programs.memory("matched") as out, sessions.opened(live.server) as session:
+    with descriptors.memory("matched") as out, sessions.opened(live.server) as session:
         asking = postgres.client(live.server, program, *words, session=session.name)
         counting = filters.argv("rows_and_files.pl", str(place.for_programs), directory)
         ended = programs.pipeline(asking, counting, out=out, beat=beat)

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import disks, filters, journal, programs
+from dental_pms_backup.host import descriptors, disks, filters, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dental_pms_backup.host.places import Place
+    from dental_pms_backup.restore.dump_file import BackupFile
 
     Beat = Callable[[], None]
 
@@ -56,11 +57,10 @@ def rights(*, ours: bool, in_place: bool) -> Rights:
 
 
 def look_through(
-    file: Path,
+    archive: BackupFile,
     descriptor: int,
     unpack: Sequence[str],
     *,
-    ours: bool,
     rights: Rights,
     live: Place | None = None,
     beat: Beat,
@@ -68,7 +68,7 @@ def look_through(
     """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
 
     It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
-    a device node, unless it is ``ours``: a verified file of a set has what was there.
+    a device node, unless it is a verified file of a set, which has what was there.
     """
     os.lseek(descriptor, 0, os.SEEK_SET)
     listing = [
@@ -84,17 +84,23 @@ def look_through(
         "--quoting-style=escape",
     ]
     counting = filters.argv("look_through.pl", *([str(live.for_programs)] if live else []))
-    with programs.memory("listed") as out:
+    with descriptors.memory("listed") as out:
         ended = programs.pipeline(unpack, listing, counting, stdin=descriptor, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
     found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
     if found is None or programs.failed(ended) or int(found[3]):
-        raise VerificationError(f"{file}: the archive cannot be listed, expected a file that is readable to its end")
-    wrong = {"device nodes": 0 if ours else int(found[1]), "entries outside of the directory": int(found[2])}
+        raise VerificationError(
+            f"{archive.file}: the archive cannot be listed, expected a file that is readable to its end"
+        )
+    wrong = {
+        "device nodes": 0 if archive.checksum else int(found[1]),
+        "entries outside of the directory": int(found[2]),
+    }
     counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
     if counted:
         raise RefusedError(
-            f"{file}: has {counted}, expected files, directories and links of the attachments; nothing was touched",
+            f"{archive.file}: has {counted}, expected files, directories and links of the attachments; "
+            "nothing was touched",
             hint="dental-pms-backup list   # choose another set: this archive was not made from attachments",
         )
     files, directories, attributes = (int(count) for count in found.groups()[6:])
@@ -198,7 +204,7 @@ def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
 
 def _find(content: Place, words: Sequence[str], beat: Beat) -> int:
     """Do something with what find finds of what was unpacked, and return how many bytes it prints; RestoreError."""
-    with programs.memory("found") as out:
+    with descriptors.memory("found") as out:
         (ended,) = programs.pipeline(["find", f"{content.for_programs}/.", *words], out=out, beat=beat)
         count = os.fstat(out).st_size
     if not ended.ok:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import VerificationError
-from dental_pms_backup.host import durable, filters, programs
+from dental_pms_backup.host import descriptors, durable, filters, programs
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def unpacker() -> Sequence[str]:
 def opened(path: Path) -> Iterator[int]:
     """Open a file to be read, while the block lasts; BackupError when that cannot be."""
     try:
-        with programs.room_for(f"{path}: cannot be read back"):
+        with descriptors.room_for(f"{path}: cannot be read back"):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise durable.refusal(path, "cannot be read back", error) from None
@@ -223,7 +223,7 @@ class _Reading:
 @contextlib.contextmanager
 def _running(*argvs: Sequence[str], descriptor: int, grows: Callable[[], bool] | None = None) -> Iterator[_Reading]:
     with (
-        programs.memory("checked") as out,
+        descriptors.memory("checked") as out,
         programs.running(*argvs, stdin=descriptor, out=out, grows=grows) as pipeline,
     ):
         yield _Reading(pipeline=pipeline, descriptor=descriptor, out=out)

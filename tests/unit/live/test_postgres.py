@@ -21,7 +21,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.host import confinement, programs, sandbox
-from dental_pms_backup.live import pinned_settings, postgres
+from dental_pms_backup.live import pinned_settings, postgres, table_files
 from dental_pms_backup.live.postgres import Facts, InContainer, Inside, OnHost
 from tests.unit.builders import TREE, program
 
@@ -408,10 +408,10 @@ def test_table_that_was_filled_anew_as_the_dump_began_is_noticed(
     psql(tmp_path, f"case $* in *'pg_relation_size('*) echo {rows_now} ;; *) echo '{files}' ;; esac\n")
     before = {table: 1}
     if not refused:
-        postgres.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+        table_files.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
         return
     with pytest.raises(VerificationError) as raised:
-        postgres.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+        table_files.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
     assert raised.value.message == (
         f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows"
     )
@@ -421,7 +421,7 @@ def test_table_that_was_filled_anew_as_the_dump_began_is_noticed(
 def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_path: Path) -> None:
     psql(tmp_path, f"echo '{answer}'\n")
     with pytest.raises(DatabaseError):
-        postgres.table_files(server_of(tmp_path))
+        table_files.numbers(server_of(tmp_path))
 
 
 def server_of(tmp_path: Path) -> OnHost:

@@ -1,0 +1,51 @@
+"""The files that a server keeps its tables in: what tells that a table was rewritten, and that it has rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import VerificationError
+from dental_pms_backup.live import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dental_pms_backup.live.postgres import Server
+
+# named as pg_dump names them
+TABLE_FILES = """\
+select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid))
+ from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+"""
+# Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
+# they would have our rights. Rows that were deleted since count as well.
+HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"
+
+
+def numbers(server: Server) -> dict[str, int]:
+    """Return the number of each table's file by the table's name; one that is rewritten or truncated gets a new file.
+
+    DatabaseError when the server does not answer.
+    """
+    return postgres.ask_object(server, TABLE_FILES)  # nothing without any table
+
+
+def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[str, int]) -> None:
+    """Raise VerificationError when a dump with these rows by table has none of a table that was filled anew meanwhile.
+
+    pg_dump takes its snapshot first and locks the tables then. Of one that a migration rewrote, or truncated and
+    filled, between the two, the snapshot sees no row, and pg_dump exits 0 (PostgreSQL manual, "Concurrency Control",
+    "Caveats"). ``files`` is what ``numbers`` returned before the dump.
+    """
+    empty = [table for table, count in rows.items() if count == 0 and table in files]
+    after = numbers(server) if empty else {}
+    for table in empty:
+        if (
+            after.get(table, files[table]) != files[table]
+            and postgres.ask(server, HAS_ROWS.format(postgres.literal(table))) == "t"
+        ):
+            raise VerificationError(
+                f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows",
+                hint="dental-pms-backup run   # when the migration is done",
+            )
