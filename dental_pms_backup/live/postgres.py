@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
@@ -225,15 +225,15 @@ def complaint(ended: programs.Ended) -> str:
 
 def examine(server: Server) -> Facts:
     """Ask the server what it is; DatabaseError when it does not answer."""
-    return Facts(**ask_object(server, pinned_settings.CHECK + ASK))
-
-
-def ask_object(server: Server, sql: str) -> dict[str, Any]:
-    """Return the JSON object that a query answers with, an empty one for no answer; DatabaseError for anything else."""
     try:
-        return dict(json.loads(ask(server, sql) or "{}"))
+        return Facts(**json.loads(ask(server, pinned_settings.CHECK + ASK)))
     except (ValueError, TypeError):
-        raise DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server)) from None
+        raise not_what_was_asked_for(server) from None
+
+
+def not_what_was_asked_for(server: Server) -> DatabaseError:
+    """Return the error for an answer that cannot be read."""
+    return DatabaseError("db: the answer of psql is not what was asked for", hint=_look(server))
 
 
 def check_stayed(server: Server, facts: Facts, ended: programs.Ended) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import VerificationError
@@ -28,7 +29,10 @@ def numbers(server: Server) -> dict[str, int]:
 
     DatabaseError when the server does not answer.
     """
-    return postgres.ask_object(server, TABLE_FILES)  # nothing without any table
+    try:
+        return dict(json.loads(postgres.ask(server, TABLE_FILES) or "{}"))  # nothing without any table
+    except (ValueError, TypeError):
+        raise postgres.not_what_was_asked_for(server) from None
 
 
 def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[str, int]) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from dental_pms_backup.backup.archive import attachments as archive_attachments
 from dental_pms_backup.errors import StoreError, VerificationError
-from dental_pms_backup.host import programs, progress
+from dental_pms_backup.host import descriptors, progress
 from dental_pms_backup.live.sources import AttachmentsSource
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
@@ -535,7 +535,7 @@ def test_reading_that_is_slower_than_the_other_still_moves(
 
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock))
-    monkeypatch.setattr(programs, "PIPE_BYTES", 4096)
+    monkeypatch.setattr(descriptors, "PIPE_BYTES", 4096)
     content = gzip.compress(os.urandom(400_000).hex().encode() + (LONG + TRAILER).encode())
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file, verify_file.reading(tmp_path / "file", Kind.DB, file.fileno()) as both:
