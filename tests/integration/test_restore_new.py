@@ -1,10 +1,13 @@
 """A restore into a new database touches nothing that is live, and its result is the source, row by row."""
 
+import contextlib
 import gzip
+import os
 import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.live.sources import DatabaseSource
 from dental_pms_backup.restore import databases, leftover_roles
 from dental_pms_backup.store.sets import Kind
@@ -22,6 +26,8 @@ from tests.integration.support import (
     Site,
     as_cluster_user,
     bin_dir,
+    cluster_user,
+    connection,
     dump,
     environment,
     major,
@@ -500,6 +506,102 @@ def test_nobody_connects_to_a_new_database_before_it_has_the_rights_of_the_live_
         assert as_cluster_user(postgres.in_database(stranger, name), "psql", "-XAtc", "select 1").stdout == "1\n"
     finally:
         sql(server, "drop role stranger", f'drop database if exists "{made}"')
+
+
+# Where a restore is held in its own sessions: before the first such line of what it tells the server.
+MOMENTS = {
+    "created": "^revoke all on database",
+    "filled": "^lock table pg_database",
+    "locked": "^alter database .* rename to",
+}
+CONNECTED = "select string_agg(application_name, ' ') from pg_stat_get_activity(null) where application_name ~ '^in-'"
+WAIT_FOR_NAMES = "select count(*) from pg_locks where relation = 1262 and not granted"  # pg_database, which names it
+
+
+@contextlib.contextmanager
+def held(site: Site) -> Iterator[Callable[[str], Callable[[], object]]]:
+    """Hold a restore at each of the moments: wait for one, and return what lets it go on."""
+    place = site.place / "moments"
+    place.mkdir()
+    place.chmod(0o777)
+    waits = r"\\! [ -e {0} ] || {{ touch {0}; read go <{0}.go; }}"
+    lines = [f"/{line}/i\\\n{waits.format(place / name)}\n" for name, line in MOMENTS.items()]
+    (site.place / "waits.sed").write_text("".join(lines))
+    site.fake(
+        "psql",
+        f'case "$*" in *template1*) sed --file={site.place}/waits.sed | "$real" "$@"; exit ;; esac\nexec "$real" "$@"',
+    )
+    gates = {}
+    for name in MOMENTS:
+        os.mkfifo(place / f"{name}.go")
+        gates[name] = os.open(place / f"{name}.go", os.O_RDWR)
+
+    def wait_for(name: str) -> Callable[[], object]:
+        wait_until((place / name).exists)
+        return lambda: os.write(gates[name], b"go\n")
+
+    try:
+        yield wait_for
+    finally:
+        for gate in gates.values():
+            os.close(gate)  # whoever still waits goes on: with the names locked, nobody else could connect
+
+
+@contextlib.contextmanager
+def asking(server: OnHost) -> Iterator[Callable[[str], str]]:
+    """Ask, in a session that is there already, when nobody can connect."""
+    argv = [*cluster_user(server), str(bin_dir() / "psql"), "-XAtq"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, env=environment(**connection(server)), stdin=pipe, stdout=pipe, text=True) as psql:
+        assert psql.stdin
+        assert psql.stdout
+        given, answers = psql.stdin, psql.stdout
+
+        def ask(query: str) -> str:
+            given.write(f"{query};\n")
+            given.flush()
+            return answers.readline().strip()
+
+        try:
+            assert ask("select 'there'") == "there"
+            yield ask
+        finally:
+            psql.kill()
+
+
+def connects(server: OnHost) -> "subprocess.Popen[str]":
+    """Begin to connect, and to ask for the table that only the database that was live has."""
+    asked = "select coalesce(to_regclass('later')::text, 'in')"
+    argv = [*cluster_user(server), str(bin_dir() / "psql"), "-XAtc", asked]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, env=environment(**connection(server)), stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize("how", ["beside", "in place"])
+def test_nobody_is_in_a_database_while_it_is_made_and_while_it_gets_its_name(own_database: Site, how: str) -> None:
+    site, live = own_database, own_database.server
+    sql(live, *CHANGES)
+    words = ("--in-place", "--yes", "--no-safety-set") if how == "in place" else ("--to", f"{live.database}_new")
+    elsewhere = postgres.in_database(live, "postgres")
+    with held(site) as wait_for, asking(elsewhere) as ask, site.running("restore", "db", "latest", *words) as restore:
+        go_on = wait_for("created")
+        (name,) = beside(site)
+        made = postgres.in_database(live, name)
+        assert "is not currently accepting connections" in connects(made).communicate()[1]
+        go_on()
+        go_on = wait_for("filled")
+        with session(made, "set application_name = 'in-new';"), session(live, "set application_name = 'in-live';"):
+            go_on()
+            go_on = wait_for("locked")
+            wait_until(lambda: ask(CONNECTED) == ("" if how == "in place" else "in-live"))
+            tries = [connects(made), connects(live)]
+            wait_until(lambda: int(ask(WAIT_FOR_NAMES)) >= len(tries) or any(each.poll() is not None for each in tries))
+            go_on()
+            (refused, why), (let_in, _) = (each.communicate() for each in tries)
+        _, err = restore.communicate(timeout=120)
+    assert (restore.returncode, err) == (0, "")
+    assert (refused, f'database "{name}" does not exist' in why) == ("", True), refused + why
+    assert let_in == ("in\n" if how == "in place" else "later\n")
 
 
 def test_rights_that_somebody_gives_the_restores_role_undo_no_restore_but_what_it_still_owns_does(

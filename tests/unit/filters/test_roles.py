@@ -95,6 +95,19 @@ def test_a_file_from_elsewhere_names_no_live_role_in_other_bytes(tmp_path: Path)
     assert kept.endswith('GRANT "\u00fcber" TO evil;\n')
 
 
+@pytest.mark.parametrize("whom", ["current_user", "current_role", "session_user", "user", "public", "none"])
+def test_a_word_for_whoever_loads_the_roles_of_a_file_is_no_role_that_the_server_lacks(
+    tmp_path: Path, whom: str
+) -> None:
+    grants = (f"GRANT evil TO {whom};", f"GRANT {whom} TO evil;")
+    for text in (*grants, f"COMMENT ON ROLE {whom} IS 'x';", f"CREATE ROLE {whom};"):
+        kept, _ = roles(tmp_path, f"CREATE ROLE evil;\n{text}\n", "there=postgres")
+        assert kept == f"{HEAD}CREATE ROLE evil;\n"
+        assert roles(tmp_path, text.replace(whom, whom.upper()))[0] == ""
+    quoted = f'CREATE ROLE "{whom}";\n'
+    assert roles(tmp_path, quoted, "there=postgres")[0] == f"{HEAD}{quoted}"
+
+
 def test_roles_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:
     line = "-- " + "x" * 1020 + "\n"
     kept, said = roles(tmp_path, line * (65 << 10), "ours=1")
