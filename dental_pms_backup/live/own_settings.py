@@ -21,40 +21,41 @@ if TYPE_CHECKING:
 # :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. Rights
 # stand here where they are not what every new database has.
 TEXT = """\
-with d as (select * from pg_database where datname = current_database()), lines (place, sorted, line) as (
- select 0, '', translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
+with d as (select * from pg_database where datname = current_database()), lines (place, whose, nth, line) as (
+ select 0, '', 0, translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
    || pg_encoding_to_char(encoding), case j->>'datlocprovider' when 'i' then '--locale-provider=icu --icu-locale='
     || quote_literal(coalesce(j->>'datlocale', j->>'daticulocale')) when 'b' then
     '--locale-provider=builtin --builtin-locale=' || quote_literal(j->>'datlocale') end,
    '--lc-collate=' || quote_literal(j->>'datcollate'), '--lc-ctype=' || quote_literal(j->>'datctype'), 'NEWDB'),
   e'\\n\\r', '  ') from d, to_jsonb(d) j
- union all select 1, '', format('ALTER DATABASE :"DBNAME" OWNER TO %I;', rolname)
+ union all select 1, '', 0, format('ALTER DATABASE :"DBNAME" OWNER TO %I;', rolname)
   from d join pg_roles r on r.oid = datdba
- union all select 2, '', format('COMMENT ON DATABASE :"DBNAME" IS %L;', shobj_description(oid, 'pg_database'))
+ union all select 2, '', 0, format('COMMENT ON DATABASE :"DBNAME" IS %L;', shobj_description(oid, 'pg_database'))
   from d where shobj_description(oid, 'pg_database') is not null
- union all select 3, '', format('ALTER DATABASE :"DBNAME" CONNECTION LIMIT %s;', datconnlimit)
+ union all select 3, '', 0, format('ALTER DATABASE :"DBNAME" CONNECTION LIMIT %s;', datconnlimit)
   from d where datconnlimit <> -1
- union all select 4, '', format('ALTER %s SET %I TO %s;', case when rolname is null then 'DATABASE :"DBNAME"'
-   else format('ROLE %I IN DATABASE :"DBNAME"', rolname) end, name,
+ union all select 4, coalesce(rolname, ''), nth, format('ALTER %s SET %I TO %s;',
+  case when rolname is null then 'DATABASE :"DBNAME"' else format('ROLE %I IN DATABASE :"DBNAME"', rolname) end, name,
   case when name in ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces',
     'unix_socket_directories') then coalesce((
-    select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ' order by nth)
+    select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ' order by found.nth)
      from regexp_matches(value, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g') with ordinality as found (m, nth)),
    quote_literal('')) else quote_literal(value) end)
   from pg_db_role_setting s join d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole,
-   unnest(s.setconfig) entry, split_part(entry, '=', 1) name, substr(entry, strpos(entry, '=') + 1) value
- union all select 5, '', format('REVOKE ALL ON DATABASE :"DBNAME" FROM %s;', case place when 1 then 'PUBLIC'
+   unnest(s.setconfig) with ordinality as each (entry, nth), split_part(entry, '=', 1) name,
+   substr(entry, strpos(entry, '=') + 1) value
+ union all select 5, '', 0, format('REVOKE ALL ON DATABASE :"DBNAME" FROM %s;', case place when 1 then 'PUBLIC'
    else quote_ident(rolname) end)
   from d join pg_roles r on r.oid = datdba, generate_series(1, 2) place
   where not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
- union all select 6, case grantee when 0 then '' else rolname end, format('GRANT %s ON DATABASE :"DBNAME" TO %s%s;',
+ union all select 6, case grantee when 0 then '' else rolname end, 0, format('GRANT %s ON DATABASE :"DBNAME" TO %s%s;',
    privilege_type, case grantee when 0 then 'PUBLIC' else quote_ident(rolname) end,
    case when is_grantable then ' WITH GRANT OPTION' else '' end)
   from d, aclexplode(datacl) left join pg_roles r on r.oid = grantee
   where (grantee = 0 or rolname is not null)
    and not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
- union all select 9, '', '-- settings of the database complete')
-select line from lines order by place, sorted collate "C", line collate "C"
+ union all select 9, '', 0, '-- settings of the database complete')
+select line from lines order by place, whose collate "C", nth, line collate "C"
 """
 LARGEST_BYTES = 4 << 20
 OWNER, RIGHTS = "owner", "rights"
