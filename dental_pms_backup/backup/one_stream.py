@@ -60,7 +60,7 @@ class Part:
 
 
 def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
-    """Take the database and the roles that it needs; BackupError leaves drafts only."""
+    """Take the database, the roles that it needs and its own settings; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     files = table_files.numbers(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
@@ -72,11 +72,15 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
         roles, _ = _verify(order, draft, reading)
+    with publishing.draft(order.store, Kind.SETTINGS, order.name) as draft, _read_along(draft) as reading:
+        with _written(order, draft, "settings") as beat:
+            dump.settings(server, facts, draft.descriptor, beat=beat)
+        own, _ = _verify(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
     return Part(
         stream=Stream.DB,
-        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles]},
+        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles, own]},
     )
 
 

@@ -16,7 +16,7 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Us
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import sources, swap, table_files
-from dental_pms_backup.restore import beside, databases, dump_file, safety_set, unpack
+from dental_pms_backup.restore import beside, database_settings, databases, dump_file, safety_set, unpack
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.store import ledger, lock
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
@@ -85,7 +85,7 @@ def database_into_new(
     target = name or databases.name_like(live.facts.database, f"_{stamp.replace('-', '_')}")
     with _recorded(config.store, Stream.DB, target, now), dump_file.opened(dump) as descriptor:
         _check_name(live, target)
-        found = beside.look(dump, descriptor, live)
+        found = beside.look(config, dump, descriptor, live, watch=watch)
         _check_superuser(found, wanted, as_superuser=as_superuser)
         beside.check_room(found)
         with (
@@ -95,7 +95,9 @@ def database_into_new(
         ):
             verified = beside.fill_while_verifying(config, found, into, under_way, watch=watch)
             stop.check()
-            databases.take_name(live.server, live.facts.database, into.database, target)
+            databases.take_name(
+                live.server, into.database, target, database_settings.script(live, into.database, found.own)
+            )
         kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
     return Restored(
         stream=Stream.DB,
@@ -117,7 +119,7 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     database = live.facts.database
     with _recorded(config.store, Stream.DB, database, now), dump_file.opened(dump) as descriptor:
         verified = dump_file.verify(dump, descriptor, watch=watch)
-        found = beside.look(dump, descriptor, live)
+        found = beside.look(config, dump, descriptor, live, watch=watch)
         _check_superuser(found, wanted, as_superuser=terms.as_superuser)
         if terms.replay:
             _check_replaces(found, verified, wanted, terms)
@@ -133,13 +135,14 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
         if terms.replay:
             with beside.looked_at(live):
                 beside.fill(config, found, Into(database=database, replacing=True), verified, watch=watch)
+                database_settings.give(live, found.own)
             rows = sum(verified.rows.values())
             return Restored(stream=Stream.DB, file=dump.file, target=database, rows=rows, safety_set=taken)
         with beside.looked_at(live), beside.made(found, now=now, as_superuser=terms.as_superuser) as into:
             beside.fill(config, found, dataclasses.replace(into, analyze=True), verified, watch=watch)
             kept = beside.free_name(live, "_before_", now)
             stop.check()
-            _switch(live, into.database, kept)
+            _switch(live, into.database, kept, found.own)
     return Restored(
         stream=Stream.DB,
         file=dump.file,
@@ -305,11 +308,11 @@ def _safety_set(
     return safety_set.take(config, live, now=now, watch=watch) if counts else OF_NOTHING
 
 
-def _switch(live: DatabaseSource, made: str, kept: str) -> None:
+def _switch(live: DatabaseSource, made: str, kept: str, own: Mapping[str, str]) -> None:
     """Switch, and find out by the names whether that came about where the server could not say it any more."""
     with stop.deferred():
         try:
-            databases.switch(live.server, live.facts.database, made, kept)
+            databases.switch(live.server, live.facts.database, made, kept, database_settings.script(live, made, own))
         except BackupError as error:
             if not {kept, live.facts.database} <= databases.names(live.server):
                 raise RestoreError(
