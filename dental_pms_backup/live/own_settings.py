@@ -28,6 +28,8 @@ with d as (select * from pg_database where datname = current_database()), lines 
     '--locale-provider=builtin --builtin-locale=' || quote_literal(j->>'datlocale') end,
    '--lc-collate=' || quote_literal(j->>'datcollate'), '--lc-ctype=' || quote_literal(j->>'datctype'), 'NEWDB'),
   e'\\n\\r', '  ') from d, to_jsonb(d) j
+ union all select 0, '', 1, 'SET client_encoding = ''UTF8'';'
+ union all select 0, '', 2, 'SET standard_conforming_strings = on;'
  union all select 1, '', 0, format('ALTER DATABASE :"DBNAME" OWNER TO %I;', rolname)
   from d join pg_roles r on r.oid = datdba
  union all select 2, '', 0, format('COMMENT ON DATABASE :"DBNAME" IS %L;', shobj_description(oid, 'pg_database'))
@@ -64,6 +66,7 @@ LITERAL = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\\\)*')"
 STATEMENT = re.compile(
     rf"""
     (?: --\ [^\r\n]*
+      | SET\ client_encoding\ =\ 'UTF8'; | SET\ standard_conforming_strings\ =\ on;
       | ALTER\ DATABASE\ :"DBNAME"\ (?: OWNER\ TO\ {IDENT} | CONNECTION\ LIMIT\ [0-9]+ );
       | ALTER\ (?: DATABASE\ :"DBNAME" | ROLE\ (?P<role>{IDENT})\ IN\ DATABASE\ :"DBNAME" )
         \ SET\ (?P<setting>{IDENT})\ TO\ {LITERAL}(?:,\ {LITERAL})*;

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import own_settings
+from dental_pms_backup.live import own_settings, table_files
 from dental_pms_backup.restore import databases, dump_file
 from dental_pms_backup.store.sets import Kind
 
@@ -46,8 +46,8 @@ def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
 
 def tell_differences(live: DatabaseSource, taken: Statements) -> None:
     """Say which of the set's live has otherwise: those stay as live has them."""
-    now = own_settings.statements(own_settings.of(live.server))
-    other = sorted(about for about in taken.keys() & now.keys() - {own_settings.OWNER} if taken[about] != now[about])
+    stays = wanted(live, taken)
+    other = sorted(about for about in taken if taken[about] != stays[about])
     if other:
         text = f"the database's own {', '.join(other)} are other in the set than in live, and stay as live has them"
         journal.write(
@@ -56,9 +56,10 @@ def tell_differences(live: DatabaseSource, taken: Statements) -> None:
 
 
 def wanted(live: DatabaseSource, taken: Statements) -> Statements:
-    """Return what the restored database is to have."""
+    """Return what the restored database is to have. An empty one is whose the set says, any other stays its owner's."""
     now = own_settings.statements(own_settings.of(live.server))
-    return {**taken, **now} | {about: taken[about] for about in taken.keys() & {own_settings.OWNER}}
+    given = taken.keys() & {own_settings.OWNER} if not table_files.numbers(live.server) else ()
+    return {**taken, **now} | {about: taken[about] for about in given}
 
 
 def rehearse(live: DatabaseSource, database: str, taken: Statements) -> None:

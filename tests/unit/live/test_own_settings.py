@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from dental_pms_backup.live import own_settings
 
 TEXT = r'''-- made by: createdb --template=template0 --encoding=UTF8 --lc-collate='C' --lc-ctype='C' NEWDB
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
 ALTER DATABASE :"DBNAME" OWNER TO "Dr ""A""";
 COMMENT ON DATABASE :"DBNAME" IS E'it''s\\n; GRANT
 \\! id';
@@ -32,13 +34,15 @@ def test_each_statement_is_about_something() -> None:
     found = own_settings.statements(TEXT)
     assert list(found) == ABOUT
     assert found["rights"].count("\n") == 3
-    assert "".join(found.values()) == "".join(TEXT.partition("NEWDB\n")[2].rpartition("--")[:1])
+    assert "".join(found.values()) == "".join(TEXT.partition("= on;\n")[2].rpartition("--")[:1])
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "DROP DATABASE practice;",
+        "SET client_encoding = 'SJIS';",
+        "SET standard_conforming_strings = off;",
         "\\! id",
         'ALTER DATABASE :"DBNAME" RENAME TO x;',
         "ALTER DATABASE other SET search_path TO 'x';",
