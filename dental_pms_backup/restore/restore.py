@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import sources, swap, table_files
+from dental_pms_backup.live import mounts, sources, swap, table_files
 from dental_pms_backup.restore import beside, databases, dump_file, safety_set, unpack
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.store import ledger, lock
@@ -173,9 +173,8 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
                 _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 kept = swap.swap(live, fresh, stamp)
-    return Restored(
-        stream=Stream.ATTACHMENTS, file=archive.file, target=str(live.path), kept=kept, drop=("rm", "-r", str(kept))
-    )
+    drop = () if mounts.in_the_way(kept) else ("rm", "-r", "--one-file-system", str(kept))
+    return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(live.path), kept=kept, drop=drop)
 
 
 def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetime, watch: Watch) -> Restored:
@@ -204,14 +203,8 @@ def live_attachments(config: Config) -> contextlib.AbstractContextManager[Live]:
 
 
 def check_swappable(live: Live, archive: Path) -> None:
-    """Raise RefusedError when the live attachments are a mount point, which no rename reaches."""
-    if live.place.identity[0] != live.around.identity[0]:
-        raise RefusedError(
-            f"attachments: {live.path} is a mount point, expected a directory whose content can be swapped by rename",
-            hint="empty it, then: "
-            f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
-            f"-C {shell_word(live.path)}",
-        )
+    """Raise RefusedError unless the live attachments can be swapped by renames that move no mount."""
+    mounts.check_swappable(live.place, live.around, archive)
 
 
 def look_through(
