@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.swap import Live
     from dental_pms_backup.restore.beside import Opened
     from dental_pms_backup.restore.dump_file import BackupFile
-    from dental_pms_backup.restore.unpack import Rights
+    from dental_pms_backup.restore.unpack import Looked, Rights
     from dental_pms_backup.store.verify_file import Verified
 
 OF_NOTHING = "none, the live database was empty"
@@ -164,9 +164,9 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             _recover(live)
             verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
-            losses = look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
-            unpack.check_room(archive.file, live.around)
-            terms.consent(Stream.ATTACHMENTS, losses)
+            looked = look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
+            unpack.check_room(looked, live.around)
+            terms.consent(Stream.ATTACHMENTS, looked.losses)
             stamp = swap.free_stamp(live.around, live.path.name, now)
             with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
                 swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
@@ -186,8 +186,8 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
         with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dump_file.opened(archive) as descriptor:
             verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
-            look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
-            unpack.check_room(archive.file, around)
+            looked = look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
+            unpack.check_room(looked, around)
             stamp = swap.free_stamp(around, target.name, now)
             with swap.fresh(around, f"{target.name}.{swap.RESTORING}-{stamp}") as fresh:
                 _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
@@ -209,7 +209,7 @@ def check_swappable(live: Live, archive: Path) -> None:
 
 def look_through(
     archive: BackupFile, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
-) -> Sequence[str]:
+) -> Looked:
     """Look through a verified archive before it is unpacked, as ``unpack.look_through`` does."""
     with watch.reading("attachments: listing", descriptor) as beat:
         return unpack.look_through(archive, descriptor, how, rights=rights, live=live, beat=beat)
