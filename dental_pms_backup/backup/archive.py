@@ -6,20 +6,19 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import compressor
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError
 from dental_pms_backup.host import filters, places, programs
-from dental_pms_backup.live import sources
+from dental_pms_backup.live import mounts, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from dental_pms_backup.live.sources import AttachmentsSource
 
-MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
 COUNTS_S = 600
 INDEX_FULL = re.compile(r"(No space left on device|Disk quota exceeded)$")  # what tar reads is never that
@@ -83,7 +82,7 @@ def attachments(
     names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
     with _opened(source) as place:
-        sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
+        sparse = tells_of_holes(place, mounts.OURS.read_text("utf-8", "surrogateescape"))
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
     if not packer.ok:
@@ -123,14 +122,10 @@ def _may_lack_content(tar: programs.Ended) -> bool:
     return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
 
 
-def tells_of_holes(directory: Path, mounts: str) -> bool:
+def tells_of_holes(directory: Path, mountinfo: str) -> bool:
     """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
     place = f"{os.path.realpath(directory)}/"
-    kinds = {}
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
-        kinds[f"{point.rstrip('/')}/"] = after.split(" ")[0]
+    kinds = {f"{mount.point.rstrip('/')}/": mount.kind for mount in mounts.listed(mountinfo)}
     around = max((point for point in kinds if place.startswith(point)), key=len, default="")
     found = {kind for point, kind in kinds.items() if point == around or point.startswith(place)}
     return bool(found) and found <= TELL_OF_HOLES

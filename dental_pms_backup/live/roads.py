@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
-from dental_pms_backup.host import confinement, journal
-from dental_pms_backup.live import postgres
+from dental_pms_backup.host import confinement, journal, places
+from dental_pms_backup.live import mounts, postgres
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
 
 if TYPE_CHECKING:
@@ -64,10 +64,22 @@ def seen_at(container: Container, mount: Path) -> tuple[int, int] | None:
     Its root decides what that is, by links and by another root directory: nothing may be allowed because of it.
     """
     try:
-        status = (PROCESSES / str(_first_process(container)) / "root" / mount.relative_to("/")).stat()
+        return places.identity_of((_process(container) / "root" / mount.relative_to("/")).stat())
     except (BackupError, OSError, ValueError):  # it does not run; or dockerd is elsewhere; or we have not the right
         return None
-    return status.st_dev, status.st_ino
+
+
+def mounted_in(container: Container, mount: Path) -> set[Path]:
+    """Return what a container has mounted below a path, as far as that is seen from here."""
+    try:
+        found = mounts.of(_process(container) / "mountinfo")
+    except (BackupError, OSError):
+        return set()
+    return {path for each in found if (path := Path(each.point)) != mount and path.is_relative_to(mount)}
+
+
+def _process(container: Container) -> Path:
+    return PROCESSES / str(_first_process(container))
 
 
 def _tell_of_no_cage(reason: str) -> None:
@@ -80,13 +92,13 @@ def _tell_of_no_cage(reason: str) -> None:
 
 
 def _entry(by_exec: InContainer, container: Container, road: Road) -> Inside | OnHost:
-    pid = _first_process(container)
+    process = _process(container)
     match road:
         case Road.NAMESPACE:
-            uid, gid = _user(pid)
-            return Inside(root=PROCESSES / str(pid) / "root", uid=uid, gid=gid, settings=container.settings)
+            uid, gid = _user(int(process.name))
+            return Inside(root=process / "root", uid=uid, gid=gid, settings=container.settings)
         case _:
-            return _on_socket(by_exec, PROCESSES / str(pid) / "root")
+            return _on_socket(by_exec, process / "root")
 
 
 def _first_process(container: Container) -> int:

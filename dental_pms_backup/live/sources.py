@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Source
-from dental_pms_backup.errors import RefusedError, SourceError, shell_word
+from dental_pms_backup.errors import ConfigError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import places
-from dental_pms_backup.live import compose, postgres, roads
+from dental_pms_backup.live import compose, mounts, postgres, roads
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from dental_pms_backup.config.settings import Compose, Config, Native
     from dental_pms_backup.host.places import Identity
+    from dental_pms_backup.live.compose import Container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,24 +79,60 @@ def attachments(config: Config) -> AttachmentsSource:
     """Find the directory of the attachments: the configured path, else the backend's mount.
 
     RefusedError when a link of another user leads there, or a running backend has another directory mounted than is
-    there on the host. What a container shows is a reason to refuse and never one to go on: its root can show anything.
+    there on the host; ConfigError when it has more below that than the directory has. What a container shows is a
+    reason to refuse and never one to go on: its root can show anything.
     """
     if config.attachments.path:
-        path, seen, name = config.attachments.path, None, ""
-        check_readable(path)
-    else:
-        mount = config.attachments.mount
-        path, container = compose.mounted_directory(_project(config.compose), config.compose.backend_service, mount)
-        check_readable(path)
-        seen, name = roads.seen_at(container, mount), container.name
-    identity = _pinned(path)
+        check_readable(config.attachments.path)
+        identity = _pinned(config.attachments.path)
+        return AttachmentsSource(path=config.attachments.path, container="", identity=identity)
+    mount = config.attachments.mount
+    path, container = compose.mounted_directory(_project(config.compose), config.compose.backend_service, mount)
+    check_readable(path)
+    seen, identity = roads.seen_at(container, mount), _pinned(path)
     if seen not in {None, identity}:
-        raise RefusedError(
-            f"attachments: {path} is another directory than container {name} has at {config.attachments.mount}, "
-            "expected the files that the application sees; nothing was touched",
-            hint=f"docker restart {shell_word(name)}   # once what is in {shell_word(path)} is right",
-        )
-    return AttachmentsSource(path=path, container=name, identity=identity)
+        raise _not_seen(path, container, mount)
+    _check_below(container, mount, path)
+    return AttachmentsSource(path=path, container=container.name, identity=identity)
+
+
+def _check_below(container: Container, mount: Path, path: Path) -> None:
+    """Raise ConfigError for what a container sees below its mount and an archive of the directory would not have.
+
+    RefusedError for what is mounted here, and the container does not see.
+    """
+    named = {Path(point) for point in container.mounts if Path(point) != mount and Path(point).is_relative_to(mount)}
+    for point in sorted(named | roads.mounted_in(container, mount)):
+        here = _identity(path / point.relative_to(mount))
+        there = roads.seen_at(container, point)
+        if (point in named and _identity(Path(container.mounts[str(point)])) != here) or there not in {None, here}:
+            raise ConfigError(
+                (
+                    f"attachments: container {container.name} has another mount at {point}, whose files an archive of "
+                    f"{path} would not have, expected one directory with all that the application sees below {mount}",
+                ),
+                hint=f"editor {mounts.CONFIGURED}   # if {shell_word(path)} alone is to be taken, set attachments.path "
+                "to it; else give the application one mount",
+            )
+    for here_only in sorted(mounts.below(path, mounts.of())):
+        point = mount / here_only.relative_to(path)
+        if roads.seen_at(container, point) not in {None, _identity(here_only)}:
+            raise _not_seen(here_only, container, point)
+
+
+def _not_seen(path: Path, container: Container, point: Path) -> RefusedError:
+    return RefusedError(
+        f"attachments: {path} is another directory than container {container.name} has at {point}, "
+        "expected the files that the application sees; nothing was touched",
+        hint=f"docker restart {shell_word(container.name)}   # once what is in {shell_word(path)} is right",
+    )
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        return places.identity_of(path.stat())
+    except OSError:
+        return None
 
 
 def _pinned(path: Path) -> Identity:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import sources, swap, table_files
+from dental_pms_backup.live import mounts, sources, swap, table_files
 from dental_pms_backup.restore import beside, database_settings, databases, dump_file, safety_set, unpack
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.store import ledger, lock
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.swap import Live
     from dental_pms_backup.restore.beside import Opened
     from dental_pms_backup.restore.dump_file import BackupFile
-    from dental_pms_backup.restore.unpack import Rights
+    from dental_pms_backup.restore.unpack import Looked, Rights
     from dental_pms_backup.store.verify_file import Verified
 
 OF_NOTHING = "none, the live database was empty"
@@ -167,18 +167,17 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             _recover(live)
             verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
-            losses = look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
-            unpack.check_room(archive.file, live.around)
-            terms.consent(Stream.ATTACHMENTS, losses)
+            looked = look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
+            unpack.check_room(looked, live.around)
+            terms.consent(Stream.ATTACHMENTS, looked.losses)
             stamp = swap.free_stamp(live.around, live.path.name, now)
             with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
                 swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
                 _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 kept = swap.swap(live, fresh, stamp)
-    return Restored(
-        stream=Stream.ATTACHMENTS, file=archive.file, target=str(live.path), kept=kept, drop=("rm", "-r", str(kept))
-    )
+    drop = () if mounts.in_the_way(kept) else ("rm", "-r", "--one-file-system", str(kept))
+    return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(live.path), kept=kept, drop=drop)
 
 
 def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetime, watch: Watch) -> Restored:
@@ -190,8 +189,8 @@ def attachments_into_new(config: Config, wanted: str, name: str, *, now: datetim
         with _recorded(config.store, Stream.ATTACHMENTS, str(target), now), dump_file.opened(archive) as descriptor:
             verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
-            look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
-            unpack.check_room(archive.file, around)
+            looked = look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
+            unpack.check_room(looked, around)
             stamp = swap.free_stamp(around, target.name, now)
             with swap.fresh(around, f"{target.name}.{swap.RESTORING}-{stamp}") as fresh:
                 _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
@@ -207,19 +206,13 @@ def live_attachments(config: Config) -> contextlib.AbstractContextManager[Live]:
 
 
 def check_swappable(live: Live, archive: Path) -> None:
-    """Raise RefusedError when the live attachments are a mount point, which no rename reaches."""
-    if live.place.identity[0] != live.around.identity[0]:
-        raise RefusedError(
-            f"attachments: {live.path} is a mount point, expected a directory whose content can be swapped by rename",
-            hint="empty it, then: "
-            f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
-            f"-C {shell_word(live.path)}",
-        )
+    """Raise RefusedError unless the live attachments can be swapped by renames that move no mount."""
+    mounts.check_swappable(live.place, live.around, archive)
 
 
 def look_through(
     archive: BackupFile, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
-) -> Sequence[str]:
+) -> Looked:
     """Look through a verified archive before it is unpacked, as ``unpack.look_through`` does."""
     with watch.reading("attachments: listing", descriptor) as beat:
         return unpack.look_through(archive, descriptor, how, rights=rights, live=live, beat=beat)

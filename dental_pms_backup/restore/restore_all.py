@@ -59,9 +59,10 @@ def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, w
     dump_file.find(config.store, wanted, Kind.DB)
     with dump_file.opened(archive) as descriptor:
         verified = dump_file.verify(archive, descriptor, watch=watch)
-        restore.look_through(archive, descriptor, verified.unpack, unpack.Rights.ALL, live=None, watch=watch)
+        looked = restore.look_through(archive, descriptor, verified.unpack, unpack.Rights.ALL, live=None, watch=watch)
     with restore.live_attachments(config) as live:
         restore.check_swappable(live, archive.file)
+        unpack.check_room(looked, live.around)
     yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
     yield restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from dental_pms_backup.live import postgres
-from tests.integration.support import Site, dump, on_disk, sql
+from tests.integration.support import Site, dump, mounted_tmpfs, on_disk, sql
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
@@ -101,6 +101,21 @@ def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert (dump(practice.server), on_disk(practice.attachments)) == before
     assert practice.sets() == sets
+
+
+def test_nothing_is_touched_where_the_files_would_find_no_room_unpacked(practice: Site) -> None:
+    (practice.attachments / "zeros").write_bytes(bytes(3 << 20))
+    practice.takes()
+    before = (dump(practice.server), practice.sets())
+    small = practice.place / "small"
+    with mounted_tmpfs(small, 2 << 20):
+        (small / "attachments").mkdir()
+        practice.configure({"attachments.path": str(small / "attachments")})
+        done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"free in {small}, expected over 3.5 MB for a second copy; nothing was touched" in done.stderr
+        assert (list(small.iterdir()), list((small / "attachments").iterdir())) == ([small / "attachments"], [])
+    assert (dump(practice.server), practice.sets()) == before
 
 
 @pytest.mark.parametrize("words", [(), ("--in-place",), ("--to", "x", "--yes")])

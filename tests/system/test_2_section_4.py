@@ -427,7 +427,7 @@ def test_row_attachments_restore_into_the_volume_while_the_backend_runs(host: Ma
     )  # the new one, and a socket there may be
     assert rest == (
         f"restore_type=attachments\nrestore_file={file}\nrestore_target={practice.ATTACHMENTS}\n"
-        f"restore_kept={kept}\nrestore_drop=rm -r {kept}\nrestore_status=ok\n"
+        f"restore_kept={kept}\nrestore_drop=rm -r --one-file-system {kept}\nrestore_status=ok\n"
     )
     # What GNU tar cannot hold, a socket, is not there; everything else is.
     host.run(f"cp -a {kept}/odd/socket {practice.ATTACHMENTS}/odd/socket", check=False)
