@@ -231,18 +231,24 @@ def _match_files(job: Job, reading: _Reading) -> None:
     if application.files is None:
         findings.leave(FILES, "application.table is null")
         return
-    found = None
-    with findings.proof(FILES):
-        notify.status("drill: attachments: looking for the file of every row")
-        rows = admin_queries.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
-        found = compare_files.match(rows, application.files, application.directory, job.place, beat=job.limit.beat)
-        if found:
-            findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
-            _refuse_lack(found)
-        elif {job.config.origins[key] for key in ("application.table", "application.query")} != {"default"}:
-            raise DrillError("attachments: the table that section application names did not come back from the set")
-    if findings.results[FILES] is Result.PASSED and not found:
-        _demand_word(job)
+    try:
+        found = None
+        with findings.proof(FILES):
+            notify.status("drill: attachments: looking for the file of every row")
+            rows = admin_queries.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
+            found = compare_files.match(rows, application, application.files, job.place, beat=job.limit.beat)
+            if found:
+                findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
+                _refuse_lack(found)
+            else:
+                _check_had_none(job)
+        if not found and findings.results[FILES] is Result.PASSED:
+            findings.leave(FILES, "no table attachments came back")
+            _demand_word(job)
+    except ConfigError as error:  # which says nothing of the set; what speaks against it is told first
+        findings.leave(FILES, error.message)
+        if not findings.problems:
+            raise
 
 
 def _refuse_lack(found: compare_files.Matched) -> None:
@@ -254,18 +260,23 @@ def _refuse_lack(found: compare_files.Matched) -> None:
         )
 
 
+def _check_had_none(job: Job) -> None:
+    """Raise DrillError when the table of the attachments did not come back, although the set's manifest has it."""
+    table, rows = job.config.application.table, job.part(Stream.DB).get("rows", {})
+    if table in rows or f"public.{table}" in rows:
+        raise DrillError("attachments: the table that section application names did not come back from the set")
+
+
 def _demand_word(job: Job) -> None:
     """Raise ConfigError when an archive has files that cannot be compared, and nobody said that it is so.
 
     That is no fault of the set, whose manifest knows of no such table; but proven it is not.
     """
-    job.findings.leave(FILES, "no table attachments came back")
-    if job.findings.figures["entries"] > ONLY_THE_DIRECTORY and not job.findings.problems:
+    name, default = job.stored.name, job.config.origins["application.table"] == "default"
+    if not default or job.findings.figures["entries"] > ONLY_THE_DIRECTORY:
+        has = "attachments, but no table attachments" if default else f"no table {job.config.application.table}"
         raise ConfigError(
-            (
-                f"application.table: set {job.stored.name} has attachments, but no table attachments that names them, "
-                "expected the table that does",
-            ),
+            (f"application.table: set {name} has {has} that names them, expected the table that does",),
             hint="editor /etc/dental-pms/backup.yaml   # set application.table, to null where no table names the files",
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DatabaseError, DockerError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import journal, programs
-from dental_pms_backup.live import mounts
+from dental_pms_backup.live import in_container, mounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,13 +20,8 @@ DOCKER_ANSWERS_S = 30
 FIRST_REPLICA = "1"
 # Only these fields, and of the environment only these variables: the password is among the others.
 SETTINGS = (
-    "PATH",
-    "PGPORT",
-    "POSTGRES_USER",
-    "POSTGRES_USER_FILE",
-    "POSTGRES_DB",
-    "POSTGRES_DB_FILE",
-    "POSTGRES_PASSWORD_FILE",
+    *("PATH", "PGDATA", "PGPORT", "POSTGRESQL_PORT_NUMBER", "POSTGRES_PASSWORD_FILE", "POSTGRESQL_PASSWORD_FILE"),
+    *in_container.NAMES,
 )
 INSPECTED = (
     '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'

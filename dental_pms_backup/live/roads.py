@@ -14,29 +14,36 @@ from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
 from dental_pms_backup.host import confinement, journal, places
 from dental_pms_backup.live import mounts, postgres
-from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
+from dental_pms_backup.live.server import AS_ITS_ENVIRONMENT, InContainer, Inside, OnHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dental_pms_backup.live.compose import Container
-    from dental_pms_backup.live.postgres import Facts
+    from dental_pms_backup.live.server import Facts, Login
 
 PROCESSES = Path("/proc")
 ORDER = (Road.NAMESPACE, Road.SOCKET)
 SOCKET = "select split_part(current_setting('unix_socket_directories'), ',', 1) || ' ' || current_setting('port')"
+USUAL_PORT = 5432
 CONFIGURED = "/etc/dental-pms/backup.yaml"
 _told: list[str] = []
 
 
-def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -> tuple[InContainer, Facts]:
+def open_to(
+    container: Container, wanted: Road, order: Sequence[Road] = ORDER, *, login: Login = AS_ITS_ENVIRONMENT
+) -> tuple[InContainer, Facts]:
     """Return the server in a container by the road that is wanted, and what it says of itself.
 
     ``auto`` takes the first in ``order`` that works, or docker exec. ConfigError when the one that is wanted does not,
-    although docker exec does; DatabaseError or DockerError when nothing answers.
+    although docker exec does, or where nothing tells which database; DatabaseError or DockerError when nothing answers.
     """
     by_exec = InContainer(
-        container_id=container.id, name=container.name, image=container.image, image_id=container.image_id
+        container_id=container.id,
+        name=container.name,
+        image=container.image,
+        image_id=container.image_id,
+        login=login,
     )
     reasons = []
     for road in order:
@@ -44,17 +51,27 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
             continue
         try:
             server = dataclasses.replace(by_exec, entry=_entry(by_exec, container, road))
-            return server, postgres.examine(server)
+            facts = postgres.examine(server)
+            return _on_port(server, facts.port), facts
         except (BackupError, OSError) as error:
             reasons.append(f"{error.message if isinstance(error, BackupError) else error.strerror}")
     facts = postgres.examine(by_exec)
     if wanted in {Road.AUTO, Road.EXEC}:
         for reason in reasons:
             _tell_of_no_cage(reason)
-        return by_exec, facts
+        return _on_port(by_exec, facts.port), facts
     raise ConfigError(
         (f"database.road: {wanted} cannot be taken ({reasons[0]}), expected a road that the server answers on",),
         hint=f"editor {CONFIGURED}   # set database.road to auto",
+    )
+
+
+def _on_port(server: InContainer, port: int) -> InContainer:
+    """Return the server with the port on which it answered, for commands that an admin types."""
+    return (
+        server
+        if port == USUAL_PORT
+        else dataclasses.replace(server, login=dataclasses.replace(server.login, port=port))
     )
 
 

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.config.values import Source
 from dental_pms_backup.errors import ConfigError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import places
-from dental_pms_backup.live import compose, mounts, postgres, roads
+from dental_pms_backup.live import compose, in_container, mounts, postgres, roads
+from dental_pms_backup.live.server import Login
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dental_pms_backup.config.settings import Compose, Config, Native
+    from dental_pms_backup.config.settings import Compose, Config, Database, Native
     from dental_pms_backup.host.places import Identity
     from dental_pms_backup.live.compose import Container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSource:
-    """A server that answered."""
+    """A server that answered; ``named`` tells whether anybody has said which of its databases is meant."""
 
     server: postgres.Server
     facts: postgres.Facts
+    named: bool = True
 
     @property
     def told(self) -> str:
@@ -68,10 +70,12 @@ def database(config: Config) -> DatabaseSource:
     match config.database.source:
         case Source.COMPOSE:
             container = compose.database_container(_project(config.compose), config.compose.db_service)
-            server, facts = roads.open_to(container, config.database.road)
-            return DatabaseSource(server=server, facts=facts)
+            login = Login(database=config.database.name, user=config.database.user, port=config.database.port)
+            server, facts = roads.open_to(container, config.database.road, login=login)
+            named = bool(login.database) or in_container.are_named(container.settings)
+            return DatabaseSource(server=server, facts=facts, named=named)
         case Source.NATIVE:
-            native = _native_server(config.native)
+            native = _native_server(config.native, config.database)
             return DatabaseSource(server=native, facts=postgres.examine(native))
 
 
@@ -146,13 +150,13 @@ def _pinned(path: Path) -> Identity:
         ) from None
 
 
-def _native_server(settings: Native) -> postgres.Server:
+def _native_server(settings: Native, wanted: Database) -> postgres.Server:
     by_socket = settings.host.startswith("/")
     return postgres.OnHost(
         host=settings.host,
-        port=settings.port,
-        user=settings.user,
-        database=settings.database or "",
+        port=wanted.port or settings.port,
+        user=wanted.user or settings.user,
+        database=wanted.name or settings.database or "",
         run_as=settings.run_as if by_socket and os.geteuid() == 0 else None,
         pgpass_file=settings.pgpass_file,
         bin_dir=settings.bin_dir,

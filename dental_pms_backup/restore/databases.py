@@ -194,7 +194,8 @@ def admins_psql(server: Server, user: str, sql: str) -> list[str]:
             who = ["runuser", "-u", run_as, "--"] if run_as else []
             return [*who, *words[:1], "--host", host, "--port", str(port), *words[1:]]
         case _:
-            return ["docker", "exec", server.name, *words]
+            at = ["--port", str(server.login.port)] if server.login.port else []
+            return ["docker", "exec", server.name, *words[:1], *at, *words[1:]]
 
 
 def _renames(live: str, made: str, kept: str) -> tuple[str, str]:
