@@ -47,8 +47,11 @@ class Opened:
         return bool(self.backup.checksum)
 
 
-def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
-    """Look at the first lines of an open dump, and make sure that the server can take it."""
+def look(dump: BackupFile, descriptor: int, live: DatabaseSource, *, clears: bool) -> Opened:
+    """Look at the first lines of an open dump, and make sure that the server can take it.
+
+    It ``clears`` away the roles that earlier restores have left, unless nothing may be changed.
+    """
     head = dump_file.head(dump, descriptor)
     dump_file.check_version(dump, head, live.facts.major)
     _warn_of_another(dump.database, live.facts.database)
@@ -59,7 +62,8 @@ def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
             priority=journal.WARNING,
             fields={"target": left},
         )
-    leftover_roles.clear(live)
+    if clears:
+        leftover_roles.clear(live)
     return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
 
 
@@ -70,14 +74,14 @@ def _warn_of_another(taken: str, live: str) -> None:
         journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
-def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
-    """Raise RefusedError unless the server's disk can hold a second database, and its log of changes."""
+def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:
+    """Return in words what room there is for a second database and its log of changes; RefusedError for too little."""
     live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
         text = "the room on the server's disk cannot be measured, for df did not answer there"
         journal.write(Event.RESTORE_ROOM_UNKNOWN, text, priority=journal.WARNING)
-        return
+        return text
     grown = round(dump.backup.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
     if room.free_bytes < needed:
@@ -86,6 +90,7 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
             f"{size(needed)} for a second database and its log; nothing was touched",
             hint=hint,
         )
+    return f"{size(room.free_bytes)} free on the server's disk, at most {size(needed)} are needed"
 
 
 @contextlib.contextmanager
