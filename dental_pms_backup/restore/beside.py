@@ -56,8 +56,13 @@ class Opened:
         return bool(self.backup.checksum)
 
 
-def look(config: Config, dump: BackupFile, descriptor: int, live: DatabaseSource, *, watch: Watch) -> Opened:
-    """Look at the first lines of an open dump, and make sure that the server can take it."""
+def look(
+    config: Config, dump: BackupFile, descriptor: int, live: DatabaseSource, *, watch: Watch, clears: bool
+) -> Opened:
+    """Look at the first lines of an open dump, and make sure that the server can take it.
+
+    It ``clears`` away the roles that earlier restores have left, unless nothing may be changed.
+    """
     head = dump_file.head(dump, descriptor)
     dump_file.check_version(dump, head, live.facts.major)
     _warn_of_another(dump.database, live.facts.database)
@@ -68,7 +73,8 @@ def look(config: Config, dump: BackupFile, descriptor: int, live: DatabaseSource
             priority=journal.WARNING,
             fields={"target": left},
         )
-    leftover_roles.clear(live)
+    if clears:
+        leftover_roles.clear(live)
     own = database_settings.of_set(config.store, dump, watch=watch)
     database_settings.tell_differences(live, own)
     return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own)
@@ -81,14 +87,14 @@ def _warn_of_another(taken: str, live: str) -> None:
         journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
-def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
-    """Raise RefusedError unless the server's disk can hold a second database, and its log of changes."""
+def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:
+    """Return in words what room there is for a second database and its log of changes; RefusedError for too little."""
     live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
         text = "the room on the server's disk cannot be measured, for df did not answer there"
         journal.write(Event.RESTORE_ROOM_UNKNOWN, text, priority=journal.WARNING)
-        return
+        return text
     grown = round(dump.backup.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
     if room.free_bytes < needed:
@@ -97,6 +103,7 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
             f"{size(needed)} for a second database and its log; nothing was touched",
             hint=hint,
         )
+    return f"{size(room.free_bytes)} free on the server's disk, at most {size(needed)} are needed"
 
 
 @contextlib.contextmanager

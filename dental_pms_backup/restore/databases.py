@@ -186,9 +186,9 @@ def drop_command(server: Server, user: str, database: str) -> list[str]:
     return admins_psql(server, user, f"drop database {quoted(database)}")
 
 
-def admins_psql(server: Server, user: str, sql: str) -> list[str]:
-    """Return the argv with which an admin runs SQL in the maintenance database."""
-    words = ["psql", "--username", user, "--dbname", MAINTENANCE, "--command", sql]
+def admins_psql(server: Server, user: str, sql: str, *, database: str = MAINTENANCE) -> list[str]:
+    """Return the argv with which an admin runs SQL, in the maintenance database or in another."""
+    words = ["psql", "--username", user, "--dbname", database, "--command", sql]
     match server:
         case postgres.OnHost(run_as=run_as, host=host, port=port):
             who = ["runuser", "-u", run_as, "--"] if run_as else []

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import pty
 import re
 import shutil
 import signal
@@ -188,6 +189,27 @@ class Site:
         """Make a fake compressor, which unpacks as the real one does, and return a PATH on which it comes first."""
         unpacks = 'case " $* " in *" --decompress "*) exec "$real" "$@" ;; esac'
         return self.fake_on_path(program, f"{unpacks}\n{body}")
+
+
+@contextlib.contextmanager
+def at_a_terminal(site: Site, *words: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Run a command at a terminal while the block lasts, and yield the process and the descriptor to type at."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*HEEDS_SIGNALS, *site.command(*words)],
+        cwd=TREE,
+        env=environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process, ours
+        finally:
+            process.kill()
+    os.close(ours)
+    os.close(theirs)
 
 
 def executable(path: Path, body: str) -> None:

@@ -12,7 +12,7 @@ from dental_pms_backup.cli import report
 from dental_pms_backup.drill.drill import Drilled
 from dental_pms_backup.live.postgres import Facts, InContainer
 from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
-from dental_pms_backup.restore.restore import Restored
+from dental_pms_backup.restore.terms import Restored
 from dental_pms_backup.store import restore_txt
 from dental_pms_backup.store.retention import Choice
 from dental_pms_backup.store.sets import Kind, Stream
@@ -342,7 +342,7 @@ def test_person_is_told_of_a_restore_and_of_what_is_left_to_do() -> None:
     made = Restored(stream=Stream.DB, file=Path("/b/d.sql.gz"), target="pms_restored", switch=("psql", "x"))
     assert report.restored_told(made) == (
         "The database was restored into the new database pms_restored; the live one is as it was. "
-        "The command after restore_switch= puts the new one in its place."
+        "Look at the new one first: the command after restore_switch= replaces the live database by it."
     )
     replaced = Restored(
         stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/data", kept=Path("/srv/data.before-restore-x")

@@ -133,6 +133,34 @@ def test_what_cannot_be_undone_either_is_told_and_undone_by_the_next(tmp_path: P
     assert told > 5
 
 
+def test_where_what_belongs_to_a_swap_fails_what_was_live_comes_back(tmp_path: Path, disk: Disk) -> None:
+    told = 0
+    for number in count(1):
+        place = tmp_path / str(number)
+        laid_out(place / "attachments", OLD)
+
+        def then(number: int = number) -> None:
+            disk.refused_at, disk.taken, disk.works, disk.from_there_on = number, 0, False, True
+            raise RestoreError("db: the switch failed")
+
+        with swap.live(place / "attachments", None) as live, contextlib.ExitStack() as stack:
+            made = stack.enter_context(swap.fresh(live.around, live.beside(swap.RESTORING, STAMP)))
+            laid_out(place / made.name / swap.CONTENT, NEW)
+            with pytest.raises(RestoreError) as raised:
+                swap.swap(live, made, STAMP, then=then)
+            disk.works = True
+        if raised.value.message == "db: the switch failed":
+            assert (files_below(place / "attachments"), beside(place)) == (OLD, [])
+            break
+        told += 1
+        assert "the swap failed and could not be undone: Input/output error; " in raised.value.message
+        if files_below(place / "attachments") not in (OLD, NEW):
+            with pytest.raises(SourceError, match="a restore was cut off while it swapped them"):
+                swap.check_whole(place / "attachments")
+        assert after_recovery(place) in (OLD, NEW)
+    assert told > 8
+
+
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with (
