@@ -40,6 +40,7 @@ MEANS = {
     Event.STREAM_FAILED: "This run publishes no set and removes none",
     Event.ENTRIES_CHANGED: "changed or vanished while they were read",
     Event.ATTACHMENTS_EMPTY: "has an archive without a single file",
+    Event.LINKS_LEAD_OUT: "none of the files behind them",
     Event.SET_PUBLISHED: "is complete, verified and safely on the disk",
     Event.ARTEFACT_REMOVED: "Retention removed a file of the set",
     Event.RUN_SUCCEEDED: "was made, and all of it was verified",
