@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
+from dental_pms_backup.live import swap_steps
+from dental_pms_backup.live.swap_steps import CONTENT
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import NAME_PATTERN
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.places import Place
 
 RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
-CONTENT = "content"
 AS_IT_WAS = "the live directory is as it was"
 STAMP_LENGTH = len("YYYY-MM-DD_HHMMSS")
 
@@ -123,7 +123,7 @@ def swap(target: Live, made: Fresh, stamp: str) -> Path:
             target.around.sync()  # from here on there is only the way ahead
         except (OSError, RefusedError) as error:
             _undo(target, made, kept, error)
-        _come_in(target, made.outer, coming)
+        _come_in(target, made.outer, coming, kept)
     _check_stays(target.around, target.path.name, target.place, "it has what was restored, wherever it is now")
     return target.path.with_name(name)
 
@@ -136,8 +136,8 @@ def recover(target: Live) -> list[str]:
     """
     done = []
     for name in _all_beside(target.around, target.path.name, REPLACING):
-        with _left(target.around, name) as outer:
-            _come_in(target, outer, name)
+        with _left(target.around, name) as outer, _kept(target, name) as aside:
+            _come_in(target, outer, name, aside)
         done.append(f"{target.path}: a restore, cut off in its swap, was brought to its end")
     for name in _all_beside(target.around, target.path.name, RESTORING):
         with _left(target.around, name) as outer:
@@ -195,13 +195,6 @@ def into_new(around: Place, made: Fresh, target: Path) -> None:
         around.sync()
     except OSError as error:
         raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None
-
-
-def copy_attributes(model: Place, target: Place) -> None:
-    """Give a directory the owner, mode, times and attributes of another."""
-    owner = os.fstat(model.descriptor)
-    os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
-    shutil.copystat(model.for_programs, target.for_programs)
 
 
 @contextlib.contextmanager
@@ -275,8 +268,8 @@ def _bring_back(target: Live, name: str) -> None:
     """Move what was live back from where it is kept; RestoreError, RefusedError."""
     with _found(target.around, name) as kept:
         try:
-            places.move_all(kept, target.place)
-            _remove_empty(target.around, name, kept)
+            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.remove_empty(target.around, name, kept)
         except OSError as error:
             raise _half(target, name, error) from None
 
@@ -289,21 +282,14 @@ def _half(target: Live, name: str, error: OSError) -> RestoreError:
     )
 
 
-def _remove_empty(around: Place, name: str, place: Place) -> None:
-    """Remove an empty directory, durably, unless its name is another's by now; OSError."""
-    if around.is_named(name, place):
-        os.rmdir(name, dir_fd=around.descriptor)
-    around.sync()
-
-
-def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> None:
+def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> NoReturn:
     """Bring what was live back after a step failed, and raise RestoreError."""
     try:
         if made.taken:
             _take_name_back(target.around, made)
         if kept:
-            places.move_all(kept, target.place)
-            _remove_empty(target.around, kept.path.name, kept)
+            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.remove_empty(target.around, kept.path.name, kept)
     except OSError as second:
         made.taken = True  # by what is left under its name the next restore, and a run, know that this one is not over
         name = kept.path.name if kept else made.name
@@ -321,12 +307,26 @@ def _take_name_back(around: Place, made: Fresh) -> None:
     made.taken = False
 
 
-def _come_in(target: Live, outer: Place, name: str) -> None:
+@contextlib.contextmanager
+def _kept(target: Live, coming: str) -> Iterator[Place]:
+    """Hold open where what was live is kept, made anew where somebody has removed it; RestoreError, RefusedError."""
+    name = target.beside(KEPT, coming[-STAMP_LENGTH:])
+    gone = not target.around.has(name)
+    if gone:
+        with _made(target.path.with_name(name)), places.new(target.around, name):
+            pass
+    with _found(target.around, name) as found:
+        yield found
+        if gone:
+            swap_steps.remove_empty(target.around, name, found)
+
+
+def _come_in(target: Live, outer: Place, name: str, kept: Place) -> None:
     """Move what was unpacked into the emptied directory; RestoreError says how to go on from where it stands."""
     try:
         if outer.has(CONTENT):
-            _take_in(target.place, outer)
-        _remove_empty(target.around, name, outer)
+            swap_steps.take_in(target.place, outer, kept)
+        swap_steps.remove_empty(target.around, name, outer)
     except OSError as error:
         coming = target.path.with_name(name)
         raise RestoreError(
@@ -334,14 +334,3 @@ def _come_in(target: Live, outer: Place, name: str) -> None:
             "restored",
             hint="type the same command again: it brings the swap to its end first",
         ) from None
-
-
-def _take_in(target: Place, outer: Place) -> None:
-    """Move the content, and then its attributes, into a directory, all of it durable before its own one goes."""
-    with places.inside(outer, CONTENT) as content:
-        before = os.fstat(content.descriptor)  # the renames out of it change its time
-        places.move_all(content, target)
-        copy_attributes(content, target)
-    os.utime(target.descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
-    target.sync()
-    os.rmdir(CONTENT, dir_fd=outer.descriptor)

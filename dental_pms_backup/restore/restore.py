@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import mounts, sources, swap, table_files
+from dental_pms_backup.live import mounts, sources, swap, swap_steps, table_files
 from dental_pms_backup.restore import beside, databases, dump_file, safety_set, unpack
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.store import ledger, lock
@@ -169,7 +169,9 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             terms.consent(Stream.ATTACHMENTS, looked.losses)
             stamp = swap.free_stamp(live.around, live.path.name, now)
             with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
-                swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
+                swap_steps.copy_attributes(
+                    live.place, fresh.content
+                )  # an archive without an entry for it leaves them so
                 _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
                 stop.check()
                 kept = swap.swap(live, fresh, stamp)

@@ -58,6 +58,7 @@ MEANS = {
     Event.RIGHTS_LEFT_OUT: "setuid or setgid bits, security attributes or device nodes",
     Event.RESTORE_UNFINISHED: "A restore was cut off or failed, and the database",
     Event.RESTORE_RECOVERED: "either as it was before that restore, or as that restore left it",
+    Event.RESTORE_NEWCOMERS: "under names that the backup has, too",
     Event.EXTRACTED: "whoever extracted them has to look after them",
     Event.RESTORE_MATCHED: "the file of each row is there and has the right size",
     Event.SET_VERIFIED: "was read to its end and is what the manifest says",
