@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.backup import compressor
+from dental_pms_backup.backup import compressor, links
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError
 from dental_pms_backup.host import filters, places, programs
 from dental_pms_backup.live import mounts, sources
@@ -36,13 +36,16 @@ TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 class Archived:
     """What tar saw: entries written, and entries that changed while they were read, the last of them by name.
 
-    ``too_long_count`` entries have a path that can be archived, but is too long to be put back.
+    ``too_long_count`` entries have a path that can be archived, but is too long to be put back. ``leading_out`` are
+    links, the first by name, of which only they themselves are in the archive.
     """
 
     entry_count: int
     too_long_count: int
     changed: tuple[str, ...]
     more_changed: bool
+    leading_out: tuple[str, ...]
+    leading_out_count: int
 
 
 def argv(directory: Path, index: Path, *, sparse: bool) -> list[str]:
@@ -85,6 +88,8 @@ def attachments(
         sparse = tells_of_holes(place, mounts.OURS.read_text("utf-8", "surrogateescape"))
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
+        known_as = [path for path in (source.path, source.path.resolve(), source.mount) if path]
+        named, leading_out_count = links.leading_out(place, known_as, beat)
     if not packer.ok:
         raise compressor.writing_failed("attachments", packer, out)
     usable = tar.exit_code in {0, TAR_CHANGED}
@@ -97,7 +102,14 @@ def attachments(
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
     count, too_long = _counted(index, beat=beat)
     more_changed = len(tar.said) == programs.LINES_KEPT
-    return Archived(entry_count=count, too_long_count=too_long, changed=changed, more_changed=more_changed)
+    return Archived(
+        entry_count=count,
+        too_long_count=too_long,
+        changed=changed,
+        more_changed=more_changed,
+        leading_out=tuple(named),
+        leading_out_count=leading_out_count,
+    )
 
 
 def _not_whole(tar: programs.Ended, names: tuple[str, ...], index: Path) -> BackupError:

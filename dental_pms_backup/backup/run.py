@@ -119,6 +119,7 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
         table=config.application.table,
         level=config.compression_level,
         watch=watch,
+        directory=config.application.directory,
     )
 
 
@@ -131,7 +132,7 @@ def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, sa
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": list(suspicion.of_set(parts, order.earlier, order.limits, order.table)),
+        "suspicions": list(suspicion.of_set(parts, order.earlier, order.limits, order.table, order.directory)),
         "streams": {part.stream: part.manifest for part in parts},
         **({"safety": True} if safety else {}),
     }

@@ -142,7 +142,7 @@ def _check_is_there(container: Container, volume: str, source: Path) -> None:
             f"attachments: volume {volume} is mounted only while a container runs that has it, and {container.name} is "
             f"{container.state}, expected its files at {source}",
             hint=f"docker start {shell_word(container.name)}   # "
-            f"or set attachments.path in {mounts.CONFIGURED} to the directory that the volume is made of",
+            f"or set attachments.path in /etc/dental-pms/backup.yaml to the directory that the volume is made of",
         )
 
 

@@ -84,7 +84,7 @@ def check_swappable(place: Place, around: Place, archive: Path) -> None:
     if found := in_the_way(place.path):
         raise RefusedError(
             f"attachments: {_told(found)} mounted below {place.path}, expected no mount there: the swap would move it",
-            hint=f"umount {' '.join(map(shell_word, found[:NAMED]))}   # "
+            hint=f"findmnt --submounts {shell_word(place.path)}   # unmount what is there, "
             "or stop the container that has it; or restore with --to DIR, and copy what is needed",
         )
 
@@ -123,15 +123,13 @@ def elsewhere(directory: Path) -> Path | None:
 
 def _is_mounted(place: Place, archive: Path) -> RefusedError:
     other = elsewhere(place.path)
-    by_hand = (
-        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
-        f"-C {shell_word(place.path)}"
-    )
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
         hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
         if other
-        else f"empty it, then: {by_hand}",
+        else "empty it, then: "
+        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
+        f"-C {shell_word(place.path)}",
     )
 
 

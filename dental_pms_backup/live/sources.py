@@ -39,13 +39,15 @@ class DatabaseSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachmentsSource:
-    """A directory that can be listed; ``container`` is the one it was found by, empty for a configured path.
+    """A directory that can be listed. ``container`` is the one it was found by, which has it at ``mount``.
 
     ``identity`` tells it from what somebody puts in its place later; no link of another user led there.
+    A configured path has an empty container, and no mount.
     """
 
     path: Path
     container: str
+    mount: Path | None = None
     identity: Identity | None = None
 
 
@@ -97,7 +99,7 @@ def attachments(config: Config) -> AttachmentsSource:
     if seen not in {None, identity}:
         raise _not_seen(path, container, mount)
     _check_below(container, mount, path)
-    return AttachmentsSource(path=path, container=container.name, identity=identity)
+    return AttachmentsSource(path=path, container=container.name, mount=mount, identity=identity)
 
 
 def _check_below(container: Container, mount: Path, path: Path) -> None:
@@ -115,8 +117,8 @@ def _check_below(container: Container, mount: Path, path: Path) -> None:
                     f"attachments: container {container.name} has another mount at {point}, whose files an archive of "
                     f"{path} would not have, expected one directory with all that the application sees below {mount}",
                 ),
-                hint=f"editor {mounts.CONFIGURED}   # if {shell_word(path)} alone is to be taken, set attachments.path "
-                "to it; else give the application one mount",
+                hint=f"editor /etc/dental-pms/backup.yaml   # if {shell_word(path)} alone is to be taken, set "
+                "attachments.path to it; else give the application one mount",
             )
     for here_only in sorted(mounts.below(path, mounts.of())):
         point = mount / here_only.relative_to(path)

@@ -13,7 +13,7 @@ from dental_pms_backup.errors import RestoreError, SourceError
 from dental_pms_backup.host import disks, journal, places, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.live import mounts, new_directory, sources, swap
+from dental_pms_backup.live import mounts, new_directory, sources, swap, swap_steps
 from dental_pms_backup.restore import dump_file, terms, unpack
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import Kind, Stream
@@ -128,7 +128,7 @@ def unpacked(looked: Ready, stamp: str, *, watch: Watch) -> Iterator[Fresh]:
     """Unpack beside the live directory and compare; what was unpacked is removed with the block if no swap took it."""
     live = looked.live
     with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
-        swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
+        swap_steps.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
         _unpack(looked.descriptor, looked.how, fresh.content, looked.rights, watch=watch)
         yield fresh
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.support import Site, dump, on_disk
+from tests.integration.faults import events, listening
+from tests.integration.support import Site, dump, on_disk, sql
 
 CGROUP = Path("/proc/self/cgroup")
 
@@ -133,3 +134,25 @@ def test_nothing_is_restored_where_the_attachments_are_a_bind_mount_and_the_hint
         site.configure({"attachments.path": str(nas)})
         assert site.run("restore", "all", taken, "--in-place", "--yes").returncode == 0
         assert on_disk(site.attachments) == before[1]
+
+
+def test_a_link_that_leads_out_is_told_the_same_night_and_is_suspect_where_rows_lack_their_files(
+    own_database: Site, place: Path
+) -> None:
+    site = own_database
+    site.configure({"application.table": None})  # as by default
+    sql(site.server, "create table attachments as select generate_series(1, 20) as id, 'f'::text as storage_key")
+    (big := place / "big").mkdir()
+    (site.attachments / "attachments").symlink_to(big)
+    (site.attachments / "2026/inside").symlink_to(site.attachments / "2026")
+    with listening(site) as journal:
+        done = site.run("run", wrapper=journal.wrapper)
+        told = events(journal.close())
+    assert (done.returncode, "links-lead-out" in told) == (1, True)
+    assert f'links lead out of {site.attachments} ("attachments"), and what is behind them is not ' in done.stderr
+    assert "is suspect: attachments: links lead out of them (1), expected the files of 20 rows in the" in done.stderr
+    shown = site.run("show", site.sets()[-1]).stdout
+    assert "\nattachments are without what is behind the link: attachments\n" in shown
+    sql(site.server, "truncate attachments")
+    done = site.run("run")
+    assert (done.returncode, "links lead out of" in done.stderr) == (0, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +11,6 @@ from dental_pms_backup.config import settings
 from dental_pms_backup.errors import ConfigError, RefusedError
 from dental_pms_backup.live import roads, sources, swap
 from tests.unit.live.test_compose import Docker, mount, works_in
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PID = 4711
 NOBODY = 65534
@@ -52,6 +49,7 @@ def test_a_directory_that_the_container_sees_is_told_by_its_number(practice: Pra
     assert practice.attachments() == sources.AttachmentsSource(
         path=practice.data,
         container="backend",
+        mount=Path("/data"),
         identity=(status.st_dev, status.st_ino),
     )
 
