@@ -32,7 +32,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
     wanted, target = arguments.wanted, arguments.to
     _check_words(arguments)
     terms = restore.Terms(
-        consent=lambda name, losses: _consent(name, losses, say),
+        consent=lambda name, losses, strange: _consent(name, losses, strange, say),
         safety_set=not arguments.no_safety_set,
         replay=arguments.replace,
         as_superuser=arguments.as_superuser,
@@ -106,11 +106,21 @@ def _check_words(arguments: Arguments) -> None:
         )
 
 
-def _consent(name: str, losses: Sequence[str], say: Say) -> None:
-    """Show what of the live content the set has not; at a terminal, have the name typed; RefusedError otherwise."""
+def _consent(name: str, losses: Sequence[str], strange: str, say: Say) -> None:
+    """Show what of the live content the set has not; at a terminal, have the name typed; RefusedError otherwise.
+
+    Without a terminal --yes is enough, but where something is ``strange``: there CONFIRM has to be the name.
+    """
     say(f"live_has_more={loss}" for loss in losses)
     if not sys.stdin or not sys.stdin.isatty():
+        if strange and os.environ.get("CONFIRM") != name:
+            raise RefusedError(
+                f"restore: {strange}, expected CONFIRM to name that database; nothing was touched",
+                hint=f"if it is the one to replace: CONFIRM={shell_word(name)} before the same command with --yes",
+            )
         return
+    if strange:
+        journal.say(f"Look twice: {strange}.")
     journal.say(f"This replaces what is live. Type {name} to go on:")
     while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
         stop.check()

@@ -19,7 +19,7 @@ from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -68,6 +68,17 @@ def _warn_of_another(taken: str, live: str) -> None:
     if taken not in {"", live}:
         text = f"the set was taken of database {taken}, but the live database is {live}"
         journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
+
+
+def stranger(dump: Opened, counts: Mapping[str, int] | None) -> str:
+    """Say it where a set was taken of another server and there is something live to lose, by the rows of each table.
+
+    A new server, with tables that have no row yet, is what a restore is for.
+    """
+    taken, facts = dump.backup.system, dump.live.facts
+    if taken in {"", facts.system} or (counts is not None and not any(counts.values())):
+        return ""
+    return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:

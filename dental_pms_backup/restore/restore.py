@@ -61,12 +61,12 @@ class Restored:
 class Terms:
     """How what is live may be replaced.
 
-    ``consent`` is given the name of what will be replaced and what of it the set has not; it raises where the admin
-    does not want that. ``replay`` in the live database itself is for a disk that cannot hold two. ``as_superuser`` is
-    for what a role without rights may not make.
+    ``consent`` is given the name of what will be replaced, what of it the set has not, and why it may not be what was
+    meant, if so; it raises where the admin does not want that. ``replay`` in the live database itself is for a disk
+    that cannot hold two. ``as_superuser`` is for what a role without rights may not make.
     """
 
-    consent: Callable[[str, Sequence[str]], None]
+    consent: Callable[[str, Sequence[str], str], None]
     safety_set: bool = True
     replay: bool = False
     as_superuser: bool = False
@@ -115,7 +115,8 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     dump = dump_file.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
     database = live.facts.database
-    with _recorded(config.store, Stream.DB, database, now), dump_file.opened(dump) as descriptor:
+    where = {"system_identifier": live.facts.system, "database": database}
+    with _recorded(config.store, Stream.DB, database, now, where), dump_file.opened(dump) as descriptor:
         verified = dump_file.verify(dump, descriptor, watch=watch)
         found = beside.look(dump, descriptor, live)
         _check_superuser(found, wanted, as_superuser=terms.as_superuser)
@@ -128,7 +129,7 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
                 "no room twice",
             )
         counts = _live_rows(live, needed=terms.safety_set)
-        terms.consent(database, _losses(counts, verified.rows))
+        terms.consent(database, _losses(counts, verified.rows), beside.stranger(found, counts))
         taken = _safety_set(config, live, counts, terms, now=now, watch=watch)
         if terms.replay:
             with beside.looked_at(live):
@@ -166,7 +167,7 @@ def attachments_in_place(config: Config, wanted: str, terms: Terms, *, now: date
             rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
             losses = look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
             unpack.check_room(archive.file, live.around)
-            terms.consent(Stream.ATTACHMENTS, losses)
+            terms.consent(Stream.ATTACHMENTS, losses, "")
             stamp = swap.free_stamp(live.around, live.path.name, now)
             with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
                 swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
@@ -319,8 +320,13 @@ def _switch(live: DatabaseSource, made: str, kept: str) -> None:
 
 
 @contextlib.contextmanager
-def _recorded(store: Path, stream: Stream, target: str, now: datetime) -> Iterator[None]:
-    """Hold the store, if there is one, and put the restore into journal and ledger, however it ends."""
+def _recorded(
+    store: Path, stream: Stream, target: str, now: datetime, where: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Hold the store, if there is one, and put the restore into journal and ledger, however it ends.
+
+    ``where`` is what tells the next run that it is no stranger where this one went.
+    """
     fields: dict[str, journal.Field] = {"stream": stream, "target": target}
     with lock.held(store) if store.is_dir() else contextlib.nullcontext():
         journal.write(Event.RESTORE_STARTED, f"restore of {stream} into {target} started", fields=fields)
@@ -332,7 +338,7 @@ def _recorded(store: Path, stream: Stream, target: str, now: datetime) -> Iterat
                 _enter(store, stream, now, {"result": "failed", "cause": error.cause})
             raise
         journal.write(Event.RESTORE_SUCCEEDED, f"restore of {stream} into {target} finished", fields=fields)
-        _enter(store, stream, now, {"result": "ok"})
+        _enter(store, stream, now, {"result": "ok", **(where or {})})
 
 
 def _enter(store: Path, stream: Stream, now: datetime, facts: dict[str, str]) -> None:

@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from dental_pms_backup.live import postgres
-from tests.integration.support import Site, dump, on_disk, sql
+from tests.integration.drills import change_manifest
+from tests.integration.support import Site, dump, of_another_server, on_disk, sql
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
@@ -40,12 +41,15 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
     before = (dump(practice.server), on_disk(practice.attachments))
     sql(practice.server, "insert into attachments values (9, 'only in a set of the database alone', 1)")
     practice.takes("db")
+    for taken in practice.sets():  # as if of the server that burned
+        change_manifest(practice, taken, of_another_server)
     empty(practice)
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "restore_safety_set=none, the live database was empty\n" in done.stdout
     assert done.stdout.endswith("\nattachment_rows_with_files=5\nrestore_all_status=ok\n")
     assert (dump(practice.server), on_disk(practice.attachments)) == before
+    practice.takes()  # and the new server is no stranger
 
 
 def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> None:
