@@ -171,7 +171,7 @@ KEYS = (
         name="native.database",
         kind="text",
         default=None,
-        says="this database is backed up; it must be set when database.source is native",
+        says="this database is backed up; it or database.name must be set when database.source is native",
     ),
     Key(
         name="native.pgpass_file",

@@ -106,13 +106,21 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
-    """Return what psql prints for a query, unaligned.
+def ask(
+    server: Server,
+    sql: str,
+    *,
+    session: str = "dental-pms-backup",
+    timeout_s: float = ANSWERS_S,
+    database: str | None = None,
+) -> str:
+    """Return what psql prints for a query, unaligned, of the server's database or of another one.
 
     DatabaseError when the server cannot be reached, DockerError when not even Docker can, DatabaseRefusedError when
     it says no for good.
     """
-    argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-c", sql, session=session)
+    other = [] if database is None else [to_database(database)]
+    argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", *other, "-c", sql, session=session)
     ended, out = programs.capture(argv, timeout_s=timeout_s)
     if ended.ok:
         return out.strip()

@@ -87,6 +87,17 @@ def _warn_of_another(taken: str, live: str) -> None:
         journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
+def stranger(dump: Opened, counts: Mapping[str, int] | None) -> str:
+    """Say it where a set was taken of another server and there is something live to lose, by the rows of each table.
+
+    A new server, with tables that have no row yet, is what a restore is for.
+    """
+    taken, facts = dump.backup.system, dump.live.facts
+    if taken in {"", facts.system} or (counts is not None and not any(counts.values())):
+        return ""
+    return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
+
+
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:
     """Return in words what room there is for a second database and its log of changes; RefusedError for too little."""
     live = dump.live

@@ -158,7 +158,14 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
     dump = dump_file.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
     with (
-        terms.recorded(config.store, Stream.DB, live.facts.database, on, now),
+        terms.recorded(
+            config.store,
+            Stream.DB,
+            live.facts.database,
+            on,
+            now,
+            {"system_identifier": live.facts.system, "database": live.facts.database},
+        ),
         dump_file.opened(dump) as descriptor,
     ):
         verified = dump_file.verify(dump, descriptor, watch=watch)
@@ -179,7 +186,12 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
             target=f"the live database {live.facts.database}",
             live=_becomes(counts, on),
         )
-        prospect = dataclasses.replace(prospect, answer=live.facts.database, losses=_losses(counts, verified.rows))
+        prospect = dataclasses.replace(
+            prospect,
+            answer=live.facts.database,
+            losses=_losses(counts, verified.rows),
+            strange=beside.stranger(found, counts),
+        )
         yield Ready(found=found, verified=verified, counts=counts, prospect=prospect)
 
 

@@ -8,8 +8,9 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
+from tests.integration.drills import change_manifest
 from tests.integration.faults import cause, events, listening
-from tests.integration.support import Disk, Site, at_a_terminal, dump, mounted_tmpfs, on_disk, sql
+from tests.integration.support import Disk, Site, at_a_terminal, dump, mounted_tmpfs, of_another_server, on_disk, sql
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
@@ -44,6 +45,8 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
     before = (dump(practice.server), on_disk(practice.attachments))
     sql(practice.server, "insert into attachments values (9, 'only in a set of the database alone', 1)")
     practice.takes("db")
+    for taken in practice.sets():  # as if of the server that burned
+        change_manifest(practice, taken, of_another_server)
     empty(practice)
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -55,6 +58,7 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
         "next=dental-pms-backup config show",
     ]
     assert (dump(practice.server), on_disk(practice.attachments)) == before
+    practice.takes()  # and the new server is no stranger
 
 
 def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> None:

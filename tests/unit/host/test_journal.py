@@ -36,6 +36,8 @@ MEANS = {
     Event.RUN_STARTED: "A run takes the database and the attachments into a new set",
     Event.STREAM_TAKEN: "was written to the disk, read back to its last byte and found whole",
     Event.ROAD_CLOSED: "This host cannot confine programs of the container's image",
+    Event.OTHER_DATABASES: "A run takes one database of the server",
+    Event.DATABASE_MADE_ANEW: "it is another database than the one that the last good set was",
     Event.LABELS_OF_IMAGE: "All labels of docker compose on this container are those of its image",
     Event.STREAM_FAILED: "This run publishes no set and removes none",
     Event.ENTRIES_CHANGED: "changed or vanished while they were read",
