@@ -131,16 +131,12 @@ def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, sa
     """Publish the parts of a set and tell of it; durable on return."""
     store, name = order.store, order.name
     notify.status(f"publishing set {name}")
-    strange = [] if safety else list(stranger.suspicions(store, parts, order.earlier))
     manifest = {
         "format": sets.FORMAT,
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": [
-            *strange,
-            *suspicion.of_set(parts, order.earlier, order.limits, order.table, order.directory),
-        ],
+        "suspicions": _suspicions(order, parts, safety=safety),
         "streams": {part.stream: part.manifest for part in parts},
         **({"safety": True} if safety else {}),
     }
@@ -154,6 +150,15 @@ def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, sa
         fields={"set": name, "bytes": size_bytes},
     )
     return stored
+
+
+def _suspicions(order: one_stream.Order, parts: Sequence[Part], *, safety: bool) -> list[str]:
+    """Return what is strange about a set; whose database it is, was asked before a safety set of it is taken."""
+    found = list(suspicion.of_set(parts, order.earlier, order.limits, order.table, order.directory))
+    if safety:
+        return found
+    strange = stranger.suspicions(order.store, parts, order.earlier)
+    return [*strange, *found, *stranger.unlike(parts, order.earlier)]
 
 
 @contextlib.contextmanager

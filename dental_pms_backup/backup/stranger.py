@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def suspicions(store: Path, parts: Sequence[Part], earlier: Sequence[StoredSet]) -> Iterator[str]:
-    """Yield why a new set may be of another server or database than the last good one, of those in the store."""
+    """Yield why a new set is of another server or database than the last good one, of those in the store."""
     part, last = _database(parts), _last(earlier)
     if not part or not last:
         return
@@ -36,6 +36,13 @@ def suspicions(store: Path, parts: Sequence[Part], earlier: Sequence[StoredSet])
             )
         elif new["database"] != old.get("database"):
             yield f"db: the database {new['database']}, expected {old.get('database')} as in set {last.name}"
+
+
+def unlike(parts: Sequence[Part], earlier: Sequence[StoredSet]) -> Iterator[str]:
+    """Yield it where a new set has so few of the last good one's tables that it may be of another database."""
+    part, last = _database(parts), _last(earlier)
+    if not part or not last:
+        return
     before = _part(last).get("rows", {}).keys()
     left = before & part.manifest["rows"].keys()
     if len(left) * 2 < len(before):

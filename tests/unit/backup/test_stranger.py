@@ -44,7 +44,7 @@ def earlier(
 
 
 def of(store: Path, new: Part, *sets: StoredSet) -> list[str]:
-    return list(stranger.suspicions(store, [new], sets))
+    return [*stranger.suspicions(store, [new], sets), *stranger.unlike([new], sets)]
 
 
 def told(store: Path, capsys: pytest.CaptureFixture[str], new: Part, *sets: StoredSet) -> str:
