@@ -315,7 +315,7 @@ def _part_is_sound(stream: Stream, part: Mapping[str, Any], name: str) -> bool:
         and isinstance(part.get("source", {}), dict)
         and type(part.get("entries", 0)) is int
         and all(type(count) is int for count in part.get("rows", {}).values())
-        and _are_texts(part.get("changed", []))
+        and all(_are_texts(part.get(names, [])) for names in ("changed", "leading_out"))
     )
 
 

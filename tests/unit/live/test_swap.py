@@ -251,8 +251,11 @@ def test_a_swap_is_undone_over_what_the_application_made_since(tmp_path: Path, d
         if not (place / "attachments" / name.partition("/")[0]).exists():
             laid_out(place / "attachments", {name: b"newcomer"})
             writer.made += 1
+    kept = place / f"attachments.{swap.KEPT}-{STAMP}"
+    (kept / f"{swap_steps.NEWCOMER}1").mkdir(mode=0o700)  # by an undoing that was cut off as well
+    laid_out(kept / f"{swap_steps.NEWCOMER}1", {"a": b"newcomer"})
     assert after_recovery(place) == OLD
-    assert newcomers(place / f"attachments.{swap.KEPT}-{STAMP}") == [b"newcomer"] * writer.made
+    assert newcomers(kept) == [b"newcomer"] * (writer.made + 1)
 
 
 def test_what_vanishes_under_a_swap_does_not_stop_it(

@@ -254,6 +254,7 @@ def test_garbage_for_a_manifest_damages_its_set_and_hides_no_other(tmp_path: Pat
         (("streams", "db", "source"), 5),
         (("streams", "db", "changed"), 5),
         (("streams", "db", "changed"), [5]),
+        (("streams", "db", "leading_out"), [5]),
         (("streams", "db", "entries"), "5"),
         (("streams", "db", "entries"), True),
         (("taken_at",), "0001-01-01T00:00:00+23:00"),
