@@ -171,6 +171,16 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert beside(site) == []
 
 
+def test_a_prepared_transaction_is_named_before_anything_is_touched(own_database: Site) -> None:
+    site, name = own_database, own_database.server.database
+    prepared = """echo '["it''s forgotten", "dental", "2026-11-28T02:30:00"]'; exit"""
+    site.fake("psql", f'case "$*" in *pg_prepared_xacts*) {prepared} ;; esac\nexec "$real" "$@"'.replace("''", "'\\''"))
+    for words in ((), ("--replace", "--as-superuser")):
+        said = refused(site, "latest", *words)
+        assert 'db: transaction "it\'s forgotten" of dental, prepared at 2026-11-28T02:30:00, is not ended' in said
+        assert re.search(rf"hint: .*--dbname {name} --command .*rollback prepared .*forgotten.* # or commit prep", said)
+
+
 @pytest.mark.each_release
 def test_nothing_that_was_acknowledged_is_lost_between_the_safety_set_and_the_replacement(own_database: Site) -> None:
     site, told = own_database, own_database.place / "told"
