@@ -178,6 +178,7 @@ def _content_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
     if "entries" in part:
         yield f"{stream} content: {part['entries']:,} files and directories"
     yield from (f"{stream} changed while being read: {name}" for name in part.get("changed", ()))
+    yield from (f"{stream} are without what is behind the link: {name}" for name in part.get("leading_out", ()))
 
 
 def verdict_summary(verdict: Verdict) -> dict[str, Any]:

@@ -130,6 +130,17 @@ def _at_terminal() -> bool:
 def _consent(prospects: Sequence[Prospect], say: Say, *, asks: bool) -> None:
     """Show what of the live content the set has not; without his word, ``asks`` the admin for each; RefusedError."""
     say(f"live_has_more={loss}" for prospect in prospects for loss in prospect.losses)
+    for prospect in prospects:
+        if not prospect.strange:
+            continue
+        if asks:
+            journal.say(f"Look twice: {prospect.strange}.")
+        elif os.environ.get("CONFIRM") != prospect.answer:
+            raise RefusedError(
+                f"restore: {prospect.strange}, expected CONFIRM to name that database",
+                hint=f"if it is the one to replace: CONFIRM={shell_word(prospect.answer)} before the same command with "
+                "--yes",
+            )
     for prospect in prospects if asks else ():
         what = f"{prospect.target} by {prospect.origin}: {prospect.content}"
         journal.say(f"This replaces {what}. Type {prospect.answer} to go on:")

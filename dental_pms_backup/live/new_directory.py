@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError
 from dental_pms_backup.host import places
-from dental_pms_backup.live import swap
+from dental_pms_backup.live import swap, swap_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def around(target: Path) -> Iterator[Place]:
 def give_name(around: Place, made: Fresh, target: Path) -> None:
     """Give what was unpacked the name of a directory that is new or empty; RestoreError when that is impossible."""
     try:
-        os.rename(swap.CONTENT, target.name, src_dir_fd=made.outer.descriptor, dst_dir_fd=around.descriptor)
+        os.rename(swap_steps.CONTENT, target.name, src_dir_fd=made.outer.descriptor, dst_dir_fd=around.descriptor)
         around.sync()
     except OSError as error:
         raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None

@@ -15,24 +15,24 @@ import contextlib
 import functools
 import os
 import re
-import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
+from dental_pms_backup.live import swap_steps
+from dental_pms_backup.live.swap_steps import CONTENT
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import NAME_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from dental_pms_backup.host.places import Place
 
 RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
-CONTENT = "content"
 AS_IT_WAS = "the live directory is as it was"
 STAMP_LENGTH = len("YYYY-MM-DD_HHMMSS")
 
@@ -124,7 +124,8 @@ def swap(target: Live, made: Fresh, stamp: str, *, then: Callable[[], None] | No
             target.around.sync()  # from here on there is only the way ahead
         except (OSError, RefusedError) as error:
             _undo(target, made, kept, error)
-        _come_in(target, made.outer, coming, functools.partial(_do, then, target, made, stamp) if then else None)
+        finish = functools.partial(_do, then, target, made, stamp) if then else None
+        _come_in(target, made.outer, coming, kept, finish)
     _check_stays(target.around, target.path.name, target.place, "it has what was restored, wherever it is now")
     return target.path.with_name(name)
 
@@ -137,8 +138,8 @@ def recover(target: Live) -> list[str]:
     """
     done = []
     for name in _all_beside(target.around, target.path.name, REPLACING):
-        with _left(target.around, name) as outer:
-            _come_in(target, outer, name)
+        with _left(target.around, name) as outer, _kept(target, name) as aside:
+            _come_in(target, outer, name, aside)
         done.append(f"{target.path}: a restore, cut off in its swap, was brought to its end")
     for name in _all_beside(target.around, target.path.name, RESTORING):
         with _left(target.around, name) as outer:
@@ -163,13 +164,6 @@ def check_whole(target: Path) -> None:
                         "expected whole attachments",
                         hint="CONFIRM=YES dental-pms-backup restore attachments SET --in-place   # ends that one first",
                     )
-
-
-def copy_attributes(model: Place, target: Place) -> None:
-    """Give a directory the owner, mode, times and attributes of another."""
-    owner = os.fstat(model.descriptor)
-    os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
-    shutil.copystat(model.for_programs, target.for_programs)
 
 
 @contextlib.contextmanager
@@ -236,8 +230,8 @@ def _bring_back(target: Live, name: str) -> None:
     """Move what was live back from where it is kept; RestoreError, RefusedError."""
     with _found(target.around, name) as kept:
         try:
-            places.move_all(kept, target.place)
-            _remove_empty(target.around, name, kept)
+            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.remove_empty(target.around, name, kept)
         except OSError as error:
             raise _half(target, name, error) from None
 
@@ -250,21 +244,14 @@ def _half(target: Live, name: str, error: OSError) -> RestoreError:
     )
 
 
-def _remove_empty(around: Place, name: str, place: Place) -> None:
-    """Remove an empty directory, durably, unless its name is another's by now; OSError."""
-    if around.is_named(name, place):
-        os.rmdir(name, dir_fd=around.descriptor)
-    around.sync()
-
-
-def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> None:
+def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> NoReturn:
     """Bring what was live back after a step failed, and raise RestoreError."""
     try:
         if made.taken:
             _take_name_back(target.around, made)
         if kept:
-            places.move_all(kept, target.place)
-            _remove_empty(target.around, kept.path.name, kept)
+            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.remove_empty(target.around, kept.path.name, kept)
     except OSError as second:
         made.taken = True  # by what is left under its name the next restore, and a run, know that this one is not over
         name = kept.path.name if kept else made.name
@@ -282,7 +269,7 @@ def _take_name_back(around: Place, made: Fresh) -> None:
     made.taken = False
 
 
-def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str) -> None:
+def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str, names: Sequence[str]) -> None:
     """Do what belongs to a swap once all is in; where it fails, all goes out again and what was live comes back.
 
     RestoreError where that fails, too. Cut off here, the swap is not over by its names, and is ended.
@@ -292,7 +279,8 @@ def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str) -> None
     except BaseException:
         try:
             with places.inside(made.outer, CONTENT) as content:
-                places.move_all(target.place, content)
+                for name in names:
+                    swap_steps.rename_new(name, target.place, content)
             _take_name_back(target.around, made)
             _bring_back(target, target.beside(KEPT, stamp))
         except OSError as error:
@@ -303,12 +291,28 @@ def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str) -> None
         raise
 
 
-def _come_in(target: Live, outer: Place, name: str, then: Callable[[], None] | None = None) -> None:
+@contextlib.contextmanager
+def _kept(target: Live, coming: str) -> Iterator[Place]:
+    """Hold open where what was live is kept, made anew where somebody has removed it; RestoreError, RefusedError."""
+    name = target.beside(KEPT, coming[-STAMP_LENGTH:])
+    gone = not target.around.has(name)
+    if gone:
+        with _made(target.path.with_name(name)), places.new(target.around, name):
+            pass
+    with _found(target.around, name) as found:
+        yield found
+        if gone:
+            swap_steps.remove_empty(target.around, name, found)
+
+
+def _come_in(
+    target: Live, outer: Place, name: str, kept: Place, then: Callable[[Sequence[str]], None] | None = None
+) -> None:
     """Move what was unpacked into the emptied directory; RestoreError says how to go on from where it stands."""
     try:
         if outer.has(CONTENT):
-            _take_in(target.place, outer, then)
-        _remove_empty(target.around, name, outer)
+            swap_steps.take_in(target.place, outer, kept, then)
+        swap_steps.remove_empty(target.around, name, outer)
     except OSError as error:
         coming = target.path.with_name(name)
         raise RestoreError(
@@ -316,16 +320,3 @@ def _come_in(target: Live, outer: Place, name: str, then: Callable[[], None] | N
             "restored",
             hint="type the same command again: it brings the swap to its end first",
         ) from None
-
-
-def _take_in(target: Place, outer: Place, then: Callable[[], None] | None) -> None:
-    """Move the content, and then its attributes, into a directory, all of it durable before its own one goes."""
-    with places.inside(outer, CONTENT) as content:
-        before = os.fstat(content.descriptor)  # the renames out of it change its time
-        places.move_all(content, target)
-        if then:
-            then()
-        copy_attributes(content, target)
-    os.utime(target.descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
-    target.sync()
-    os.rmdir(CONTENT, dir_fd=outer.descriptor)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
+from dental_pms_backup.errors import RestoreError, SourceError
 from dental_pms_backup.host import disks, journal, places, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.live import new_directory, sources, swap
+from dental_pms_backup.live import mounts, new_directory, sources, swap, swap_steps
 from dental_pms_backup.restore import dump_file, terms, unpack
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import Kind, Stream
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.swap import Fresh, Live
     from dental_pms_backup.restore.dump_file import BackupFile
     from dental_pms_backup.restore.terms import Terms
-    from dental_pms_backup.restore.unpack import Rights
+    from dental_pms_backup.restore.unpack import Looked, Rights
 
 IS_KEPT = "what is live is moved into a directory beside it, with .before-restore- and the time in its name"
 
@@ -46,7 +46,7 @@ class Ready:
 
     def restored(self, kept: Path) -> Restored:
         """Return what was done, once what was live is ``kept``."""
-        drop = ("rm", "-r", str(kept))
+        drop = () if mounts.in_the_way(kept) else ("rm", "-r", "--one-file-system", str(kept))
         target = str(self.live.path)
         return Restored(stream=Stream.ATTACHMENTS, file=self.archive.file, target=target, kept=kept, drop=drop)
 
@@ -80,8 +80,8 @@ def into_new(config: Config, wanted: str, name: str, on: Terms, *, now: datetime
         ):
             verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
-            _look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
-            unpack.check_room(archive.file, around)
+            looked = _look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
+            unpack.check_room(looked, around)
             if on.dry_run:
                 live = "the live attachments are not touched"
                 return _prospect(archive, around, target=f"the new directory {target}", live=live)
@@ -102,7 +102,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
     archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
     found = sources.attachments(config)
     with swap.live(found.path, found.identity) as live:
-        _check_swappable(live, archive.file)
+        mounts.check_swappable(live.place, live.around, archive.file)
         with (
             terms.recorded(config.store, Stream.ATTACHMENTS, str(live.path), on, now),
             dump_file.opened(archive) as descriptor,
@@ -110,8 +110,8 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
             ends = _left_of_earlier(live) if on.dry_run else _recover(live)
             verified = dump_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
-            losses = _look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
-            unpack.check_room(archive.file, live.around)
+            looked = _look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
+            unpack.check_room(looked, live.around)
             prospect = _prospect(archive, live.around, target=f"the live attachments in {live.path}", live=IS_KEPT)
             yield Ready(
                 live=live,
@@ -119,7 +119,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
                 descriptor=descriptor,
                 how=verified.unpack,
                 rights=rights,
-                prospect=dataclasses.replace(prospect, answer=Stream.ATTACHMENTS, losses=losses, ends=ends),
+                prospect=dataclasses.replace(prospect, answer=Stream.ATTACHMENTS, losses=looked.losses, ends=ends),
             )
 
 
@@ -128,7 +128,7 @@ def unpacked(looked: Ready, stamp: str, *, watch: Watch) -> Iterator[Fresh]:
     """Unpack beside the live directory and compare; what was unpacked is removed with the block if no swap took it."""
     live = looked.live
     with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
-        swap.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
+        swap_steps.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
         _unpack(looked.descriptor, looked.how, fresh.content, looked.rights, watch=watch)
         yield fresh
 
@@ -156,20 +156,9 @@ def _changed(live: Live) -> str:
     return f"{live.path} has not the entries that it had: the application has changed them meanwhile, or this restore"
 
 
-def _check_swappable(live: Live, archive: Path) -> None:
-    """Raise RefusedError when the live attachments are a mount point, which no rename reaches."""
-    if live.place.identity[0] != live.around.identity[0]:
-        raise RefusedError(
-            f"attachments: {live.path} is a mount point, expected a directory whose content can be swapped by rename",
-            hint="empty it, then: "
-            f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
-            f"-C {shell_word(live.path)}",
-        )
-
-
 def _look_through(
     archive: BackupFile, descriptor: int, how: Sequence[str], rights: Rights, *, live: Place | None, watch: Watch
-) -> Sequence[str]:
+) -> Looked:
     """Look through a verified archive before it is unpacked, as ``unpack.look_through`` does."""
     with watch.reading("attachments: listing", descriptor) as beat:
         return unpack.look_through(archive, descriptor, how, rights=rights, live=live, beat=beat)

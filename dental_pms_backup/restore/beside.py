@@ -14,13 +14,21 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Su
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.restore import databases, dump_file, leftover_roles, replay, replay_filters, replay_role
+from dental_pms_backup.restore import (
+    database_settings,
+    databases,
+    dump_file,
+    leftover_roles,
+    replay,
+    replay_filters,
+    replay_role,
+)
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -35,12 +43,13 @@ GROWTH = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """An open dump, what it says of itself, and the server that can take it."""
+    """An open dump, what it says of itself, and the server that can take it; ``own`` are its set's own settings."""
 
     backup: BackupFile
     descriptor: int
     head: Head
     live: DatabaseSource
+    own: Mapping[str, str]
 
     @property
     def ours(self) -> bool:
@@ -48,7 +57,9 @@ class Opened:
         return bool(self.backup.checksum)
 
 
-def look(dump: BackupFile, descriptor: int, live: DatabaseSource, *, clears: bool) -> Opened:
+def look(
+    config: Config, dump: BackupFile, descriptor: int, live: DatabaseSource, *, watch: Watch, clears: bool
+) -> Opened:
     """Look at the first lines of an open dump, and make sure that the server can take it.
 
     It ``clears`` away the roles that earlier restores have left, unless nothing may be changed.
@@ -65,7 +76,9 @@ def look(dump: BackupFile, descriptor: int, live: DatabaseSource, *, clears: boo
         )
     if clears:
         leftover_roles.clear(live)
-    return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
+    own = database_settings.of_set(config.store, dump, watch=watch)
+    database_settings.tell_differences(live, own)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -73,6 +86,17 @@ def _warn_of_another(taken: str, live: str) -> None:
     if taken not in {"", live}:
         text = f"the set was taken of database {taken}, but the live database is {live}"
         journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
+
+
+def stranger(dump: Opened, counts: Mapping[str, int] | None) -> str:
+    """Say it where a set was taken of another server and there is something live to lose, by the rows of each table.
+
+    A new server, with tables that have no row yet, is what a restore is for.
+    """
+    taken, facts = dump.backup.system, dump.live.facts
+    if taken in {"", facts.system} or (counts is not None and not any(counts.values())):
+        return ""
+    return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:
@@ -210,6 +234,7 @@ def _replay(
     watch: Watch,
 ) -> None:
     _make_roles(config, dump, watch=watch)
+    database_settings.rehearse(dump.live, into.database, dump.own)
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
     into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
     # an index is made while no byte moves, however long it takes

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import stop
 from dental_pms_backup.live import postgres, sources, table_files
-from dental_pms_backup.restore import beside, databases, dump_file, safety_set, terms
+from dental_pms_backup.restore import beside, database_settings, databases, dump_file, safety_set, terms
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
@@ -104,7 +104,7 @@ def into_new(
         dump_file.opened(dump) as descriptor,
     ):
         _check_name(live, target)
-        found = beside.look(dump, descriptor, live, clears=not on.dry_run)
+        found = beside.look(config, dump, descriptor, live, watch=watch, clears=not on.dry_run)
         _check_superuser(found, wanted, as_superuser=on.as_superuser)
         room = beside.check_room(found)
         if on.dry_run:
@@ -117,7 +117,8 @@ def into_new(
         ):
             verified = beside.fill_while_verifying(config, found, into, under_way, watch=watch)
             stop.check()
-            databases.take_name(live.server, live.facts.database, into.database, target)
+            own = database_settings.script(live, into.database, found.own)
+            databases.take_name(live.server, into.database, target, own)
         kept = databases.name_like(live.facts.database, f"_before_{now.astimezone().strftime(beside.DATABASE_FORMAT)}")
     return Restored(
         stream=Stream.DB,
@@ -157,11 +158,18 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
     dump = dump_file.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
     with (
-        terms.recorded(config.store, Stream.DB, live.facts.database, on, now),
+        terms.recorded(
+            config.store,
+            Stream.DB,
+            live.facts.database,
+            on,
+            now,
+            {"system_identifier": live.facts.system, "database": live.facts.database},
+        ),
         dump_file.opened(dump) as descriptor,
     ):
         verified = dump_file.verify(dump, descriptor, watch=watch)
-        found = beside.look(dump, descriptor, live, clears=not on.dry_run)
+        found = beside.look(config, dump, descriptor, live, watch=watch, clears=not on.dry_run)
         _check_superuser(found, wanted, as_superuser=on.as_superuser)
         _check_prepared(live)
         room = "no room for a second database is needed"
@@ -178,7 +186,12 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
             target=f"the live database {live.facts.database}",
             live=_becomes(counts, on),
         )
-        prospect = dataclasses.replace(prospect, answer=live.facts.database, losses=_losses(counts, verified.rows))
+        prospect = dataclasses.replace(
+            prospect,
+            answer=live.facts.database,
+            losses=_losses(counts, verified.rows),
+            strange=beside.stranger(found, counts),
+        )
         yield Ready(found=found, verified=verified, counts=counts, prospect=prospect)
 
 
@@ -201,7 +214,8 @@ def switch(filled: Loaded, *, hint: str) -> None:
     live, name = filled.ready.live, filled.ready.name
     with stop.deferred():
         try:
-            databases.switch(live.server, name, filled.made, filled.kept)
+            own = database_settings.script(live, filled.made, filled.ready.found.own)
+            databases.switch(live.server, name, filled.made, filled.kept, own)
         except BackupError as error:
             if not {filled.kept, name} <= databases.names(live.server):
                 raise RestoreError(f"db: the switch failed: {error.message}", hint=hint) from None
@@ -220,6 +234,7 @@ def _replayed_in_live(config: Config, looked: Ready, on: Terms, *, now: datetime
     with beside.looked_at(looked.live):
         into = Into(database=looked.name, replacing=take)
         beside.fill(config, looked.found, into, looked.verified, watch=watch)
+        database_settings.give(looked.live, looked.found.own)
     rows = sum(looked.verified.rows.values())
     return Restored(stream=Stream.DB, file=looked.found.backup.file, target=looked.name, rows=rows, safety_set=taken)
 

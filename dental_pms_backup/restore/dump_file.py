@@ -63,6 +63,11 @@ class BackupFile:
         """Return the name of the database that a dump was taken of, empty where no manifest has it."""
         return str(self._origin.get("database") or "")
 
+    @property
+    def system(self) -> str:
+        """Return the system identifier of the server that a dump was taken of, empty where no manifest has it."""
+        return str(self._origin.get("system_identifier") or "")
+
     def database_bytes(self) -> int:
         """Return how large the database will be: as the manifest has it, else a guess from the file's size."""
         known = self._origin.get("database_bytes", 0)

@@ -13,7 +13,7 @@ from dental_pms_backup.host.wording import moment
 from dental_pms_backup.store import ledger, lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -46,7 +46,7 @@ class Prospect:
 
     ``live`` says what becomes of what is live, ``losses`` what of it the backup has not, counts only. ``answer`` is
     what the admin types if he wants that, empty where nothing is replaced. ``ends`` says what an earlier restore has
-    left, which is brought to its end first.
+    left, which is brought to its end first; ``strange`` why this may not be what was meant.
     """
 
     stream: Stream
@@ -58,6 +58,7 @@ class Prospect:
     losses: Sequence[str] = ()
     answer: str = ""
     ends: Sequence[str] = ()
+    strange: str = ""
 
     @property
     def origin(self) -> str:
@@ -98,8 +99,13 @@ def held(store: Path, terms: Terms) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def recorded(store: Path, stream: Stream, target: str, terms: Terms, now: datetime) -> Iterator[None]:
-    """Put the restore of a stream into journal and ledger, however it ends; nothing of a dry run."""
+def recorded(
+    store: Path, stream: Stream, target: str, terms: Terms, now: datetime, where: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Put the restore of a stream into journal and ledger, however it ends; nothing of a dry run.
+
+    ``where`` is what tells the next run that it is no stranger where this one went.
+    """
     if terms.dry_run:
         yield
         return
@@ -113,7 +119,7 @@ def recorded(store: Path, stream: Stream, target: str, terms: Terms, now: dateti
             _enter(store, stream, now, {"result": "failed", "cause": error.cause})
         raise
     journal.write(Event.RESTORE_SUCCEEDED, f"restore of {stream} into {target} finished", fields=fields)
-    _enter(store, stream, now, {"result": "ok"})
+    _enter(store, stream, now, {"result": "ok", **(where or {})})
 
 
 def _enter(store: Path, stream: Stream, now: datetime, facts: dict[str, str]) -> None:

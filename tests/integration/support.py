@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dental_pms_backup.live.postgres import OnHost
 
@@ -30,7 +31,7 @@ ENDS_WITHIN_S = 180
 PORTS = {"trixie": (21_000, 21_100), "bookworm": (22_000, 22_100)}  # both have the network of the host
 HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
-Setting = str | int | bool | Mapping[str, str] | None
+Setting = str | int | bool | Mapping[str, str] | list[str] | None
 Disk = dict[str, tuple[int, int, int, str]]
 Ran = subprocess.CompletedProcess[str]
 
@@ -68,6 +69,7 @@ class Site:
             "retry.wait_s": 0,
             "database.source": "native",
             "database.lock_wait_s": 1,
+            "database.others": "ignore",  # the tests' own, side by side on one server
             "native.host": self.server.host,
             "native.user": self.server.user,
             "native.run_as": self.server.run_as or "postgres",
@@ -346,6 +348,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def of_another_server(manifest: dict[str, Any]) -> None:
+    """Change a manifest to what that of another server's database of the same name is."""
+    manifest["streams"]["db"]["source"]["system_identifier"] = "4711"
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source:
     dumps_like(site, printed(done)["restore_target"], heir=source != "latest")
     made = postgres.in_database(site.server, printed(done)["restore_target"])
     assert sql(made, LEFT, "select nspname from pg_namespace where nspname ~ '^dental_pms'") == ""
-    acl = "select datacl from pg_database where datname = current_database()"
+    acl = "select a from pg_database, unnest(datacl) a where datname = current_database() order by a::text"
     assert sql(made, acl) == sql(site.server, acl)
 
 

@@ -8,8 +8,9 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
+from tests.integration.drills import change_manifest
 from tests.integration.faults import cause, events, listening
-from tests.integration.support import Disk, Site, at_a_terminal, dump, mounted_tmpfs, on_disk, sql
+from tests.integration.support import Disk, Site, at_a_terminal, dump, mounted_tmpfs, of_another_server, on_disk, sql
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
@@ -44,6 +45,8 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
     before = (dump(practice.server), on_disk(practice.attachments))
     sql(practice.server, "insert into attachments values (9, 'only in a set of the database alone', 1)")
     practice.takes("db")
+    for taken in practice.sets():  # as if of the server that burned
+        change_manifest(practice, taken, of_another_server)
     empty(practice)
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -55,6 +58,7 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
         "next=dental-pms-backup config show",
     ]
     assert (dump(practice.server), on_disk(practice.attachments)) == before
+    practice.takes()  # and the new server is no stranger
 
 
 def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> None:
@@ -110,6 +114,21 @@ def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert (dump(practice.server), on_disk(practice.attachments)) == before
     assert practice.sets() == sets
+
+
+def test_nothing_is_touched_where_the_files_would_find_no_room_unpacked(practice: Site) -> None:
+    (practice.attachments / "zeros").write_bytes(bytes(3 << 20))
+    practice.takes()
+    before = (dump(practice.server), practice.sets())
+    small = practice.place / "small"
+    with mounted_tmpfs(small, 2 << 20):
+        (small / "attachments").mkdir()
+        practice.configure({"attachments.path": str(small / "attachments")})
+        done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"free in {small}, expected over 3.5 MB for a second copy; nothing was touched" in done.stderr
+        assert (list(small.iterdir()), list((small / "attachments").iterdir())) == ([small / "attachments"], [])
+    assert (dump(practice.server), practice.sets()) == before
 
 
 AS_IT_WAS = "; the live database is as it was, and nothing is left of the new one"
