@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -238,7 +239,15 @@ def _replay(
     into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
-    with patient.reading("db: restoring", dump.descriptor) as beat:
+    with contextlib.ExitStack() as shown:
+
+        @functools.cache  # what is done before the first byte is read is no standing still
+        def reading() -> Callable[[], None]:
+            return shown.enter_context(patient.reading("db: restoring", dump.descriptor))
+
+        def beat() -> None:
+            reading()()
+
         replay.replay(dump.live, _dump(dump, unpack), into, ask=ask, beat=beat)
     if into.analyze and not into.restorer:
         databases.analyze(dump.live.server, into.database)

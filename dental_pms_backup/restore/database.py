@@ -22,7 +22,7 @@ from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -222,9 +222,17 @@ def switch(filled: Loaded, *, hint: str) -> None:
 
 
 def _replayed_in_live(config: Config, looked: Ready, on: Terms, *, now: datetime, watch: Watch) -> Restored:
-    taken = _safety_set(config, looked.live, looked.counts, on, now=now, watch=watch)
+    """Replace the content of the live database itself, of which the safety set is taken once nobody else writes."""
+    taken = ""
+
+    def take(still_here: Callable[[], None]) -> None:
+        nonlocal taken
+        beside_it = dataclasses.replace(watch, beside=still_here)
+        counts = table_files.numbers(looked.live.server) if looked.counts is not None else None
+        taken = _safety_set(config, looked.live, counts, on, now=now, watch=beside_it)
+
     with beside.looked_at(looked.live):
-        into = Into(database=looked.name, replacing=True)
+        into = Into(database=looked.name, replacing=take)
         beside.fill(config, looked.found, into, looked.verified, watch=watch)
         database_settings.give(looked.live, looked.found.own)
     rows = sum(looked.verified.rows.values())

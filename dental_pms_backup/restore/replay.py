@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
-from dental_pms_backup.restore import databases, leftover_roles, replay_filters, replay_guards, replay_role
+from dental_pms_backup.restore import databases, leftover_roles, replay_filters, replay_guards, replay_role, shut_out
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store.verify_file import GZIP
 
@@ -97,11 +97,12 @@ STRICT = (*psql.STRICT, "--output=/dev/null")
 class Into:
     """Where a dump is replayed: ``database``, whose content it replaces or which is new.
 
-    ``restorer`` is the role that does it, None for the superuser.
+    ``restorer`` is the role that does it, None for the superuser. ``replacing`` is done once nobody else writes to the
+    content that will be replaced; it is given what it calls as long as it goes on.
     """
 
     database: str
-    replacing: bool = False
+    replacing: Callable[[Callable[[], None]], object] | None = None
     restorer: Restorer | None = None
     lock_wait_s: int = 60
     analyze: bool = False
@@ -129,14 +130,19 @@ def replay(
             if not gate.is_open and (verified := ask()):
                 gate.open(_after(dump, into, verified, mark))
 
-        beat_and_open()
         with sessions.opened(live.server) as session:
-            argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session.name, mark)]
-            failed = _run(session, argvs, dump.descriptor, beat_and_open)
+            filling = (replay_filters.unpacking(dump, files), files.argv())
+            client, lines = _psql(live, into, session.name, mark), 0
+            if into.replacing:
+                first, stdin = _first(live.facts.major), dump.descriptor
+                ended, lines = shut_out.replaced(client, filling, stdin, first, into.replacing, beat=beat_and_open)
+            else:
+                ended = programs.pipeline(*filling, client, stdin=dump.descriptor, beat=beat_and_open)
+            failed = _failed(session, ended)
         if failed:
             if failed.program == "perl":
                 raise _not_sql(failed)
-            what = _standing_at(failed, dump, live, into)
+            what = _standing_at(failed, dump, live, into, lines)
             if into.restorer:
                 raise _error(failed, what, ours=dump.ours)
             raise _refused(failed, psql.sqlstate(failed), what)
@@ -168,7 +174,7 @@ def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str
     words = (
         *STRICT,
         postgres.to_database(into.database),
-        *(f"--command={statement}" for statement in _before(into, live.facts.major, mark)),
+        *(f"--command={statement}" for statement in _before(into, mark)),
         "--file=-",
         "--command=commit",
         *(["--command=analyze"] if into.analyze and into.restorer else []),
@@ -178,12 +184,17 @@ def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str
     return postgres.client(live.server, program, *words, session=session, stdin=True)
 
 
-def _before(into: Into, major: int, mark: str) -> Sequence[str]:
+def _before(into: Into, mark: str) -> Sequence[str]:
     """Return the statements that stand before the dump."""
     unlogged = [] if into.restorer else [f"set {name} = '{value}'" for name, value in replay_role.UNLOGGED.items()]
     guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
     before = [*unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
-    return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
+    return [*before, *(shut_out.before(into.lock_wait_s) if into.replacing else [AS_USUAL])]
+
+
+def _first(major: int) -> str:
+    """Return what stands before the dump where it replaces a content, once nobody else writes to that."""
+    return "".join(f"{statement};\n" for statement in (DROP, *_public(major), AS_USUAL))
 
 
 def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
@@ -232,7 +243,11 @@ def _run(
     session: sessions.Session, argvs: Sequence[Sequence[str]], stdin: int | None, beat: Callable[[], None]
 ) -> programs.Ended | None:
     """Run a pipeline that ends in the psql of a session; return None, or the program that failed."""
-    ended = programs.pipeline(*argvs, stdin=stdin, beat=beat)
+    return _failed(session, programs.pipeline(*argvs, stdin=stdin, beat=beat))
+
+
+def _failed(session: sessions.Session, ended: Sequence[programs.Ended]) -> programs.Ended | None:
+    """Return the program that failed of those that end in the psql of a session, None where all went well."""
     session.done = not programs.failed(ended)
     if session.done:
         return None
@@ -241,10 +256,11 @@ def _run(
     return next(by_filter, None) or next(program for program in reversed(ended) if not program.ok)
 
 
-def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
-    """Return what stood in the dump where a role without rights was refused something."""
+def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into, before: int) -> str:
+    """Return what stood in the dump where it was refused something, behind so many lines that stood ``before`` it."""
     state, line = psql.stopped_at(failed)
-    if line and state in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
+    line -= before
+    if line > 0 and state in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
         return replay_filters.standing_at(line, dump, live, into.restorer)
     return ""
 

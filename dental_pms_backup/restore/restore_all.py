@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RestoreError, shell_word
+from dental_pms_backup.errors import RestoreError, UsageError, shell_word
 from dental_pms_backup.host import descriptors, filters, journal, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres, psql, sessions, sources, swap
@@ -81,12 +81,14 @@ def both_in_place(
 
 
 def _one_for_both(store: Path, wanted: str) -> str:
-    """Return the name of the latest or oldest set that has both streams, if that is what is wanted."""
+    """Return the name of the latest or oldest set that has both streams, if that is what is wanted; UsageError."""
     if wanted not in {"latest", "oldest"}:
         return wanted
     taken = (each for each in sets.listing(store) if not (each.manifest or {}).get("safety"))
     both = [each.name for each in taken if each.artefact(Kind.DB) and each.artefact(Kind.ATTACHMENTS)]
-    return both[-1 if wanted == "latest" else 0] if both else wanted
+    if not both:
+        raise UsageError(f"{store}: no set with both streams, expected at least one", hint="dental-pms-backup list")
+    return both[-1 if wanted == "latest" else 0]
 
 
 def match(config: Config, *, watch: Watch) -> Matched | None:

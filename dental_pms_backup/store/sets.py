@@ -149,9 +149,11 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
 
     With ``having``, only sets with a file of that kind are looked at. UsageError when there is no such set.
     """
-    sets = [stored for stored in listing(store) if having is None or stored.artefact(having)]
-    if not sets:
-        raise UsageError(f"{store}: no set, expected at least one", hint="dental-pms-backup run")
+    every = listing(store)
+    sets = [stored for stored in every if having is None or stored.artefact(having)]
+    what = f" with {having}" if having and every else ""
+    if not sets and (not every or wanted in {"latest", "oldest"}):
+        raise UsageError(f"{store}: no set{what}, expected at least one", hint="dental-pms-backup run")
     match wanted:
         case "latest":
             return sets[-1]
@@ -162,6 +164,9 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
     inside = "/" not in wanted or Path(wanted).resolve().is_relative_to(store.resolve())
     if name and inside and name[1] in by_name:
         return by_name[name[1]]
+    if name and inside and name[1] in {stored.name for stored in every}:
+        message = f'"{wanted}": the set has no {having}, expected a set that has'
+        raise UsageError(message, hint="dental-pms-backup list   # what a set lacks has a dash there")
     raise UsageError(f'"{wanted}": no such set in {store}, expected a name of the list', hint="dental-pms-backup list")
 
 

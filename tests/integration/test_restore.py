@@ -204,11 +204,15 @@ def test_an_unpacker_that_dies_between_two_rows_commits_nothing(own_database: Si
     refuses(site, "db", "latest", "--no-safety-set", *REPLACE, PATH=path)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["select count(*) from patients;", "insert into lines values ('uncommitted');", "create table half (n int);"],
+)
 def test_an_open_transaction_of_the_application_fails_a_replay_in_the_live_database_and_keeps_it(
-    own_database: Site,
+    own_database: Site, statement: str
 ) -> None:
     site = own_database
-    with session(site.server, "select count(*) from patients;"):
+    with session(site.server, statement):
         said = refuses(site, "db", "latest", *REPLACE, "--no-safety-set")
     assert "SQLSTATE 55P03, a session of the application holds a table" in said
 

@@ -17,6 +17,7 @@ from tests.integration.support import (
     Site,
     as_cluster_user,
     at_a_terminal,
+    awaited,
     dump,
     on_disk,
     session,
@@ -28,6 +29,13 @@ from tests.integration.test_faults_restore import HELD, in_the_middle
 from tests.integration.test_restore_new import OF_DATABASE, SETTINGS, beside, printed
 
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
+# What the application does when the safety set's dump is over: it is acknowledged at once, or waits.
+MEANWHILE = """"$real" "$@" || exit
+acknowledged=${0%/*}/../told/acknowledged
+asked() { PGOPTIONS= PGAPPNAME=application setsid "${real%/*}/psql" -XAtq -c "$1"; }
+asked "insert into public.lines values ('meanwhile') returning 'yes'" >"$acknowledged" 2>&1 &
+waits="select 'waits' from pg_stat_activity where application_name = 'application' and wait_event_type = 'Lock'"
+until [ -s "$acknowledged" ] || [ -n "$(asked "$waits")" ]; do sleep 0.05; done"""
 NO_ROOM = """case "$*" in *--file=-*) sed 's/LC_ALL=C df -Pk/echo x 100 99 1 99% \\/ #/' | "$real" "$@"; exit ;; esac
 exec "$real" "$@\""""
 
@@ -161,6 +169,28 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert int(lines["restore_rows"]) > 3001, "they were counted"
     assert dump(site.server) == before
     assert beside(site) == []
+
+
+def test_a_prepared_transaction_is_named_before_anything_is_touched(own_database: Site) -> None:
+    site, name = own_database, own_database.server.database
+    prepared = """echo '["it''s forgotten", "dental", "2026-11-28T02:30:00"]'; exit"""
+    site.fake("psql", f'case "$*" in *pg_prepared_xacts*) {prepared} ;; esac\nexec "$real" "$@"'.replace("''", "'\\''"))
+    for words in ((), ("--replace", "--as-superuser")):
+        said = refused(site, "latest", *words)
+        assert 'db: transaction "it\'s forgotten" of dental, prepared at 2026-11-28T02:30:00, is not ended' in said
+        assert re.search(rf"hint: .*--dbname {name} --command .*rollback prepared .*forgotten.* # or commit prep", said)
+
+
+@pytest.mark.each_release
+def test_nothing_that_was_acknowledged_is_lost_between_the_safety_set_and_the_replacement(own_database: Site) -> None:
+    site, told = own_database, own_database.place / "told"
+    told.mkdir()
+    told.chmod(0o777)
+    site.fake("pg_dump", MEANWHILE)
+    lines = in_place(site, "latest", "--replace", "--as-superuser")
+    assert awaited((told / "acknowledged").read_text) == "yes\n"
+    assert sql(site.server, "select count(*) from lines where content = 'meanwhile'") == "1"
+    assert site.run("verify", lines["restore_safety_set"]).returncode == 0
 
 
 @pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])

@@ -381,6 +381,17 @@ def test_unknown_set_is_a_usage_error_that_names_the_list(wanted: str, tmp_path:
     )
 
 
+@pytest.mark.parametrize("lacks", [Kind.DB, Kind.ATTACHMENTS])
+def test_a_set_that_lacks_what_is_asked_for_is_told_by_what_it_lacks(lacks: Kind, tmp_path: Path) -> None:
+    published(tmp_path, streams=[stream for stream in Stream if stream is not lacks.stream])
+    said = {NAME: f'"{NAME}": the set has no {lacks}, expected a set that has'}
+    said["latest"] = f"{tmp_path}: no set with {lacks}, expected at least one"
+    for wanted, message in said.items():
+        with pytest.raises(UsageError) as raised:
+            sets.find(tmp_path, wanted, having=lacks)
+        assert raised.value.message == message
+
+
 def test_empty_store_has_nothing_to_find(tmp_path: Path) -> None:
     publishing.prepare(tmp_path)
     with pytest.raises(UsageError) as raised:
