@@ -12,7 +12,7 @@ from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import DrillError, RefusedError
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
-from tests.unit.builders import packed
+from tests.unit.builders import COPY_HEAD, filtered, packed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -300,3 +300,20 @@ def test_rows_may_be_in_another_partition_than_they_were(tmp_path: Path) -> None
 def test_a_row_that_is_too_long_to_be_turned_is_not_called_the_same(tmp_path: Path) -> None:
     long = "x" * (3 << 20)
     assert meant(tmp_path, CHILD.replace("one\n2", f"{long}\n2"), TURNED.replace("one\t1", f"{long}\t1")) == IN_KID
+
+
+def test_a_second_look_takes_little_memory_whatever_is_long(tmp_path: Path) -> None:
+    """``by_meaning.pl`` with rows, definitions and lines that are longer than all of its memory."""
+    part = b"x" * (1 << 20)
+    head = COPY_HEAD.encode()
+    long = [part] * 96
+    definitions = [b"COMMENT ON TABLE t IS '", *long, b"';\n", b"--\n" * (1 << 18)]
+    rows = [head, b"COPY t (a) FROM stdin;\n1\n", *long, b"\n2\n\\.\n", head, b"COPY u (a) FROM stdin;\n"]
+    given = [*definitions, *rows, b"1\n" * (1 << 20), b"\\.\n"]
+    found = filtered("by_meaning.pl", tmp_path, "t", "u", given=given)
+    assert (found.status, found.said) == (0, "")
+    assert [line.partition(b"\t") for line in found.out.splitlines()[1::2]] == [
+        (b"1048576", b"\t", b"u"),
+        (b"-", b"\t", b""),
+    ]
+    assert list(tmp_path.iterdir()) == []
