@@ -204,11 +204,14 @@ def _compare(job: Job, server: Server, encoding: str, went_in: Counting) -> Tall
     came_back = None
     with job.findings.proof(IDENTITY):
         notify.status("drill: db: dumping what came back")
-        with compare_dumps.counting(load.dump_argv(server, encoding)) as counting:
+        dump_argv = load.dump_argv(server, encoding)
+        with compare_dumps.counting(dump_argv) as counting:
             came_back = counting.tally(job.limit.beat)
-        _refuse(
-            compare_dumps.differences(went_in.tally(job.limit.beat), came_back), "what came back is not what went in"
+        stored = went_in.tally(job.limit.beat)
+        seen = compare_dumps.by_meaning(
+            stored, came_back, job.files[Kind.DB], dump_argv, job.place, beat=job.limit.beat
         )
+        _refuse(compare_dumps.differences(stored, seen), "what came back is not what went in")
     return came_back
 
 

@@ -150,4 +150,13 @@ sub backslashes {
     return $to - $first;
 }
 
+# A cast, as PostgreSQL writes one: of no more than 4 KiB.
+sub cast {
+    my $word = '(?:"(?:[^"\n]|""){0,255}"|\w{1,255})';
+    my $field = "(?:year|month|day|hour|minute|second)";
+    my $type = join "|", "character varying", "double precision", "bit varying", "interval(?: $field(?: to $field)?)?",
+        '(?:time|timestamp)(?:\(\d\))? with(?:out)? time zone', "$word(?:\\.$word){0,3}";
+    return qr/::(?:$type)(?:\([\w, -]{1,255}\))?(?:\[\]){0,255}/;
+}
+
 1;
