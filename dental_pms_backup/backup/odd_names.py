@@ -49,10 +49,11 @@ def refuse(server: Server) -> None:
     what, column = ".".join(quoted[:2]), quoted[2:]
     part = "ATTRIBUTE" if command == "TYPE" else "COLUMN"
     change = " ".join(["RENAME", *([part, *column] if column else [])])
+    statement = f"ALTER {command} {what} {change} TO new_name"
     raise DumpError(
         f"db: {command} {'.'.join(quoted)[:LONGEST_SHOWN]}: the end of a line in its name, expected a name of one "
         "line: no restore would take the dump",
-        hint=f"psql --command={shell_word(f'ALTER {command} {what} {change} TO new_name')} DATABASE",
+        hint=f"psql --command={shell_word(statement)} DATABASE",
     )
 
 
