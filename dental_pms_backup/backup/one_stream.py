@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.backup import archive, compressor, dump
+from dental_pms_backup.backup import archive, compressor, dump, odd_names
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
@@ -67,6 +67,7 @@ class Part:
 def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
     """Take the database, the roles that it needs and its own settings; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
+    odd_names.refuse(server)
     files = table_files.numbers(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:

@@ -44,7 +44,7 @@ my $line = 1;                           # of the input, where $text begins
 my $encoding = "";
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
 my ($after_line, $whole) = (1, 0);
-my $runs = 0;    # whether what the dump has made can have run: there are rows, or something was called
+my $runs = 0;    # whether what the dump has made can have run: the server runs an immutable function while it makes a table
 
 # possessive: a word that could be cut anywhere would take a hostile statement for ever
 my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
@@ -122,7 +122,7 @@ sub want {
         if (defined $token) {
             put(substr($text, $from, $token - $from) . pins()) if !$long;
             put(substr($text, $long ? $from : $token, $at - ($long ? $from : $token)), "a long statement");
-            ($long, $token) = (1, $at);
+            ($long, $token, $runs) = (1, $at, 1);
         }
         else { put(substr($text, $from, $at - $from)) }
         $from = $at;
@@ -232,8 +232,11 @@ sub is_mighty {
 # What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it
 # reads one.
 sub pins {
-    my $held = $runs && defined $is{settings} ? "SELECT $is{settings}(false); " : "";
-    return $held . set_again();
+    return held() . set_again();
+}
+
+sub held {
+    return $runs && defined $is{settings} ? "SELECT $is{settings}(false); " : "";
 }
 
 sub set_again {
@@ -279,7 +282,9 @@ sub take {
         if ($statement =~ /^CREATE EXTENSION IF NOT EXISTS ($ident)(?: WITH SCHEMA ($ident))?;$/i) {
             my @named = map { defined $_ ? named($_) : "" } ($1, $2);
             s/'/''/g for @named;
-            return put(pins() . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
+            my $held = pins();
+            $runs = 1;
+            return put($held . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
         }
         return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
         refuse("too many rights") if length($rights) > $most_rights;
@@ -293,7 +298,7 @@ sub take {
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
     put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
-    $runs ||= !$sets && $one !~ /^(?:create|alter|comment)$/;
+    $runs ||= !$sets;
     return;
 }
 
@@ -308,8 +313,8 @@ sub check_words {
 }
 
 # Reads one statement, with what stands before it, and deals with it. False at the end of the file. What versions of psql
-# have read in different ways, and pg_dump never writes, ends it: U&'...', and a literal of which one part stands behind
-# the other, with the end of a line between them.
+# have read in different ways, and pg_dump never writes, ends it: U&'...', a number with letters behind it, and a literal
+# of which one part stands behind the other, with the end of a line between them.
 sub statement {
     my ($parens, $begins, $count, $simple, $literal, $copy, $stdin) = (0, 0, 0, 1, 0, 0, 0);
     my ($ids, $first, @words) = ("");
@@ -326,6 +331,8 @@ sub statement {
         }
         if ($text =~ /\G--/gc) {
             $whole ||= $line_begins && substr($text, $at, length $is{ends}) eq $is{ends};
+            # until August 2025 pg_dump wrote a name there as it is, with whatever it has behind the end of a line
+            refuse("a comment that goes on in another line") if $text =~ /\G load via partition root (?:([^\r\n]*+)\n)?/ && ($1 // "") !~ /^$name\z/;
             my $ended = comment();
             $simple = 0 if defined $token;
             $literal = 2 if $literal;
@@ -358,6 +365,10 @@ sub statement {
                 $literal = 1;
                 next;
             }
+            if ($id eq "n" && $next =~ /^'/) {    # for psql no word
+                $literal = 0;
+                next;
+            }
             refuse("a literal or name that begins with U&") if $id eq "u" && $next =~ /^&['"]/;
             $literal = 0;
             $copy ||= $id eq "copy";
@@ -386,10 +397,15 @@ sub statement {
             next;
         }
         $literal = 0;
-        if ($text =~ /\G[0-9][A-Za-z0-9_.\x80-\xff]*/gc) {
+        if ($text =~ /\G[0-9]++(?:\.[0-9]*+)?(?:[eE][-+]?[0-9]++)?/gc) {
             $at = pos $text;
             refuse("a number with something behind it")
-                if substr($text, $at, 1) =~ /['"\$]/ || $at - $-[0] > 1000;
+                if substr($text, $at, 1) =~ /[A-Za-z_\x80-\xff'"\$]/ || $at - $-[0] > 1000;
+        }
+        elsif ($text =~ /\G:[:=]/gc) { $at = pos $text }
+        elsif ($byte eq ":") {    # psql takes it for a variable with what stands behind it, the server and we do not
+            $at++;
+            substr($text, $at, 0, " ") if substr($text, $at, 1) =~ /[A-Za-z0-9_\x80-\xff'"{]/;
         }
         elsif ($byte eq '"') {
             $at++;
@@ -502,7 +518,7 @@ put(set_again() . has_set()) if defined $is{settings};
 print $others if defined $tell && !$tell;
 exit 0 if defined $tell;
 refuse("the file ends before its end") if !$whole;
-put("\n");
+put(held() . "\n");    # nor is anything set for what comes behind the dump
 put("\\unrestrict $is{token}\n") if $is{restricts};
 if ($is{split}) {
     keep($rights_file, $rights);

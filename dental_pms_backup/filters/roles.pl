@@ -40,8 +40,9 @@ while (sysread STDIN, $text, 1 << 20, length $text) {
 }
 refuse(1, "a byte that is zero") if $text =~ tr/\0//;
 
-# pg_dumpall quotes whatever is not in small letters of ASCII
-my $ident = qr/(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_]*)/;
+# pg_dumpall quotes whatever is not in small letters of ASCII. Until August 2025 it wrote a name into a comment as it is: a
+# name of more than one line may have put there whatever follows.
+my $ident = qr/(?:"(?:[^"\r\n]|"")+"|[a-z_][a-z0-9_]*)/;
 my $string = qr/'(?:[^']|'')*'/;
 my $attribute = qr/
     (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ENDINGS = {Kind.DB: (".sql", ".sql.gz"), Kind.ATTACHMENTS: (".tgz", ".tar.gz")}
 HEAD_BYTES = 64 << 10
 GZIP_MEMBER = 31  # zlib's wbits for it
-MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", re.MULTILINE)
+MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d{1,4})", re.MULTILINE)
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 COUNTS_LIMIT_BYTES = 4 << 20
 # A dump's bytes in a table and its indexes, at most, for each byte of the compressed file

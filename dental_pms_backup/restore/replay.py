@@ -130,6 +130,8 @@ def replay(
             if not gate.is_open and (verified := ask()):
                 gate.open(_after(dump, into, verified, mark))
 
+        if by := into.restorer:
+            databases.tell(live.server, replay_guards.let_in(by.role, by.verifier))
         with sessions.opened(live.server) as session:
             filling = (replay_filters.unpacking(dump, files), files.argv())
             client, lines = _psql(live, into, session.name, mark), 0
@@ -188,7 +190,8 @@ def _before(into: Into, mark: str) -> Sequence[str]:
     """Return the statements that stand before the dump."""
     unlogged = [] if into.restorer else [f"set {name} = '{value}'" for name, value in replay_role.UNLOGGED.items()]
     guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
-    before = [*unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
+    alone = [replay_guards.alone(into.restorer.role)] if into.restorer else []
+    before = [*alone, *unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
     return [*before, *(shut_out.before(into.lock_wait_s) if into.replacing else [AS_USUAL])]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import descriptors, disks, filters, journal, programs
+from dental_pms_backup.host import confinement, descriptors, disks, filters, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 
@@ -26,6 +26,8 @@ WITHOUT_RIGHTS = ("--numeric-owner", "--xattrs", "--xattrs-include=user.*", "--a
 RIGHTS_SHOWN = ("--xattrs", "--xattrs-include=security.*", "--xattrs-include=trusted.*")
 DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
 TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
+# Root's links are followed on the way to a directory: what an archive says are root's could be moved onto that way.
+ROOTS_LINKS = ("-type", "l", "-uid", "0", "-exec", "chown", "--no-dereference", confinement.STRANGER, "{}", "+")
 # What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
 LEAST_BYTES = 64_000_000
 LEAST_FILES = 1000
@@ -220,10 +222,11 @@ def compare(descriptor: int, unpack: Sequence[str], content: Place, rights: Righ
 def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
     """Take setuid and setgid bits off what was unpacked, in a directory that nobody else reaches; return of how many.
 
-    RestoreError unless all are gone.
+    Links of root become nobody's. RestoreError unless all are gone.
     """
     if rights is Rights.ALL:
         return 0
+    _find(content, ROOTS_LINKS, beat)
     but = ["!", "-type", "d"] if rights is Rights.OF_DIRECTORIES else []
     return _find(content, ["-perm", "/6000", "!", "-type", "l", *but, "-printf", "s", *TAKE_OFF], beat)
 

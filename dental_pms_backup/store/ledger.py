@@ -74,7 +74,7 @@ def report(store: Path, facts: Mapping[str, Any]) -> None:
 def last_report(store: Path) -> Mapping[str, Any] | None:
     """Return the last run's report, None when there is none that can be read."""
     try:
-        found = json.loads((store / "last-run.json").read_bytes())
+        found = json.loads(durable.read(store / "last-run.json"))
     except (OSError, ValueError, RecursionError):
         return None
     whole = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("at", "result"))

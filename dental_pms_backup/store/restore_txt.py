@@ -58,6 +58,6 @@ def leave(store: Path) -> None:
     content = TEXT.replace("{store}", shlex.quote(str(store))).encode()
     path = store / "RESTORE.txt"
     with contextlib.suppress(OSError):  # what cannot be read is written anew
-        if path.read_bytes() == content:
+        if durable.read(path) == content:
             return
     durable.write(path, content)

@@ -27,6 +27,9 @@ FILE_OF_SET = re.compile(
     rf"(?:db_|globals_|settings_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?"
 )
 LARGEST_MANIFEST_BYTES = 16 << 20
+TOO_LARGE = 1 << 63
+NUMBERS = {"database_bytes", "server_version"}
+TEXTS = {"database", "system_identifier", "source", "container", "image", "image_id", "encoding"}
 SHA256 = re.compile("[0-9a-f]{64}")
 NAME = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
 
@@ -317,11 +320,17 @@ def _part_is_sound(stream: Stream, part: Mapping[str, Any], name: str) -> bool:
         len(kinds) == len(set(kinds)) > 0
         and all(kind.stream is stream for kind in kinds)
         and all(_entry_is_sound(entry, name) for entry in part["artefacts"])
-        and isinstance(part.get("source", {}), dict)
+        and all(_is_sound_of_source(*each) for each in part.get("source", {}).items())
         and type(part.get("entries", 0)) is int
         and all(type(count) is int for count in part.get("rows", {}).values())
         and all(_are_texts(part.get(names, [])) for names in ("changed", "leading_out"))
     )
+
+
+def _is_sound_of_source(key: str, value: object) -> bool:
+    if key in NUMBERS:
+        return type(value) is int and 0 <= value < TOO_LARGE
+    return key not in TEXTS or isinstance(value, str)
 
 
 def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:

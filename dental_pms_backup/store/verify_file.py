@@ -171,7 +171,7 @@ def opened(path: Path) -> Iterator[int]:
     """Open a file to be read, while the block lasts; BackupError when that cannot be."""
     try:
         with descriptors.room_for(f"{path}: cannot be read back"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise durable.refusal(path, "cannot be read back", error) from None
     try:

@@ -449,6 +449,7 @@ def plant(directory: Path) -> None:
     (directory / "team" / "both").write_text("both")
     (directory / "team" / "both").chmod(0o6755)
     (directory / "team").chmod(0o2775)
+    (directory / "link").symlink_to("team")
 
 
 def plant_device(directory: Path) -> None:
@@ -466,6 +467,8 @@ def lends(directory: Path) -> dict[str, str]:
             found[str(path.relative_to(directory))] = " ".join([oct(mode & 0o7777), *attributes])
         if stat.S_ISCHR(mode):
             found[str(path.relative_to(directory))] = "a device"
+        if stat.S_ISLNK(mode) and path.lstat().st_uid == 0:
+            found[str(path.relative_to(directory))] = "a link of root, which root follows"
     return found
 
 
@@ -476,6 +479,7 @@ PLANTED = {
     "trusted": "0o644 trusted.evil user.note",
     "team": "0o2775",
     "team/both": "0o6755",
+    "link": "a link of root, which root follows",
 }
 DEVICE = {"device": "a device"}
 OF_A_FILE = {"trusted": "0o644 user.note"}
@@ -529,7 +533,7 @@ def test_what_is_extracted_lends_no_rights(site: Site, source: str) -> None:
     out = site.place / "out"
     out.mkdir()
     wanted = str(file) if source == "file" else name
-    paths = ["evil", "evil-too", "capable", "trusted", "team"]
+    paths = ["evil", "evil-too", "capable", "trusted", "team", "link"]
     done = site.run("extract", wanted, *paths, "--to", str(out), "--stored-names")
     assert done.returncode == 0, done.stderr
     assert lends(out) == (OF_A_FILE if source == "file" else OF_A_SET)

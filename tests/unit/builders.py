@@ -33,8 +33,9 @@ COPY_HEAD = "\n--\n-- Data for Name: a; Type: TABLE DATA; Schema: public; Owner:
 DUMP = f"CREATE TABLE patients (id int);\n{COPY_HEAD}COPY patients (id) FROM stdin;\n1\n2\n\\.\n\n" + TRAILER
 KINDS = {Stream.DB: (Kind.DB, Kind.GLOBALS, Kind.SETTINGS), Stream.ATTACHMENTS: (Kind.ATTACHMENTS,)}
 BOTH = tuple(Stream)
-# a case of a fake client, by its arguments: the one that holds the names of sequences while pg_dump runs
-HOLDS = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;;"
+# cases of a fake client, by its arguments: what holds the names of sequences while pg_dump runs, and what looks for
+# names of more than one line
+HOLDS = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;; *array_length*) ;;"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

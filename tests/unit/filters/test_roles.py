@@ -141,3 +141,9 @@ def test_anything_else_among_the_roles_makes_none(tmp_path: Path, text: str, no:
         kept, said = roles(tmp_path, text, *words)
         assert kept == ""
         assert said.startswith(no)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_no_role_has_a_name_of_more_than_one_line(tmp_path: Path, end: str) -> None:
+    text = f'CREATE ROLE "x{end}ALTER ROLE evil WITH SUPERUSER;--";\n'
+    assert roles(tmp_path, text, "ours=1") == ("", "line 1: CREATE ROLE in a form that pg_dumpall does not write\n")

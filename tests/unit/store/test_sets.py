@@ -400,3 +400,16 @@ def test_empty_store_has_nothing_to_find(tmp_path: Path) -> None:
         f"{tmp_path}: no set, expected at least one",
         "dental-pms-backup run",
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("database_bytes", 10**4000), ("server_version", "x"), ("server_version", -1), ("image", {})]
+)
+def test_a_set_that_says_what_cannot_be_of_where_it_came_from_is_not_believed(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    published(tmp_path)
+    manifest = manifest_of(tmp_path)
+    manifest["streams"]["db"].setdefault("source", {})[key] = value
+    sets.manifest_path(tmp_path, NAME).write_text(json.dumps(manifest))
+    assert sets.read_manifest(sets.manifest_path(tmp_path, NAME), NAME) is None
