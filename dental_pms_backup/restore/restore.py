@@ -16,7 +16,7 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Us
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import sources, swap, table_files
-from dental_pms_backup.restore import beside, databases, dump_file, safety_set, unpack
+from dental_pms_backup.restore import beside, databases, dump_file, prepared, safety_set, unpack
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.store import ledger, lock
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
@@ -116,6 +116,7 @@ def database_in_place(config: Config, wanted: str, terms: Terms, *, now: datetim
     live = sources.database(config)
     database = live.facts.database
     with _recorded(config.store, Stream.DB, database, now), dump_file.opened(dump) as descriptor:
+        prepared.check_none(live)
         verified = dump_file.verify(dump, descriptor, watch=watch)
         found = beside.look(dump, descriptor, live)
         _check_superuser(found, wanted, as_superuser=terms.as_superuser)
