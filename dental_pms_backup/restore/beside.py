@@ -13,13 +13,21 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Su
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.restore import databases, dump_file, leftover_roles, replay, replay_filters, replay_role
+from dental_pms_backup.restore import (
+    databases,
+    dump_file,
+    leftover_roles,
+    replay,
+    replay_filters,
+    replay_role,
+    written_by,
+)
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -40,6 +48,7 @@ class Opened:
     descriptor: int
     head: Head
     live: DatabaseSource
+    written_by: Mapping[str, str]
 
     @property
     def ours(self) -> bool:
@@ -60,7 +69,8 @@ def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
             fields={"target": left},
         )
     leftover_roles.clear(live)
-    return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
+    settings = written_by.settings(dump, descriptor, live)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, written_by=settings)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -205,7 +215,7 @@ def _replay(
 ) -> None:
     _make_roles(config, dump, watch=watch)
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
-    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
+    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s, written_by=dump.written_by)
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
     with patient.reading("db: restoring", dump.descriptor) as beat:
