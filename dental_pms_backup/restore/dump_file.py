@@ -64,6 +64,11 @@ class BackupFile:
         return str(self._origin.get("database") or "")
 
     @property
+    def system(self) -> str:
+        """Return the system identifier of the server that a dump was taken of, empty where no manifest has it."""
+        return str(self._origin.get("system_identifier") or "")
+
+    @property
     def written_by(self) -> Mapping[str, Any]:
         """Return the settings, and more, of the database that a dump was taken of; nothing without a manifest."""
         return self._origin

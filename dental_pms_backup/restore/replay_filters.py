@@ -31,7 +31,10 @@ FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
 LONGEST_ANSWER_BYTES = 1000
 RIGHT = re.compile(r"((?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER [A-Z ]+ \S.* OWNER TO) .*);$", re.MULTILINE)
 SHOWN = 200  # characters of it
-EXISTING_ROLES = "select to_json(rolname::text) from pg_roles"  # one a line, whatever their names
+# One a line, whatever their names; and of each whether it has nothing of its own yet.
+EXISTING_ROLES = """\
+select json_build_array(rolname::text, rolconnlimit = -1 and not exists (select from pg_db_role_setting
+ where setrole = r.oid and setdatabase = 0)) from pg_roles r"""
 KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 
 
@@ -120,7 +123,9 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
 def write_roles_control(control: int, live: DatabaseSource, *, ours: bool) -> None:
     """Tell the filter of roles which ones the server has, and whether the file is a set's."""
     existing = [json.loads(line) for line in postgres.ask(live.server, EXISTING_ROLES).splitlines()]
-    known = words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
+    bare = [role for role, is_bare in existing if is_bare]
+    roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
+    known = words(*roles, *(["ours=1"] if ours else []))
     write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)
 
 

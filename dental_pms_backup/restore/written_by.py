@@ -6,6 +6,7 @@ one (PostgreSQL manual, "Monetary Types"); nor the time zone, by which what is c
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ HAS_MONEY = (
     r"/[^ ]\(.* \|.*::\)\(pg_catalog\.\)\{0,1\}money\(\[\]\)*\([ ,;)]\|$\)/q1"
 )
 FOUND = 1
+OF_DATABASE = re.compile(r'ALTER DATABASE :"DBNAME" SET lc_monetary TO (E?\'(?:[^\']|\'\')*\');')
 # How one unit is kept, and how it reads, as the live database has it; then the same as the set was written.
 READ_AS = """\
 select encode(cash_send(1::numeric::money), 'hex');
@@ -36,11 +38,11 @@ set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex')"""
 
 
-def settings(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Mapping[str, str]:
+def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str]) -> Mapping[str, str]:
     """Return the settings by which an open dump is to be loaded; nothing where no manifest has them.
 
-    RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or the
-    live database reads other amounts in them.
+    RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
+    database with the settings that are its ``own`` would read other amounts in them.
     """
     wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
     known = {name: value for name, value in wanted.items() if _is_known(live, name, value)}
@@ -50,7 +52,7 @@ def settings(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Mapping
     if locale not in known.values():
         if _has_money(dump, descriptor):
             raise _lacks(live, locale)
-    elif not _reads_alike(live, locale) and _has_money(dump, descriptor):
+    elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
         raise _reads_otherwise(live, locale)
     return known
 
@@ -65,10 +67,12 @@ def _is_known(live: DatabaseSource, name: str, value: str) -> bool:
     return True
 
 
-def _reads_alike(live: DatabaseSource, locale: str) -> bool:
-    """Tell whether an amount that is kept in the database is the same by its own locale and by another."""
-    own, other = postgres.ask(live.server, READ_AS.format(value=postgres.literal(locale))).splitlines()
-    return own == other
+def _reads_alike(live: DatabaseSource, locale: str, own: Mapping[str, str]) -> bool:
+    """Tell whether an amount is kept alike by a locale, and by the one that the restored database is to have."""
+    set_for_it = next((found[1] for statement in own.values() if (found := OF_DATABASE.search(statement))), None)
+    its_own = f"set lc_monetary = {set_for_it};" if set_for_it else ""
+    one, other = postgres.ask(live.server, its_own + READ_AS.format(value=postgres.literal(locale))).splitlines()
+    return one == other
 
 
 def _has_money(dump: BackupFile, descriptor: int) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import StoreError
@@ -17,7 +18,6 @@ from dental_pms_backup.host import durable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
     from pathlib import Path
 
 FIRST = "0" * 64
@@ -42,6 +42,22 @@ def record(store: Path, what: str, *, now: datetime, facts: Mapping[str, Any]) -
             durable.sync_directory(store)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def entries(store: Path, what: str) -> list[tuple[datetime, Mapping[str, Any]]]:
+    """Return what can be read of the entries of a kind, oldest first, each with its moment."""
+    found: list[tuple[datetime, Mapping[str, Any]]] = []
+    try:
+        lines = (store / "ledger.jsonl").read_bytes().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            entry = json.loads(line)
+            at = datetime.fromisoformat(entry["at"])
+            if entry["what"] == what and at.tzinfo:
+                found.append((at, entry))
+    return found
 
 
 def report(store: Path, facts: Mapping[str, Any]) -> None:

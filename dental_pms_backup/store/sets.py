@@ -23,7 +23,9 @@ FORMAT = 1
 YEARS = range(1970, 9999)  # what every time zone can show
 NAME_FORMAT = "%Y-%m-%d_%H%M%S"
 NAME_PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6}"
-FILE_OF_SET = re.compile(rf"(?:db_|globals_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?")
+FILE_OF_SET = re.compile(
+    rf"(?:db_|globals_|settings_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?"
+)
 LARGEST_MANIFEST_BYTES = 16 << 20
 SHA256 = re.compile("[0-9a-f]{64}")
 NAME = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
@@ -37,10 +39,11 @@ class Stream(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a file of a set holds. GLOBALS, the roles, belongs to the db stream."""
+    """What a file of a set holds. GLOBALS, the roles, and SETTINGS, the database's own, belong to the db stream."""
 
     DB = "db"
     GLOBALS = "globals"
+    SETTINGS = "settings"
     ATTACHMENTS = "attachments"
 
     @property
@@ -51,12 +54,10 @@ class Kind(StrEnum):
     def path(self, name: str) -> str:
         """Return where in the store the file of the set ``name`` lies."""
         match self:
-            case Kind.DB:
-                return f"db/db_{name}.sql.gz"
-            case Kind.GLOBALS:
-                return f"db/globals_{name}.sql.gz"
             case Kind.ATTACHMENTS:
                 return f"attachments_{name}.tgz"
+            case _:
+                return f"db/{self}_{name}.sql.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ COUNT_ROWS = filters.argv("count_rows.pl")
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
     Kind.GLOBALS: re.compile(rb"\n--\n-- PostgreSQL database cluster dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
+    Kind.SETTINGS: re.compile(rb"\n-- settings of the database complete\n\Z"),  # live/own_settings
 }
 
 

@@ -230,7 +230,8 @@ def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site
         lenient = {"suspect.db_shrink_percent": 100, "suspect.rows_shrink_percent": 100}
         own_database.configure({"native.database": name, **lenient})
         sql_in(own_database, name, ORDERED)  # in locale C a B comes before every a: the row would be refused
-        taken = own_database.takes("db")
+        assert own_database.run("run", "db").returncode == 1  # another database than before is suspect
+        taken = own_database.sets()[-1]
         assert drills_well(own_database, taken)["proof_load"] == "passed"
         shown = json.loads(own_database.run("show", taken, "--json").stdout)
         assert shown["manifest"]["streams"]["db"]["source"]["locale"] == "en"
@@ -381,9 +382,31 @@ def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> 
 
 
 @pytest.mark.parametrize("query", ["select a, b from nowhere", "select nonsense, 1", "select 'x'; select"])
-def test_a_query_for_the_files_that_fails_is_no_proof(site: Site, query: str) -> None:
+def test_a_query_for_the_files_that_fails_is_no_proof_and_says_nothing_of_the_set(site: Site, query: str) -> None:
     site.configure({"application.query": query})
-    assert "proof_files=failed\n" in drills.fails(site, cause="drill").stdout
+    met = drills.fails(site, cause="configuration", status=78)
+    assert "application.query: the server refuses the query (SQLSTATE 42" in met.stderr
+    assert "# mend application.query" in met.stderr
+
+
+@pytest.mark.fault("Attachments", "a table of that name in the database is another application's")
+def test_a_table_of_another_application_names_the_keys_and_says_nothing_of_the_set(own_database: Site) -> None:
+    own_database.configure({"application.table": None})  # as by default
+    sql(own_database.server, "create table attachments (id int, disk_filename text, filesize bigint)")
+    (own_database.attachments / "attachments").mkdir()
+    name = own_database.takes()
+    met = drills.fails(own_database, cause="configuration", status=78)
+    assert (
+        "application.key_column, application.size_column: storage_key and byte_size are no columns of table "
+        "attachments with a file's path and size: the server refuses to be asked for them (SQLSTATE 42703)"
+    ) in met.stderr
+    own_database.configure({"application.table": "nothing_of_this_name"})
+    met = drills.fails(own_database, cause="configuration", status=78)
+    assert f"application.table: set {name} has no table nothing_of_this_name that names them, expected" in met.stderr
+    columns = {"application.key_column": "disk_filename", "application.size_column": "filesize"}
+    own_database.configure({"application.table": "attachments", **columns})
+    assert drills_well(own_database)["proof_files"] == "passed"
+    faults.recovered("ok, and proven, once the keys name the table and its columns")
 
 
 @pytest.mark.fault("Attachments", "no table names the files of a set that is drilled")

@@ -510,7 +510,9 @@ EVIL_ROLES = {
     "ALTER SYSTEM SET application_name = 'evil';": "ALTER SYSTEM SET in a form that pg_dumpall does not write",
     "DROP DATABASE {live};": "DROP DATABASE in a form that pg_dumpall does not write",
     "ALTER ROLE {app} WITH SUPERUSER": "ALTER ROLE",
+    "CREATE ROLE {app}_made; GRANT {app}_made TO CURRENT_ROLE;": "GRANT in a form that pg_dumpall does not write",
 }
+WHOEVER = ("current_user", "current_role", "session_user")
 
 
 @pytest.mark.fault("Somebody evil", "the file of roles beside a file from elsewhere has more in it than roles")
@@ -529,14 +531,15 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
         "CREATE ROLE {app}_made;\nALTER ROLE {app}_made WITH SUPERUSER LOGIN PASSWORD 'known';\n"
         "GRANT pg_execute_server_program TO {app}_made;\nGRANT postgres TO {app}_made;\n"
         "ALTER ROLE {app} WITH SUPERUSER;\n"
-    )
+    ) + "".join(f"GRANT {{app}}_made TO {whom};\n" for whom in WHOEVER)
     beside.write_bytes(gzip.compress((filled(victim, roles) + trailer).encode()))
     try:
         assert victim.run("restore", "db", str(file)).returncode == 0
         made = f"{victim.server.database}_made"
         asked = f"select rolsuper, rolcanlogin, rolpassword from pg_authid where rolname = '{made}'"
         assert sql(victim.server, asked) == "f|f|"
-        assert sql(victim.server, f"select count(*) from pg_auth_members where member = '{made}'::regrole") == "0"
+        members = f"select count(*) from pg_auth_members where '{made}'::regrole in (roleid, member)"
+        assert sql(victim.server, members) == "0"
         assert sql(victim.server, f"select rolsuper from pg_roles where rolname = '{victim.server.database}'") == "f"
     finally:
         sql(victim.server, f"drop role if exists {victim.server.database}_made")

@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import os
 import re
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dental_pms_backup
+from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests import faults
@@ -219,6 +222,55 @@ def test_nothing_under_a_table_of_an_extensions_configuration_is_planned(owned: 
     nothing_ran(site, app, Ran([], process.returncode, out, err))
     sql(site.server, "drop index public.indexed_expr_idx")
     recovers(site)
+
+
+# More tables than an answer has room for, of names as long as can be.
+MANY = """\
+set role {app};
+do $$ declare each name; begin for n in 1..120 loop each = rpad('many_' || n, 63, 'x');
+ execute format('create table public.%I (n int)', each);
+ execute format('create index on public.%I ((public.evil(1) + n))', each); end loop; end $$;
+reset role;
+do $$ declare each regclass; begin for each in select oid from pg_class where relkind = 'r' and relname ~ '^many_' loop
+ execute format('alter extension plpgsql add table %s', each); end loop; end $$;
+update pg_extension set (extconfig, extcondition) = (select array_agg(oid), array_agg('where n > 0'::text)
+ from pg_class where relkind = 'r' and relname ~ '^many_') where extname = 'plpgsql';
+"""
+
+
+def test_however_many_tables_of_a_configuration_are_refused_it_names_some_and_ends(owned: tuple[Site, str]) -> None:
+    site, app = owned
+    sql(site.server, MANY.format(app=app))
+    site.configure({"stall_timeout_s": 30})
+    err = fails(site, "db", cause="dump").stderr
+    assert re.search(r"db: public\.many_[\w., ]{100,200}: of an extension's configuration", err), err
+    nothing_ran(site, app, Ran([], 0, "", err))
+
+
+@pytest.mark.parametrize("when", ["before pg_dump", "beside pg_dump"])
+def test_an_answer_without_end_ends_the_run_and_takes_no_memory(owned: tuple[Site, str], when: str) -> None:
+    site, app = owned
+    go = site.place / "go"
+    os.mkfifo(go)
+    begins = f"echo held; read go <{go};" if when == "beside pg_dump" else ""
+    zeros = f"head -c {programs.LARGEST_OUTPUT_BYTES + 1} /dev/zero; exec cat >/dev/null"
+    site.fake("psql", f'case "$*" in *" -v ON_ERROR_STOP=1") {begins} {zeros} ;; esac\nexec "$real" "$@"')
+    site.configure({"database.lock_wait_s": 60, "stall_timeout_s": 30})
+    before = site.set_files()
+    with go.open("r+b", buffering=0) as letting, his_session(site, app) as holds, site.running("run", "db") as process:
+        if begins:
+            does(holds, "begin; lock table public.indexed in access exclusive mode;")
+            wait_until(lambda: sql(site.server, WAITING.format(whose=OF_THE_DUMP)) == "1")
+            letting.write(b"go\n")
+        assert process.stdout
+        assert process.stderr
+        out, err = process.stdout.read(), process.stderr.read()
+        _, status, used = os.wait4(process.pid, 0)
+    assert (os.waitstatus_to_exitcode(status), out) == (1, FAILED.format("dump")), err
+    assert "db: psql: an answer without end" in err
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which a child begins with
+    assert (used.ru_maxrss - ours) << 10 < programs.LARGEST_OUTPUT_BYTES, "of whichever of its processes took most"
+    assert site.set_files() == before
 
 
 def test_live_rows_are_counted_whatever_columns_their_tables_have(owned: tuple[Site, str]) -> None:

@@ -386,12 +386,14 @@ def test_a_cut_archive_leaves_the_attachments_as_they_were(site: Site) -> None:
 
 def test_a_disk_that_gets_full_while_unpacking_leaves_the_attachments_as_they_were(site: Site) -> None:
     disk = site.place / "disk"
-    with mounted_tmpfs(disk, 700 << 10):
+    filled = f'case "$*" in *--extract*) cat /dev/zero >{disk}/full 2>&1 ;; esac; exec "$real" "$@"'
+    with mounted_tmpfs(disk, 2 << 20):
         shutil.copytree(site.attachments, disk / "attachments")
-        (disk / "attachments/more").write_bytes(os.urandom(250 << 10))
         before = on_disk(disk)
         site.configure({"attachments.path": str(disk / "attachments")})
-        done = site.run("restore", "attachments", "latest", "--in-place", "--yes")
+        path = site.fake_on_path("tar", filled)
+        done = site.run("restore", "attachments", "latest", "--in-place", "--yes", PATH=path)
+        (disk / "full").unlink()
         assert (done.returncode, on_disk(disk)) == (1, before)
         assert "the live directory is as it was" in done.stderr
 

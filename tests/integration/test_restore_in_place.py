@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import pty
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -16,12 +14,10 @@ from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import at_rest, events, listening
 from tests.integration.support import (
-    HEEDS_SIGNALS,
-    TREE,
     Site,
     as_cluster_user,
+    at_a_terminal,
     dump,
-    environment,
     on_disk,
     session,
     signalled,
@@ -167,42 +163,26 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert beside(site) == []
 
 
-@contextlib.contextmanager
-def at_a_terminal(site: Site) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """Restore in place at a terminal while the block lasts, and yield the process and the descriptor to type at."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*HEEDS_SIGNALS, *site.command("restore", "db", "latest", "--in-place", "--yes")],
-        cwd=TREE,
-        env=environment(),
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process, ours
-        finally:
-            process.kill()
-    os.close(ours)
-    os.close(theirs)
-
-
 @pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])
-def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str, status: int) -> None:
+def test_at_a_terminal_the_name_is_typed_instead_of_a_word(own_database: Site, typed: str, status: int) -> None:
     site = own_database
-    before = dump(site.server)
+    before, wanted = dump(site.server), site.sets()[0]
     sql(site.server, *CHANGES)
-    with at_a_terminal(site) as (process, keyboard):
+    with at_a_terminal(site, "restore", "db", "latest", "--in-place") as (process, keyboard):
         os.write(keyboard, typed.format(site.server.database).encode() + b"\n")
         _, err = process.communicate(timeout=120)
     assert process.returncode == status, err
-    assert f"Type {site.server.database} to go on:" in err
+    asked = f"This replaces the live database {site.server.database} by set {wanted} of "
+    assert re.match(rf"{re.escape(asked)}.* UTC.*: [\d,]+ rows in \d+ tables\. Type {site.server.database} to", err), (
+        err
+    )
+    assert ("; nothing was touched" in err) == (status != 0)
     assert (dump(site.server) == before) == (status == 0)
+    assert (len(site.sets()), beside(site) == []) == ((2, False) if status == 0 else (1, True))
 
 
 def test_an_interrupt_at_the_question_is_heeded(own_database: Site) -> None:
-    with at_a_terminal(own_database) as (process, _):
+    with at_a_terminal(own_database, "restore", "db", "latest", "--in-place") as (process, _):
         assert process.stderr
         assert "to go on:" in process.stderr.readline()
         process.send_signal(signal.SIGINT)

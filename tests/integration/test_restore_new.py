@@ -1,19 +1,26 @@
 """A restore into a new database touches nothing that is live, and its result is the source, row by row."""
 
+import contextlib
 import gzip
+import os
 import re
 import shlex
 import signal
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.live import postgres
+from dental_pms_backup.drill import compare_settings, load
+from dental_pms_backup.errors import DrillError, RestoreError
+from dental_pms_backup.live import own_settings, postgres
+from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.live.sources import DatabaseSource
-from dental_pms_backup.restore import databases, leftover_roles
+from dental_pms_backup.restore import database_settings, databases, leftover_roles
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import (
@@ -22,6 +29,8 @@ from tests.integration.support import (
     Site,
     as_cluster_user,
     bin_dir,
+    cluster_user,
+    connection,
     dump,
     environment,
     major,
@@ -146,6 +155,70 @@ def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(ow
 
 
 @pytest.mark.each_release
+def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_database: Site) -> None:
+    site = own_database
+    name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
+    sql(site.server, *(text.format(name) for text in SETTINGS), f'alter database "{name}" owner to dental_app')
+    sql(elsewhere, "create role dental_front login connection limit 5", "alter role dental_front set lock_timeout to 7")
+    roles = "select rolconnlimit, rolconfig from pg_roles where rolname = 'dental_front'"
+    try:
+        before = sql(elsewhere, OF_DATABASE.format(name), roles)
+        taken = site.takes("db")
+        assert "proof_settings=passed\n" in site.run("drill").stdout
+        sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
+        sql(elsewhere, "alter role dental_front connection limit -1", "alter role dental_front reset all")
+        for _ in range(2):  # now to an empty database, then in the place of one that has all of it
+            done = site.run("restore", "db", taken, "--in-place", "--yes")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert sql(elsewhere, OF_DATABASE.format(name), roles) == before
+        changes = ("set search_path to reports", "owner to postgres")
+        sql(
+            elsewhere, *(f'alter database "{name}" {each}' for each in changes), f'comment on database "{name}" is null'
+        )
+        done = site.run("restore", "db", taken, "--in-place", "--yes")
+        stay = (
+            "the database's own owner, rights, setting search_path are other in the set than in live, and stay as live"
+        )
+        assert stay in done.stderr
+        kept = sql(elsewhere, OF_DATABASE.format(name))
+        assert "|C|C|postgres|77|it's\nlive|" in kept
+        assert '{search_path=reports,"dental.secret=setting-canary' in kept
+    finally:
+        sql(elsewhere, "drop role dental_front")
+
+
+def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_are_told(live: OnHost) -> None:
+    sql(live, f"create database {load.DATABASE}")
+    try:
+        for line, found in (
+            ("ALTER DATABASE :\"DBNAME\" SET work_mem TO '4MB';\n" * 2, "setting work_mem"),
+            ('GRANT CREATE ON DATABASE :"DBNAME" TO PUBLIC;\n', "rights"),
+            ('ALTER DATABASE :"DBNAME" OWNER TO nobody_there;\n', "SQLSTATE 42704"),
+            ("DROP DATABASE x;\n", "something else is in the file"),
+        ):
+            with settings_file(live, line) as file, pytest.raises(DrillError, match=found):
+                compare_settings.compare(live, file.fileno(), lambda: None)
+        with settings_file(live, "") as file:
+            assert compare_settings.compare(live, file.fileno(), lambda: None) == ""
+        with settings_file(live, "ALTER DATABASE :\"DBNAME\" SET lc_monetary TO 'xx_YY';\n") as file:
+            assert "does not take one of the database's" in compare_settings.compare(live, file.fileno(), lambda: None)
+        after = "select count(*) from pg_db_role_setting join pg_database d on d.oid = setdatabase where datname = '{}'"
+        assert sql(live, after.format(load.DATABASE)) == "0"
+    finally:
+        sql(live, f"drop database {load.DATABASE}")
+
+
+@contextlib.contextmanager
+def settings_file(live: OnHost, more: str) -> Iterator[IO[bytes]]:
+    """Make a set's file of what belongs to a new database, with something more in it."""
+    text = own_settings.of(postgres.in_database(live, load.DATABASE))
+    with tempfile.TemporaryFile() as file:
+        file.write(gzip.compress(text.replace("-- settings of", f"{more}-- settings of").encode()))
+        file.flush()
+        yield file
+
+
+@pytest.mark.each_release
 def test_roles_that_are_missing_are_made_and_those_that_exist_stay_as_they_are(own_database: Site) -> None:
     site = own_database
     roles = "select rolname, rolcanlogin, rolconnlimit, rolpassword from pg_authid where rolname ~ '^dental' order by 1"
@@ -230,9 +303,9 @@ def test_a_set_that_was_changed_is_refused_before_a_database_is_made(own_databas
     assert b"create database" in seen.read_bytes()
 
 
-# What counts the rows; that of the roles goes on.
-COUNTING = """case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
-! grep --quiet "database cluster dump" "$0.$$" || exec "$real" "$@" <"$0.$$"
+# What counts the rows; that of the roles and of the settings goes on.
+COUNTING = r"""case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
+! grep --quiet "database cluster dump\|settings of the database" "$0.$$" || exec "$real" "$@" <"$0.$$"
 """
 SAYS_WHEN_COMMITTED = """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
 exec "$real" "$@\""""
@@ -488,18 +561,118 @@ def test_a_file_without_its_roles_says_how_to_find_those_that_the_server_lacks(o
 def test_nobody_connects_to_a_new_database_before_it_has_the_rights_of_the_live_one(own_database: Site) -> None:
     server = own_database.server
     made, name = f"{server.database}_made", f"{server.database}_new"
-    acl = "select coalesce(datacl, acldefault('d', datdba)) from pg_database where datname = '{}'"
+    acl = (
+        "select a from pg_database, unnest(coalesce(datacl, acldefault('d', datdba))) a where datname = '{}' "
+        "order by a::text"
+    )
     sql(server, "create role stranger login")
     try:
         databases.create_like(server, server.database, made)
         stranger = replace(postgres.in_database(server, made), user="stranger")
         refused = as_cluster_user(stranger, "psql", "-XAtc", "select 1").stderr
         assert "permission denied for database" in refused
-        databases.take_name(server, server.database, made, name)
+        live = DatabaseSource(server=server, facts=postgres.examine(server))
+        databases.take_name(server, made, name, database_settings.script(live, made, {}))
         assert sql(server, acl.format(name)) == sql(server, acl.format(server.database))
         assert as_cluster_user(postgres.in_database(stranger, name), "psql", "-XAtc", "select 1").stdout == "1\n"
     finally:
         sql(server, "drop role stranger", f'drop database if exists "{made}"')
+
+
+# Where a restore is held in its own sessions: before the first such line of what it tells the server.
+MOMENTS = {
+    "created": "^revoke all on database",
+    "filled": "^lock table pg_database",
+    "locked": "^alter database .* rename to",
+}
+CONNECTED = "select string_agg(application_name, ' ') from pg_stat_get_activity(null) where application_name ~ '^in-'"
+WAIT_FOR_NAMES = "select count(*) from pg_locks where relation = 1262 and not granted"  # pg_database, which names it
+
+
+@contextlib.contextmanager
+def held(site: Site) -> Iterator[Callable[[str], Callable[[], object]]]:
+    """Hold a restore at each of the moments: wait for one, and return what lets it go on."""
+    place = site.place / "moments"
+    place.mkdir()
+    place.chmod(0o777)
+    waits = r"\\! [ -e {0} ] || {{ touch {0}; read go <{0}.go; }}"
+    lines = [f"/{line}/i\\\n{waits.format(place / name)}\n" for name, line in MOMENTS.items()]
+    (site.place / "waits.sed").write_text("".join(lines))
+    site.fake(
+        "psql",
+        f'case "$*" in *template1*) sed --file={site.place}/waits.sed | "$real" "$@"; exit ;; esac\nexec "$real" "$@"',
+    )
+    gates = {}
+    for name in MOMENTS:
+        os.mkfifo(place / f"{name}.go")
+        gates[name] = os.open(place / f"{name}.go", os.O_RDWR)
+
+    def wait_for(name: str) -> Callable[[], object]:
+        wait_until((place / name).exists)
+        return lambda: os.write(gates[name], b"go\n")
+
+    try:
+        yield wait_for
+    finally:
+        for gate in gates.values():
+            os.close(gate)  # whoever still waits goes on: with the names locked, nobody else could connect
+
+
+@contextlib.contextmanager
+def asking(server: OnHost) -> Iterator[Callable[[str], str]]:
+    """Ask, in a session that is there already, when nobody can connect."""
+    argv = [*cluster_user(server), str(bin_dir() / "psql"), "-XAtq"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, env=environment(**connection(server)), stdin=pipe, stdout=pipe, text=True) as psql:
+        assert psql.stdin
+        assert psql.stdout
+        given, answers = psql.stdin, psql.stdout
+
+        def ask(query: str) -> str:
+            given.write(f"{query};\n")
+            given.flush()
+            return answers.readline().strip()
+
+        try:
+            assert ask("select 'there'") == "there"
+            yield ask
+        finally:
+            psql.kill()
+
+
+def connects(server: OnHost) -> "subprocess.Popen[str]":
+    """Begin to connect, and to ask for the table that only the database that was live has."""
+    asked = "select coalesce(to_regclass('later')::text, 'in')"
+    argv = [*cluster_user(server), str(bin_dir() / "psql"), "-XAtc", asked]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, env=environment(**connection(server)), stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize("how", ["beside", "in place"])
+def test_nobody_is_in_a_database_while_it_is_made_and_while_it_gets_its_name(own_database: Site, how: str) -> None:
+    site, live = own_database, own_database.server
+    sql(live, *CHANGES)
+    words = ("--in-place", "--yes", "--no-safety-set") if how == "in place" else ("--to", f"{live.database}_new")
+    elsewhere = postgres.in_database(live, "postgres")
+    with held(site) as wait_for, asking(elsewhere) as ask, site.running("restore", "db", "latest", *words) as restore:
+        go_on = wait_for("created")
+        (name,) = beside(site)
+        made = postgres.in_database(live, name)
+        assert "is not currently accepting connections" in connects(made).communicate()[1]
+        go_on()
+        go_on = wait_for("filled")
+        with session(made, "set application_name = 'in-new';"), session(live, "set application_name = 'in-live';"):
+            go_on()
+            go_on = wait_for("locked")
+            wait_until(lambda: ask(CONNECTED) == ("" if how == "in place" else "in-live"))
+            tries = [connects(made), connects(live)]
+            wait_until(lambda: int(ask(WAIT_FOR_NAMES)) >= len(tries) or any(each.poll() is not None for each in tries))
+            go_on()
+            (refused, why), (let_in, _) = (each.communicate() for each in tries)
+        _, err = restore.communicate(timeout=120)
+    assert (restore.returncode, err) == (0, "")
+    assert (refused, f'database "{name}" does not exist' in why) == ("", True), refused + why
+    assert let_in == ("in\n" if how == "in place" else "later\n")
 
 
 def test_rights_that_somebody_gives_the_restores_role_undo_no_restore_but_what_it_still_owns_does(

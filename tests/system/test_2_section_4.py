@@ -93,6 +93,7 @@ def test_row_backup_run_sh_is_run(host: Machine) -> None:
         f"./attachments_{name}.tgz",
         f"./db/db_{name}.sql.gz",
         f"./db/globals_{name}.sql.gz",
+        f"./db/settings_{name}.sql.gz",
         f"./sets/{name}.json",
         f"./sets/{name}.sha256",
     ]
@@ -116,6 +117,7 @@ def test_row_backup_db_sh_is_run_db(host: Machine) -> None:
     assert admin.names(host, admin.FALLBACK_STORE) == [
         f"./db/db_{name}.sql.gz",
         f"./db/globals_{name}.sql.gz",
+        f"./db/settings_{name}.sql.gz",
         f"./sets/{name}.json",
         f"./sets/{name}.sha256",
     ]
@@ -425,7 +427,7 @@ def test_row_attachments_restore_into_the_volume_while_the_backend_runs(host: Ma
     )  # the new one, and a socket there may be
     assert rest == (
         f"restore_type=attachments\nrestore_file={file}\nrestore_target={practice.ATTACHMENTS}\n"
-        f"restore_kept={kept}\nrestore_drop=rm -r {kept}\nrestore_status=ok\n"
+        f"restore_kept={kept}\nrestore_drop=rm -r --one-file-system {kept}\nrestore_status=ok\n"
     )
     # What GNU tar cannot hold, a socket, is not there; everything else is.
     host.run(f"cp -a {kept}/odd/socket {practice.ATTACHMENTS}/odd/socket", check=False)
@@ -593,4 +595,10 @@ def test_seed_checksums_of_a_set_are_good(host: Machine) -> None:
     admin.took(host, "run", environment={"ATTACHMENTS_PATH": FEW})
     name = admin.sets(host)[0]["set"]
     checked = host.run(f"cd {admin.FALLBACK_STORE} && sha256sum -c sets/{name}.sha256").stdout
-    assert checked == f"db/db_{name}.sql.gz: OK\ndb/globals_{name}.sql.gz: OK\nattachments_{name}.tgz: OK\n"
+    paths = (
+        f"db/db_{name}.sql.gz",
+        f"db/globals_{name}.sql.gz",
+        f"db/settings_{name}.sql.gz",
+        f"attachments_{name}.tgz",
+    )
+    assert checked == "".join(f"{path}: OK\n" for path in paths)

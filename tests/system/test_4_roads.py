@@ -1,16 +1,19 @@
 """The roads into the database's container: each makes the same dump, is told of, and ends when it has to."""
 
 import json
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from tests import evil_tries
+from tests import faults as table
 from tests.system import admin, faults, practice
 from tests.system.machine import Machine
 from tests.system.test_4_docker_faults import DB, kill, labelled
+from tests.system.test_7_drill import left_behind
 
 EXEC_ONLY = "/usr/share/doc/dental-pms-backup/examples/docker-exec-only.conf"
 SAME = "/srv/same"
@@ -42,6 +45,14 @@ abstract.bind("\\0{ABSTRACT}")
 abstract.listen()
 signal.pause()
 """
+# An image that is started by its own entry point only, which leaves a trace on the host if it sees that.
+EVIL_PROJECT = "/srv/evil"
+EVIL_TRACE = "/etc/evil-image"
+EVIL_BEGINNINGS = {
+    "begins": f"#!/bin/sh\n[ ! -d /mnt/etc ] || id >/mnt{EVIL_TRACE}\n"
+    f'BEGUN=yes PGDATA=/var/lib/postgresql/data exec {IN_IMAGE}/postgres-entrypoint "$@"\n',
+    "initdb": '#!/bin/sh\n[ -n "$BEGUN" ] && exec /usr/lib/postgresql/*/bin/initdb "$@"\n',
+}
 WITHOUT_SECCOMP = "/usr/lib/python3/dist-packages/seccomp*.so"
 CONTENT = r"gzip -dc {}/db/db_{}.sql.gz | grep -v '^\\\(un\)\?restrict ' | sha256sum"
 
@@ -142,6 +153,69 @@ def test_programs_of_an_image_are_not_started_without_the_cage_and_that_is_told_
     finally:
         host.run("mv /root/away/* /usr/lib/python3/dist-packages/")
     host.write(admin.CONFIG, faults.AUTO_CONFIG)
+    faults.recovers(host)
+
+
+def make_image(host: Machine, name: str, changes: Sequence[str], programs: Mapping[str, str]) -> None:
+    """Make an image from the practice's, with other settings and more programs."""
+    host.run(f"docker create --name {name} {practice.IMAGE}")
+    for program, text in programs.items():
+        host.write(f"/root/{program}", text, mode=0o755)
+        host.run(f"docker cp /root/{program} {name}:{IN_IMAGE}/{program}")
+    changed = " ".join(f"--change {shlex.quote(change)}" for change in changes)
+    host.run(f"docker commit {changed} {name} {name} && docker rm {name}")
+
+
+@contextmanager
+def served(host: Machine, image: str, options: str) -> Iterator[str]:
+    """Run a database of an image while the block lasts, and yield how a statement is run in it; the image goes, too."""
+    psql = f"docker exec {image} psql -U {practice.USER} -d {practice.DATABASE} -Xqc"
+    user = f"--env POSTGRES_USER={practice.USER} --env POSTGRES_DB={practice.DATABASE} --env POSTGRES_PASSWORD=none"
+    try:
+        host.run(f"docker run --detach --name {image} --network none {options} {user} {image} postgres")
+        admin.wait_for(lambda: host.run(f"{psql} 'create table x as select 1 n'", check=False).returncode == 0)
+        yield psql
+    finally:
+        host.run(f"docker rm --force --volumes {image}; docker image rm {image}")
+
+
+@pytest.mark.fault("Somebody evil", "the image's PGDATA would mount the host's root directory in a drill's container")
+def test_what_an_image_says_of_its_data_mounts_nothing_of_the_host_in_a_drill(host: Machine) -> None:
+    changes = ("ENV PGDATA=/mnt,type=bind,source=/", f'ENTRYPOINT ["{IN_IMAGE}/begins"]')
+    make_image(host, "evil-image", changes, EVIL_BEGINNINGS)
+    store = f"{EVIL_PROJECT}/store"
+    config = f"{faults.AUTO_CONFIG}compose: {{project_dir: {EVIL_PROJECT}}}\n"
+    try:
+        with served(host, "evil-image", labelled(1, EVIL_PROJECT)):
+            host.write(admin.CONFIG, config.replace(faults.STORE, store))
+            admin.took(host, "run db")
+            before, began = admin.files(host, store), admin.moment(host)
+            done = admin.dental(host, "drill latest")
+            told = admin.events(admin.entries(host, began, matches="SYSLOG_IDENTIFIER=dental-pms-backup"))
+            assert host.run(f"ls {EVIL_TRACE}", check=False).stdout == ""
+            assert (done.returncode, done.stdout) == (4, "failure=refused\ndrill_status=failed\n"), done
+            assert "drill: the image's PGDATA is not a plain path" in done.stderr
+            assert left_behind(host) == ""
+            assert admin.files(host, store).items() >= before.items()
+            table.saw(status=4, cause="refused", store=table.AS_BEFORE, events=told)
+    finally:
+        host.run(f"rm -rf {EVIL_PROJECT} {EVIL_TRACE}")
+    host.write(admin.CONFIG, faults.AUTO_CONFIG)
+    faults.recovers(host)
+
+
+@pytest.mark.fault("Somebody evil", "another container has all labels of the practice's database, from its own image")
+def test_a_container_with_the_labels_of_its_image_is_not_taken_for_the_practices(host: Machine) -> None:
+    make_image(host, "some-tool", [f"LABEL {labelled(1).replace('--label ', '')}"], {})
+    with served(host, "some-tool", ""):
+        run = faults.begin(host)
+        assert faults.start(host) == 0
+        faults.has_succeeded(run)
+        (told,) = [entry for entry in run.told if entry.get("DENTAL_PMS_EVENT") == "labels-of-image"]
+        assert told["MESSAGE"].startswith("some-tool: does not count as a container of compose, since all labels")
+        host.run(f"docker stop {DB}")
+        assert "expected one running container\nhint: " in faults.fails(host, cause="database", status=75)
+    practice.put_up_again(host)
     faults.recovers(host)
 
 

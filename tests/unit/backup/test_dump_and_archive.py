@@ -33,7 +33,7 @@ CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="po
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 ANSWER = json.dumps(dataclasses.asdict(FACTS))
 PINNED = f"--env=PGOPTIONS={pinned_settings.options(16)}"
-EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
+EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", *postgres.IN_CONTAINER]
 
 
 @pytest.fixture

@@ -59,6 +59,15 @@ def test_roles_of_a_file_from_elsewhere_may_nothing(tmp_path: Path) -> None:
     assert kept == f'{HEAD}{UTF8}CREATE ROLE "dental ""r";\n{comment}'
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_role_that_has_nothing_of_its_own_yet_gets_settings_and_limit_of_a_set(tmp_path: Path, ours: bool) -> None:
+    words = ("there=postgres", "there=pg_read_all_data", 'there=dental "r', 'bare=dental "r', "bare=postgres")
+    kept, _ = roles(tmp_path, ROLES, *words, *(["ours=1"] if ours else []))
+    given = """ALTER ROLE "dental ""r" CONNECTION LIMIT 4;\nALTER ROLE "dental ""r" SET search_path TO 'a; b', "c";\n"""
+    assert kept == HEAD + UTF8 + (given if ours else "")
+    assert roles(tmp_path, ROLES, *words[:3], "ours=1")[0] == HEAD + UTF8
+
+
 def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> None:
     control = tmp_path / "control"
     control.write_bytes(b"token=OURS\0there=postgres\0")
@@ -93,6 +102,19 @@ def test_a_file_from_elsewhere_names_no_live_role_in_other_bytes(tmp_path: Path)
         assert roles(tmp_path, utf8.format(name), *known)[1].startswith("line 3: GRANT")
     kept, _ = roles(tmp_path, utf8.format('"\u00fcber"'), "there=postgres")
     assert kept.endswith('GRANT "\u00fcber" TO evil;\n')
+
+
+@pytest.mark.parametrize("whom", ["current_user", "current_role", "session_user", "user", "public", "none"])
+def test_a_word_for_whoever_loads_the_roles_of_a_file_is_no_role_that_the_server_lacks(
+    tmp_path: Path, whom: str
+) -> None:
+    grants = (f"GRANT evil TO {whom};", f"GRANT {whom} TO evil;")
+    for text in (*grants, f"COMMENT ON ROLE {whom} IS 'x';", f"CREATE ROLE {whom};"):
+        kept, _ = roles(tmp_path, f"CREATE ROLE evil;\n{text}\n", "there=postgres")
+        assert kept == f"{HEAD}CREATE ROLE evil;\n"
+        assert roles(tmp_path, text.replace(whom, whom.upper()))[0] == ""
+    quoted = f'CREATE ROLE "{whom}";\n'
+    assert roles(tmp_path, quoted, "there=postgres")[0] == f"{HEAD}{quoted}"
 
 
 def test_roles_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:

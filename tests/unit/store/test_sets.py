@@ -148,6 +148,7 @@ def test_set_has_its_files_with_their_sizes_and_checksums(tmp_path: Path) -> Non
     assert [each.path for each in found.artefacts] == [
         f"db/db_{NAME}.sql.gz",
         f"db/globals_{NAME}.sql.gz",
+        f"db/settings_{NAME}.sql.gz",
         f"attachments_{NAME}.tgz",
     ]
 
