@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.backup import compressor, dump_client, hold_names
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import own_settings, postgres, sessions
+from dental_pms_backup.live import own_settings, pinned_settings, postgres, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def database_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: in
         options.append(f"--encoding={encoding}")
     if snapshot:
         options.append(f"--snapshot={snapshot}")
-    return postgres.client(server, program, *options, session=session)
+    return postgres.client(server, program, *options, session=session, options=pinned_settings.options(facts.major))
 
 
 def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -> list[str]:
@@ -41,7 +41,7 @@ def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -
     options = ["--roles-only", "--no-password", f"--database={facts.database}"]
     if not passwords:
         options.append("--no-role-passwords")
-    return postgres.client(server, program, *options, session=session)
+    return postgres.client(server, program, *options, session=session, options=pinned_settings.options(facts.major))
 
 
 def database(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.backup import dump_client
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.host import descriptors, programs, stop
-from dental_pms_backup.live import postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ set log_statement = 'none';
 set log_min_duration_statement = -1;
 set session_replication_role = replica;
 select from pg_settings
- where case when name in ('event_triggers', 'transaction_timeout') then set_config(name, '0', false) = '' end;
+ where case when name = 'event_triggers' then set_config(name, '0', false) = '' end;
 set idle_in_transaction_session_timeout = '{silent_s}s';
 select count(*) > 0 as of_others, coalesce(string_agg(configured::text, ','), '0') as others,
  string_agg(format('only %I.%I', nspname, relname), ', ') as tables
@@ -118,7 +118,8 @@ def held(
                 if beat:
                     beat()
 
-            script.write(HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN).encode())
+            hold = HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN)
+            script.write(f"{pinned_settings.FIRST};\n{hold}".encode())
             snapshot = _snapshot(out, watched)
             attempts = 1  # it has connected
             yield snapshot, watched

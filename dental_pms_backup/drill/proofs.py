@@ -166,7 +166,7 @@ def _prove_database(job: Job, went_in: Counting) -> None:
             job.config, where, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,
     ):
-        with findings.proof(LOAD), findings.timed("restore_s"):
+        with findings.proof(LOAD), findings.timed("restore_s"), findings.of_a_server_like_live(LOAD):
             _load(job, server, head.encoding)
         if findings.results[LOAD] is Result.FAILED:
             return
@@ -202,7 +202,7 @@ def _compare_settings(job: Job, server: Server) -> None:
 def _compare(job: Job, server: Server, encoding: str, went_in: Counting) -> Tally | None:
     """Dump what was loaded, compare that with the set's own dump, and return what it holds."""
     came_back = None
-    with job.findings.proof(IDENTITY):
+    with job.findings.proof(IDENTITY), job.findings.of_a_server_like_live(LOAD):
         notify.status("drill: db: dumping what came back")
         dump_argv = load.dump_argv(server, encoding)
         with compare_dumps.counting(dump_argv) as counting:

@@ -120,7 +120,8 @@ def ask(
     it says no for good.
     """
     other = [] if database is None else [to_database(database)]
-    argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", *other, "-c", sql, session=session)
+    words = ("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", *other, "-c", pinned_settings.FIRST, "-c", sql)
+    argv = client(server, "psql", *words, session=session)
     ended, out = programs.capture(argv, timeout_s=timeout_s)
     if ended.ok:
         return out.strip()
@@ -261,8 +262,7 @@ def _major(path: Path) -> int:
 
 def _check_docker(server: Server, ended: programs.Ended) -> None:
     """Raise DockerError when a client in a container failed because dockerd is not there, or not the same any more."""
-    said = [line for line in ended.said if NO_DOCKER.search(line)]
-    if said and isinstance(server, InContainer):
+    if (said := [line for line in ended.said if NO_DOCKER.search(line)]) and isinstance(server, InContainer):
         raise DockerError(f"docker: {said[-1]}, expected an answer", hint="systemctl status docker.service")
 
 

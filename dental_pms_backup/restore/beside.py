@@ -22,6 +22,7 @@ from dental_pms_backup.restore import (
     replay,
     replay_filters,
     replay_role,
+    written_by,
 )
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
@@ -50,6 +51,7 @@ class Opened:
     head: Head
     live: DatabaseSource
     own: Mapping[str, str]
+    written_by: Mapping[str, str]
 
     @property
     def ours(self) -> bool:
@@ -77,8 +79,9 @@ def look(
     if clears:
         leftover_roles.clear(live)
     own = database_settings.of_set(config.store, dump, watch=watch)
+    settings = written_by.settings(dump, descriptor, live, database_settings.wanted(live, own))
     database_settings.tell_differences(live, own)
-    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, written_by=settings)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -236,7 +239,7 @@ def _replay(
     _make_roles(config, dump, watch=watch)
     database_settings.rehearse(dump.live, into.database, dump.own)
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
-    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
+    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s, written_by=dump.written_by)
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
     with contextlib.ExitStack() as shown:

@@ -68,6 +68,11 @@ class BackupFile:
         """Return the system identifier of the server that a dump was taken of, empty where no manifest has it."""
         return str(self._origin.get("system_identifier") or "")
 
+    @property
+    def written_by(self) -> Mapping[str, Any]:
+        """Return the settings, and more, of the database that a dump was taken of; nothing without a manifest."""
+        return self._origin
+
     def database_bytes(self) -> int:
         """Return how large the database will be: as the manifest has it, else a guess from the file's size."""
         known = self._origin.get("database_bytes", 0)

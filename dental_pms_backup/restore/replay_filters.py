@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
 FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
 LONGEST_ANSWER_BYTES = 1000
+RIGHT = re.compile(r"((?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER [A-Z ]+ \S.* OWNER TO) .*);$", re.MULTILINE)
+SHOWN = 200  # characters of it
 # One a line, whatever their names; and of each whether it has nothing of its own yet.
 EXISTING_ROLES = """\
 select json_build_array(rolname::text, rolconnlimit = -1 and not exists (select from pg_db_role_setting
@@ -108,6 +110,7 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     """Tell a filter what it has to know: whose dump it is, and who replays it, None for the superuser."""
     write(files.control, words(f"token={token}", *_restricts(live), *_heads(dump)))
     if not by:
+        write(files.control, words("late=1"))
         return
     write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.heir)}"))
     if dump.ours:
@@ -167,6 +170,15 @@ def standing_at(line: int, dump: Dump, live: DatabaseSource, by: Restorer | None
         write(files.control, words(f"tell={line}"))
         return _told(dump, files)
     return ""
+
+
+def right_at(line: int, cat: Sequence[str]) -> str:
+    """Return the statement in a line of what ``cat`` prints, if it is about rights and owners: it holds names alone."""
+    with descriptors.memory("right") as out:
+        programs.pipeline(cat, ["sed", "--quiet", f"{line}{{p;q;}}"], out=out)
+        said = os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")
+    right = RIGHT.match(said)
+    return "".join(each if each.isprintable() else "?" for each in right[1])[:SHOWN] if right else ""
 
 
 def _told(dump: Dump, files: Filter) -> str:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import StoreError, UsageError
-from dental_pms_backup.store import drill_record
+from dental_pms_backup.store import drill_record, names
 from dental_pms_backup.store.drill_record import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FORMAT = 1
-YEARS = range(1970, 9999)  # what every time zone can show
 NAME_FORMAT = "%Y-%m-%d_%H%M%S"
 NAME_PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6}"
 FILE_OF_SET = re.compile(
@@ -31,7 +30,6 @@ TOO_LARGE = 1 << 63
 NUMBERS = {"database_bytes", "server_version"}
 TEXTS = {"database", "system_identifier", "source", "container", "image", "image_id", "encoding"}
 SHA256 = re.compile("[0-9a-f]{64}")
-NAME = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
 
 
 class Stream(StrEnum):
@@ -138,7 +136,7 @@ def listing(store: Path) -> list[StoredSet]:
     try:
         entries = {part: _entries(store / part) for part in ("", "db", "sets")}
         files = _named_files(entries)
-        manifests = {name[:-5] for name in entries["sets"] if name.endswith(".json") and _is_moment(name[:-5])}
+        manifests = {name[:-5] for name in entries["sets"] if name.endswith(".json") and names.is_moment(name[:-5])}
         sets = [_stored(store, name, files.get(name, {}), entries["sets"]) for name in manifests | files.keys()]
     except OSError as error:
         raise StoreError(
@@ -286,7 +284,7 @@ def _named_files(entries: Mapping[str, Mapping[str, os.DirEntry[str]]]) -> dict[
         head, tail = pattern.split("@")
         for name, entry in entries[directory].items():
             moment = name[len(head) : -len(tail)]
-            if name.startswith(head) and name.endswith(tail) and _is_moment(moment) and entry.is_file():
+            if name.startswith(head) and name.endswith(tail) and names.is_moment(moment) and entry.is_file():
                 found.setdefault(moment, {})[kind] = entry
     return found
 
@@ -307,7 +305,7 @@ def _is_sound(manifest: Mapping[str, Any], name: str) -> bool:
         manifest["format"] == FORMAT
         and manifest["set"] == name
         and taken_at.tzinfo is not None
-        and taken_at.year in YEARS
+        and taken_at.year in names.YEARS
         and _are_texts(manifest.get("suspicions", []))
         and bool(manifest["streams"])
         and all(_part_is_sound(Stream(stream), part, name) for stream, part in manifest["streams"].items())
@@ -343,14 +341,3 @@ def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
 
 def _are_texts(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-
-def _is_moment(name: str) -> bool:
-    """Tell whether a name is that of a set: a time that every time zone can show."""
-    digits = NAME.fullmatch(name)
-    if digits is None:
-        return False
-    try:
-        return datetime(*map(int, digits.groups())).year in YEARS  # type: ignore[arg-type]  # noqa: DTZ001 - a name
-    except ValueError:
-        return False

@@ -154,7 +154,7 @@ def test_a_dump_with_a_bad_row_near_its_end_leaves_the_database_as_it_was(own_da
     bad = changed(site, lambda text: text.replace(b"\nCOPY public.teeth (", b"\nCOPY public.teeth (no_such_column, "))
     sql(site.server, *CHANGES)
     said = refuses(site, "db", bad)
-    assert "the replay failed (SQLSTATE 42703)" in said
+    assert "the replay failed (SQLSTATE 42703, at rows of public.teeth)" in said
     assert "the live database is as it was" in said
 
 
@@ -169,7 +169,7 @@ def test_a_row_that_a_constraint_refuses_is_not_told(own_database: Site) -> None
     site = own_database
     row = b"-1\tRow\tcanary-patient-4711"
     bad = changed(site, lambda text: text.replace(row, b"notanumber\tRow\tcanary-patient-4711"))
-    assert "SQLSTATE 22P02" in refuses(site, "db", bad)
+    assert "SQLSTATE 22P02, at rows of public.patients" in refuses(site, "db", bad)
 
 
 @pytest.mark.parametrize("ending", ["cut.sql.gz", "cut.sql", "cut-but-packed.sql.gz"])

@@ -413,3 +413,42 @@ def test_owners_who_are_not_superusers_are_counted(tmp_path: Path) -> None:
         "CREATE SCHEMA s AUTHORIZATION a;",
     ):
         assert passed(tmp_path, f"{dump}{other}\n", *words).sql == "1"
+
+
+EVENTS = """\
+CREATE TABLE a (
+    n integer,
+    CONSTRAINT "few; of" CHECK ((n < 9)),
+    CONSTRAINT more CHECK ((n > 0))
+);
+CREATE EVENT TRIGGER told ON ddl_command_end
+   EXECUTE FUNCTION public.told();
+COPY a (n) FROM stdin;
+1
+\\.
+ALTER TABLE ONLY public.a
+    ADD CONSTRAINT "a; key" PRIMARY KEY (n);
+GRANT SELECT ON TABLE public.a TO "who; ever";
+CREATE UNIQUE INDEX i ON public.a USING btree (f(n));
+SET of_a_newer_version = 'x';
+"""
+STANDS = {
+    9: 'rows of a\t"few; of", more',
+    12: 'ALTER TABLE public.a ADD CONSTRAINT "a; key"',
+    13: 'GRANT SELECT ON TABLE public.a TO "who; ever"',
+    14: "CREATE UNIQUE INDEX i ON public.a",
+    15: "SET of_a_newer_version",
+}
+
+
+def test_an_event_trigger_comes_when_all_else_is_there(tmp_path: Path) -> None:
+    got = passed(tmp_path, EVENTS, "late=1", "restricts=1")
+    assert got.no == ""
+    assert got.sql.index("CREATE EVENT TRIGGER told") > got.sql.index("SET of_a_newer_version")
+    assert got.sql.index("CREATE EVENT TRIGGER told") < got.sql.index("AFTER")
+    assert (got.rights, got.late) == ("", "")
+
+
+@pytest.mark.parametrize("line", list(STANDS))
+def test_what_stands_in_a_line_is_told_by_its_names_and_the_checks_of_its_table(tmp_path: Path, line: int) -> None:
+    assert passed(tmp_path, EVENTS, "restricts=1", f"tell={line + 1}").sql == STANDS[line]
