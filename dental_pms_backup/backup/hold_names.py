@@ -96,7 +96,8 @@ def held(
         yield "", beat
         return
     session, attempts = sessions.new(), sessions.PATIENT
-    argv = postgres.client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", session=session, stdin=True)
+    words, options = ("-XAtq", "-w", "-v", "ON_ERROR_STOP=1"), pinned_settings.options(facts.major)
+    argv = postgres.client(server, "psql", *words, session=session, stdin=True, options=options)
     try:
         with (
             descriptors.memory("held") as out,
@@ -118,8 +119,7 @@ def held(
                 if beat:
                     beat()
 
-            hold = HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN)
-            script.write(f"{pinned_settings.FIRST};\n{hold}".encode())
+            script.write(HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN).encode())
             snapshot = _snapshot(out, watched)
             attempts = 1  # it has connected
             yield snapshot, watched

@@ -49,7 +49,7 @@ OWN = """\
 alter database "{0}" set lc_monetary = 'fr_CA.UTF-8';
 alter database "{0}" set array_nulls = off;
 alter database "{0}" set exit_on_error = on;
-alter database "{0}" set idle_session_timeout = '60ms';
+alter database "{0}" set idle_session_timeout = '20s';
 create domain amount as money;
 create table fees (id int primary key, fee amount not null, more money[], words text[]);
 create table ddl_log (tag text);
@@ -70,7 +70,7 @@ alter default privileges grant select on tables to public;
 truncate ddl_log;
 """
 SINCE_17 = """\
-alter database "{0}" set transaction_timeout = '60ms';
+alter database "{0}" set transaction_timeout = '20s';
 create function log_in() returns event_trigger language plpgsql as $$
  begin insert into public.ddl_log values (tg_tag); end $$;
 create event trigger log_in on login execute function log_in();
@@ -118,6 +118,8 @@ def practice(small: Site) -> Iterator[Site]:
 def test_what_a_practice_has_comes_back_by_every_road_whatever_is_set_for_its_sessions(practice: Site) -> None:
     site = practice
     name = site.takes("db")
+    for limit in ("idle_session_timeout", *(["transaction_timeout"] if major() >= 17 else [])):
+        assert postgres.ask(site.server, f"show {limit}") == "0"
     before = sql(site.server, LOOK)
     assert drills_well(site, name)["proof_identity"] == "passed"
     for road in ROADS:
@@ -147,7 +149,8 @@ def test_amounts_that_the_server_would_read_as_others_are_refused_before_anythin
     assert "with its own lc_monetary the live database would read other amounts in them" in done.stderr
     command = done.stderr.partition("hint: ")[2].strip().replace("psql", str(bin_dir() / "psql"))
     subprocess.run(["sh", "-c", command], check=True)
-    assert goes(site, "in place", name)[0].returncode == 0
+    done, _ = goes(site, "in place", name)
+    assert done.returncode == 0, done.stderr
     assert sql(site.server, "select fee::numeric from fees") == "12.50"
     sql(site.server, "drop table fees", "drop domain amount cascade", "create table money (money int)")
     taken = site.takes("db")

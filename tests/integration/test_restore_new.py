@@ -493,7 +493,10 @@ def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_
         at_end(of_set(site), b"SELECT count(pg_advisory_xact_lock(n)) FROM generate_series(1, 1000000) n;\n")
     )
     said = fails(site, str(file))
-    assert "(SQLSTATE 53200, more tables than the server's memory for locks has room for in one transaction" in said
+    assert (
+        "(SQLSTATE 53200, at SELECT, more tables than the server's memory for locks has room for in one transaction"
+        in said
+    )
     assert "disk" not in said
     assert "hint: max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: " in said
     assert "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again\n" in said
