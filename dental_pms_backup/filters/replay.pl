@@ -556,11 +556,10 @@ put("\\restrict $is{token}\n") if $is{restricts};
 put(set_again() . has_set()) if defined $is{settings};
 1 while statement();
 print $others if defined $tell && !$tell;
-put("\n");
+put(held() . "\n");    # nor is anything set for what comes behind the dump
 put($late, "CREATE EVENT TRIGGER") if $is{late};
 exit 0 if defined $tell;
 refuse("the file ends before its end") if !$whole;
-put(held() . "\n");    # nor is anything set for what comes behind the dump
 put("\\unrestrict $is{token}\n") if $is{restricts};
 if ($is{split}) {
     keep($rights_file, $rights);
