@@ -266,12 +266,14 @@ def _check_prepared(live: DatabaseSource) -> None:
     if found:
         gid, owner, since = found[0]
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        ends = f"rollback prepared {postgres.literal(gid)}"
+        is_text = gid.isprintable() and owner.isprintable()
+        named = f'transaction "{gid}" of {owner}' if is_text else "a transaction"
+        ends = f"rollback prepared {postgres.literal(gid)}" if is_text else "select * from pg_prepared_xacts"
         command = shlex.join(databases.admins_psql(live.server, live.facts.user, ends, database=live.facts.database))
         raise RefusedError(
-            f'db: transaction "{gid}" of {owner}, prepared at {since}{more}, is not ended, expected no prepared '
-            "transaction in the live database; nothing was touched",
-            hint=f"{command}   # or commit prepared, if what it did is wanted",
+            f"db: {named}, prepared at {since}{more}, is not ended, expected no prepared transaction in the live "
+            "database; nothing was touched",
+            hint=f"{command}   # {'or commit' if is_text else 'then commit or rollback'} prepared, as is wanted",
         )
 
 
