@@ -15,7 +15,7 @@ from tests.integration.drills import SECONDS, change_manifest, drills_well, know
 from tests.integration.faults import events, listening
 from tests.integration.support import Site, as_cluster_user, dump, major, on_disk, session, sql, wait_until
 
-PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
+PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "settings", "identity", "rows")]
 
 
 @pytest.mark.each_release
