@@ -273,7 +273,7 @@ def _check_prepared(live: DatabaseSource) -> None:
         raise RefusedError(
             f"db: {named}, prepared at {since}{more}, is not ended, expected no prepared transaction in the live "
             "database; nothing was touched",
-            hint=f"{command}   # {'or commit' if is_text else 'then commit or rollback'} prepared, as is wanted",
+            hint=f"{command}   # commit prepared or rollback prepared, as is wanted",
         )
 
 
