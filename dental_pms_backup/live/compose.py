@@ -26,7 +26,7 @@ SETTINGS = (
 INSPECTED = (
     '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'
     '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},'
-    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},"wanted":{{json .HostConfig.Mounts}},'
+    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},"wanted":{{json (index .HostConfig "Mounts")}},'
     '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
     + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
     + "{{end}}null]}"
