@@ -7,9 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 Checks = tuple[tuple[str, str], ...]
-Names = frozenset[str]
-Value = str | int | bool | Path | Checks | Names | None
-IGNORE = "ignore"
+Value = str | int | bool | Path | Checks | None
 CHECK_NAME = r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}"
 
 
@@ -44,10 +42,8 @@ def render(value: Value) -> str:
             return "null"
         case bool():
             return "true" if value else "false"
-        case frozenset():
-            return json.dumps(sorted(value))  # JSON is YAML
         case tuple():
-            return json.dumps(dict(value))
+            return json.dumps(dict(value))  # JSON is YAML
         case _:
             return str(value)
 
@@ -57,8 +53,6 @@ def plain(value: Value) -> object:
     match value:
         case Path() | StrEnum():
             return str(value)
-        case frozenset():
-            return sorted(value)
         case tuple():
             return dict(value)
         case _:

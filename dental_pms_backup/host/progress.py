@@ -85,13 +85,12 @@ class Progress:
 class Watch:
     """How long work is looked after: with a ``bar`` for a person or not, and how long it may stand still.
 
-    ``lines`` says of each file that is written or read now how far it is. ``beside`` is called with each beat.
+    ``lines`` says of each file that is written or read now how far it is.
     """
 
     bar: bool = False
     stall_timeout_s: float = math.inf
     lines: dict[str, str] = field(default_factory=dict)
-    beside: Callable[[], None] | None = None
 
     @contextlib.contextmanager
     def showing(
@@ -103,14 +102,8 @@ class Watch:
         """
         descriptors = (descriptor,) if beside is None else (descriptor, beside)
         progress = Progress(label, descriptors, expected_bytes, whose=whose, watch=self)
-
-        def both() -> None:
-            if self.beside:
-                self.beside()
-            progress.beat()
-
         try:
-            yield both
+            yield progress.beat
         finally:
             progress.close()
 

@@ -278,7 +278,7 @@ def _trim_checksums(store: Path) -> Iterator[str]:
 
 def _text(file: Path) -> str:
     try:
-        return durable.read(file).decode(errors="replace")
+        return file.read_text(errors="replace")
     except OSError:
         return ""
 
