@@ -44,7 +44,7 @@ my $line = 1;                           # of the input, where $text begins
 my $encoding = "";
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
 my ($after_line, $whole) = (1, 0);
-my $runs = 0;    # whether what the dump has made can have run: there are rows, or something was called
+my $runs = 0;    # whether what the dump has made can have run: the server runs an immutable function while it makes a table
 
 # possessive: a word that could be cut anywhere would take a hostile statement for ever
 my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
@@ -293,7 +293,7 @@ sub take {
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
     put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
-    $runs ||= !$sets && $one !~ /^(?:create|alter|comment)$/;
+    $runs ||= !$sets;
     return;
 }
 

@@ -436,6 +436,11 @@ NOTICED = {
         "1 tables have not the rows of the dump, the first is public.ledger",
     ),
 }
+AS_ITS_TABLE_IS_MADE = """\
+CREATE FUNCTION public.at_{table}(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+    AS $at$ BEGIN PERFORM public.steps(ARRAY[{step}]); RETURN n; END $at$;
+CREATE TABLE public.{table} (n integer, m integer GENERATED ALWAYS AS (n + public.at_{table}(1)) STORED);
+"""
 
 
 def made_by_the_app(site: Site, steps: tuple[str, ...], more: str = "") -> None:
@@ -485,6 +490,19 @@ def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(vi
     made_by_the_app(victim, (step,))
     assert no in fails(victim, victim.takes("db"))
     sql(victim.server, "drop table public.aaa, public.zzz")
+    victim.takes("db")
+    recovers(victim)
+
+
+@pytest.mark.fault("Somebody evil", "what the application made sets the path before there is any row, and sets it back")
+def test_what_runs_while_a_table_is_made_sets_nothing_for_what_follows_in_a_restore(victim: Site) -> None:
+    made = ""
+    for table, path in (("a_made", "public, pg_catalog"), ("z_made", "")):
+        step = postgres.literal(f"select set_config('search_path', '{path}', false)")
+        made += AS_ITS_TABLE_IS_MADE.replace("{table}", table).replace("{step}", step)
+    made_by_the_app(victim, ("select 1",), made)
+    assert "SQLSTATE DP008, at " in fails(victim, victim.takes("db"))
+    sql(victim.server, "drop table public.a_made, public.z_made")
     victim.takes("db")
     recovers(victim)
 

@@ -227,7 +227,8 @@ def test_once_something_can_run_settings_are_looked_at_before_each_statement_of_
     )
     look, note = "SELECT s.settings(false); ", " SELECT s.settings(true);"
     expected = (
-        f"{note}SET client_encoding = 'LATIN1';{note}\n{path}{note}\nCREATE TABLE t ();\nCOPY t FROM stdin;\n\\.\n"
+        f"{note}SET client_encoding = 'LATIN1';{note}\n{path}{note}\nCREATE TABLE t ();\n"
+        f"{look}COPY t FROM stdin;\n\\.\n"
         f"{look}SET a = b;{note}\n{look}SELECT 1;\n"
     )
     assert expected in passed(tmp_path, dump, *OF_A_SET, "settings=s.settings").sql
