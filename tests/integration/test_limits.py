@@ -20,7 +20,10 @@ AS_SOMEBODY = [
     "--inh-caps=+dac_override,+dac_read_search",
 ]
 AS_SOMEBODY += ["--ambient-caps=+dac_override,+dac_read_search", "--"]
-HAD_TOO_LITTLE = re.compile("^(MemoryError|SystemError|ImportError|OSError|RuntimeError: can't start)", re.MULTILINE)
+HAD_TOO_LITTLE = re.compile(
+    "^(MemoryError|SystemError|ImportError|OSError|RuntimeError: can't start|object type name: MemoryError)",
+    re.MULTILINE,
+)
 KB, MB = 1 << 10, 1 << 20
 LIMITS = {
     "open files": ([], "--nofile={0}:{0}", (6, 7, 9, 12, 15, 17, 18, 19, 20, 64)),

@@ -136,10 +136,10 @@ def test_a_second_container_in_the_middle_of_the_dump_changes_nothing(host: Mach
 @pytest.mark.parametrize(
     ("strike", "said_of_it"),
     [
-        (f"docker stop {DB}", "is not running"),
-        (f"docker kill {DB}", "is not running"),
-        (f"docker restart {DB}", "the server was restarted during the dump"),
-        (f"docker rm --force {DB}", "No such container"),
+        (f"docker stop {DB}", "(is not running|the server does not answer)"),
+        (f"docker kill {DB}", "(is not running|the server does not answer)"),
+        (f"docker restart {DB}", "the server (was restarted during the dump|does not answer)"),
+        (f"docker rm --force {DB}", "(No such container|the server does not answer)"),
     ],
     ids=["stopped", "killed", "restarted", "removed"],
 )
@@ -149,7 +149,7 @@ def test_a_container_that_goes_away_under_the_dump_is_temporary(host: Machine, s
         if "restart" in strike:  # the run asks once, when its dump has ended
             practice.wait_until_healthy(host)
     said = faults.has_failed(run, cause="database", status=75)
-    assert said_of_it in said
+    assert re.search(said_of_it, said)  # it is asked at once: a server that starts again may not answer yet
     assert run.events == ["run-started", "stream-failed", "stream-taken", "run-failed"]
     assert said.endswith(f"\nhint: docker logs --tail 20 {DB}")
     practice.put_up_again(host)
