@@ -6,20 +6,19 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.backup import compressor
+from dental_pms_backup.backup import compressor, links
 from dental_pms_backup.errors import ArchiveError, BackupError, StoreError
 from dental_pms_backup.host import filters, places, programs
-from dental_pms_backup.live import sources
+from dental_pms_backup.live import mounts, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from dental_pms_backup.live.sources import AttachmentsSource
 
-MOUNTS = Path("/proc/self/mountinfo")
 TAR_CHANGED = 1  # GNU tar manual, "Return values": some files differ, or changed while read; the archive is usable
 COUNTS_S = 600
 INDEX_FULL = re.compile(r"(No space left on device|Disk quota exceeded)$")  # what tar reads is never that
@@ -37,13 +36,16 @@ TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 class Archived:
     """What tar saw: entries written, and entries that changed while they were read, the last of them by name.
 
-    ``too_long_count`` entries have a path that can be archived, but is too long to be put back.
+    ``too_long_count`` entries have a path that can be archived, but is too long to be put back. ``leading_out`` are
+    links, the first by name, of which only they themselves are in the archive.
     """
 
     entry_count: int
     too_long_count: int
     changed: tuple[str, ...]
     more_changed: bool
+    leading_out: tuple[str, ...]
+    leading_out_count: int
 
 
 def argv(directory: Path, index: Path, *, sparse: bool) -> list[str]:
@@ -83,9 +85,11 @@ def attachments(
     names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
     with _opened(source) as place:
-        sparse = tells_of_holes(place, MOUNTS.read_text("utf-8", "surrogateescape"))
+        sparse = tells_of_holes(place, mounts.OURS.read_text("utf-8", "surrogateescape"))
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
+        known_as = [path for path in (source.path, source.path.resolve(), source.mount) if path]
+        named, leading_out_count = links.leading_out(place, known_as, beat)
     if not packer.ok:
         raise compressor.writing_failed("attachments", packer, out)
     usable = tar.exit_code in {0, TAR_CHANGED}
@@ -98,7 +102,14 @@ def attachments(
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
     count, too_long = _counted(index, beat=beat)
     more_changed = len(tar.said) == programs.LINES_KEPT
-    return Archived(entry_count=count, too_long_count=too_long, changed=changed, more_changed=more_changed)
+    return Archived(
+        entry_count=count,
+        too_long_count=too_long,
+        changed=changed,
+        more_changed=more_changed,
+        leading_out=tuple(named),
+        leading_out_count=leading_out_count,
+    )
 
 
 def _not_whole(tar: programs.Ended, names: tuple[str, ...], index: Path) -> BackupError:
@@ -123,14 +134,10 @@ def _may_lack_content(tar: programs.Ended) -> bool:
     return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
 
 
-def tells_of_holes(directory: Path, mounts: str) -> bool:
+def tells_of_holes(directory: Path, mountinfo: str) -> bool:
     """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
     place = f"{os.path.realpath(directory)}/"
-    kinds = {}
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
-        kinds[f"{point.rstrip('/')}/"] = after.split(" ")[0]
+    kinds = {f"{mount.point.rstrip('/')}/": mount.kind for mount in mounts.listed(mountinfo)}
     around = max((point for point in kinds if place.startswith(point)), key=len, default="")
     found = {kind for point, kind in kinds.items() if point == around or point.startswith(place)}
     return bool(found) and found <= TELL_OF_HOLES

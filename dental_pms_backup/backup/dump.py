@@ -1,4 +1,4 @@
-"""The dump of the database and of the roles: pg_dump and pg_dumpall, compressed into a draft."""
+"""The dump of the database, of the roles and of its own settings, compressed into a draft."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.backup import compressor, dump_client, hold_names
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import postgres, sessions
+from dental_pms_backup.live import own_settings, pinned_settings, postgres, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def database_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: in
         options.append(f"--encoding={encoding}")
     if snapshot:
         options.append(f"--snapshot={snapshot}")
-    return postgres.client(server, program, *options, session=session)
+    return postgres.client(server, program, *options, session=session, options=pinned_settings.options(facts.major))
 
 
 def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -> list[str]:
@@ -41,7 +41,7 @@ def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -
     options = ["--roles-only", "--no-password", f"--database={facts.database}"]
     if not passwords:
         options.append("--no-role-passwords")
-    return postgres.client(server, program, *options, session=session)
+    return postgres.client(server, program, *options, session=session, options=pinned_settings.options(facts.major))
 
 
 def database(
@@ -69,6 +69,13 @@ def roles(server: Server, facts: Facts, out: int, *, passwords: bool, beat: Call
         compressor.argv(),
     ]
     _dump(server, facts, session, argvs, out=out, beat=beat)
+
+
+def settings(server: Server, facts: Facts, out: int, *, beat: Callable[[], None] | None = None) -> None:
+    """Write what belongs to the database itself, compressed, to ``out``; DumpError unless every program exited 0."""
+    session = sessions.new()
+    argv = own_settings.argv(server, postgres.matching(server, facts, "psql"), session)
+    _dump(server, facts, session, [argv, compressor.argv()], out=out, beat=beat)
 
 
 def _dump(

@@ -7,12 +7,28 @@ import signal
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DumpError
+from dental_pms_backup.host.journal import redacted
 from dental_pms_backup.live import postgres
 
 if TYPE_CHECKING:
     from dental_pms_backup.host import programs
     from dental_pms_backup.live.postgres import Facts, Server
 
+# what pg_dump asked as it failed; its line with the error has the name without the schema
+ASKED = re.compile(
+    r'pg_dump: detail: (?:Command was: COPY|Query was: LOCK TABLE) ((?:"(?:[^"]|"")+"|[^\s,(";])+)(?: |$)'
+)
+TABLE_SHOWN = 130  # characters
+HINTS = {
+    "No space left": "docker ps; df -h   # the server's own disk is full; with room there: dental-pms-backup run",
+    "invalid memory alloc request size|[Cc]annot enlarge string buffer|out of memory": "psql -c 'SELECT "
+    "max(octet_length(COLUMN)) FROM TABLE'   # a value of over 500 MB cannot be dumped: keep it in parts, or as a file",
+    "lock|statement timeout": "dental-pms-backup run   # when the migration or maintenance that holds a table is done",
+    "does not exist|already exists|unique constraint|could not serialize": "dental-pms-backup run   "
+    "# when the migration that changed tables as the dump began is done",
+    "permission denied": "GRANT pg_read_all_data TO ROLE;   "
+    "# in psql, for the role that dumps: it has to read everything",
+}
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second from docker exec
 
 
@@ -22,18 +38,16 @@ def check(server: Server, facts: Facts, client: programs.Ended) -> None:
         return
     postgres.check_stayed(server, facts, client)
     said = postgres.complaint(client)
-    raise DumpError(f"db: {client}: {said}, expected exit status 0", hint=_hint(client, said))
+    raise DumpError(f"db: {client}: {_table(client)}{said}, expected exit status 0", hint=_hint(client, said))
+
+
+def _table(client: programs.Ended) -> str:
+    """Return the table that pg_dump was at, with a colon behind it, empty where it does not say one."""
+    asked = next((found for line in client.said if (found := ASKED.search(line))), None)
+    return f"table {redacted(asked[1])[:TABLE_SHOWN]}: " if asked else ""
 
 
 def _hint(dump: programs.Ended, said: str) -> str:
     if dump.exit_code in KILLED:
         return "journalctl --dmesg --grep='killed process'   # mostly memory ran out; then: dental-pms-backup run"
-    if "No space left" in said:
-        return "docker ps; df -h   # the server's own disk is full; with room there: dental-pms-backup run"
-    if "lock" in said or "statement timeout" in said:
-        return "dental-pms-backup run   # when the migration or maintenance that holds a table is done"
-    if re.search("does not exist|already exists|unique constraint|could not serialize", said):
-        return "dental-pms-backup run   # when the migration that changed tables as the dump began is done"
-    if "permission denied" in said:
-        return "GRANT pg_read_all_data TO ROLE;   # in psql, for the role that dumps: it has to read everything"
-    return "dental-pms-backup run --verbose"
+    return next((hint for words, hint in HINTS.items() if re.search(words, said)), "dental-pms-backup run --verbose")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.backup import dump_client
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.host import descriptors, programs, stop
-from dental_pms_backup.live import postgres, sessions
+from dental_pms_backup.live import pinned_settings, postgres, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ set log_statement = 'none';
 set log_min_duration_statement = -1;
 set session_replication_role = replica;
 select from pg_settings
- where case when name in ('event_triggers', 'transaction_timeout') then set_config(name, '0', false) = '' end;
+ where case when name = 'event_triggers' then set_config(name, '0', false) = '' end;
 set idle_in_transaction_session_timeout = '{silent_s}s';
 select count(*) > 0 as of_others, coalesce(string_agg(configured::text, ','), '0') as others,
  string_agg(format('only %I.%I', nspname, relname), ', ') as tables
@@ -96,7 +96,8 @@ def held(
         yield "", beat
         return
     session, attempts = sessions.new(), sessions.PATIENT
-    argv = postgres.client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", session=session, stdin=True)
+    words, options = ("-XAtq", "-w", "-v", "ON_ERROR_STOP=1"), pinned_settings.options(facts.major)
+    argv = postgres.client(server, "psql", *words, session=session, stdin=True, options=options)
     try:
         with (
             descriptors.memory("held") as out,

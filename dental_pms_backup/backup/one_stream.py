@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.backup import archive, compressor, dump
+from dental_pms_backup.backup import archive, compressor, dump, odd_names
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 WRITE_BACK_BYTES = 32 << 20
+LINKS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
 
-    ``level`` is the compressor's, from 1 to 9; ``table`` the application's table of attachments, None without one.
+    ``level`` is the compressor's, from 1 to 9; ``table`` the application's table of attachments, None without one, and
+    ``directory`` where the files of its rows lie in the attachments.
     """
 
     store: Path
@@ -44,24 +46,28 @@ class Order:
     table: str | None
     level: int
     watch: Watch
+    directory: str = "."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A stream's part of the manifest, with all its drafts verified and durable.
 
-    ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back.
+    ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back;
+    ``leading_out_count`` are links whose target is not in the archive.
     """
 
     stream: Stream
     manifest: Mapping[str, Any]
     changed: tuple[str, ...] = ()
     too_long_count: int = 0
+    leading_out_count: int = 0
 
 
 def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
-    """Take the database and the roles that it needs; BackupError leaves drafts only."""
+    """Take the database, the roles that it needs and its own settings; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
+    odd_names.refuse(server)
     files = table_files.numbers(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
@@ -72,11 +78,15 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
         roles, _ = _verify(order, draft, reading)
+    with publishing.draft(order.store, Kind.SETTINGS, order.name) as draft, _read_along(draft) as reading:
+        with _written(order, draft, "settings") as beat:
+            dump.settings(server, facts, draft.descriptor, beat=beat)
+        own, _ = _verify(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
     return Part(
         stream=Stream.DB,
-        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles]},
+        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles, own]},
     )
 
 
@@ -92,10 +102,12 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
             "source": {"path": str(source.path), "container": source.container},
             "entries": archived.entry_count,
             "changed": list(archived.changed),
+            "leading_out": list(archived.leading_out),
             "artefacts": [packed],
         },
         changed=archived.changed,
         too_long_count=archived.too_long_count,
+        leading_out_count=archived.leading_out_count,
     )
 
 
@@ -175,9 +187,22 @@ def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:
         )
     if archived.entry_count == 1:
         found[Event.ATTACHMENTS_EMPTY] = f"{path} is empty, expected the practice's files; is it the right directory?"
+    if archived.leading_out:
+        found[Event.LINKS_LEAD_OUT] = _told_of_links(name, path, archived)
     for event, text in found.items():
         fields: dict[str, journal.Field] = {"stream": Stream.ATTACHMENTS, "set": name}
         journal.write(event, f"attachments: {text}", priority=journal.WARNING, fields=fields)
+
+
+def _told_of_links(name: str, path: Path, archived: archive.Archived) -> str:
+    """Name the links at the top: a name further below may be a patient's."""
+    top = [f'"{link}"' for link in archived.leading_out if "/" not in link][:LINKS_NAMED]
+    more = archived.leading_out_count - len(top)
+    told = " and ".join([*top, *([f"{more} {'more' if top else 'below'}"] if more else [])])
+    return (
+        f"links lead out of {path} ({told}), and what is behind them is not in the archive; "
+        f"dental-pms-backup show {name} names them"
+    )
 
 
 def _last_size(order: Order, kind: Kind) -> int:

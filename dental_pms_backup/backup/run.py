@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
-from dental_pms_backup.backup import both_streams, one_stream, preflight, suspicion
+from dental_pms_backup.backup import both_streams, one_stream, other_databases, preflight, stranger, suspicion
 from dental_pms_backup.errors import (
     ArchiveError,
     BackupError,
@@ -65,12 +65,14 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         _begin(store, wanted)
         found = _reach_patiently(config, wanted)
         _check_apart(store, found)
+        _check_database(config, found)
         earlier = sets.listing(store)
         _check_room(config, found, earlier)
         order = order_of(config, earlier, now=now, watch=watch)
         with drafts_discarded(store, order.name):
             parts = both_streams.take_all(order, found, config.database)
             stored = publish(order, parts, now)
+        stranger.tell_of_new(store, parts, earlier)
         _refuse_suspect(stored)
         taken = Taken(
             store=store,
@@ -91,6 +93,8 @@ def dry_run(config: Config, wanted: Sequence[Stream], *, now: datetime) -> tuple
     preflight.check_mount(config.store, required=config.room.require_mount)
     found = sources.reach(config, wanted)
     _check_apart(config.store, found)
+    if found.database:
+        other_databases.check_named(found.database)
     listed = sets.listing(config.store)
     if config.store.is_dir():
         _check_room(config, found, listed)
@@ -119,6 +123,7 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
         table=config.application.table,
         level=config.compression_level,
         watch=watch,
+        directory=config.application.directory,
     )
 
 
@@ -131,7 +136,7 @@ def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, sa
         "set": name,
         "taken_at": now.astimezone(UTC).isoformat(),
         "made_by": f"dental-pms-backup {__version__}",
-        "suspicions": list(suspicion.of_set(parts, order.earlier, order.limits, order.table)),
+        "suspicions": _suspicions(order, parts, safety=safety),
         "streams": {part.stream: part.manifest for part in parts},
         **({"safety": True} if safety else {}),
     }
@@ -145,6 +150,15 @@ def publish(order: one_stream.Order, parts: Sequence[Part], now: datetime, *, sa
         fields={"set": name, "bytes": size_bytes},
     )
     return stored
+
+
+def _suspicions(order: one_stream.Order, parts: Sequence[Part], *, safety: bool) -> list[str]:
+    """Return what is strange about a set; whose database it is, was asked before a safety set of it is taken."""
+    found = list(suspicion.of_set(parts, order.earlier, order.limits, order.table, order.directory))
+    if safety:
+        return found
+    strange = stranger.suspicions(order.store, parts, order.earlier)
+    return [*strange, *found, *stranger.unlike(parts, order.earlier)]
 
 
 @contextlib.contextmanager
@@ -191,6 +205,12 @@ def _check_apart(store: Path, found: sources.Sources) -> None:
     if found.attachments:
         preflight.check_apart(store, found.attachments.path)
         swap.check_whole(found.attachments.path)
+
+
+def _check_database(config: Config, found: sources.Sources) -> None:
+    if found.database:
+        other_databases.check_named(found.database)
+        other_databases.tell(found.database, config.database.others)
 
 
 def _check_room(config: Config, found: sources.Sources, earlier: Sequence[StoredSet]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.host.wording import size
@@ -19,10 +20,13 @@ ONLY_THE_DIRECTORY = 1
 FEWEST_ROWS = 100
 
 
-def of_set(parts: Sequence[Part], earlier: Sequence[StoredSet], limits: Suspect, table: str | None) -> Iterator[str]:
+def of_set(
+    parts: Sequence[Part], earlier: Sequence[StoredSet], limits: Suspect, table: str | None, directory: str = "."
+) -> Iterator[str]:
     """Yield what is strange about a new set's parts, beside the sets in the store, oldest first.
 
-    ``table`` is the application's table of attachments, whose rows have files, as the configuration names it.
+    ``table`` is the application's table of attachments, whose rows have files in ``directory``, as the configuration
+    names them.
     """
     rows: Mapping[str, int] = {}
     for part in sorted(parts, key=lambda part: part.stream is not Stream.DB):
@@ -35,6 +39,7 @@ def of_set(parts: Sequence[Part], earlier: Sequence[StoredSet], limits: Suspect,
                 rows_with_files = rows.get(table, rows.get(f"public.{table}", 0)) if table else 0
                 yield from _of_attachments(size_bytes, part.manifest["entries"], rows_with_files, earlier, limits)
                 yield from _of_names(part.too_long_count)
+                yield from _of_links(part, rows_with_files, PurePath(directory))
 
 
 def _of_database(
@@ -61,6 +66,17 @@ def _of_attachments(
 def _of_names(too_long_count: int) -> Iterator[str]:
     if too_long_count:
         yield f"attachments: {too_long_count} entries have a path of over 4095 bytes, which tar cannot put back"
+
+
+def _of_links(part: Part, rows_with_files: int, directory: PurePath) -> Iterator[str]:
+    """Yield that rows lack their files, where that is plain: the way to them leads out, or files are too few."""
+    on_the_way = any(directory.is_relative_to(link) for link in part.manifest.get("leading_out", ()))
+    files_at_most = part.manifest["entries"] - ONLY_THE_DIRECTORY - part.leading_out_count
+    if part.leading_out_count and rows_with_files and (on_the_way or rows_with_files > files_at_most):
+        yield (
+            f"attachments: links lead out of them ({part.leading_out_count}), expected the files of {rows_with_files} "
+            "rows in the archive"
+        )
 
 
 def _shrunk(kind: Kind, size_bytes: int, earlier: Sequence[StoredSet], percent: int) -> Iterator[str]:

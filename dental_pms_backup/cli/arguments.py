@@ -110,7 +110,7 @@ def _add_restore(commands: Commands) -> None:
     target.add_argument(
         "--to", metavar="NAME|DIR", help="restore into a new database or a new or empty directory of this name"
     )
-    target.add_argument("--in-place", action="store_true", help="replace what is live; this needs --yes")
+    target.add_argument("--in-place", action="store_true", help="replace what is live; this needs --yes, or an answer")
     command.add_argument(
         "--replace", action="store_true", help="with --in-place, for a server whose disk has no room for two databases"
     )
@@ -120,6 +120,9 @@ def _add_restore(commands: Commands) -> None:
     )
     command.add_argument(
         "--yes", action="store_true", help="give your word for --in-place; CONFIRM=YES in the environment does the same"
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="look at everything, say what would be done, touch nothing"
     )
 
 

@@ -135,7 +135,7 @@ def _bring_back(
     """Restore as RESTORE.txt says, into a new database and a new directory, and compare; RestoreError otherwise."""
     postgres.ask(live, "create database restored")
     target = postgres.in_database(live, "restored")
-    for kind in (Kind.GLOBALS, Kind.DB):
+    for kind in (Kind.GLOBALS, Kind.SETTINGS, Kind.DB):
         say(f"$ gzip -dc {files[kind]} | psql -X -v ON_ERROR_STOP=1 -d restored")
         psql = postgres.client(target, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", session="demo")
         _through_gzip(files[kind], psql)

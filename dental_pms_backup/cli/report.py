@@ -7,6 +7,7 @@ import shlex
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from dental_pms_backup.config.values import Source
 from dental_pms_backup.host.wording import duration, moment, moment_of, size
 from dental_pms_backup.store.sets import Kind, Stream
 
@@ -16,15 +17,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dental_pms_backup.backup.run import Taken
+    from dental_pms_backup.config.settings import Config
     from dental_pms_backup.drill.drill import Drilled
     from dental_pms_backup.live.sources import Sources
-    from dental_pms_backup.restore.restore import Restored
+    from dental_pms_backup.restore.terms import Prospect, Restored
     from dental_pms_backup.store.retention import Choice
     from dental_pms_backup.store.sets import StoredSet
     from dental_pms_backup.store.verify_sets import Verdict
 
 WORD_OF = {Stream.DB: "database", Stream.ATTACHMENTS: "attachments"}
 NOTHING_TO_DRILL = "Every set that can be drilled has been drilled."
+DRY_RUN = "nothing was done: dry run"
+SWITCH_REPLACES = "the live database, whose sessions it ends; what was live is kept under a name with _before_"
+NOT_IN_STORE = (
+    "on a new server, set again what is in no set: this configuration, rclone.conf, what alerts need, and passwords of "
+    "roles, unless database.role_passwords was set"
+)
 KIND_OF = {Stream.DB: Kind.DB, Stream.ATTACHMENTS: Kind.ATTACHMENTS}
 
 
@@ -67,7 +75,7 @@ def dry_run_lines(store: Path, sources: Sources, going: Sequence[Choice]) -> Ite
         yield f"would archive {sources.attachments.path}"
     for choice in going:
         yield f"would remove {choice.stream} of set {choice.stored.name}: {choice.reason}"
-    yield "nothing was done: dry run"
+    yield DRY_RUN
 
 
 def set_summary(stored: StoredSet) -> dict[str, Any]:
@@ -170,6 +178,7 @@ def _content_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
     if "entries" in part:
         yield f"{stream} content: {part['entries']:,} files and directories"
     yield from (f"{stream} changed while being read: {name}" for name in part.get("changed", ()))
+    yield from (f"{stream} are without what is behind the link: {name}" for name in part.get("leading_out", ()))
 
 
 def verdict_summary(verdict: Verdict) -> dict[str, Any]:
@@ -189,7 +198,27 @@ def choice_lines(choices: Sequence[Choice], *, dry_run: bool) -> Iterator[str]:
     words = {True: "keep", False: "remove" if dry_run else "removed"}
     for choice in choices:
         yield f"{words[choice.keep]} {choice.stream} of set {choice.stored.name}: {choice.reason}"
-    yield "nothing was done: dry run" if dry_run else f"retention_deleted={len(choices)}"
+    yield DRY_RUN if dry_run else f"retention_deleted={len(choices)}"
+
+
+def prospect_lines(prospect: Prospect) -> Iterator[str]:
+    """Yield what a restore would do."""
+    yield f"would restore {prospect.stream} into {prospect.target}"
+    yield f"from {prospect.origin}: {prospect.content}"
+    yield f"room: {prospect.room}"
+    yield from (f"first: {left}; that is ended first" for left in prospect.ends)
+    yield f"live: {prospect.live}"
+    yield from (f"live_has_more={loss}" for loss in prospect.losses)
+
+
+def next_lines(config: Config) -> Iterator[str]:
+    """Yield what is to be typed once both streams are back, on a new server or on the old one."""
+    if config.database.source is Source.COMPOSE:
+        project = shlex.quote(str(config.compose.project_dir))
+        yield f"next=cd {project} && docker compose up --detach --wait   # then look at the application"
+    yield "next=dental-pms-backup run   # the first set of what is live now"
+    yield "next=systemctl enable --now dental-pms-backup.timer dental-pms-backup-drill.timer   # tonight's backup"
+    yield f"next=dental-pms-backup config show   # {NOT_IN_STORE}"
 
 
 def restored_lines(restored: Restored) -> Iterator[str]:
@@ -204,6 +233,7 @@ def restored_lines(restored: Restored) -> Iterator[str]:
     if restored.kept:
         yield f"restore_kept={restored.kept}"
     if restored.switch:
+        yield f"restore_switch_replaces={SWITCH_REPLACES}"
         yield f"restore_switch={shlex.join(restored.switch)}"
     if restored.drop:
         yield f"restore_drop={shlex.join(restored.drop)}"
@@ -215,7 +245,7 @@ def restored_told(restored: Restored) -> str:
     if restored.switch:
         return (
             f"The database was restored into the new database {restored.target}; the live one is as it was. "
-            "The command after restore_switch= puts the new one in its place."
+            "Look at the new one first: the command after restore_switch= replaces the live database by it."
         )
     if restored.kept:
         kept = f"What was live before is kept in {restored.kept}."

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.cli import output, report
 from dental_pms_backup.errors import RefusedError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
-from dental_pms_backup.restore import extract, restore, restore_all
+from dental_pms_backup.restore import attachments, database, extract, restore_all
+from dental_pms_backup.restore.terms import Prospect, Restored, Terms
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
@@ -29,34 +30,45 @@ ALL = "all"
 
 def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, watch: Watch, say: Say) -> None:
     """Restore what the command line asks for and say what was done; RefusedError, UsageError where it is not clear."""
-    wanted, target = arguments.wanted, arguments.to
     _check_words(arguments)
-    terms = restore.Terms(
-        consent=lambda name, losses: _consent(name, losses, say),
+    terms = Terms(
+        consent=lambda prospects: _consent(prospects, say, asks=not _has_word(arguments)),
         safety_set=not arguments.no_safety_set,
         replay=arguments.replace,
         as_superuser=arguments.as_superuser,
+        dry_run=arguments.dry_run,
     )
-    if arguments.stream == ALL:
-        for restored in restore_all.both_in_place(config, wanted, terms, now=now, watch=watch):
-            say(report.restored_lines(restored))
-            output.to_person(report.restored_told(restored), quiet=arguments.quiet)
+    done = _done(config, arguments, terms, now=now, watch=watch)
+    for each in done:
+        match each:
+            case Prospect():
+                say(report.prospect_lines(each))
+            case Restored():
+                say(report.restored_lines(each))
+                output.to_person(report.restored_told(each), quiet=arguments.quiet)
+    if arguments.dry_run:
+        say([report.DRY_RUN])
+    elif arguments.stream == ALL:
         matched = restore_all.match(config, watch=watch)
         say([f"attachment_rows_with_files={matched.rows if matched else 'no such table'}", "restore_all_status=ok"])
-        return
+        say(report.next_lines(config))
+
+
+def _done(
+    config: Config, arguments: Arguments, terms: Terms, *, now: datetime, watch: Watch
+) -> Sequence[Restored | Prospect]:
+    wanted, target = arguments.wanted, arguments.to
+    if arguments.stream == ALL:
+        return restore_all.both_in_place(config, wanted, terms, now=now, watch=watch)
     match Stream(arguments.stream), arguments.in_place:
         case Stream.DB, True:
-            restored = restore.database_in_place(config, wanted, terms, now=now, watch=watch)
+            return [database.in_place(config, wanted, terms, now=now, watch=watch)]
         case Stream.DB, False:
-            restored = restore.database_into_new(
-                config, wanted, target, as_superuser=terms.as_superuser, now=now, watch=watch
-            )
+            return [database.into_new(config, wanted, target, terms, now=now, watch=watch)]
         case _, True:
-            restored = restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
+            return [attachments.in_place(config, wanted, terms, now=now, watch=watch)]
         case _:
-            restored = restore.attachments_into_new(config, wanted, target, now=now, watch=watch)
-    say(report.restored_lines(restored))
-    output.to_person(report.restored_told(restored), quiet=arguments.quiet)
+            return [attachments.into_new(config, wanted, target, terms, now=now, watch=watch)]
 
 
 def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:
@@ -100,19 +112,39 @@ def _check_words(arguments: Arguments) -> None:
             "restore: no target is named, expected --to and a directory, or --in-place to replace what is live",
             hint=f"{command} --in-place",
         )
-    if arguments.in_place and not arguments.yes and os.environ.get("CONFIRM") != "YES":
+    if arguments.in_place and not (arguments.dry_run or _has_word(arguments) or _at_terminal()):
         raise RefusedError(
             f"restore: this replaces the live {what}, expected --yes or CONFIRM=YES", hint=f"{command} --in-place"
         )
 
 
-def _consent(name: str, losses: Sequence[str], say: Say) -> None:
-    """Show what of the live content the set has not; at a terminal, have the name typed; RefusedError otherwise."""
-    say(f"live_has_more={loss}" for loss in losses)
-    if not sys.stdin or not sys.stdin.isatty():
-        return
-    journal.say(f"This replaces what is live. Type {name} to go on:")
-    while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
-        stop.check()
-    if sys.stdin.readline().strip() != name:
-        raise RefusedError(f'restore: the answer was not "{name}", so what it would have replaced is as it was')
+def _has_word(arguments: Arguments) -> bool:
+    """Tell whether the admin has given his word for all that is replaced."""
+    return bool(arguments.yes) or os.environ.get("CONFIRM") == "YES"
+
+
+def _at_terminal() -> bool:
+    return bool(sys.stdin) and sys.stdin.isatty()
+
+
+def _consent(prospects: Sequence[Prospect], say: Say, *, asks: bool) -> None:
+    """Show what of the live content the set has not; without his word, ``asks`` the admin for each; RefusedError."""
+    say(f"live_has_more={loss}" for prospect in prospects for loss in prospect.losses)
+    for prospect in prospects:
+        if not prospect.strange:
+            continue
+        if asks:
+            journal.say(f"Look twice: {prospect.strange}.")
+        elif os.environ.get("CONFIRM") != prospect.answer:
+            raise RefusedError(
+                f"restore: {prospect.strange}, expected CONFIRM to name that database",
+                hint=f"if it is the one to replace: CONFIRM={shell_word(prospect.answer)} before the same command with "
+                "--yes",
+            )
+    for prospect in prospects if asks else ():
+        what = f"{prospect.target} by {prospect.origin}: {prospect.content}"
+        journal.say(f"This replaces {what}. Type {prospect.answer} to go on:")
+        while not select.select([sys.stdin], [], [], stop.LONGEST_NAP_S)[0]:
+            stop.check()
+        if sys.stdin.readline().strip() != prospect.answer:
+            raise RefusedError(f'restore: the answer was not "{prospect.answer}"')

@@ -2,58 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from dental_pms_backup.config.key import Key
 from dental_pms_backup.config.values import Road, Source, Where
-
-if TYPE_CHECKING:
-    from dental_pms_backup.config.values import Value
-
-Kind = Literal["number", "switch", "text", "path", "choice", "checks"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """One key of the configuration. ``least`` and ``most`` bound a number; a ``credential`` path may begin with %d.
-
-    ``null_too``: null is a value, and not the default.
-    """
-
-    name: str
-    kind: Kind
-    default: Value
-    says: str
-    least: int = 0
-    most: int = 1_000_000
-    choices: tuple[str, ...] = ()
-    variable: str = ""
-    credential: bool = False
-    null_too: bool = False
-
-    @property
-    def optional(self) -> bool:
-        """Tell whether null is a value of this key."""
-        return self.null_too or self.default is None
-
-    @property
-    def expected(self) -> str:
-        """Say what a value of this key has to be, to end a sentence with."""
-        match self.kind:
-            case "number":
-                return f"a whole number from {self.least} to {self.most}"
-            case "switch":
-                return "true or false"
-            case "text":
-                return "text"
-            case "path":
-                return "an absolute path"
-            case "choice":
-                return "one of " + ", ".join(self.choices)
-            case "checks":
-                return "names, each with an SQL query"
-
 
 KEYS = (
     Key(
@@ -158,6 +110,36 @@ KEYS = (
         "the first of these that works",
     ),
     Key(
+        name="database.name",
+        kind="text",
+        default=None,
+        says="this database is backed up; with null it is the one that the container's environment names, or "
+        "native.database",
+    ),
+    Key(
+        name="database.user",
+        kind="text",
+        default=None,
+        says="this role reads the database; with null it is the one that the container's environment names, or "
+        "native.user",
+    ),
+    Key(
+        name="database.port",
+        kind="number",
+        default=None,
+        least=1,
+        most=65_535,
+        says="the server listens on this port; with null it is the one that the server notes in its data directory, "
+        "or native.port",
+    ),
+    Key(
+        name="database.others",
+        kind="names",
+        default=frozenset(),
+        says="these other databases of the server may be left out; each run warns of any other that has tables, "
+        "and with ignore of none",
+    ),
+    Key(
         name="database.lock_wait_s",
         kind="number",
         default=60,
@@ -189,7 +171,7 @@ KEYS = (
         name="native.database",
         kind="text",
         default=None,
-        says="this database is backed up; it must be set when database.source is native",
+        says="this database is backed up; it or database.name must be set when database.source is native",
     ),
     Key(
         name="native.pgpass_file",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.keys import KEYS, SECTIONS
-from dental_pms_backup.config.values import CHECK_NAME, plain, render
+from dental_pms_backup.config.values import CHECK_NAME, IGNORE, plain, render
 
 if TYPE_CHECKING:
-    from dental_pms_backup.config.keys import Key
+    from dental_pms_backup.config.key import Key
+
+TEXT = {"type": "string", "minLength": 1}
 
 
 def schema() -> dict[str, Any]:
@@ -46,6 +48,14 @@ def example() -> str:
 
 
 def _key_schema(key: Key) -> dict[str, Any]:
+    kind = _of_kind(key)
+    if key.optional:
+        kind["type"] = [kind["type"], "null"]
+    default = plain(key.default)
+    return kind | {"description": key.says, "default": default}
+
+
+def _of_kind(key: Key) -> dict[str, Any]:
     kind: dict[str, Any]
     match key.kind:
         case "number":
@@ -53,16 +63,14 @@ def _key_schema(key: Key) -> dict[str, Any]:
         case "switch":
             kind = {"type": "boolean"}
         case "text":
-            kind = {"type": "string", "minLength": 1}
+            kind = dict(TEXT)
         case "path":
             kind = {"type": "string", "pattern": "^(/|%d/)" if key.credential else "^/"}
         case "choice":
             kind = {"enum": list(key.choices)}
         case "checks":
-            query = {"type": "string", "minLength": 1}
             names = {"pattern": f"^{CHECK_NAME}$"}
-            kind = {"type": "object", "propertyNames": names, "additionalProperties": query}
-    if key.optional:
-        kind["type"] = [kind["type"], "null"]
-    default = plain(key.default)
-    return kind | {"description": key.says, "default": default}
+            kind = {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
+        case "names":
+            kind = {"type": ["string", "array"], "pattern": f"^{IGNORE}$", "items": TEXT}
+    return kind

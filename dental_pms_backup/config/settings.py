@@ -7,22 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.config import yaml_file
-from dental_pms_backup.config.keys import KEY_OF, KEYS, Key
-from dental_pms_backup.config.values import CHECK_NAME, Checks, Road, Source, Value, Where
-from dental_pms_backup.config.yaml_file import quoted
+from dental_pms_backup.config import convert, yaml_file
+from dental_pms_backup.config.keys import KEY_OF, KEYS
+from dental_pms_backup.config.values import Road, Source, Where
 from dental_pms_backup.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dental_pms_backup.config.yaml_file import Line
+    from dental_pms_backup.config.values import Checks, Names, Value
 
 DEFAULT_FILE = Path("/etc/dental-pms/backup.yaml")
 USUAL_STORE = Path("/srv/dental-pms/backups")
-SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those between stand for bytes of the environment
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +70,18 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """What is dumped, by which road, and how long pg_dump waits for a lock, in seconds."""
+    """What is dumped, by which road, and how long pg_dump waits for a lock, in seconds.
+
+    ``name``, ``user`` and ``port`` are None where the container or section native has them. ``others`` of the server
+    may be left out, all or by name.
+    """
 
     source: Source
     road: Road
+    name: str | None
+    user: str | None
+    port: int | None
+    others: Names | str
     lock_wait_s: int
     role_passwords: bool
 
@@ -184,15 +188,14 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     problems: list[str] = []
     for name, scalar in yaml_file.scalars(path, problems).items():
         try:
-            convert = _checks if KEY_OF[name].kind == "checks" else _convert
-            values[name] = convert(KEY_OF[name], scalar)
+            values[name] = convert.convert(KEY_OF[name], scalar)
             origins[name] = f"{path}:{scalar.line}"
         except ValueError as error:
             problems.append(f"{path}:{scalar.line}: {name}: {error}")
     for key in KEYS:
         if key.variable and key.variable in environment:
             try:
-                values[key.name] = _from_variable(key, environment[key.variable])
+                values[key.name] = convert.from_variable(key, environment[key.variable])
                 origins[key.name] = f"environment {key.variable}"
             except ValueError as error:
                 problems.append(f"environment: {key.variable}: {error}")
@@ -203,89 +206,14 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     return _config(values, origins, Path(environment.get("CREDENTIALS_DIRECTORY", "/run/credentials")))
 
 
-def _convert(key: Key, scalar: Line) -> Value:
-    """Turn a scalar into the key's value; ValueError says what is wrong and what was expected."""
-    if scalar.tag == "null" and scalar.text.lower() in {"", "~", "null"}:
-        if key.optional and not (key.null_too and not scalar.text):  # where null is off, it has to be said
-            return None
-        raise ValueError(f"no value, expected {key.expected}")
-    if scalar.tag not in {"str", "int", "bool", "float", "timestamp"}:
-        raise ValueError(f"the tag {quoted(scalar.tag)}, expected {key.expected}")
-    match key.kind:
-        case "number":
-            return _number(key, scalar.text if scalar.tag == "int" else f"{scalar.text} ")
-        case "switch":
-            if scalar.tag != "bool" or scalar.text.lower() not in SWITCHES:
-                raise ValueError(f"{quoted(scalar.text)}, expected {key.expected}")
-            return SWITCHES[scalar.text.lower()]
-        case "text" | "path" | "choice" if scalar.tag != "str":
-            raise ValueError(f"{quoted(scalar.text)} is no text, expected {key.expected} (put it in quotes)")
-        case _:
-            return _text(key, scalar.text)
-
-
-def _checks(key: Key, scalar: Line) -> Checks:
-    """Turn a mapping into names and queries; ValueError as ``_convert``."""
-    if scalar.tag != "map":
-        raise ValueError(f"{quoted(scalar.text)}, expected {key.expected}")
-    return tuple((name, _query(name, line)) for name, line in scalar.entries)
-
-
-def _query(name: str, scalar: Line) -> str:
-    """Return the query of a check; ValueError as ``_convert``."""
-    if not re.fullmatch(CHECK_NAME, name):
-        raise ValueError(f"{quoted(name)} as a name, expected letters, digits, spaces and . _ - (60 at most)")
-    if scalar.tag != "str" or not scalar.text.strip():
-        raise ValueError(f"{name}: {quoted(scalar.text)} is no query, expected SQL")
-    if CONTROL.search(re.sub(r"[\n\t]", " ", scalar.text)) or SURROGATE.search(scalar.text):
-        raise ValueError(f"{name}: a control character in {quoted(scalar.text)}, expected SQL")
-    return scalar.text.strip()
-
-
-def _from_variable(key: Key, text: str) -> Value:
-    return _number(key, text) if key.kind == "number" else _text(key, text)
-
-
-def _number(key: Key, text: str) -> int:
-    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text, re.ASCII):
-        raise ValueError(f"{quoted(text.strip())} is not a whole number, expected {key.expected}")
-    number = int(text)
-    if number < key.least:
-        raise ValueError(f"{number} is too small, expected {key.expected}")
-    if number > key.most:
-        raise ValueError(f"{number} is too large, expected {key.expected}")
-    return number
-
-
-def _text(key: Key, text: str) -> Value:
-    if not text.strip():
-        raise ValueError(f"empty, expected {key.expected}")
-    if CONTROL.search(text) or SURROGATE.search(text):
-        raise ValueError(f"a control character in {quoted(text)}, expected {key.expected}")
-    if key.kind == "path":
-        return _path(key, text)
-    if key.kind == "choice" and text not in key.choices:
-        raise ValueError(f"{quoted(text)}, expected {key.expected}")
-    if text.startswith("-"):
-        raise ValueError(f"{quoted(text)} starts with a dash, expected {key.expected}")
-    return text
-
-
-def _path(key: Key, text: str) -> Path:
-    if not text.startswith(("/", "%d/") if key.credential else "/"):
-        raise ValueError(f"{quoted(text)} is not absolute, expected {key.expected}")
-    if ".." in Path(text).parts:
-        raise ValueError(f'{quoted(text)} contains "..", expected {key.expected}')
-    return Path(re.sub("^/+", "/", text))
-
-
 def _contradictions(values: Mapping[str, Value], origins: Mapping[str, str]) -> Iterator[str]:
     """Yield what no key shows alone."""
 
     def where(name: str) -> str:
         return f"{origins[name]}: {name}"
 
-    if values["database.source"] == Source.NATIVE and values["native.database"] is None:
+    names = {values["database.name"], values["native.database"]}
+    if values["database.source"] == Source.NATIVE and names == {None}:
         yield f"{where('database.source')}: native, expected native.database to name the database"
     remote = values["offsite.remote"]
     if isinstance(remote, str) and not re.match(r"[\w.+@ -]+:", remote, re.ASCII):

@@ -7,7 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 
 Checks = tuple[tuple[str, str], ...]
-Value = str | int | bool | Path | Checks | None
+Names = frozenset[str]
+Value = str | int | bool | Path | Checks | Names | None
+IGNORE = "ignore"
 CHECK_NAME = r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}"
 
 
@@ -42,8 +44,10 @@ def render(value: Value) -> str:
             return "null"
         case bool():
             return "true" if value else "false"
+        case frozenset():
+            return json.dumps(sorted(value))  # JSON is YAML
         case tuple():
-            return json.dumps(dict(value))  # JSON is YAML
+            return json.dumps(dict(value))
         case _:
             return str(value)
 
@@ -53,6 +57,8 @@ def plain(value: Value) -> object:
     match value:
         case Path() | StrEnum():
             return str(value)
+        case frozenset():
+            return sorted(value)
         case tuple():
             return dict(value)
         case _:

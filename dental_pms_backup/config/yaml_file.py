@@ -33,7 +33,10 @@ class _Mark(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A scalar of the file: its text, its resolved YAML tag, and its line from 1; or a mapping's entries, scalars."""
+    """A scalar of the file: its text, its resolved YAML tag, and its line from 1.
+
+    In ``entries`` the scalars of a mapping, or of a list under no name.
+    """
 
     text: str
     tag: str
@@ -170,10 +173,16 @@ def _take(path: Path, line: int, name: str, node: yaml.Node, found: dict[str, Li
         problems.append(_unknown(where, name))
     elif KEY_OF[name].kind == "checks" and isinstance(node, yaml.MappingNode):
         found[name] = Line(text="", tag="map", line=line, entries=tuple(_named(path, name, node, problems)))
+    elif KEY_OF[name].kind == "names" and isinstance(node, yaml.SequenceNode) and _all_scalars(node):
+        found[name] = Line(text="", tag="seq", line=line, entries=tuple(("", _scalar(each)) for each in node.value))
     elif not isinstance(node, yaml.ScalarNode):
         problems.append(f"{where}: {name}: {_describe(node)}, expected {KEY_OF[name].expected}")
     else:
         found[name] = _scalar(node)
+
+
+def _all_scalars(node: yaml.SequenceNode) -> bool:
+    return node.tag == "tag:yaml.org,2002:seq" and all(isinstance(each, yaml.ScalarNode) for each in node.value)
 
 
 def _named(path: Path, name: str, node: yaml.MappingNode, problems: list[str]) -> Iterator[tuple[str, Line]]:

@@ -93,7 +93,7 @@ def make(server: Server, major: int) -> str:
     """Make in a throwaway server the role that reads the copy, and return its name: one that no dump can have."""
     role = _new_name()
     rights = READS_ALL.format(role=role) if major >= READS_ALL_SINCE else ""
-    names = ", ".join(postgres.literal(name) for name in load.WRITTEN_BY)
+    names = ", ".join(postgres.literal(name) for name in pinned_settings.WRITTEN_BY)
     like_us = WRITES_LIKE_US.format(role=role, database=load.DATABASE, names=names)
     postgres.ask(server, ";\n".join(sql for sql in (MAKE.format(role=role), rights, like_us) if sql))
     if not rights:

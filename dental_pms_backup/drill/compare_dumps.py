@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DrillError, TemporaryError
@@ -14,6 +14,7 @@ from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     Beat = Callable[[], None] | None
 
@@ -21,6 +22,7 @@ HEAD_BYTES = 4096
 LARGEST_ANSWER_BYTES = 16 << 20
 UNPACKERS = {verify_file.GZIP[0], verify_file.IGZIP[0]}
 TALLY = filters.argv("tally.pl")
+MOST_WORDS_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +59,46 @@ class Counting:
 
 
 @contextlib.contextmanager
-def counting(*argvs: Sequence[str], stdin: int | None = None) -> Iterator[Counting]:
+def counting(*argvs: Sequence[str], stdin: int | None = None, tally_argv: Sequence[str] = TALLY) -> Iterator[Counting]:
     """Count the dump that a pipeline writes beside what the block does."""
     with (
         descriptors.memory("tally") as out,
-        programs.running(*argvs, TALLY, stdin=stdin, out=out) as pipeline,
+        programs.running(*argvs, tally_argv, stdin=stdin, out=out) as pipeline,
     ):
         yield Counting(pipeline=pipeline, out=out)
 
 
-def counting_packed(descriptor: int) -> contextlib.AbstractContextManager[Counting]:
+def counting_packed(descriptor: int, tally_argv: Sequence[str] = TALLY) -> contextlib.AbstractContextManager[Counting]:
     """Count an open, compressed dump, from its beginning, beside what the block does."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return counting(verify_file.unpacker(), stdin=descriptor)
+    return counting(verify_file.unpacker(), stdin=descriptor, tally_argv=tally_argv)
+
+
+def by_meaning(
+    stored: Tally, restored: Tally, descriptor: int, dump_argv: Sequence[str], place: Path, *, beat: Beat = None
+) -> Tally:
+    """Return ``restored``, but as ``stored`` where both mean the same; those that are equal are not read again.
+
+    Only the order of rows, columns and definitions has no meaning: PostgreSQL gives a child the columns of its parent
+    first, and a row that is loaded through the root of its partition the partition that is now its own. ``descriptor``
+    is the stored dump, ``dump_argv`` dumps the restored database, ``place`` is for the files of sort.
+    """
+    if stored.rows != restored.rows or stored == restored:
+        return restored
+    differ = [table for table, content in stored.tables.items() if content != restored.tables[table]]
+    if sum(len(table) + 1 for table in differ) > MOST_WORDS_BYTES:
+        return restored
+    tally_argv = filters.argv("by_meaning.pl", str(place), *differ)
+    with counting_packed(descriptor, tally_argv) as first:
+        one = first.tally(beat)
+    with counting(dump_argv, tally_argv=tally_argv) as second:
+        other = second.tally(beat)
+    same = {table: stored.tables[table] for table in differ if one.tables.get(table, 1) == other.tables.get(table, 2)}
+    return replace(
+        restored,
+        tables={**restored.tables, **same},
+        rest=stored.rest if one.rest == other.rest else restored.rest,
+    )
 
 
 def differences(stored: Tally, restored: Tally) -> Iterator[str]:

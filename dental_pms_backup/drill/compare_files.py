@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from dental_pms_backup.config.settings import Application
+
     Beat = Callable[[], None] | None
 
+CONFIGURED = "/etc/dental-pms/backup.yaml"
 UNDEFINED_TABLE = "42P01"
 OF_THE_SET = {"gzip", "igzip", "tar"}
 FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
@@ -62,12 +65,15 @@ def listing(descriptor: int, place: Path) -> Iterator[Listing]:
         yield Listing(pipeline=pipeline, place=place)
 
 
-def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat: Beat = None) -> Matched | None:
+def match(
+    rows_argv: Sequence[str], application: Application, query: str, place: Path, *, beat: Beat = None
+) -> Matched | None:
     """Compare what a query returns, key and size of each file, with the list made before; None without its table.
 
-    ``rows_argv`` runs the SQL on its stdin. DrillError when the query fails.
+    ``rows_argv`` runs the SQL on its stdin. ConfigError when the server refuses the query: that speaks against what the
+    configuration says of the application, and not against the set.
     """
-    directory = "" if below == "." else below.strip("/")
+    directory = "" if application.directory == "." else application.directory.strip("/")
     with (place / "entries").open("rb") as entries:
         listed = filters.argv("list_files.pl", directory)
         _into(place / "files", [listed, _sorted(place)], stdin=entries.fileno(), beat=beat)
@@ -78,9 +84,9 @@ def match(rows_argv: Sequence[str], query: str, below: str, place: Path, *, beat
         try:
             _into(place / "rows", [rows_argv, _sorted(place)], stdin=asked, beat=beat)
         except DrillError as error:
-            if UNDEFINED_TABLE in error.message:
+            if UNDEFINED_TABLE in error.message and not application.query:
                 return None
-            raise
+            raise _misfit(application, error) from None
     both = ["join", "-t\t", "-o", "1.2,2.2", str(place / "rows"), str(place / "files")]
     equal, linked, wrong = (int(word) for word in _small([both, filters.argv("compare_sizes.pl")], beat).split())
     rows = _count(place / "rows", beat)
@@ -129,6 +135,25 @@ def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
 def _demand(ended: Sequence[programs.Ended]) -> None:
     if failed := programs.failed(ended):
         raise _failure(failed)
+
+
+def _misfit(application: Application, refused: DrillError) -> ConfigError:
+    """Return the error for a query that the server refuses, with the keys that it is made of."""
+    state = re.search(r"\(SQLSTATE \w+\)", refused.message)
+    why = f"the server refuses {'the query' if application.query else 'to be asked for them'}"
+    why += f" {state[0]}" if state else ""
+    if application.query:
+        return ConfigError(
+            (f"application.query: {why}, expected SQL that returns paths and sizes",),
+            hint=f"editor {CONFIGURED}   # mend application.query",
+        )
+    return ConfigError(
+        (
+            f"application.key_column, application.size_column: {application.key_column} and {application.size_column} "
+            f"are no columns of table {application.table} with a file's path and size: {why}",
+        ),
+        hint=f"editor {CONFIGURED}   # set both, or application.table: another, or null where no table names the files",
+    )
 
 
 def _failure(failed: programs.Ended) -> BackupError:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.drill import leftovers, proofs
 from dental_pms_backup.drill.findings import Findings
-from dental_pms_backup.drill.proofs import Job, Limit
+from dental_pms_backup.drill.limit import Limit
+from dental_pms_backup.drill.proofs import Job
 from dental_pms_backup.errors import (
     BackupError,
     DrillError,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
-from dental_pms_backup.host import descriptors, programs, stop
-from dental_pms_backup.live import pinned_settings, postgres, psql
+from dental_pms_backup.host import descriptors, filters, programs, stop
+from dental_pms_backup.live import pinned_settings, postgres, psql, reasons
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store import verify_file
 
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 
 DATABASE = "dental_pms_drill"
 IN_COPY = f"--dbname={DATABASE}"
-# settings, in the manifest, by which the dump's values are written
-WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
+# Our sessions in the copy, whatever the set's roles have: no event trigger of the set sees them.
+# Where the server has no setting for that, they are as those of a replica, which no usual trigger sees.
+OURS = """\
+do $$ declare name text; value text; begin
+ for name, value in select key, j.value from json_each_text({settings}) j
+  where key in (select s.name from pg_settings s)
+ loop execute format('alter role current_user in database {database} set %I to %L', name, value); end loop;
+ if not exists (select from pg_settings s where s.name = 'event_triggers') then
+  alter role current_user in database {database} set session_replication_role to replica; end if; end $$"""
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 HEAD_LINES = 60
@@ -31,6 +39,7 @@ HEAD = (
     rf"1,{HEAD_LINES}{{s/^-- Dumped from database version \([0-9]*\).*/\1/p;"
     rf"s/^SET client_encoding = '\(.*\)';$/\1/p;}};{HEAD_LINES}q"
 )
+RESTRICT = rf"1,{HEAD_LINES}s/^\\restrict \([A-Za-z0-9]*\)$/\1/p;{HEAD_LINES}q"
 # as pg_dumpall writes the role that initdb made: objects of the system are its own, and dumps tell what differs
 SUPERUSER = (
     r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
@@ -39,7 +48,6 @@ SUPERUSER = (
 FULL = "53100"
 # SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
 BEFALLS = re.compile("57P|08|53|58030")
-ROLE_OR_SETTING_MISSING = "42704"
 LACKING = {"58P01", "0A000"}
 EXTENSION = re.compile(r'CREATE EXTENSION IF NOT EXISTS ("[\w -]+"|\w+) WITH SCHEMA ')
 
@@ -83,7 +91,11 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> s
             raise
         postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
         why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
-    lacking = [name for name in WRITTEN_BY if name in source and not _is_set(server, name, str(source[name]))]
+    ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off"}))
+    postgres.ask(server, OURS.format(database=DATABASE, settings=ours))
+    lacking = [
+        name for name in pinned_settings.WRITTEN_BY if name in source and not _is_set(server, name, str(source[name]))
+    ]
     return "; ".join([*([why] if why else []), *(f"without live's {name}" for name in lacking)])
 
 
@@ -198,11 +210,21 @@ def _load_error(what: str, descriptor: int, client: programs.Ended) -> BackupErr
             hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
         )
     why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"
-    if state == ROLE_OR_SETTING_MISSING and re.match("SET ", failed):
-        why += ": a setting that this version does not know, the dump is of a newer one"
-    elif state == ROLE_OR_SETTING_MISSING and re.match("ALTER |GRANT |REVOKE |SET SESSION|CREATE POLICY", failed):
-        why += ": a role that is missing"
+    if standing := _standing_at(descriptor, line):
+        why += f"{reasons.at(standing)}{reasons.why(state, standing)}"
     return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
+
+
+def _standing_at(descriptor: int, line: int) -> str:
+    """Return what stands in a line of a dump, by kind and name, as the filter of a restore tells it; or nothing."""
+    token = _first_lines("db", descriptor, ["sed", "--quiet", "--expression", RESTRICT])
+    words = (f"tell={line + 1}", "restricts=1", "token=0", "ends=--- ", *(f"head={each}" for each in token[:1]))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with descriptors.memory("control") as control, descriptors.memory("told") as out:
+        os.write(control, "".join(f"{word}\0" for word in words).encode())
+        telling = filters.argv("replay.pl", f"/proc/{os.getpid()}/fd/{control}")
+        *_, ended = programs.pipeline(verify_file.GZIP, telling, stdin=descriptor, out=out)
+        return os.pread(out, 1000, 0).decode("utf-8", "replace") if ended.ok else ""
 
 
 def _statement(what: str, descriptor: int, line: int) -> str:

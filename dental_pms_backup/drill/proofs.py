@@ -8,14 +8,21 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.drill import admin_queries, compare_dumps, compare_files, compare_live, copy_server, load
+from dental_pms_backup.drill import (
+    admin_queries,
+    compare_dumps,
+    compare_files,
+    compare_live,
+    compare_settings,
+    copy_server,
+    load,
+)
 from dental_pms_backup.errors import (
     BackupError,
     ConfigError,
     DatabaseError,
     DatabaseRefusedError,
     DrillError,
-    StalledError,
     TemporaryError,
     UsageError,
     VerificationError,
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.drill.compare_dumps import Counting, Tally
     from dental_pms_backup.drill.findings import Findings
+    from dental_pms_backup.drill.limit import Limit
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
@@ -41,44 +49,8 @@ if TYPE_CHECKING:
 TOLD_AT_MOST = 5
 ONLY_THE_DIRECTORY = 1
 NEEDED = {"source", "server_version", "system_identifier"}
-CHECKSUMS, LOAD, IDENTITY, ROWS, ATTACHMENTS, FILES = ("checksums", "load", "identity", "rows", "attachments", "files")
-
-
-class Limit:
-    """The time that a drill may take; while it lasts, systemd is told that the drill lives."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._ends = time.monotonic() + timeout_s
-        self._told = 0.0
-        self._room: Callable[[], None] | None = None
-
-    def beat(self) -> None:
-        """Raise StalledError when the time is over, RoomError when the room is."""
-        at = time.monotonic()
-        if self._room:
-            self._room()
-        if at > self._ends:
-            raise StalledError(
-                "drill: it did not come to its end within drill.timeout_s",
-                hint="editor /etc/dental-pms/backup.yaml   # raise drill.timeout_s",
-            )
-        if at - self._told >= 1:
-            self._told = at
-            notify.alive()
-
-    @contextlib.contextmanager
-    def within_room(self, check: Callable[[], None]) -> Iterator[None]:
-        """Have each beat of the block ask whether there is room left, which raises RoomError if not."""
-        self._room = check
-        try:
-            yield
-        finally:
-            self._room = None
-
-    @property
-    def left_s(self) -> float:
-        """Return how many seconds are left."""
-        return max(0.0, self._ends - time.monotonic())
+CHECKSUMS, LOAD, SETTINGS, IDENTITY, ROWS = ("checksums", "load", "settings", "identity", "rows")
+ATTACHMENTS, FILES = ("attachments", "files")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +166,12 @@ def _prove_database(job: Job, went_in: Counting) -> None:
             job.config, where, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,
     ):
-        with findings.proof(LOAD), findings.timed("restore_s"):
+        with findings.proof(LOAD), findings.timed("restore_s"), findings.of_a_server_like_live(LOAD):
             _load(job, server, head.encoding)
         if findings.results[LOAD] is Result.FAILED:
             return
+        if Kind.SETTINGS in job.files:
+            _compare_settings(job, server)
         came_back = _compare(job, server, head.encoding, went_in)
         if came_back:
             _compare_rows(job, came_back)
@@ -217,16 +191,27 @@ def _load(job: Job, server: Server, encoding: str) -> None:
                 load.load(server, what, job.files[kind], whole=kind is Kind.DB, beat=beat)
 
 
+def _compare_settings(job: Job, server: Server) -> None:
+    why = ""
+    with job.findings.proof(SETTINGS):
+        why = compare_settings.compare(server, job.files[Kind.SETTINGS], job.limit.beat)
+    if why:
+        job.findings.leave(SETTINGS, why)
+
+
 def _compare(job: Job, server: Server, encoding: str, went_in: Counting) -> Tally | None:
     """Dump what was loaded, compare that with the set's own dump, and return what it holds."""
     came_back = None
-    with job.findings.proof(IDENTITY):
+    with job.findings.proof(IDENTITY), job.findings.of_a_server_like_live(LOAD):
         notify.status("drill: db: dumping what came back")
-        with compare_dumps.counting(load.dump_argv(server, encoding)) as counting:
+        dump_argv = load.dump_argv(server, encoding)
+        with compare_dumps.counting(dump_argv) as counting:
             came_back = counting.tally(job.limit.beat)
-        _refuse(
-            compare_dumps.differences(went_in.tally(job.limit.beat), came_back), "what came back is not what went in"
+        stored = went_in.tally(job.limit.beat)
+        seen = compare_dumps.by_meaning(
+            stored, came_back, job.files[Kind.DB], dump_argv, job.place, beat=job.limit.beat
         )
+        _refuse(compare_dumps.differences(stored, seen), "what came back is not what went in")
     return came_back
 
 
@@ -249,18 +234,24 @@ def _match_files(job: Job, reading: _Reading) -> None:
     if application.files is None:
         findings.leave(FILES, "application.table is null")
         return
-    found = None
-    with findings.proof(FILES):
-        notify.status("drill: attachments: looking for the file of every row")
-        rows = admin_queries.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
-        found = compare_files.match(rows, application.files, application.directory, job.place, beat=job.limit.beat)
-        if found:
-            findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
-            _refuse_lack(found)
-        elif {job.config.origins[key] for key in ("application.table", "application.query")} != {"default"}:
-            raise DrillError("attachments: the table that section application names did not come back from the set")
-    if findings.results[FILES] is Result.PASSED and not found:
-        _demand_word(job)
+    try:
+        found = None
+        with findings.proof(FILES):
+            notify.status("drill: attachments: looking for the file of every row")
+            rows = admin_queries.argv(reading.server, reading.role, timeout_s=job.limit.left_s)
+            found = compare_files.match(rows, application, application.files, job.place, beat=job.limit.beat)
+            if found:
+                findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
+                _refuse_lack(found)
+            else:
+                _check_had_none(job)
+        if not found and findings.results[FILES] is Result.PASSED:
+            findings.leave(FILES, "no table attachments came back")
+            _demand_word(job)
+    except ConfigError as error:  # which says nothing of the set; what speaks against it is told first
+        findings.leave(FILES, error.message)
+        if not findings.problems:
+            raise
 
 
 def _refuse_lack(found: compare_files.Matched) -> None:
@@ -272,18 +263,23 @@ def _refuse_lack(found: compare_files.Matched) -> None:
         )
 
 
+def _check_had_none(job: Job) -> None:
+    """Raise DrillError when the table of the attachments did not come back, although the set's manifest has it."""
+    table, rows = job.config.application.table, job.part(Stream.DB).get("rows", {})
+    if table in rows or f"public.{table}" in rows:
+        raise DrillError("attachments: the table that section application names did not come back from the set")
+
+
 def _demand_word(job: Job) -> None:
     """Raise ConfigError when an archive has files that cannot be compared, and nobody said that it is so.
 
     That is no fault of the set, whose manifest knows of no such table; but proven it is not.
     """
-    job.findings.leave(FILES, "no table attachments came back")
-    if job.findings.figures["entries"] > ONLY_THE_DIRECTORY and not job.findings.problems:
+    name, default = job.stored.name, job.config.origins["application.table"] == "default"
+    if not default or job.findings.figures["entries"] > ONLY_THE_DIRECTORY:
+        has = "attachments, but no table attachments" if default else f"no table {job.config.application.table}"
         raise ConfigError(
-            (
-                f"application.table: set {job.stored.name} has attachments, but no table attachments that names them, "
-                "expected the table that does",
-            ),
+            (f"application.table: set {name} has {has} that names them, expected the table that does",),
             hint="editor /etc/dental-pms/backup.yaml   # set application.table, to null where no table names the files",
         )
 

@@ -2,21 +2,17 @@
 package Copy;
 use strict;
 use warnings;
+use lib __FILE__ =~ m{(.*)/};
+use Sql;
 
-# A COPY of pg_dump stands behind a comment and an empty line, what else looks like one is text of a function or a comment.
-# Rows that are loaded through the root of their partition have one comment more. Possessive: a name that could be cut
-# anywhere would take a hostile line for ever. Of 63 bytes, as a name is, that many may be quotes.
-my $name = qr/(?:"(?:[^"\n]++|""){0,126}+"|[^\s.("][^\s.(]*+)/;
-my $line = qr/COPY ($name(?:\.$name)*+)(?: \(([^\n]*)\))? FROM stdin;\n/;
-my $begins = qr/\n--(?: load via partition root [^\n]*+)?\n\n($line)/;
-
-my $before = 1000;         # bytes that hold what stands before the line of a COPY
-my $longest = 256 << 10;   # bytes of such a line: of 1,600 columns, each of 63 quotes in quotes, and a comma
+# Of 63 bytes, as a name is, that many may be quotes.
+my $name = qr/(?:"(?:[^"]++|""){0,126}+"|[^\s.("][^\s.(]*+)/;
+my $line = qr/^COPY ($name(?:\.$name)*+)(?: \((.*)\))? {1,2}FROM stdin;\n\z/s;
 
 # Returns what goes through a dump: a function that is called with a text to which the dump's next block was added, and
 # that takes out of it all that it is done with, but for a few bytes. It calls in their order, with bytes:
 #
-#   begun(TABLE, COLUMNS, HEADING)   as the line of a COPY has them
+#   begun(TABLE, COLUMNS, HEADING)   as the line of a COPY has them, but for the end of a line in the name of a table: \n
 #   rows(BYTES)                      all of them, in parts of whatever size; not the "\." that ends them
 #   ended()
 #   besides(BYTES)                   all that are no rows, in parts of whatever size; the last one of a COPY is its line
@@ -25,19 +21,18 @@ my $longest = 256 << 10;   # bytes of such a line: of 1,600 columns, each of 63 
 sub reader {
     my (%call) = @_;
     my ($inside, $at_line_start) = (0, 0);
+    my $sql = Sql::reader();
     return sub {
         my $text = \$_[0];
         while (1) {
             if (!$inside) {
-                if ($$text =~ $begins) {
-                    my @begun = ($2, $3, $1);
-                    $call{besides}->(substr($$text, 0, $+[0], ""));
-                    $call{begun}->(@begun);
-                    ($inside, $at_line_start) = (1, 1);
-                } else {
-                    $call{besides}->(substr($$text, 0, done($$text), ""));
-                    return;
-                }
+                my ($done, $copy) = $sql->($$text);
+                $call{besides}->(substr($$text, 0, $done, ""));
+                return if !defined $copy;
+                my ($table, $columns) = $copy =~ $line or next;
+                $table =~ s/\n/\\n/g;
+                $call{begun}->($table, $columns, $copy);
+                ($inside, $at_line_start) = (1, 1);
             } elsif ($at_line_start && substr($$text, 0, 3) eq "\\.\n") {
                 substr($$text, 0, 3, "");
                 $inside = 0;
@@ -57,16 +52,6 @@ sub reader {
             }
         }
     };
-}
-
-# How many bytes of a text in which no COPY begins are done with: of a line that is longer than any COPY nothing is kept
-# but its end, or one line could take all the memory, and be searched anew with each block.
-sub done {
-    my ($text) = \$_[0];
-    my $line = rindex($$text, "\n") - $before;
-    my $end = length($$text) - $longest;
-    my $done = $line > $end ? $line : $end;
-    return $done > 0 ? $done : 0;
 }
 
 # The names of the columns in the line of a COPY.

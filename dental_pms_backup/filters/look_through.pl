@@ -2,9 +2,9 @@
 #
 #   unpack | tar --list --verbose --full-time --utc --quoting-style=escape ... | perl look_through.pl [LIVE]
 #
-# Prints nine numbers: device nodes; entries that lie or link outside; lines that are none of tar's; then, of LIVE, what is
+# Prints ten numbers: device nodes; entries that lie or link outside; lines that are none of tar's; then, of LIVE, what is
 # not in the archive, what is newer or of another size, and directories that cannot be read; and again of the archive,
-# files with a setuid or setgid bit, directories with one, and what has attributes that tar marks.
+# files with a setuid or setgid bit, directories with one, what has attributes that tar marks, and all entries.
 #
 # What stands behind the name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a
 # hard link may not. No name is kept, there may be millions: what they lack is all that is live but for what is met while
@@ -19,7 +19,7 @@ use Lines;
 my ($live) = @ARGV;
 $live = Inside::shut_in($live) if defined $live;
 my ($devices, $outside, $unknown, $all, $met, $other, $unread, $walked) = (0) x 8;
-my ($files, $directories, $attributes) = (0) x 3;
+my ($files, $directories, $attributes, $entries) = (0) x 4;
 my ($before, $parent) = ("", "/");
 
 # Whether a path of directories is one in LIVE, without any link on it.
@@ -37,6 +37,7 @@ sub take_lines {
         my ($type, $mode, $size, $time, $name) =
             $line =~ /^(.)(\S*)\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
             or ++$unknown, next;
+        ++$entries;
         ++($type eq "d" ? $directories : $files) if $mode =~ /[sS]/;
         ++$attributes if $mode =~ /\*$/;
         $name =~ s/ -> .*//s if $type eq "l";
@@ -78,4 +79,4 @@ while (defined(my $directory = pop @directories)) {
     }
 }
 my $more = $all > $met ? $all - $met : 0;
-print "$devices $outside $unknown $more $other $unread $files $directories $attributes\n";
+print "$devices $outside $unknown $more $other $unread $files $directories $attributes $entries\n";

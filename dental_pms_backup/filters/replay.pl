@@ -8,13 +8,14 @@
 #
 # With "split" what changes owners and rights does not go to psql, which is a role's without rights, but to the file
 # RIGHTS: statements that a strict grammar takes whole, which can run nothing. Those that have to come last of all go to
-# LATE; CREATE EXTENSION becomes a call of the function that "extension" names.
+# LATE; CREATE EXTENSION becomes a call of the function that "extension" names. With "late" event triggers come at the
+# end of all that is passed on.
 #
 # A psql that knows \restrict gets all of it between \restrict and \unrestrict with a token of ours. For one that does not,
 # every statement has before it what psql's own reading depends on: no code in the dump can then have changed that.
 #
-# CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, ours, extension,
-# settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
+# CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, late, ours,
+# extension, settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
 # not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number), ends (the line that
 # follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
 # name an owner who is not mighty).
@@ -44,6 +45,7 @@ my $line = 1;                           # of the input, where $text begins
 my $encoding = "";
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
 my ($after_line, $whole) = (1, 0);
+my %checks;
 my $runs = 0;    # whether what the dump has made can have run: the server runs an immutable function while it makes a table
 
 # possessive: a word that could be cut anywhere would take a hostile statement for ever
@@ -122,7 +124,7 @@ sub want {
         if (defined $token) {
             put(substr($text, $from, $token - $from) . pins()) if !$long;
             put(substr($text, $long ? $from : $token, $at - ($long ? $from : $token)), "a long statement");
-            ($long, $token) = (1, $at);
+            ($long, $token, $runs) = (1, $at, 1);
         }
         else { put(substr($text, $from, $at - $from)) }
         $from = $at;
@@ -172,11 +174,28 @@ sub kind {
     my ($statement) = @_;
     return "" if $statement !~ /^(CREATE|ALTER|DROP|COMMENT ON|GRANT|REVOKE|REFRESH|SECURITY LABEL|IMPORT|COPY|DO|CALL|SET|SELECT|INSERT|UPDATE|DELETE|WITH)\b/i;
     my $first = uc $1;
+    (my $bare = $statement) =~ s/\s*;$//;
+    return shown($bare) if $bare =~ /^(?:$grant)$/i;
+    return "SET " . shown($1) if $statement =~ /^SET ($ident) /i;
     return $first if $statement !~ /^(?:CREATE(?: OR REPLACE)?|ALTER|DROP|COMMENT ON|REFRESH)((?: [A-Z]+)*?) (?:IF (?:NOT )?EXISTS )?((?!(?i:AGGREGATE|FUNCTION|PROCEDURE|ROUTINE|TABLE|VIEW|SCHEMA|TYPE|DOMAIN|INDEX|TRIGGER|EXTENSION|SERVER|CAST|OPERATOR|LANGUAGE|SUBSCRIPTION|PUBLICATION|POLICY|RULE|SEQUENCE|MATERIALIZED|FOREIGN|EVENT|ACCESS|DEFAULT|TEXT|USER|UNIQUE|ONLY|CLASS|FAMILY|DATA|WRAPPER|MAPPING|SEARCH|PARSER|TEMPLATE|METHOD|TRANSFORM|TRUSTED|PROCEDURAL|COLLATION|CONVERSION|STATISTICS)\b)$name)/i;
     my ($kinds, $named) = (uc $1, $2);
     $kinds =~ s/ ONLY$//;
+    return "$first$kinds " . shown($named) . part($statement);
+}
+
+# What of an object a statement is about: a constraint, the owner, the table of an index.
+sub part {
+    my ($statement) = @_;
+    return " ADD CONSTRAINT " . shown($1) if $statement =~ /^ALTER TABLE (?:ONLY )?$name\s+ADD CONSTRAINT ($ident)/i;
+    return " OWNER TO " . shown($1) if $statement =~ /^ALTER [^'\$]* OWNER TO ($ident)\s*;?$/i;
+    return " ON " . shown($1) if $statement =~ /^CREATE (?:(?:UNIQUE )?INDEX|POLICY) $ident ON (?:ONLY )?($name)/i;
+    return "";
+}
+
+sub shown {
+    my ($named) = @_;
     $named =~ s/[^ -~\x80-\xff]/?/g;
-    return "$first$kinds " . substr($named, 0, 128);
+    return substr($named, 0, 128);
 }
 
 sub named {
@@ -212,6 +231,15 @@ sub as_rights {
     return;
 }
 
+# Whether that is about an event trigger, which with "late" is made when all else is there: then it is kept for the end.
+sub is_event {
+    my ($statement) = @_;
+    return if $statement !~ /^$event\s*;$/i;
+    refuse("too many rights") if length($late) > $most_rights;
+    $late .= pins() . "$statement\n";
+    return 1;
+}
+
 sub may_not_own {
     my ($role) = @_;
     return is_mighty($role) && named($role) ne named($is{owner} // "");
@@ -232,8 +260,11 @@ sub is_mighty {
 # What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it
 # reads one.
 sub pins {
-    my $held = $runs && defined $is{settings} ? "SELECT $is{settings}(false); " : "";
-    return $held . set_again();
+    return held() . set_again();
+}
+
+sub held {
+    return $runs && defined $is{settings} ? "SELECT $is{settings}(false); " : "";
 }
 
 sub set_again {
@@ -256,16 +287,17 @@ sub take {
     if ($one eq "copy") {
         refuse("a COPY that pg_dump does not write")
             if !$simple || !$first || $statement !~ /^COPY ($name)(?: \(.*\))? {1,2}FROM stdin;$/ || substr($text, $at, 1) ne "\n";
-        my $table = $1;
-        put(pins() . "$statement\n", "rows of $table");
+        my $what = "rows of $1" . ($checks{$1} ? "\t$checks{$1}" : "");
+        put(pins() . "$statement\n", $what);
         $runs = 1;
         $at++;
-        return rows("rows of $table");
+        return rows($what);
     }
     if ($one eq "begin" || $one eq "commit") {
         return put("\n" x ($statement =~ tr/\n//)) if $statement =~ /^(?:BEGIN|COMMIT)\s*;$/i;
     }
     check_words(@$words);
+    note_checks($statement) if $tell && $two eq "table";
     if ($one eq "set" && $statement =~ /^SET client_encoding = '(\w+)';$/) {
         refuse("an encoding in which psql may take a quote for a part of a character") if !Psql::is_safe($1);
         $encoding = $1;
@@ -279,7 +311,9 @@ sub take {
         if ($statement =~ /^CREATE EXTENSION IF NOT EXISTS ($ident)(?: WITH SCHEMA ($ident))?;$/i) {
             my @named = map { defined $_ ? named($_) : "" } ($1, $2);
             s/'/''/g for @named;
-            return put(pins() . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
+            my $held = pins();
+            $runs = 1;
+            return put($held . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
         }
         return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
         refuse("too many rights") if length($rights) > $most_rights;
@@ -288,12 +322,23 @@ sub take {
             return put($blank);
         }
     }
+    return put($blank) if $is{late} && $simple && is_event($statement);
     # whose it is then nobody knows
     $others++ if $is{split} && $statement =~ /\b(?:OWNER TO|AUTHORIZATION)\b/i;
     refuse("what another role makes, as pg_dump --use-set-session-authorization writes it") if $other && $one ne "set";
     my $sets = $one eq "set" || $statement eq "SELECT pg_catalog.set_config('search_path', '', false);";
     put(pins() . $statement . ($sets ? has_set() : ""), kind($statement));
     $runs ||= !$sets;
+    return;
+}
+
+# Keeps which checks the rows of a table have to pass, to be told behind a tab where its rows are.
+sub note_checks {
+    my ($statement) = @_;
+    return if $statement !~ /^CREATE (?:UNLOGGED )?TABLE ($name) \(/i;
+    my $table = $1;
+    my @found = $statement =~ /^ {4}CONSTRAINT ($ident) CHECK /mg;
+    $checks{$table} = join ", ", map { shown($_) } @found if @found;
     return;
 }
 
@@ -308,8 +353,8 @@ sub check_words {
 }
 
 # Reads one statement, with what stands before it, and deals with it. False at the end of the file. What versions of psql
-# have read in different ways, and pg_dump never writes, ends it: U&'...', and a literal of which one part stands behind
-# the other, with the end of a line between them.
+# have read in different ways, and pg_dump never writes, ends it: U&'...', a number with letters behind it, and a literal
+# of which one part stands behind the other, with the end of a line between them.
 sub statement {
     my ($parens, $begins, $count, $simple, $literal, $copy, $stdin) = (0, 0, 0, 1, 0, 0, 0);
     my ($ids, $first, @words) = ("");
@@ -326,6 +371,8 @@ sub statement {
         }
         if ($text =~ /\G--/gc) {
             $whole ||= $line_begins && substr($text, $at, length $is{ends}) eq $is{ends};
+            # until August 2025 pg_dump wrote a name there as it is, with whatever it has behind the end of a line
+            refuse("a comment that goes on in another line") if $text =~ /\G load via partition root (?:([^\r\n]*+)\n)?/ && ($1 // "") !~ /^$name\z/;
             my $ended = comment();
             $simple = 0 if defined $token;
             $literal = 2 if $literal;
@@ -358,6 +405,10 @@ sub statement {
                 $literal = 1;
                 next;
             }
+            if ($id eq "n" && $next =~ /^'/) {    # for psql no word
+                $literal = 0;
+                next;
+            }
             refuse("a literal or name that begins with U&") if $id eq "u" && $next =~ /^&['"]/;
             $literal = 0;
             $copy ||= $id eq "copy";
@@ -386,10 +437,15 @@ sub statement {
             next;
         }
         $literal = 0;
-        if ($text =~ /\G[0-9][A-Za-z0-9_.\x80-\xff]*/gc) {
+        if ($text =~ /\G[0-9]++(?:\.[0-9]*+)?(?:[eE][-+]?[0-9]++)?/gc) {
             $at = pos $text;
             refuse("a number with something behind it")
-                if substr($text, $at, 1) =~ /['"\$]/ || $at - $-[0] > 1000;
+                if substr($text, $at, 1) =~ /[A-Za-z_\x80-\xff'"\$]/ || $at - $-[0] > 1000;
+        }
+        elsif ($text =~ /\G:[:=]/gc) { $at = pos $text }
+        elsif ($byte eq ":") {    # psql takes it for a variable with what stands behind it, the server and we do not
+            $at++;
+            substr($text, $at, 0, " ") if substr($text, $at, 1) =~ /[A-Za-z0-9_\x80-\xff'"{]/;
         }
         elsif ($byte eq '"') {
             $at++;
@@ -500,9 +556,10 @@ put("\\restrict $is{token}\n") if $is{restricts};
 put(set_again() . has_set()) if defined $is{settings};
 1 while statement();
 print $others if defined $tell && !$tell;
+put(held() . "\n");    # nor is anything set for what comes behind the dump
+put($late, "CREATE EVENT TRIGGER") if $is{late};
 exit 0 if defined $tell;
 refuse("the file ends before its end") if !$whole;
-put("\n");
 put("\\unrestrict $is{token}\n") if $is{restricts};
 if ($is{split}) {
     keep($rights_file, $rights);

@@ -1,4 +1,5 @@
-# Of pg_dumpall's roles those that the server lacks: what live ones may do now, nobody asked to change.
+# Of pg_dumpall's roles those that the server lacks: what live ones may do now, nobody asked to change. One that is there
+# and has no settings and no limit of connections, as on a new server, gets those of a set.
 #
 #   unpack | perl roles.pl CONTROL | psql
 #
@@ -9,16 +10,17 @@
 # As in replay.pl, a psql that knows \restrict gets all of it between \restrict and \unrestrict; one that does not is told
 # before every statement how to read it.
 #
-# CONTROL is NUL-ended words, each key=value: there (a role that the server has; any number), ours, token, restricts.
+# CONTROL is NUL-ended words, each key=value: there (a role that the server has; any number), bare (one that has nothing
+# of its own yet; any number), ours, token, restricts.
 use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
 use Psql;
 
-my (%there, %is);
+my (%there, %bare, %is);
 for (Psql::control($ARGV[0])) {
     my ($key, $value) = @$_;
-    $key eq "there" ? ($there{$value} = 1) : ($is{$key} = $value);
+    $key eq "there" ? ($there{$value} = 1) : $key eq "bare" ? ($bare{$value} = 1) : ($is{$key} = $value);
 }
 my $ours = $is{ours};
 my $most = 64 << 20;
@@ -38,8 +40,9 @@ while (sysread STDIN, $text, 1 << 20, length $text) {
 }
 refuse(1, "a byte that is zero") if $text =~ tr/\0//;
 
-# pg_dumpall quotes whatever is not in small letters of ASCII
-my $ident = qr/(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_]*)/;
+# pg_dumpall quotes whatever is not in small letters of ASCII. Until August 2025 it wrote a name into a comment as it is: a
+# name of more than one line may have put there whatever follows.
+my $ident = qr/(?:"(?:[^"\r\n]|"")+"|[a-z_][a-z0-9_]*)/;
 my $string = qr/'(?:[^']|'')*'/;
 my $attribute = qr/
     (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)
@@ -57,6 +60,13 @@ sub missing {
     ($role = $1) =~ s/""/"/g if $role =~ /^"(.*)"$/s;
     return 0 if $there{$role};
     return $ours || length $role <= $longest_name && !($some_odd_one && $role =~ /[^ -~]/);
+}
+
+# Whether the server has that role, and nothing is set for it there.
+sub bare {
+    my ($role) = @_;
+    ($role = $1) =~ s/""/"/g if $role =~ /^"(.*)"$/s;
+    return $bare{$role};
 }
 
 my $encoding = "";
@@ -86,8 +96,12 @@ while (pos $text < length $text) {
     elsif ($text =~ /\G(?:DO \$dental_pms\$ BEGIN )?CREATE ROLE ($ident);(?: EXCEPTION WHEN duplicate_object THEN NULL; END \$dental_pms\$;)?/gc) {
         keep("CREATE ROLE $1;") if missing($1);
     }
-    elsif ($text =~ /\G(ALTER ROLE ($ident) WITH $attribute(?: $attribute)*;)/gc) { keep($1) if $ours && missing($2) }
-    elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { keep($1) if $ours && missing($2) }
+    elsif ($text =~ /\G(ALTER ROLE ($ident) WITH ($attribute(?: $attribute)*);)/gc) {
+        my ($statement, $role, $attributes) = ($1, $2, $3);
+        keep($statement) if $ours && missing($role);
+        keep("ALTER ROLE $role CONNECTION LIMIT $1;") if $ours && bare($role) && $attributes =~ /\bCONNECTION LIMIT ([0-9]+)/;
+    }
+    elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { keep($1) if $ours && (missing($2) || bare($2)) }
     elsif ($text =~ /\G(COMMENT ON ROLE ($ident) IS $string;)/gc) { keep($1) if missing($2) }
     elsif ($text =~ /\GGRANT ($ident) TO ($ident)((?: WITH [A-Z ,]+?)?)(?: GRANTED BY $ident)?;/gc) {
         my ($role, $member, $with) = ($1, $2, $3);

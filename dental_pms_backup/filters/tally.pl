@@ -11,14 +11,10 @@ use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
 use Copy;
+use Sql;
 
-# with an end each, so that $longest_cast bytes hold every one whole
-my $word = '(?:"(?:[^"\n]|""){0,255}"|\w{1,255})';
-my $field = "(?:year|month|day|hour|minute|second)";
-my $type = join "|", "character varying", "double precision", "bit varying", "interval(?: $field(?: to $field)?)?",
-    '(?:time|timestamp)(?:\(\d\))? with(?:out)? time zone', "$word(?:\\.$word){0,3}";
-my $cast = qr/::(?:$type)(?:\([\w, -]{1,255}\))?(?:\[\]){0,255}/;
-my $longest_cast = 4 << 10;
+my $cast = Sql::cast();
+my $longest_cast = 4 << 10;    # bytes
 my $longest_line = 1 << 20;    # of which all is kept until its end is there
 
 my ($text, $pending, $line, $begun, $table, $rows, $block) = ("", "", "", 0);

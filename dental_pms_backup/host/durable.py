@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 DRAFT_SUFFIX = ".draft"
 WRITTEN_TO_S = 10.0
+LARGEST_BYTES = 16 << 20
 
 
 def write(path: Path, content: bytes) -> None:
@@ -28,6 +30,15 @@ def write(path: Path, content: bytes) -> None:
             unlink(draft_path(path))
         raise
     sync_directory(path.parent)
+
+
+def read(path: Path, most_bytes: int = LARGEST_BYTES) -> bytes:
+    """Return what is in a small file; OSError where it is no file, as a pipe that nobody would ever write to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most_bytes)
 
 
 def remove(path: Path) -> None:

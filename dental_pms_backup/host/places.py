@@ -181,9 +181,10 @@ def empty(place: Place) -> None:
 
 
 def move_all(emptied: Place, target: Place) -> None:
-    """Move every entry of a directory into another, durably; OSError."""
+    """Move every entry of a directory into a new one, but for what others have removed meanwhile, durably; OSError."""
     for name in emptied.entries():
-        os.rename(name, name, src_dir_fd=emptied.descriptor, dst_dir_fd=target.descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, name, src_dir_fd=emptied.descriptor, dst_dir_fd=target.descriptor)
     emptied.sync()
     target.sync()
 

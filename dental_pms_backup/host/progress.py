@@ -85,12 +85,13 @@ class Progress:
 class Watch:
     """How long work is looked after: with a ``bar`` for a person or not, and how long it may stand still.
 
-    ``lines`` says of each file that is written or read now how far it is.
+    ``lines`` says of each file that is written or read now how far it is. ``beside`` is called with each beat.
     """
 
     bar: bool = False
     stall_timeout_s: float = math.inf
     lines: dict[str, str] = field(default_factory=dict)
+    beside: Callable[[], None] | None = None
 
     @contextlib.contextmanager
     def showing(
@@ -102,8 +103,14 @@ class Watch:
         """
         descriptors = (descriptor,) if beside is None else (descriptor, beside)
         progress = Progress(label, descriptors, expected_bytes, whose=whose, watch=self)
+
+        def both() -> None:
+            if self.beside:
+                self.beside()
+            progress.beat()
+
         try:
-            yield progress.beat
+            yield both
         finally:
             progress.close()
 

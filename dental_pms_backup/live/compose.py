@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DatabaseError, DockerError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import journal, programs
+from dental_pms_backup.live import in_container, mounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,22 +20,19 @@ DOCKER_ANSWERS_S = 30
 FIRST_REPLICA = "1"
 # Only these fields, and of the environment only these variables: the password is among the others.
 SETTINGS = (
-    "PATH",
-    "PGPORT",
-    "POSTGRES_USER",
-    "POSTGRES_USER_FILE",
-    "POSTGRES_DB",
-    "POSTGRES_DB_FILE",
-    "POSTGRES_PASSWORD_FILE",
+    *("PATH", "PGDATA", "PGPORT", "POSTGRESQL_PORT_NUMBER", "POSTGRES_PASSWORD_FILE", "POSTGRESQL_PASSWORD_FILE"),
+    *in_container.NAMES,
 )
 INSPECTED = (
     '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Config.Image}},'
     '"image_id":{{json .Image}},"state":{{json .State.Status}},"pid":{{json .State.Pid}},'
-    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    '"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},"wanted":{{json (index .HostConfig "Mounts")}},'
     '"settings":[{{range .Config.Env}}{{$name := index (split . "=") 0}}'
     + "".join(f'{{{{if eq $name "{name}"}}}}{{{{json .}}}},{{{{end}}}}' for name in SETTINGS)
     + "{{end}}null]}"
 )
+DEVICE_OF_VOLUME = '{{json .Driver}} {{json (index .Options "device")}}'
+ON_THE_DISK = '"local" ""'  # such a volume is there, whether any container runs or none
 LABELS_OF_IMAGE = '{"id":{{json .Id}},"labels":{{json .Config.Labels}}}'
 _told: set[str] = set()
 
@@ -53,8 +52,8 @@ class Project:
 class Container:
     """A container of the project, in any state. ``mounts`` maps a path in it to the directory on the host.
 
-    ``pid`` is that of its first process as dockerd sees it, 0 without any; ``settings`` are NAME=value of its
-    environment, as far as they tell how its server is reached.
+    ``volumes`` maps those to a volume's name that are of one. ``pid`` is that of its first process as dockerd sees it,
+    0 without any; ``settings`` are NAME=value of its environment, as far as they tell how its server is reached.
     """
 
     id: str
@@ -68,6 +67,7 @@ class Container:
     pid: int
     settings: tuple[str, ...]
     image_id: str = ""
+    volumes: Mapping[str, str] = field(default_factory=dict)
 
 
 def database_container(project: Project, service: str) -> Container:
@@ -114,6 +114,7 @@ def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path
             f'attachments: no container of service "{service}" in {project}, expected one with {mount} mounted',
             hint=_up(project, service) + "   # or set attachments.path in /etc/dental-pms/backup.yaml",
         )
+    containers.sort(key=lambda container: container.state == "running")  # what one sees that runs can be looked at
     found = {container.mounts[str(mount)]: container for container in containers if str(mount) in container.mounts}
     if not found:
         raise SourceError(
@@ -126,7 +127,23 @@ def mounted_directory(project: Project, service: str, mount: Path) -> tuple[Path
             "expected one",
             hint="editor /etc/dental-pms/backup.yaml   # set attachments.path",
         )
-    return Path(next(iter(found))), next(iter(found.values()))
+    ((source, container),) = found.items()
+    _check_is_there(container, container.volumes.get(str(mount), ""), Path(source))
+    return Path(source), container
+
+
+def _check_is_there(container: Container, volume: str, source: Path) -> None:
+    """Raise SourceError for a volume that docker mounts from elsewhere while a container runs, and that it has not."""
+    if container.state == "running" or not volume or mounts.is_mounted(source):
+        return
+    told = docker("volume", "inspect", f"--format={DEVICE_OF_VOLUME}", volume).strip()
+    if told not in {"", ON_THE_DISK}:
+        raise SourceError(
+            f"attachments: volume {volume} is mounted only while a container runs that has it, and {container.name} is "
+            f"{container.state}, expected its files at {source}",
+            hint=f"docker start {shell_word(container.name)}   # "
+            f"or set attachments.path in /etc/dental-pms/backup.yaml to the directory that the volume is made of",
+        )
 
 
 def _refuse_several_projects(project: Project, containers: Sequence[Container]) -> None:
@@ -196,6 +213,10 @@ def _tell_of_labels(name: str) -> None:
 
 
 def _container(entry: Mapping[str, Any], service: str) -> Container:
+    wanted = entry.get("wanted") or ()  # what was asked for: only there it stands what part of a volume is mounted
+    parts = {
+        os.path.normpath(mount["Target"]): (mount.get("VolumeOptions") or {}).get("Subpath", "") for mount in wanted
+    }
     return Container(
         id=entry["id"],
         name=entry["name"].removeprefix("/"),
@@ -204,10 +225,15 @@ def _container(entry: Mapping[str, Any], service: str) -> Container:
         project=entry["labels"].get(f"{LABEL}.project", ""),
         number=entry["labels"].get(f"{LABEL}.container-number", ""),
         state=entry["state"],
-        mounts={mount["Destination"]: mount["Source"] for mount in entry["mounts"] if mount.get("Source")},
+        mounts={
+            mount["Destination"]: os.path.normpath(f"{mount['Source']}/{parts.get(mount['Destination'], '')}")
+            for mount in entry["mounts"]
+            if mount.get("Source")
+        },
         pid=int(entry["pid"]),
         settings=tuple(setting for setting in entry["settings"] if setting),
         image_id=entry.get("image_id", ""),
+        volumes={mount["Destination"]: mount["Name"] for mount in entry["mounts"] if mount.get("Name")},
     )
 
 

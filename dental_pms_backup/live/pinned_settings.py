@@ -4,8 +4,9 @@ With a foreign search_path every name in our SQL could be a function of the appl
 manual, "Writing SECURITY DEFINER Functions Safely"); with foreign limits a run or a restore would be given up; in some
 encodings psql takes a quote for a part of a character (PostgreSQL manual, "Supported Character Sets", of clients only);
 with all names quoted no table would have the name that a dump gives it; what a table's checks exclude is planned by
-running them (PostgreSQL manual, "constraint_exclusion"); and in a transaction that sees nothing new what
-was locked first would be looked at as it was before.
+running them (PostgreSQL manual, "constraint_exclusion"); in a transaction that sees nothing new what
+was locked first would be looked at as it was before; with array_nulls off a NULL in an array would be read as a word;
+with exit_on_error an error that is expected would end the session; and what is done would not be on the server's disk.
 """
 
 from __future__ import annotations
@@ -23,11 +24,36 @@ SETTINGS = {
     "quote_all_identifiers": "off",
     "constraint_exclusion": "off",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "exit_on_error": "off",
+    "client_min_messages": "warning",
+    "synchronous_commit": "local",
     "role": "none",
     "client_encoding": "UTF8",
 }
 AS_CONFIGURED = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
 OPTIONS = f"-c search_path={SEARCH_PATH} {AS_CONFIGURED}"
+# Settings by which the values in a dump are written, and which a dump does not name: manifests do.
+WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
+# What no option can carry, since an older server refuses a connection that names it: each session's first statement.
+# It prints nothing, in whatever way rows are shown.
+FIRST = """\
+copy (select 1 where case
+ when pg_catalog.current_setting('server_version_num') operator(pg_catalog.>=) '170000'
+  then pg_catalog.set_config('transaction_timeout', '0', false) operator(pg_catalog.=) '' end or case
+ when pg_catalog.current_setting('server_version_num') operator(pg_catalog.>=) '140000'
+  then pg_catalog.set_config('idle_session_timeout', '0', false) operator(pg_catalog.=) '' end) to stdout"""
+# What a load needs besides, as a superuser sets it, for himself or for the role that loads; not every server knows all:
+# it is given up neither for its time nor for the files that it sorts in, and may look into views.
+TO_LOAD = {
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    "temp_file_limit": "-1",
+    "restrict_nonsystem_relation_kind": "",
+}
+# The same as options, for a program that runs no statement of ours: by the first version that knows them.
+KNOWN_SINCE = {14: " -c idle_session_timeout=0", 17: " -c transaction_timeout=0"}
 # Prints nothing, and fails where something between us and the server, as a pooler, has dropped the options.
 CHECK = f"""\
 select where case when pg_catalog.current_setting('search_path') operator(pg_catalog.=) '{SEARCH_PATH}' then false
@@ -40,3 +66,8 @@ TABLES_ONLY = """\
 select from pg_settings where case when name = 'restrict_nonsystem_relation_kind'
  then set_config(name, 'view, foreign-table', false) = '' end;
 """
+
+
+def options(major: int) -> str:
+    """Return the options of a session at a server of a known version, for a program that runs no statement of ours."""
+    return OPTIONS + "".join(more for since, more in KNOWN_SINCE.items() if major >= since)

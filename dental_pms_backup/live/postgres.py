@@ -10,11 +10,8 @@ import dataclasses
 import json
 import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import (
     ConfigError,
     DatabaseError,
@@ -25,31 +22,28 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.host.journal import redacted
-from dental_pms_backup.live import pinned_settings
+from dental_pms_backup.live import in_container, pinned_settings
+from dental_pms_backup.live.server import Facts, InContainer, Inside, OnHost, Server
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ("Facts", "InContainer", "Inside", "OnHost", "Server")  # what is asked here
 
+IN_CONTAINER = ("sh", "-c", in_container.SCRIPT, "sh")
 INSTALLED = Path("/usr/lib/postgresql")
 ANSWERS_S = 60
 NO_DOCKER = re.compile(r"docker daemon|docker API|No such exec instance", re.IGNORECASE)
 # libpq's and the server's words for a connection that somebody else ended
 LOST = re.compile(r"server closed the connection|terminating connection|connection to (the )?server|database system is")
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
-# What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content.
-# "$@" is the client program and its arguments. No login shell: /etc/profile may print into the dump.
-IN_CONTAINER = """\
-value() { eval "v=\\${$1:-}; f=\\${$1_FILE:-}"; if [ -z "$v" ] && [ -n "$f" ]; then v=$(cat "$f"); fi; }
-value POSTGRES_USER; PGUSER=${v:-postgres}
-value POSTGRES_DB; PGDATABASE=${v:-$PGUSER}
-value POSTGRES_PASSWORD; if [ -n "$v" ]; then export PGPASSWORD="$v"; fi
-export PGUSER PGDATABASE; unset PGHOST PGHOSTADDR PGSERVICE PGSERVICEFILE PGCLIENTENCODING
-exec "$@"
-"""
+NOT_THERE = re.compile(r"No such file or directory|Connection refused")
+MISSING = (
+    (r'database ".*" does not exist', ("database.name", "native.database")),
+    (r'role ".*" does not exist|no password supplied|authentication failed', ("database.user", "native.user")),
+)
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
- 'system', (select system_identifier::text from pg_control_system()),
+ 'system', (select system_identifier::text from pg_control_system()), 'oid', (select oid::bigint from pg_database
+  where datname = current_database()), 'port', current_setting('port')::int,
  'settings', (select jsonb_strip_nulls(jsonb_build_object(
   'timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output'),
   'lc_monetary', current_setting('lc_monetary'),
@@ -61,88 +55,6 @@ select json_build_object('version', current_setting('server_version_num')::int, 
 """
 # not every role may see the setting itself
 DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnHost:
-    """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own.
-
-    ``root`` is the root directory of the sandbox that the server runs in, to be shared by them; empty without one.
-    """
-
-    host: str
-    port: int
-    user: str
-    database: str
-    run_as: str | None
-    pgpass_file: Path | None
-    bin_dir: Path | None
-    root: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inside:
-    """The root directory of a container, and who runs the container's own programs there, never root.
-
-    ``settings`` are the NAME=value of the container's environment that these programs need. Each is ``alone`` where a
-    dump of anybody's making is read as commands: it starts no other.
-    """
-
-    root: Path
-    uid: int
-    gid: int
-    settings: tuple[str, ...]
-    alone: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InContainer:
-    """A server in a container: asked by the container's own programs, in its root directory or through docker exec.
-
-    Or by programs of this host, on the container's socket.
-    """
-
-    container_id: str
-    name: str
-    image: str
-    entry: Inside | OnHost | None = None
-    image_id: str = ""
-
-    @property
-    def road(self) -> Road:
-        """Return the road that its entry is."""
-        match self.entry:
-            case Inside():
-                return Road.NAMESPACE
-            case OnHost():
-                return Road.SOCKET
-            case None:
-                return Road.EXEC
-
-
-Server = InContainer | OnHost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a server said of itself. ``version`` as in server_version_num; ``size`` of the database in bytes.
-
-    ``started`` is when it was started, as it writes it: only ever compared. ``settings`` decide how
-    pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
-    """
-
-    version: int
-    database: str
-    user: str
-    size: int
-    started: str
-    system: str
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def major(self) -> int:
-        """Return the major version, 17 of 170002."""
-        return self.version // 10_000
 
 
 def client(
@@ -166,12 +78,12 @@ def client(
             return [*confinement.beside(Path(on_socket.host)), *hosts]
         case InContainer(entry=Inside() as inside):
             cage = confinement.alone if inside.alone else confinement.inside
-            caged = cage(inside.root, inside.uid, inside.gid, [*inside.settings, "LC_ALL=C", *given])
-            return [*caged, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
+            words = [*inside.settings, *server.login.settings, "LC_ALL=C", *given]
+            return [*cage(inside.root, inside.uid, inside.gid, words), *IN_CONTAINER, program, *arguments]
         case InContainer(container_id=container_id):
             asked = ["--interactive"] if stdin else []
-            argv = ["docker", "exec", *asked, *(f"--env={setting}" for setting in given), container_id]
-            return [*argv, "sh", "-c", IN_CONTAINER, "sh", program, *arguments]
+            words = [f"--env={setting}" for setting in (*server.login.settings, *given)]
+            return ["docker", "exec", *asked, *words, container_id, *IN_CONTAINER, program, *arguments]
         case OnHost():
             settings = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user}
             settings |= {"PGDATABASE": server.database, "PGCONNECT_TIMEOUT": "10"}
@@ -194,16 +106,27 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout_s: float = ANSWERS_S) -> str:
-    """Return what psql prints for a query, unaligned.
+def ask(
+    server: Server,
+    sql: str,
+    *,
+    session: str = "dental-pms-backup",
+    timeout_s: float = ANSWERS_S,
+    database: str | None = None,
+) -> str:
+    """Return what psql prints for a query, unaligned, of the server's database or of another one.
 
     DatabaseError when the server cannot be reached, DockerError when not even Docker can, DatabaseRefusedError when
     it says no for good.
     """
-    argv = client(server, "psql", "-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-c", sql, session=session)
+    other = [] if database is None else [to_database(database)]
+    words = ("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", *other, "-c", pinned_settings.FIRST, "-c", sql)
+    argv = client(server, "psql", *words, session=session)
     ended, out = programs.capture(argv, timeout_s=timeout_s)
     if ended.ok:
         return out.strip()
+    if isinstance(server, InContainer):
+        in_container.check_named(server.name, ended.said)
     said = complaint(ended)
     if pinned_settings.NOT_PINNED.search(said):
         raise DatabaseRefusedError(
@@ -212,9 +135,14 @@ def ask(server: Server, sql: str, *, session: str = "dental-pms-backup", timeout
             hint="editor /etc/dental-pms/backup.yaml   # set native.host and native.port to those of the server itself",
         )
     if LASTING.search(said):
-        raise DatabaseRefusedError(f"db: the server refuses: {said}", hint="dental-pms-backup config show")
+        raise DatabaseRefusedError(f"db: the server refuses: {said}", hint=_key(server, said))
     _check_docker(server, ended)
-    raise DatabaseError(f"db: the server does not answer: {said}", hint=_look(server))
+    hint = _look(server)
+    if NOT_THERE.search(said):
+        hint += (
+            f"   # or set {'database' if isinstance(server, InContainer) else 'native'}.port, if it listens on another"
+        )
+    raise DatabaseError(f"db: the server does not answer: {said}", hint=hint)
 
 
 def complaint(ended: programs.Ended) -> str:
@@ -302,6 +230,7 @@ def described(server: Server, facts: Facts) -> dict[str, str | int]:
         "database_bytes": facts.size,
         "server_version": facts.version,
         "system_identifier": facts.system,
+        "database_oid": facts.oid,
         **facts.settings,
     }
 
@@ -333,13 +262,21 @@ def _major(path: Path) -> int:
 
 def _check_docker(server: Server, ended: programs.Ended) -> None:
     """Raise DockerError when a client in a container failed because dockerd is not there, or not the same any more."""
-    said = [line for line in ended.said if NO_DOCKER.search(line)]
-    if said and isinstance(server, InContainer):
+    if (said := [line for line in ended.said if NO_DOCKER.search(line)]) and isinstance(server, InContainer):
         raise DockerError(f"docker: {said[-1]}, expected an answer", hint="systemctl status docker.service")
 
 
 def _shown(said: str) -> str:
     return redacted(re.sub(r"detail: Error message from server: ", "", said))
+
+
+def _key(server: Server, said: str) -> str:
+    """Return what helps where the server has no such database or role: the key that names it."""
+    what = next((words for pattern, words in MISSING if re.search(pattern, said)), None)
+    if what is None:
+        return "dental-pms-backup config show"
+    in_a_container, native = what
+    return f"editor /etc/dental-pms/backup.yaml   # set {in_a_container if isinstance(server, InContainer) else native}"
 
 
 def _look(server: Server) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.live import pinned_settings
+
 if TYPE_CHECKING:
     from dental_pms_backup.host.programs import Ended
 
-STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate")
+STRICT = ("-Xq", "-w", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate", f"--command={pinned_settings.FIRST}")
 ROWS = (*STRICT, "-At", "--file=-")
 # What it says of an error of the server. The server's word for it is of its own language, and in capitals, where psql
 # has small letters; a notice, whose state may be an error's, is known by the words that are likely.

@@ -12,31 +12,38 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
-from dental_pms_backup.host import confinement, journal
-from dental_pms_backup.live import postgres
-from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
+from dental_pms_backup.host import confinement, journal, places
+from dental_pms_backup.live import mounts, postgres
+from dental_pms_backup.live.server import AS_ITS_ENVIRONMENT, InContainer, Inside, OnHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dental_pms_backup.live.compose import Container
-    from dental_pms_backup.live.postgres import Facts
+    from dental_pms_backup.live.server import Facts, Login
 
 PROCESSES = Path("/proc")
 ORDER = (Road.NAMESPACE, Road.SOCKET)
 SOCKET = "select split_part(current_setting('unix_socket_directories'), ',', 1) || ' ' || current_setting('port')"
+USUAL_PORT = 5432
 CONFIGURED = "/etc/dental-pms/backup.yaml"
 _told: list[str] = []
 
 
-def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -> tuple[InContainer, Facts]:
+def open_to(
+    container: Container, wanted: Road, order: Sequence[Road] = ORDER, *, login: Login = AS_ITS_ENVIRONMENT
+) -> tuple[InContainer, Facts]:
     """Return the server in a container by the road that is wanted, and what it says of itself.
 
     ``auto`` takes the first in ``order`` that works, or docker exec. ConfigError when the one that is wanted does not,
-    although docker exec does; DatabaseError or DockerError when nothing answers.
+    although docker exec does, or where nothing tells which database; DatabaseError or DockerError when nothing answers.
     """
     by_exec = InContainer(
-        container_id=container.id, name=container.name, image=container.image, image_id=container.image_id
+        container_id=container.id,
+        name=container.name,
+        image=container.image,
+        image_id=container.image_id,
+        login=login,
     )
     reasons = []
     for road in order:
@@ -44,17 +51,27 @@ def open_to(container: Container, wanted: Road, order: Sequence[Road] = ORDER) -
             continue
         try:
             server = dataclasses.replace(by_exec, entry=_entry(by_exec, container, road))
-            return server, postgres.examine(server)
+            facts = postgres.examine(server)
+            return _on_port(server, facts.port), facts
         except (BackupError, OSError) as error:
             reasons.append(f"{error.message if isinstance(error, BackupError) else error.strerror}")
     facts = postgres.examine(by_exec)
     if wanted in {Road.AUTO, Road.EXEC}:
         for reason in reasons:
             _tell_of_no_cage(reason)
-        return by_exec, facts
+        return _on_port(by_exec, facts.port), facts
     raise ConfigError(
         (f"database.road: {wanted} cannot be taken ({reasons[0]}), expected a road that the server answers on",),
         hint=f"editor {CONFIGURED}   # set database.road to auto",
+    )
+
+
+def _on_port(server: InContainer, port: int) -> InContainer:
+    """Return the server with the port on which it answered, for commands that an admin types."""
+    return (
+        server
+        if port == USUAL_PORT
+        else dataclasses.replace(server, login=dataclasses.replace(server.login, port=port))
     )
 
 
@@ -64,10 +81,22 @@ def seen_at(container: Container, mount: Path) -> tuple[int, int] | None:
     Its root decides what that is, by links and by another root directory: nothing may be allowed because of it.
     """
     try:
-        status = (PROCESSES / str(_first_process(container)) / "root" / mount.relative_to("/")).stat()
+        return places.identity_of((_process(container) / "root" / mount.relative_to("/")).stat())
     except (BackupError, OSError, ValueError):  # it does not run; or dockerd is elsewhere; or we have not the right
         return None
-    return status.st_dev, status.st_ino
+
+
+def mounted_in(container: Container, mount: Path) -> set[Path]:
+    """Return what a container has mounted below a path, as far as that is seen from here."""
+    try:
+        found = mounts.of(_process(container) / "mountinfo")
+    except (BackupError, OSError):
+        return set()
+    return {path for each in found if (path := Path(each.point)) != mount and path.is_relative_to(mount)}
+
+
+def _process(container: Container) -> Path:
+    return PROCESSES / str(_first_process(container))
 
 
 def _tell_of_no_cage(reason: str) -> None:
@@ -80,13 +109,13 @@ def _tell_of_no_cage(reason: str) -> None:
 
 
 def _entry(by_exec: InContainer, container: Container, road: Road) -> Inside | OnHost:
-    pid = _first_process(container)
+    process = _process(container)
     match road:
         case Road.NAMESPACE:
-            uid, gid = _user(pid)
-            return Inside(root=PROCESSES / str(pid) / "root", uid=uid, gid=gid, settings=container.settings)
+            uid, gid = _user(int(process.name))
+            return Inside(root=process / "root", uid=uid, gid=gid, settings=container.settings)
         case _:
-            return _on_socket(by_exec, PROCESSES / str(pid) / "root")
+            return _on_socket(by_exec, process / "root")
 
 
 def _first_process(container: Container) -> int:

@@ -12,26 +12,27 @@ and every entry is moved from descriptor to descriptor. What is a link, or not o
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
-import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from dental_pms_backup.errors import RefusedError, RestoreError, SourceError, shell_word
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
+from dental_pms_backup.live import swap_steps
+from dental_pms_backup.live.swap_steps import CONTENT
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import NAME_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from dental_pms_backup.host.places import Place
 
 RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
-CONTENT = "content"
 AS_IT_WAS = "the live directory is as it was"
 STAMP_LENGTH = len("YYYY-MM-DD_HHMMSS")
 
@@ -70,7 +71,7 @@ def live(path: Path, identity: places.Identity | None) -> Iterator[Live]:
     No link of another user may lead there, and it is the one that was looked at before, if any was.
     """
     with contextlib.ExitStack() as stack:
-        with _told(path, "expected a directory to put files into"):
+        with told(path, "expected a directory to put files into"):
             place = stack.enter_context(places.opened(path, identity))
             around = stack.enter_context(places.around(place))
             stays = around.is_named(place.path.name, place)
@@ -103,11 +104,11 @@ def free_stamp(around: Place, name: str, now: datetime) -> str:
     return sets.free_stamp(now, lambda stamp: any(around.has(f"{name}.{word}-{stamp}") for word in words))
 
 
-def swap(target: Live, made: Fresh, stamp: str) -> Path:
+def swap(target: Live, made: Fresh, stamp: str, *, then: Callable[[], None] | None = None) -> Path:
     """Move what is in a directory away, what was unpacked beside it in, and return where what was there is kept.
 
-    The directory itself stays, since containers have it mounted. Undone when a rename fails; one that is cut off is
-    brought to an end by ``recover``.
+    The directory itself stays, since containers have it mounted. Undone when a rename fails, or what is done ``then``;
+    one that is cut off is brought to an end by ``recover``.
     """
     name, coming = target.beside(KEPT, stamp), target.beside(REPLACING, stamp)
     _check_stays(target.around, made.name, made.outer, AS_IT_WAS)
@@ -123,7 +124,8 @@ def swap(target: Live, made: Fresh, stamp: str) -> Path:
             target.around.sync()  # from here on there is only the way ahead
         except (OSError, RefusedError) as error:
             _undo(target, made, kept, error)
-        _come_in(target, made.outer, coming)
+        finish = functools.partial(_do, then, target, made, stamp) if then else None
+        _come_in(target, made.outer, coming, kept, finish)
     _check_stays(target.around, target.path.name, target.place, "it has what was restored, wherever it is now")
     return target.path.with_name(name)
 
@@ -136,8 +138,8 @@ def recover(target: Live) -> list[str]:
     """
     done = []
     for name in _all_beside(target.around, target.path.name, REPLACING):
-        with _left(target.around, name) as outer:
-            _come_in(target, outer, name)
+        with _left(target.around, name) as outer, _kept(target, name) as aside:
+            _come_in(target, outer, name, aside)
         done.append(f"{target.path}: a restore, cut off in its swap, was brought to its end")
     for name in _all_beside(target.around, target.path.name, RESTORING):
         with _left(target.around, name) as outer:
@@ -164,48 +166,8 @@ def check_whole(target: Path) -> None:
                     )
 
 
-def check_new(around: Place, target: Path) -> None:
-    """Raise RefusedError unless a directory is new, or empty, and no link."""
-    try:
-        with places.inside(around, target.name) as place:
-            used = bool(place.entries()) or place.identity[0] != around.identity[0]
-    except FileNotFoundError:
-        used = False
-    except OSError as error:
-        raise RefusedError(f"{target}: {error.strerror}, expected a new or empty directory") from None
-    if used:
-        raise _not_new(target)
-
-
 @contextlib.contextmanager
-def place_for(target: Path) -> Iterator[Place]:
-    """Hold the directory open in which a new one is to be made; RefusedError."""
-    if not target.parent.is_dir():
-        raise _not_new(target)
-    with contextlib.ExitStack() as stack:
-        with _told(target.parent, "expected a new or empty directory in it"):
-            around = stack.enter_context(places.opened(target.parent))
-        yield around
-
-
-def into_new(around: Place, made: Fresh, target: Path) -> None:
-    """Give what was unpacked the name of a directory that is new or empty; RestoreError when that is impossible."""
-    try:
-        os.rename(CONTENT, target.name, src_dir_fd=made.outer.descriptor, dst_dir_fd=around.descriptor)
-        around.sync()
-    except OSError as error:
-        raise RestoreError(f"attachments: {target}: {error.strerror}, expected a new or empty directory") from None
-
-
-def copy_attributes(model: Place, target: Place) -> None:
-    """Give a directory the owner, mode, times and attributes of another."""
-    owner = os.fstat(model.descriptor)
-    os.fchown(target.descriptor, owner.st_uid, owner.st_gid)
-    shutil.copystat(model.for_programs, target.for_programs)
-
-
-@contextlib.contextmanager
-def _told(path: Path, expected: str) -> Iterator[None]:
+def told(path: Path, expected: str) -> Iterator[None]:
     """Make what the disk refuses, before anything is done, a RefusedError."""
     try:
         yield
@@ -219,13 +181,6 @@ def _made(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RestoreError(f"attachments: {path}: {error.strerror}, expected a new directory there") from None
-
-
-def _not_new(target: Path) -> RefusedError:
-    return RefusedError(
-        f"{target}: expected a new or empty directory, in a directory that exists",
-        hint="dental-pms-backup restore attachments SET --to ANOTHER_DIR",
-    )
 
 
 def _check_stays(around: Place, name: str, place: Place, state: str) -> None:
@@ -275,8 +230,8 @@ def _bring_back(target: Live, name: str) -> None:
     """Move what was live back from where it is kept; RestoreError, RefusedError."""
     with _found(target.around, name) as kept:
         try:
-            places.move_all(kept, target.place)
-            _remove_empty(target.around, name, kept)
+            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.remove_empty(target.around, name, kept)
         except OSError as error:
             raise _half(target, name, error) from None
 
@@ -285,25 +240,18 @@ def _half(target: Live, name: str, error: OSError) -> RestoreError:
     return RestoreError(
         f"attachments: the swap failed and could not be undone: {error.strerror}; "
         f"{target.path.with_name(name)} and {target.path} together hold what was live",
-        hint="type the same command again: it undoes the swap first",
+        hint="type the same command again: it undoes the swap first, or ends it",
     )
 
 
-def _remove_empty(around: Place, name: str, place: Place) -> None:
-    """Remove an empty directory, durably, unless its name is another's by now; OSError."""
-    if around.is_named(name, place):
-        os.rmdir(name, dir_fd=around.descriptor)
-    around.sync()
-
-
-def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> None:
+def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | RefusedError) -> NoReturn:
     """Bring what was live back after a step failed, and raise RestoreError."""
     try:
         if made.taken:
             _take_name_back(target.around, made)
         if kept:
-            places.move_all(kept, target.place)
-            _remove_empty(target.around, kept.path.name, kept)
+            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.remove_empty(target.around, kept.path.name, kept)
     except OSError as second:
         made.taken = True  # by what is left under its name the next restore, and a run, know that this one is not over
         name = kept.path.name if kept else made.name
@@ -321,12 +269,50 @@ def _take_name_back(around: Place, made: Fresh) -> None:
     made.taken = False
 
 
-def _come_in(target: Live, outer: Place, name: str) -> None:
+def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str, names: Sequence[str]) -> None:
+    """Do what belongs to a swap once all is in; where it fails, all goes out again and what was live comes back.
+
+    RestoreError where that fails, too. Cut off here, the swap is not over by its names, and is ended.
+    """
+    try:
+        then()
+    except BaseException:
+        try:
+            with places.inside(made.outer, CONTENT) as content:
+                for name in names:
+                    swap_steps.rename_new(name, target.place, content)
+            _take_name_back(target.around, made)
+            _bring_back(target, target.beside(KEPT, stamp))
+        except OSError as error:
+            raise _half(target, target.beside(KEPT, stamp), error) from None
+        except BackupError:
+            made.taken = True  # what is left under its name tells the next restore, and a run, that this is not over
+            raise
+        raise
+
+
+@contextlib.contextmanager
+def _kept(target: Live, coming: str) -> Iterator[Place]:
+    """Hold open where what was live is kept, made anew where somebody has removed it; RestoreError, RefusedError."""
+    name = target.beside(KEPT, coming[-STAMP_LENGTH:])
+    gone = not target.around.has(name)
+    if gone:
+        with _made(target.path.with_name(name)), places.new(target.around, name):
+            pass
+    with _found(target.around, name) as found:
+        yield found
+        if gone:
+            swap_steps.remove_empty(target.around, name, found)
+
+
+def _come_in(
+    target: Live, outer: Place, name: str, kept: Place, then: Callable[[Sequence[str]], None] | None = None
+) -> None:
     """Move what was unpacked into the emptied directory; RestoreError says how to go on from where it stands."""
     try:
         if outer.has(CONTENT):
-            _take_in(target.place, outer)
-        _remove_empty(target.around, name, outer)
+            swap_steps.take_in(target.place, outer, kept, then)
+        swap_steps.remove_empty(target.around, name, outer)
     except OSError as error:
         coming = target.path.with_name(name)
         raise RestoreError(
@@ -334,14 +320,3 @@ def _come_in(target: Live, outer: Place, name: str) -> None:
             "restored",
             hint="type the same command again: it brings the swap to its end first",
         ) from None
-
-
-def _take_in(target: Place, outer: Place) -> None:
-    """Move the content, and then its attributes, into a directory, all of it durable before its own one goes."""
-    with places.inside(outer, CONTENT) as content:
-        before = os.fstat(content.descriptor)  # the renames out of it change its time
-        places.move_all(content, target)
-        copy_attributes(content, target)
-    os.utime(target.descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
-    target.sync()
-    os.rmdir(CONTENT, dir_fd=outer.descriptor)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
 from dental_pms_backup.host import programs
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 
@@ -176,7 +177,11 @@ def _rclone(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = Non
 
 def _call(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = None) -> tuple[programs.Ended, str]:
     argv = ["rclone", f"--config={remote.config_file}", "--retries=3", "--use-json-log", *arguments]
-    return programs.capture(argv, text_in=text_in, timeout_s=None if beat else ANSWERS_S, beat=beat)
+    ended, out = programs.capture(argv, text_in=text_in, timeout_s=None if beat else ANSWERS_S, beat=beat)
+    if len(out.encode()) >= programs.CAPTURE_LIMIT_BYTES:  # what is cut would look like what is not there
+        most = size(programs.CAPTURE_LIMIT_BYTES)
+        raise OffsiteError(f"{remote.address}: rclone answers with over {most}, expected the names of the sets' files")
+    return ended, out
 
 
 def _demand(remote: Remote, ended: programs.Ended) -> None:

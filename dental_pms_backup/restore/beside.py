@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -13,13 +14,22 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Su
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.restore import databases, dump_file, leftover_roles, replay, replay_filters, replay_role
+from dental_pms_backup.restore import (
+    database_settings,
+    databases,
+    dump_file,
+    leftover_roles,
+    replay,
+    replay_filters,
+    replay_role,
+    written_by,
+)
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -34,12 +44,14 @@ GROWTH = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """An open dump, what it says of itself, and the server that can take it."""
+    """An open dump, what it says of itself, and the server that can take it; ``own`` are its set's own settings."""
 
     backup: BackupFile
     descriptor: int
     head: Head
     live: DatabaseSource
+    own: Mapping[str, str]
+    written_by: Mapping[str, str]
 
     @property
     def ours(self) -> bool:
@@ -47,8 +59,13 @@ class Opened:
         return bool(self.backup.checksum)
 
 
-def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
-    """Look at the first lines of an open dump, and make sure that the server can take it."""
+def look(
+    config: Config, dump: BackupFile, descriptor: int, live: DatabaseSource, *, watch: Watch, clears: bool
+) -> Opened:
+    """Look at the first lines of an open dump, and make sure that the server can take it.
+
+    It ``clears`` away the roles that earlier restores have left, unless nothing may be changed.
+    """
     head = dump_file.head(dump, descriptor)
     dump_file.check_version(dump, head, live.facts.major)
     _warn_of_another(dump.database, live.facts.database)
@@ -59,8 +76,12 @@ def look(dump: BackupFile, descriptor: int, live: DatabaseSource) -> Opened:
             priority=journal.WARNING,
             fields={"target": left},
         )
-    leftover_roles.clear(live)
-    return Opened(backup=dump, descriptor=descriptor, head=head, live=live)
+    if clears:
+        leftover_roles.clear(live)
+    own = database_settings.of_set(config.store, dump, watch=watch)
+    settings = written_by.settings(dump, descriptor, live, database_settings.wanted(live, own))
+    database_settings.tell_differences(live, own)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, written_by=settings)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -70,14 +91,25 @@ def _warn_of_another(taken: str, live: str) -> None:
         journal.write(Event.RESTORE_OTHER_DATABASE, text, priority=journal.WARNING, fields={"target": live})
 
 
-def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
-    """Raise RefusedError unless the server's disk can hold a second database, and its log of changes."""
+def stranger(dump: Opened, counts: Mapping[str, int] | None) -> str:
+    """Say it where a set was taken of another server and there is something live to lose, by the rows of each table.
+
+    A new server, with tables that have no row yet, is what a restore is for.
+    """
+    taken, facts = dump.backup.system, dump.live.facts
+    if taken in {"", facts.system} or (counts is not None and not any(counts.values())):
+        return ""
+    return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
+
+
+def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:
+    """Return in words what room there is for a second database and its log of changes; RefusedError for too little."""
     live = dump.live
     room = databases.room(live.server, live.facts.database)
     if room is None:
         text = "the room on the server's disk cannot be measured, for df did not answer there"
         journal.write(Event.RESTORE_ROOM_UNKNOWN, text, priority=journal.WARNING)
-        return
+        return text
     grown = round(dump.backup.database_bytes() * GROWTH)
     needed = grown + min(grown, room.wal_bytes)
     if room.free_bytes < needed:
@@ -86,6 +118,7 @@ def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> None:
             f"{size(needed)} for a second database and its log; nothing was touched",
             hint=hint,
         )
+    return f"{size(room.free_bytes)} free on the server's disk, at most {size(needed)} are needed"
 
 
 @contextlib.contextmanager
@@ -204,11 +237,20 @@ def _replay(
     watch: Watch,
 ) -> None:
     _make_roles(config, dump, watch=watch)
+    database_settings.rehearse(dump.live, into.database, dump.own)
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
-    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s)
+    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s, written_by=dump.written_by)
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
-    with patient.reading("db: restoring", dump.descriptor) as beat:
+    with contextlib.ExitStack() as shown:
+
+        @functools.cache  # what is done before the first byte is read is no standing still
+        def reading() -> Callable[[], None]:
+            return shown.enter_context(patient.reading("db: restoring", dump.descriptor))
+
+        def beat() -> None:
+            reading()()
+
         replay.replay(dump.live, _dump(dump, unpack), into, ask=ask, beat=beat)
     if into.analyze and not into.restorer:
         databases.analyze(dump.live.server, into.database)

@@ -41,31 +41,6 @@ select format('create database %I template template0 owner %I encoding %L lc_col
 revoke all on database {name} from public;
 alter database {name} allow_connections true;
 """
-# What pg_dump writes with --create only: comment, settings, privileges. A setting that is a list is kept as one.
-CARRY_OVER = """\
-select format('comment on database %I is %L', {new}, shobj_description(oid, 'pg_database'))
- from pg_database where datname = {live} \\gexec
-select format('alter %s set %I to %s', case when r.rolname is null then format('database %I', {new})
-   else format('role %I in database %I', r.rolname, {new}) end, name,
-  case when name in ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces')
-   then coalesce((select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ')
-     from regexp_matches(value, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g') m), quote_literal(''))
-   else quote_literal(value) end)
- from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole,
-  unnest(s.setconfig) entry, split_part(entry, '=', 1) name, substr(entry, strpos(entry, '=') + 1) value
- where d.datname = {live} \\gexec
-select distinct format('revoke all on database %I from %s cascade', {new},
-  case when grantee = 0 then 'public' else quote_ident(r.rolname) end)
- from pg_database d join pg_database n on n.datname = {new},
-  aclexplode(coalesce(n.datacl, acldefault('d', n.datdba))) a left join pg_roles r on r.oid = a.grantee
- where d.datname = {live} and (d.datacl is not null or n.datacl is not null) \\gexec
-select format('grant %s on database %I to %s%s', privilege_type, {new},
-  case when grantee = 0 then 'public' else quote_ident(r.rolname) end,
-  case when is_grantable then ' with grant option' else '' end)
- from pg_database d join pg_database n on n.datname = {new},
-  aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a left join pg_roles r on r.oid = a.grantee
- where d.datname = {live} and (d.datacl is not null or n.datacl is not null) \\gexec
-"""
 # While pg_database is locked nobody can connect, so that nobody comes between the end of the sessions and the new
 # names; and nothing has to be undone if the server or we die on the way.
 LOCK_OUT = """\
@@ -175,27 +150,26 @@ def analyze(server: Server, database: str) -> None:
     tell(server, "analyze;", database=database, timeout_s=COUNTS_S)
 
 
-def take_name(server: Server, live: str, made: str, name: str) -> None:
-    """Give a database that was made beside the live one its name, with the live one's settings and privileges.
+def take_name(server: Server, made: str, name: str, own: str) -> None:
+    """Give a database that was made beside the live one its name, and by SQL what is its own.
 
-    Sessions of the one that was made are ended.
+    Sessions of it are ended.
     """
-    carried = CARRY_OVER.format(live=literal(live), new=literal(made))
     renamed = f"alter database {quoted(made)} rename to {quoted(name)};"
     locked = LOCK_OUT.format(live=literal(made), new=literal(made))
-    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{locked}{renamed}\ncommit;"
+    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{own}{locked}{renamed}\ncommit;"
     tell(server, script, timeout_s=SWITCH_S)
 
 
-def switch(server: Server, live: str, made: str, kept: str) -> None:
+def switch(server: Server, live: str, made: str, kept: str, own: str) -> None:
     """Put a database in the live one's place, which is kept under another name, in one transaction.
 
-    Sessions of both are ended. RestoreError, and all is as it was, when it does not work out.
+    By SQL it gets what is its own. Sessions of both are ended. RestoreError, and all is as it was, when it does not
+    work out.
     """
-    carried = CARRY_OVER.format(live=literal(live), new=literal(made))
     renamed = "\n".join(_renames(live, made, kept))
     locked = LOCK_OUT.format(live=literal(live), new=literal(made))
-    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{carried}{locked}{renamed}\ncommit;"
+    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{own}{locked}{renamed}\ncommit;"
     tell(server, script, timeout_s=SWITCH_S)
 
 
@@ -212,15 +186,16 @@ def drop_command(server: Server, user: str, database: str) -> list[str]:
     return admins_psql(server, user, f"drop database {quoted(database)}")
 
 
-def admins_psql(server: Server, user: str, sql: str) -> list[str]:
-    """Return the argv with which an admin runs SQL in the maintenance database."""
-    words = ["psql", "--username", user, "--dbname", MAINTENANCE, "--command", sql]
+def admins_psql(server: Server, user: str, sql: str, *, database: str = MAINTENANCE) -> list[str]:
+    """Return the argv with which an admin runs SQL, in the maintenance database or in another."""
+    words = ["psql", "--username", user, "--dbname", database, "--command", sql]
     match server:
         case postgres.OnHost(run_as=run_as, host=host, port=port):
             who = ["runuser", "-u", run_as, "--"] if run_as else []
             return [*who, *words[:1], "--host", host, "--port", str(port), *words[1:]]
         case _:
-            return ["docker", "exec", server.name, *words]
+            at = ["--port", str(server.login.port)] if server.login.port else []
+            return ["docker", "exec", server.name, *words[:1], *at, *words[1:]]
 
 
 def _renames(live: str, made: str, kept: str) -> tuple[str, str]:

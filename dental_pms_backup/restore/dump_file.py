@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ENDINGS = {Kind.DB: (".sql", ".sql.gz"), Kind.ATTACHMENTS: (".tgz", ".tar.gz")}
 HEAD_BYTES = 64 << 10
 GZIP_MEMBER = 31  # zlib's wbits for it
-MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d+)", re.MULTILINE)
+MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d{1,4})", re.MULTILINE)
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 COUNTS_LIMIT_BYTES = 4 << 20
 # A dump's bytes in a table and its indexes, at most, for each byte of the compressed file
@@ -62,6 +62,16 @@ class BackupFile:
     def database(self) -> str:
         """Return the name of the database that a dump was taken of, empty where no manifest has it."""
         return str(self._origin.get("database") or "")
+
+    @property
+    def system(self) -> str:
+        """Return the system identifier of the server that a dump was taken of, empty where no manifest has it."""
+        return str(self._origin.get("system_identifier") or "")
+
+    @property
+    def written_by(self) -> Mapping[str, Any]:
+        """Return the settings, and more, of the database that a dump was taken of; nothing without a manifest."""
+        return self._origin
 
     def database_bytes(self) -> int:
         """Return how large the database will be: as the manifest has it, else a guess from the file's size."""

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RestoreError, SuperuserNeededError
+from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
-from dental_pms_backup.restore import databases, leftover_roles, replay_filters, replay_guards, replay_role
+from dental_pms_backup.restore import (
+    databases,
+    empty,
+    leftover_roles,
+    replay_errors,
+    replay_filters,
+    replay_guards,
+    replay_role,
+    shut_out,
+)
 from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store.verify_file import GZIP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
     from dental_pms_backup.store.verify_file import Verified
 
-# What the seed's strict replay drops, and what else the dump brings back: other schemas, large objects.
-DROP = """\
-do $$ declare s name; begin
- perform lo_unlink(oid) from pg_largeobject_metadata;
- for s in select nspname from pg_namespace n where nspname !~ '^pg_' and nspname <> 'information_schema'
-  and not exists (select from pg_depend where classid = 'pg_namespace'::regclass and objid = n.oid and deptype = 'e')
- loop execute format('drop schema %I cascade', s); end loop; end $$"""
+SUPERUSERS = replay_role.UNLOGGED | pinned_settings.TO_LOAD
+SET = "select set_config(key, value, false) from json_each_text({settings}) where key in (select name from pg_settings)"
 # psql takes the end of its input as the end of a COPY and would commit half a dump. So nothing can be committed before
 # the mark, which follows the last byte of a whole dump, and which nothing in it can know: the server has its hash.
 GUARD = """\
@@ -42,6 +45,7 @@ create function pg_temp.dental_pms_guard() returns trigger language plpgsql as $
  return null; end $$;
 create constraint trigger whole after insert on pg_temp.dental_pms_guard deferrable initially deferred
  for each row execute function pg_temp.dental_pms_guard();
+alter table pg_temp.dental_pms_guard enable always trigger whole;
 insert into pg_temp.dental_pms_guard values (1)"""
 MARK = "set local dental_pms.whole = '{mark}';"
 # What a dump that is not pg_dump's may look for; ours are looked up in pg_catalog before it and after it.
@@ -73,23 +77,6 @@ do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; row
  if wrong > 0 then raise 'DP002 % %', wrong, first; end if; end $$;
 \\set VERBOSITY sqlstate
 """
-COUNTED_OTHERS = re.compile(r"DP002 (\d+) (.+)")
-ROLE_MISSING = "42704"
-WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
-FULL = "53100"
-OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
-NOT_ALLOWED = "42501"
-UNTRUSTED = "DP004"
-EXTENSION_STATES = {
-    "DP003": "the server does not have it installed",
-    UNTRUSTED: "it is not a trusted one, and none of the harmless ones that live has too",
-    "DP005": "it stands behind what the dump makes, expected to stand before",
-}
-OTHERS_CHANGED = "DP006"
-AS_SUPERUSER = (
-    "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
-    "superuser can"
-)
 STRICT = (*psql.STRICT, "--output=/dev/null")
 
 
@@ -97,12 +84,15 @@ STRICT = (*psql.STRICT, "--output=/dev/null")
 class Into:
     """Where a dump is replayed: ``database``, whose content it replaces or which is new.
 
-    ``restorer`` is the role that does it, None for the superuser.
+    ``restorer`` is the role that does it, None for the superuser; ``written_by`` are the settings that the values in
+    the dump are read by. ``replacing`` is done once nobody else writes to the content that will be replaced; it is
+    given what it calls as long as it goes on.
     """
 
     database: str
-    replacing: bool = False
+    replacing: Callable[[Callable[[], None]], object] | None = None
     restorer: Restorer | None = None
+    written_by: Mapping[str, str] = field(default_factory=dict)
     lock_wait_s: int = 60
     analyze: bool = False
 
@@ -129,19 +119,36 @@ def replay(
             if not gate.is_open and (verified := ask()):
                 gate.open(_after(dump, into, verified, mark))
 
-        beat_and_open()
+        if by := into.restorer:
+            databases.tell(live.server, replay_guards.let_in(by.role, by.verifier))
         with sessions.opened(live.server) as session:
-            argvs = [replay_filters.unpacking(dump, files), files.argv(), _psql(live, into, session.name, mark)]
-            failed = _run(session, argvs, dump.descriptor, beat_and_open)
+            filling = (replay_filters.unpacking(dump, files), files.argv())
+            client = _psql(live, into, session.name, mark)
+            ended, lines = _filled(live, into, (*filling, client), dump.descriptor, beat_and_open)
+            failed = _failed(session, ended)
         if failed:
             if failed.program == "perl":
-                raise _not_sql(failed)
-            what = _standing_at(failed, dump, live, into)
+                raise replay_errors.not_sql(failed)
+            what = _standing_at(failed, dump, live, into, lines)
             if into.restorer:
-                raise _error(failed, what, ours=dump.ours)
-            raise _refused(failed, psql.sqlstate(failed), what)
+                raise replay_errors.of_role(failed, what, ours=dump.ours)
+            raise replay_errors.of_superuser(failed, what)
         if into.restorer:
             _settle(live, into, into.restorer, files, beat)
+
+
+def _filled(
+    live: DatabaseSource,
+    into: Into,
+    argvs: Sequence[Sequence[str]],
+    stdin: int,
+    beat: Callable[[], None],
+) -> tuple[tuple[programs.Ended, ...], int]:
+    """Run the pipeline of a replay; return how its programs ended, and how many lines stood before the dump's."""
+    if into.replacing is None:
+        return programs.pipeline(*argvs, stdin=stdin, beat=beat), 0
+    *filling, client = argvs
+    return shut_out.replaced(client, filling, stdin, _first(live.facts.major), into.replacing, beat=beat)
 
 
 def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Callable[[], None]) -> None:
@@ -168,7 +175,7 @@ def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str
     words = (
         *STRICT,
         postgres.to_database(into.database),
-        *(f"--command={statement}" for statement in _before(into, live.facts.major, mark)),
+        *(f"--command={statement}" for statement in _before(into, mark)),
         "--file=-",
         "--command=commit",
         *(["--command=analyze"] if into.analyze and into.restorer else []),
@@ -178,12 +185,20 @@ def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str
     return postgres.client(live.server, program, *words, session=session, stdin=True)
 
 
-def _before(into: Into, major: int, mark: str) -> Sequence[str]:
+def _before(into: Into, mark: str) -> Sequence[str]:
     """Return the statements that stand before the dump."""
-    unlogged = [] if into.restorer else [f"set {name} = '{value}'" for name, value in replay_role.UNLOGGED.items()]
+    superusers = [] if into.restorer else [SET.format(settings=postgres.literal(json.dumps(SUPERUSERS)))]
+    read_by = [f"set {name} = {postgres.literal(value)}" for name, value in into.written_by.items()]
     guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
-    before = [*unlogged, "begin", guard, f"set local lock_timeout = '{into.lock_wait_s}s'"]
-    return [*before, *([DROP, *_public(major)] if into.replacing else []), AS_USUAL]
+    alone = [replay_guards.alone(into.restorer.role)] if into.restorer else []
+    waits = f"set local lock_timeout = '{into.lock_wait_s}s'"
+    before = [*alone, *superusers, *read_by, "begin", guard, waits]
+    return [*before, *(shut_out.before(into.lock_wait_s) if into.replacing else [AS_USUAL])]
+
+
+def _first(major: int) -> str:
+    """Return what stands before the dump where it replaces a content, once nobody else writes to that."""
+    return "".join(f"{statement};\n" for statement in (*empty.database(major), AS_USUAL))
 
 
 def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
@@ -195,15 +210,6 @@ def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
     ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
     ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
     return f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n"
-
-
-def _public(major: int) -> tuple[str, ...]:
-    """Return what makes schema public as a new database has it: a dump holds only what differs from that."""
-    comment = "comment on schema public is 'standard public schema'"
-    if major >= replay_role.PUBLIC_IS_OWNED_SINCE:
-        owned = "create schema public authorization pg_database_owner"
-        return (owned, "grant usage on schema public to public", comment)
-    return ("create schema public", "grant all on schema public to public", comment)
 
 
 def _settle(
@@ -223,8 +229,9 @@ def _settle(
         cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
         client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
         failed = _run(session, [cat, client], None, beat)
-    if failed:
-        raise _error(failed, "", ours=role.ours)
+        if failed:
+            _, line = psql.stopped_at(failed)
+            raise replay_errors.of_role(failed, replay_filters.right_at(line, cat), ours=role.ours)
     leftover_roles.remove_or_leave(live, role.role, filled=into.database)
 
 
@@ -232,7 +239,11 @@ def _run(
     session: sessions.Session, argvs: Sequence[Sequence[str]], stdin: int | None, beat: Callable[[], None]
 ) -> programs.Ended | None:
     """Run a pipeline that ends in the psql of a session; return None, or the program that failed."""
-    ended = programs.pipeline(*argvs, stdin=stdin, beat=beat)
+    return _failed(session, programs.pipeline(*argvs, stdin=stdin, beat=beat))
+
+
+def _failed(session: sessions.Session, ended: Sequence[programs.Ended]) -> programs.Ended | None:
+    """Return the program that failed of those that end in the psql of a session, None where all went well."""
     session.done = not programs.failed(ended)
     if session.done:
         return None
@@ -241,71 +252,7 @@ def _run(
     return next(by_filter, None) or next(program for program in reversed(ended) if not program.ok)
 
 
-def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into) -> str:
-    """Return what stood in the dump where a role without rights was refused something."""
-    state, line = psql.stopped_at(failed)
-    if line and state in {NOT_ALLOWED, replay_guards.NESTED, *EXTENSION_STATES}:
-        return replay_filters.standing_at(line, dump, live, into.restorer)
-    return ""
-
-
-def _error(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
-    state = psql.sqlstate(failed)
-    if state in EXTENSION_STATES:
-        return RestoreError(
-            f"db: the replay failed at {what}: {EXTENSION_STATES[state]} (SQLSTATE {state}), expected to be able to "
-            "make the extension",
-            hint="zgrep -n 'CREATE EXTENSION' FILE   # take it out, and what uses it; then try again"
-            if state == UNTRUSTED
-            else "install its package on the server; or make it in the live database first; then try again",
-        )
-    if state == NOT_ALLOWED:
-        where = f", at {what}" if what else ""
-        return SuperuserNeededError(
-            f"db: the replay failed (SQLSTATE {state}{where}), expected nothing in it that only a superuser may do",
-            hint=AS_SUPERUSER if ours else "take that out of the file, and make it by hand in the new database",
-        )
-    if state == replay_guards.NESTED:
-        return RestoreError(
-            f"db: the replay failed (SQLSTATE {state}, at {what or 'the end'}): a function that runs while the set is "
-            "restored, as the check of a table, makes or sets something, expected only the dump's own statements to",
-            hint=f"look at the functions that are used there, in the set and in the live database; {AS_SUPERUSER}",
-        )
-    if state == OTHERS_CHANGED:
-        return RestoreError(
-            "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
-        )
-    return _refused(failed, state)
-
-
-def _not_sql(failed: programs.Ended) -> RestoreError:
-    said = replay_filters.complaint(failed) or failed
-    return RestoreError(
-        f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
-        hint="PGOPTIONS='-c standard_conforming_strings=on' pg_dump DATABASE >FILE   # without --create; of "
-        "pg_dumpall's output the part of one database alone",
-    )
-
-
-def _refused(failed: programs.Ended, state: str, what: str = "") -> RestoreError:
-    why = f"SQLSTATE {state}{f', at {what}' if what else ''}" if state else str(failed)
-    hint = "dental-pms-backup list   # another set"
-    others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
-    if others:
-        why = f"{others[1]} tables have not the rows of the dump, the first is {others[2]}"
-    if state == ROLE_MISSING:
-        why += ", the server lacks a role"
-        hint = "zgrep -oE '(OWNER|GRANT .*) TO [^;]+' FILE | sort -u   # make the roles that it names; then try again"
-    if state in WAITING_STATES:
-        why += ", a session of the application holds a table"
-        hint = "docker compose stop backend   # or whatever uses the database; then try again"
-    if state == FULL:
-        why += ", the server's disk is full"
-        hint = "df -h   # on the server; then try again"
-    if state == OUT_OF_MEMORY:
-        why += ", more tables than the server's memory for locks has room for in one transaction, or no memory left"
-        hint = (
-            "max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: "
-            "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again"
-        )
-    return RestoreError(f"db: the replay failed ({why}), expected every statement to succeed", hint=hint)
+def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into, before: int) -> str:
+    """Return what stood in the dump where the server said no, behind so many lines that stood ``before`` it."""
+    _, line = psql.stopped_at(failed)
+    return replay_filters.standing_at(line - before, dump, live, into.restorer) if line > before else ""

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
 FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
 LONGEST_ANSWER_BYTES = 1000
-EXISTING_ROLES = "select to_json(rolname::text) from pg_roles"  # one a line, whatever their names
+RIGHT = re.compile(r"((?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER [A-Z ]+ \S.* OWNER TO) .*);$", re.MULTILINE)
+SHOWN = 200  # characters of it
+# One a line, whatever their names; and of each whether it has nothing of its own yet.
+EXISTING_ROLES = """\
+select json_build_array(rolname::text, rolconnlimit = -1 and not exists (select from pg_db_role_setting
+ where setrole = r.oid and setdatabase = 0)) from pg_roles r"""
 KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 
 
@@ -105,6 +110,7 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     """Tell a filter what it has to know: whose dump it is, and who replays it, None for the superuser."""
     write(files.control, words(f"token={token}", *_restricts(live), *_heads(dump)))
     if not by:
+        write(files.control, words("late=1"))
         return
     write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.heir)}"))
     if dump.ours:
@@ -117,7 +123,9 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
 def write_roles_control(control: int, live: DatabaseSource, *, ours: bool) -> None:
     """Tell the filter of roles which ones the server has, and whether the file is a set's."""
     existing = [json.loads(line) for line in postgres.ask(live.server, EXISTING_ROLES).splitlines()]
-    known = words(*(f"there={role}" for role in existing), *(["ours=1"] if ours else []))
+    bare = [role for role, is_bare in existing if is_bare]
+    roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
+    known = words(*roles, *(["ours=1"] if ours else []))
     write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)
 
 
@@ -162,6 +170,15 @@ def standing_at(line: int, dump: Dump, live: DatabaseSource, by: Restorer | None
         write(files.control, words(f"tell={line}"))
         return _told(dump, files)
     return ""
+
+
+def right_at(line: int, cat: Sequence[str]) -> str:
+    """Return the statement in a line of what ``cat`` prints, if it is about rights and owners: it holds names alone."""
+    with descriptors.memory("right") as out:
+        programs.pipeline(cat, ["sed", "--quiet", f"{line}{{p;q;}}"], out=out)
+        said = os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")
+    right = RIGHT.match(said)
+    return "".join(each if each.isprintable() else "?" for each in right[1])[:SHOWN] if right else ""
 
 
 def _told(dump: Dump, files: Filter) -> str:

@@ -10,6 +10,17 @@ A file from elsewhere has one maker, who may do to it what he likes.
 from __future__ import annotations
 
 NESTED = "DP008"
+# A role can give itself another password, and what the dump makes can so as that role. So nobody logs in as it once our
+# psql has, before any byte of the dump.
+ALONE = """\
+create function {role}.alone() returns void language plpgsql security definer
+ set search_path = pg_catalog, pg_temp as $dental_pms$ begin
+ alter role {role} nologin;
+ perform pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}' and pid <> pg_backend_pid();
+ end $dental_pms$;
+revoke all on function {role}.alone() from public;
+grant execute on function {role}.alone() to {role};
+"""
 # Nested is what has a context beside the guard's own line. Extensions are made by the superuser.
 ONLY_THE_DUMP = """\
 create function {role}.only_the_dump() returns event_trigger language plpgsql set search_path = pg_catalog, pg_temp
@@ -72,6 +83,21 @@ do $dental_pms$ declare each record; begin
 update pg_class set relacl = null where relowner = '{role}'::regrole
  and relacl = acldefault(case relkind when 'S' then 's'::"char" else 'r' end, relowner);
 """
+
+
+def before_any(role: str) -> str:
+    """Return the SQL that lets the role be alone, whoever made the dump."""
+    return ALONE.format(role=role)
+
+
+def let_in(role: str, verifier: str) -> str:
+    """Return the SQL that lets our psql log in as the role, which an earlier replay has shut out."""
+    return f"set log_statement = 'none'; alter role {role} login password '{verifier}';"
+
+
+def alone(role: str) -> str:
+    """Return the statement after which nobody else is logged in as the role, nor can be."""
+    return f"select {role}.alone()"
 
 
 def before(role: str) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import shutil
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.host import confinement, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
-from dental_pms_backup.live.postgres import InContainer, OnHost, literal
-from dental_pms_backup.restore import databases, leftover_roles, replay_guards
+from dental_pms_backup.live.postgres import InContainer, Inside, OnHost, literal
+from dental_pms_backup.restore import databases, empty, leftover_roles, replay_guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
 
-PUBLIC_IS_OWNED_SINCE = 15
 ITERATIONS = 4096  # what PostgreSQL itself takes
 ANSWERS_S = 30
 # Nothing of a replay that fails may be in the server's log: its CONTEXT quotes the row.
@@ -48,7 +48,8 @@ MAKE_ROLE = """\
 set log_statement = 'none';
 create role {role} login nosuperuser nocreatedb nocreaterole inherit noreplication bypassrls connection limit 3
  password {verifier};
-{settings}
+select format('alter role {role} set %I to %L', key, value) from json_each_text({settings})
+ where key in (select name from pg_settings) \\gexec
 select format('grant create on tablespace %I to {role}', spcname) from pg_tablespace where spcname !~ '^pg_' \\gexec
 """
 # An extension's script is run by the superuser. Nothing of the dump is there yet which that could meet, whosever it is:
@@ -91,6 +92,8 @@ do $dental_pms$ begin
   perform pg_sleep(0.1);
  end loop; end $dental_pms$;
 alter database {database} reset all;
+select format('revoke all on database %I from %s cascade', datname, coalesce(nullif(grantee::regrole::text, '-'),
+ 'public')) from pg_database, aclexplode(datacl) where datname = {name} and grantee <> datdba \\gexec
 select format('alter database %I with is_template false allow_connections true connection limit %s', {name},
  datconnlimit) from pg_database where datname = {live} \\gexec
 """
@@ -172,6 +175,7 @@ class Restorer:
 
     role: str
     server: Server
+    verifier: str
     owner: str
     heir: str
     ours: bool
@@ -198,26 +202,27 @@ def made(live: DatabaseSource, database: str, role: str, *, ours: bool) -> Itera
     Neither is removed with the block.
     """
     password = secrets.token_urlsafe(24)
+    kept = verifier(password)
     with _passfile(live.server, password) as passfile:
-        _make(live, database, role, password, ours=ours)
+        _make(live, database, role, kept, ours=ours)
         server = next((each for each in _roads(live.server, role, passfile) if _lets_in(each, role, database)), None)
         if server is None:
             raise _not_let_in(live.server)
         owner = postgres.ask(live.server, OWNER)
         heir = _heir(live) if not ours and owner in mighty(live) else owner
-        yield Restorer(role=role, server=server, owner=owner, heir=heir, ours=ours)
+        yield Restorer(role=role, server=server, verifier=kept, owner=owner, heir=heir, ours=ours)
 
 
-def _make(live: DatabaseSource, database: str, role: str, password: str, *, ours: bool) -> None:
-    settings = "\n".join(f"alter role {role} set {name} = '{value}';" for name, value in UNLOGGED.items())
-    databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(verifier(password)), settings=settings))
+def _make(live: DatabaseSource, database: str, role: str, kept: str, *, ours: bool) -> None:
+    settings = literal(json.dumps(UNLOGGED | pinned_settings.TO_LOAD))
+    databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(kept), settings=settings))
     databases.create_like(live.server, live.facts.database, database, owner=role)
     there = [] if ours else postgres.ask(live.server, EXTENSIONS).splitlines()
     known = [each for each in there if each in HARMLESS]
     array = f"array[{', '.join(literal(each) for each in known)}]"
-    script = MAKE_EXTENSION.format(role=role, ours=str(ours).lower(), known=array)
+    script = MAKE_EXTENSION.format(role=role, ours=str(ours).lower(), known=array) + replay_guards.before_any(role)
     script += replay_guards.before(role) if ours else ""
-    script += OWN_PUBLIC.format(role=role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
+    script += OWN_PUBLIC.format(role=role) if live.facts.major < empty.PUBLIC_IS_OWNED_SINCE else ""
     databases.tell(live.server, script, database=database)
 
 
@@ -241,7 +246,7 @@ def lock_out(live: DatabaseSource, restorer: Restorer, database: str) -> None:
 def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
     """Return the SQL that stands before the statements that change owners and rights."""
     settings = "".join(f"set local {name} = '{value}';\n" for name, value in UNLOGGED.items())
-    public = GIVE_PUBLIC_BACK.format(role=restorer.role) if live.facts.major < PUBLIC_IS_OWNED_SINCE else ""
+    public = GIVE_PUBLIC_BACK.format(role=restorer.role) if live.facts.major < empty.PUBLIC_IS_OWNED_SINCE else ""
     begins = f"begin;\n{settings}{public}"
     if restorer.ours:
         return begins + replay_guards.before_rights(restorer.role)
@@ -305,6 +310,9 @@ def _roads(server: Server, role: str, passfile: Path) -> Iterator[Server]:
     match server:
         case InContainer(entry=OnHost() as entry):
             yield dataclasses.replace(server, entry=dataclasses.replace(entry, user=role, pgpass_file=passfile))
+        case InContainer(entry=Inside() as entry):
+            yield dataclasses.replace(server, entry=dataclasses.replace(entry, alone=True))
+            yield server  # a password in a file, or a psql of another kind, takes more than one program
         case InContainer():
             yield server
         case OnHost():

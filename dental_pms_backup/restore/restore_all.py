@@ -8,16 +8,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import descriptors, filters, journal, places, programs
+from dental_pms_backup.errors import RestoreError, UsageError, shell_word
+from dental_pms_backup.host import descriptors, filters, journal, places, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import postgres, psql, sessions, sources
-from dental_pms_backup.restore import dump_file, restore, unpack
+from dental_pms_backup.live import postgres, psql, sessions, sources, swap
+from dental_pms_backup.restore import attachments, database, dump_file, terms
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.restore import Restored, Terms
+    from dental_pms_backup.restore.terms import Prospect, Restored, Terms
 
 # The table with both columns, a view is none; of one that has partitions, each of these. What somebody made for it or
 # for its columns is not run: COPY of a table plans nothing, and writes values as they are stored.
@@ -49,30 +49,46 @@ class Matched:
     other_size: int
 
 
-def both_in_place(config: Config, wanted: str, terms: Terms, *, now: datetime, watch: Watch) -> Iterator[Restored]:
-    """Restore a set's database and then its attachments in place, each yielded when it is done.
+def both_in_place(
+    config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
+) -> Sequence[Restored] | Sequence[Prospect]:
+    """Restore a set's database and its attachments in place; what was done of each.
 
-    The archive is verified before the database is touched: what cannot end does not begin.
+    All that can refuse is asked, and both are restored beside what is live, before that is touched. Then the files are
+    swapped, and the database is switched; where that fails, the files that were live are brought back.
     """
     wanted = _one_for_both(config.store, wanted)
-    archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
     dump_file.find(config.store, wanted, Kind.DB)
-    with dump_file.opened(archive) as descriptor:
-        verified = dump_file.verify(archive, descriptor, watch=watch)
-        restore.look_through(archive, descriptor, verified.unpack, unpack.Rights.ALL, live=None, watch=watch)
-    with restore.live_attachments(config) as live:
-        restore.check_swappable(live, archive.file)
-    yield restore.database_in_place(config, wanted, terms, now=now, watch=watch)
-    yield restore.attachments_in_place(config, wanted, terms, now=now, watch=watch)
+    with (
+        terms.held(config.store, on),
+        attachments.ready(config, wanted, on, now=now, watch=watch) as files,
+        database.ready(config, wanted, on, now=now, watch=watch) as rows,
+    ):
+        if on.dry_run:
+            return [rows.prospect, files.prospect]
+        terms.agree(on, rows.prospect, files.prospect)
+        stamp = swap.free_stamp(files.live.around, files.live.path.name, now)
+        with (
+            attachments.looked_at(files.live),
+            database.loaded(config, rows, on, now=now, watch=watch) as filled,
+            attachments.unpacked(files, stamp, watch=watch) as fresh,
+        ):
+            stop.check()
+            alone = f"CONFIRM=YES dental-pms-backup restore db {shell_word(wanted)} --in-place --replace"
+            hint = f"{alone}   # it needs fewer rights; then the attachments in the same way, without --replace"
+            kept = swap.swap(files.live, fresh, stamp, then=lambda: database.switch(filled, hint=hint))
+        return [filled.restored(), files.restored(kept)]
 
 
 def _one_for_both(store: Path, wanted: str) -> str:
-    """Return the name of the latest or oldest set that has both streams, if that is what is wanted."""
+    """Return the name of the latest or oldest set that has both streams, if that is what is wanted; UsageError."""
     if wanted not in {"latest", "oldest"}:
         return wanted
     taken = (each for each in sets.listing(store) if not (each.manifest or {}).get("safety"))
     both = [each.name for each in taken if each.artefact(Kind.DB) and each.artefact(Kind.ATTACHMENTS)]
-    return both[-1 if wanted == "latest" else 0] if both else wanted
+    if not both:
+        raise UsageError(f"{store}: no set with both streams, expected at least one", hint="dental-pms-backup list")
+    return both[-1 if wanted == "latest" else 0]
 
 
 def match(config: Config, *, watch: Watch) -> Matched | None:

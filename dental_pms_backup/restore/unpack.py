@@ -5,16 +5,16 @@ from __future__ import annotations
 import enum
 import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import descriptors, disks, filters, journal, programs
+from dental_pms_backup.host import confinement, descriptors, disks, filters, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.restore.dump_file import BackupFile
@@ -26,6 +26,8 @@ WITHOUT_RIGHTS = ("--numeric-owner", "--xattrs", "--xattrs-include=user.*", "--a
 RIGHTS_SHOWN = ("--xattrs", "--xattrs-include=security.*", "--xattrs-include=trusted.*")
 DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
 TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
+# Root's links are followed on the way to a directory: what an archive says are root's could be moved onto that way.
+ROOTS_LINKS = ("-type", "l", "-uid", "0", "-exec", "chown", "--no-dereference", confinement.STRANGER, "{}", "+")
 # What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
 LEAST_BYTES = 64_000_000
 LEAST_FILES = 1000
@@ -35,6 +37,18 @@ LOSSES = (
     "files that are newer than the set's, or of another size",
     "directories that cannot be read",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What a look at an archive found: how much it unpacks to, and what is live and not in it, in words, counts only.
+
+    ``tar_bytes`` are those of all that tar reads: what is in the files without their holes, and a little for each.
+    """
+
+    tar_bytes: int
+    entry_count: int
+    losses: tuple[str, ...]
 
 
 class Rights(enum.Enum):
@@ -64,8 +78,8 @@ def look_through(
     rights: Rights,
     live: Place | None = None,
     beat: Beat,
-) -> list[str]:
-    """Look through an open archive, and return what ``live`` has that it has not, in words, counts only.
+) -> Looked:
+    """Look through an open archive, and return what it needs, and what ``live`` has that it has not.
 
     It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
     a device node, unless it is a verified file of a set, which has what was there.
@@ -74,6 +88,7 @@ def look_through(
     listing = [
         "tar",
         "--list",
+        "--totals",
         "--verbose",
         "--full-time",
         "--utc",
@@ -87,8 +102,9 @@ def look_through(
     with descriptors.memory("listed") as out:
         ended = programs.pipeline(unpack, listing, counting, stdin=descriptor, out=out, beat=beat)
         answer = os.pread(out, 1000, 0).decode("ascii", "replace")
-    found = re.fullmatch(r"(\d+)" + r" (\d+)" * 8 + r"\n", answer)
-    if found is None or programs.failed(ended) or int(found[3]):
+    found = re.fullmatch(r"(\d+)" + r" (\d+)" * 9 + r"\n", answer)
+    read = [total[1] for line in ended[1].said if (total := re.match(r"Total bytes read: (\d+)", line))]
+    if found is None or not read or programs.failed(ended) or int(found[3]):
         raise VerificationError(
             f"{archive.file}: the archive cannot be listed, expected a file that is readable to its end"
         )
@@ -103,12 +119,16 @@ def look_through(
             "nothing was touched",
             hint="dental-pms-backup list   # choose another set: this archive was not made from attachments",
         )
-    files, directories, attributes = (int(count) for count in found.groups()[6:])
+    files, directories, attributes = (int(count) for count in found.groups()[6:9])
     _warn(files, directories, attributes, rights)
     if rights is not Rights.ALL and found[1] != "0":
         warn_of_rights(f"the archive has {found[1]} device nodes, which are left out")
     losses = zip(found.groups()[3:6], LOSSES, strict=True)
-    return [f"{count} {what}" for count, what in losses if count != "0"]
+    return Looked(
+        tar_bytes=int(read[-1]),
+        entry_count=int(found[10]),
+        losses=tuple(f"{count} {what}" for count, what in losses if count != "0"),
+    )
 
 
 def _warn(files: int, directories: int, attributes: int, rights: Rights) -> None:
@@ -129,12 +149,17 @@ def warn_of_rights(text: str) -> None:
     journal.write(Event.RIGHTS_LEFT_OUT, text, priority=journal.WARNING)
 
 
-def check_room(file: Path, directory: Place) -> None:
-    """Raise RefusedError when not even the compressed archive would find room beside what is in its place."""
-    free, needed = disks.room(directory.descriptor).free_bytes, file.stat().st_size
-    if free < needed:
+def check_room(looked: Looked, directory: Place) -> None:
+    """Raise RefusedError when what is in an archive would find no room beside what is in its place."""
+    room = disks.room(directory.descriptor)
+    least_bytes, least_files = _least(room)
+    needed, files = looked.tar_bytes + least_bytes, looked.entry_count + least_files
+    if room.free_bytes < needed or room.free_files < files:
+        free, expected = size(room.free_bytes), size(needed)
+        if room.free_bytes >= needed:
+            free, expected = f"room for {room.free_files} files", f"{files}"
         raise RefusedError(
-            f"attachments: {size(free)} free in {directory.path}, expected over {size(needed)} for a second copy; "
+            f"attachments: {free} free in {directory.path}, expected over {expected} for a second copy; "
             "nothing was touched",
             hint=f"df -h {shell_word(directory.path)}   # or, onto another disk: "
             "dental-pms-backup restore attachments SET --to DIR",
@@ -163,8 +188,7 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
     def look() -> None:
         beat()
         room = disks.room(content.descriptor)
-        least_bytes = min(LEAST_BYTES, room.total_bytes // SMALL)
-        least_files = min(LEAST_FILES, room.total_files // SMALL)
+        least_bytes, least_files = _least(room)
         if room.free_bytes < least_bytes or room.free_files < least_files:
             target = content.path.parent.parent
             raise RestoreError(
@@ -174,6 +198,10 @@ def leaves_room(content: Place, beat: Beat) -> Beat:
             )
 
     return look
+
+
+def _least(room: disks.Room) -> tuple[int, int]:
+    return min(LEAST_BYTES, room.total_bytes // SMALL), min(LEAST_FILES, room.total_files // SMALL)
 
 
 def compare(descriptor: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
@@ -194,10 +222,11 @@ def compare(descriptor: int, unpack: Sequence[str], content: Place, rights: Righ
 def take_bits_off(content: Place, rights: Rights, *, beat: Beat) -> int:
     """Take setuid and setgid bits off what was unpacked, in a directory that nobody else reaches; return of how many.
 
-    RestoreError unless all are gone.
+    Links of root become nobody's. RestoreError unless all are gone.
     """
     if rights is Rights.ALL:
         return 0
+    _find(content, ROOTS_LINKS, beat)
     but = ["!", "-type", "d"] if rights is Rights.OF_DIRECTORIES else []
     return _find(content, ["-perm", "/6000", "!", "-type", "l", *but, "-printf", "s", *TAKE_OFF], beat)
 

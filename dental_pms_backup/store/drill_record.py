@@ -38,8 +38,7 @@ def read(store: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Any] 
     A manifest holds the checksums of the set's files, so that a proof is one of exactly these files.
     """
     try:
-        with _path(store, name).open("rb") as file:
-            record = json.loads(file.read(LARGEST_RECORD_BYTES))
+        record = json.loads(durable.read(_path(store, name), LARGEST_RECORD_BYTES))
         sound = record["set"] == name and _is_sound(record) and record["manifest_sha256"] == _digest(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import StoreError
@@ -17,7 +18,6 @@ from dental_pms_backup.host import durable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
     from pathlib import Path
 
 FIRST = "0" * 64
@@ -44,6 +44,22 @@ def record(store: Path, what: str, *, now: datetime, facts: Mapping[str, Any]) -
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def entries(store: Path, what: str) -> list[tuple[datetime, Mapping[str, Any]]]:
+    """Return what can be read of the entries of a kind, oldest first, each with its moment."""
+    found: list[tuple[datetime, Mapping[str, Any]]] = []
+    try:
+        lines = (store / "ledger.jsonl").read_bytes().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            entry = json.loads(line)
+            at = datetime.fromisoformat(entry["at"])
+            if entry["what"] == what and at.tzinfo:
+                found.append((at, entry))
+    return found
+
+
 def report(store: Path, facts: Mapping[str, Any]) -> None:
     """Replace the last run's report, durably."""
     path = store / "last-run.json"
@@ -58,7 +74,7 @@ def report(store: Path, facts: Mapping[str, Any]) -> None:
 def last_report(store: Path) -> Mapping[str, Any] | None:
     """Return the last run's report, None when there is none that can be read."""
     try:
-        found = json.loads((store / "last-run.json").read_bytes())
+        found = json.loads(durable.read(store / "last-run.json"))
     except (OSError, ValueError, RecursionError):
         return None
     whole = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("at", "result"))

@@ -278,7 +278,7 @@ def _trim_checksums(store: Path) -> Iterator[str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(errors="replace")
+        return durable.read(file).decode(errors="replace")
     except OSError:
         return ""
 

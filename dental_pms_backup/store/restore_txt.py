@@ -21,16 +21,22 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
 1. Is the set whole?
     cd {store} && sha256sum -c sets/SET.sha256
 
-2. The database, into an EMPTY database NEWDB. First the roles, which a new server lacks, then the content:
-    createdb NEWDB
+2. The database, into an EMPTY database NEWDB. First the roles, which a new server lacks, then what belongs to the
+   database itself (owner, rights, settings), then the content:
+    createdb -T template0 NEWDB
     gzip -dc {store}/db/globals_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
+    gzip -dc {store}/db/settings_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
     gzip -dc {store}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1 -d NEWDB
-   Both psql have to end without an error. If one does not, drop NEWDB and begin again with an empty one.
+   Each psql has to end without an error. If one does not, drop NEWDB and begin again with an empty one.
+   The first line of the file of settings says with which encoding and order of text the database was made.
+   A set of an older version of the program has no file of settings.
    What is in a dump runs while it is loaded, with the rights of who loads it, and psql obeys lines that begin with a
    backslash. So load a set that step 1 says is whole, and never a file of whose origin you are not sure.
    With docker compose, NEWDB in the container of service db:
-    docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" NEWDB'
+    docker compose exec -T db sh -c 'createdb -U "$POSTGRES_USER" -T template0 NEWDB'
     gzip -dc {store}/db/globals_SET.sql.gz | docker compose exec -T db \\
+        sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
+    gzip -dc {store}/db/settings_SET.sql.gz | docker compose exec -T db \\
         sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
     gzip -dc {store}/db/db_SET.sql.gz | docker compose exec -T db \\
         sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB'
@@ -52,6 +58,6 @@ def leave(store: Path) -> None:
     content = TEXT.replace("{store}", shlex.quote(str(store))).encode()
     path = store / "RESTORE.txt"
     with contextlib.suppress(OSError):  # what cannot be read is written anew
-        if path.read_bytes() == content:
+        if durable.read(path) == content:
             return
     durable.write(path, content)

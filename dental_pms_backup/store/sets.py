@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import StoreError, UsageError
-from dental_pms_backup.store import drill_record
+from dental_pms_backup.store import drill_record, names
 from dental_pms_backup.store.drill_record import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FORMAT = 1
-YEARS = range(1970, 9999)  # what every time zone can show
 NAME_FORMAT = "%Y-%m-%d_%H%M%S"
 NAME_PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6}"
-FILE_OF_SET = re.compile(rf"(?:db_|globals_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?")
+FILE_OF_SET = re.compile(
+    rf"(?:db_|globals_|settings_|attachments_)?({NAME_PATTERN})(?:\.json|\.sha256|\.sql\.gz|\.tgz)?"
+)
 LARGEST_MANIFEST_BYTES = 16 << 20
+TOO_LARGE = 1 << 63
+NUMBERS = {"database_bytes", "server_version"}
+TEXTS = {"database", "system_identifier", "source", "container", "image", "image_id", "encoding"}
 SHA256 = re.compile("[0-9a-f]{64}")
-NAME = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
 
 
 class Stream(StrEnum):
@@ -37,10 +40,11 @@ class Stream(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a file of a set holds. GLOBALS, the roles, belongs to the db stream."""
+    """What a file of a set holds. GLOBALS, the roles, and SETTINGS, the database's own, belong to the db stream."""
 
     DB = "db"
     GLOBALS = "globals"
+    SETTINGS = "settings"
     ATTACHMENTS = "attachments"
 
     @property
@@ -51,12 +55,10 @@ class Kind(StrEnum):
     def path(self, name: str) -> str:
         """Return where in the store the file of the set ``name`` lies."""
         match self:
-            case Kind.DB:
-                return f"db/db_{name}.sql.gz"
-            case Kind.GLOBALS:
-                return f"db/globals_{name}.sql.gz"
             case Kind.ATTACHMENTS:
                 return f"attachments_{name}.tgz"
+            case _:
+                return f"db/{self}_{name}.sql.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ def listing(store: Path) -> list[StoredSet]:
     try:
         entries = {part: _entries(store / part) for part in ("", "db", "sets")}
         files = _named_files(entries)
-        manifests = {name[:-5] for name in entries["sets"] if name.endswith(".json") and _is_moment(name[:-5])}
+        manifests = {name[:-5] for name in entries["sets"] if name.endswith(".json") and names.is_moment(name[:-5])}
         sets = [_stored(store, name, files.get(name, {}), entries["sets"]) for name in manifests | files.keys()]
     except OSError as error:
         raise StoreError(
@@ -148,9 +150,11 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
 
     With ``having``, only sets with a file of that kind are looked at. UsageError when there is no such set.
     """
-    sets = [stored for stored in listing(store) if having is None or stored.artefact(having)]
-    if not sets:
-        raise UsageError(f"{store}: no set, expected at least one", hint="dental-pms-backup run")
+    every = listing(store)
+    sets = [stored for stored in every if having is None or stored.artefact(having)]
+    what = f" with {having}" if having and every else ""
+    if not sets and (not every or wanted in {"latest", "oldest"}):
+        raise UsageError(f"{store}: no set{what}, expected at least one", hint="dental-pms-backup run")
     match wanted:
         case "latest":
             return sets[-1]
@@ -161,6 +165,9 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
     inside = "/" not in wanted or Path(wanted).resolve().is_relative_to(store.resolve())
     if name and inside and name[1] in by_name:
         return by_name[name[1]]
+    if name and inside and name[1] in {stored.name for stored in every}:
+        message = f'"{wanted}": the set has no {having}, expected a set that has'
+        raise UsageError(message, hint="dental-pms-backup list   # what a set lacks has a dash there")
     raise UsageError(f'"{wanted}": no such set in {store}, expected a name of the list', hint="dental-pms-backup list")
 
 
@@ -277,7 +284,7 @@ def _named_files(entries: Mapping[str, Mapping[str, os.DirEntry[str]]]) -> dict[
         head, tail = pattern.split("@")
         for name, entry in entries[directory].items():
             moment = name[len(head) : -len(tail)]
-            if name.startswith(head) and name.endswith(tail) and _is_moment(moment) and entry.is_file():
+            if name.startswith(head) and name.endswith(tail) and names.is_moment(moment) and entry.is_file():
                 found.setdefault(moment, {})[kind] = entry
     return found
 
@@ -298,7 +305,7 @@ def _is_sound(manifest: Mapping[str, Any], name: str) -> bool:
         manifest["format"] == FORMAT
         and manifest["set"] == name
         and taken_at.tzinfo is not None
-        and taken_at.year in YEARS
+        and taken_at.year in names.YEARS
         and _are_texts(manifest.get("suspicions", []))
         and bool(manifest["streams"])
         and all(_part_is_sound(Stream(stream), part, name) for stream, part in manifest["streams"].items())
@@ -311,11 +318,17 @@ def _part_is_sound(stream: Stream, part: Mapping[str, Any], name: str) -> bool:
         len(kinds) == len(set(kinds)) > 0
         and all(kind.stream is stream for kind in kinds)
         and all(_entry_is_sound(entry, name) for entry in part["artefacts"])
-        and isinstance(part.get("source", {}), dict)
+        and all(_is_sound_of_source(*each) for each in part.get("source", {}).items())
         and type(part.get("entries", 0)) is int
         and all(type(count) is int for count in part.get("rows", {}).values())
-        and _are_texts(part.get("changed", []))
+        and all(_are_texts(part.get(names, [])) for names in ("changed", "leading_out"))
     )
+
+
+def _is_sound_of_source(key: str, value: object) -> bool:
+    if key in NUMBERS:
+        return type(value) is int and 0 <= value < TOO_LARGE
+    return key not in TEXTS or isinstance(value, str)
 
 
 def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
@@ -328,14 +341,3 @@ def _entry_is_sound(entry: Mapping[str, Any], name: str) -> bool:
 
 def _are_texts(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-
-def _is_moment(name: str) -> bool:
-    """Tell whether a name is that of a set: a time that every time zone can show."""
-    digits = NAME.fullmatch(name)
-    if digits is None:
-        return False
-    try:
-        return datetime(*map(int, digits.groups())).year in YEARS  # type: ignore[arg-type]  # noqa: DTZ001 - a name
-    except ValueError:
-        return False

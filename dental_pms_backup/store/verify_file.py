@@ -42,6 +42,7 @@ COUNT_ROWS = filters.argv("count_rows.pl")
 TRAILERS = {
     Kind.DB: re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
     Kind.GLOBALS: re.compile(rb"\n--\n-- PostgreSQL database cluster dump complete\n--\n\n(\\unrestrict \w+\n\n)?\Z"),
+    Kind.SETTINGS: re.compile(rb"\n-- settings of the database complete\n\Z"),  # live/own_settings
 }
 
 
@@ -170,7 +171,7 @@ def opened(path: Path) -> Iterator[int]:
     """Open a file to be read, while the block lasts; BackupError when that cannot be."""
     try:
         with descriptors.room_for(f"{path}: cannot be read back"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise durable.refusal(path, "cannot be read back", error) from None
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import VerificationError
-from dental_pms_backup.host import journal
+from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.store import sets, verify_file
 
@@ -67,14 +67,14 @@ def _problems(store: Path, stored: StoredSet, *, watch: Watch) -> Iterator[str]:
 
 def _has_its_checksums(store: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     try:
-        return (store / f"sets/{name}.sha256").read_text() == sets.checksum_lines(manifest)
+        return durable.read(store / f"sets/{name}.sha256").decode() == sets.checksum_lines(manifest)
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def _verify_artefact(store: Path, artefact: Artefact, *, watch: Watch) -> None:
     path = store / artefact.path
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with verify_file.reading(path, artefact.kind, descriptor) as both:
             content, checksum = both.descriptors

@@ -112,8 +112,9 @@ def own_database(site: Site, live: OnHost) -> Iterator[Site]:
     sql(live, f'create database "{name}" template practice')
     site.server = postgres.in_database(live, name)
     site.configure({"native.database": name})
+    source = {"database": name, "database_oid": int(sql(live, f"select oid from pg_database where datname = '{name}'"))}  # noqa: S608 - ours
     for taken in site.sets():  # as if of that database
-        change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(database=name))
+        change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(source))
     try:
         yield site
     finally:

@@ -111,7 +111,7 @@ def assert_whole(site: Site, name: str) -> None:
         if file.suffix == ".tgz":
             subprocess.run(["tar", "--list"], input=content, stdout=subprocess.DEVNULL, check=True)
         else:
-            assert b"database dump complete" in content[-200:] or b"cluster dump complete" in content[-200:]
+            assert re.search(rb"(database dump|cluster dump|settings of the database) complete", content[-200:])
 
 
 def at_rest(site: Site) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import pty
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dental_pms_backup.live.postgres import OnHost
 
@@ -29,7 +31,7 @@ ENDS_WITHIN_S = 180
 PORTS = {"trixie": (21_000, 21_100), "bookworm": (22_000, 22_100)}  # both have the network of the host
 HEEDS_SIGNALS = ["env", "--default-signal=INT,HUP"]  # a background job of a script inherits them as ignored
 
-Setting = str | int | bool | Mapping[str, str] | None
+Setting = str | int | bool | Mapping[str, str] | list[str] | None
 Disk = dict[str, tuple[int, int, int, str]]
 Ran = subprocess.CompletedProcess[str]
 
@@ -67,6 +69,7 @@ class Site:
             "retry.wait_s": 0,
             "database.source": "native",
             "database.lock_wait_s": 1,
+            "database.others": "ignore",  # the tests' own, side by side on one server
             "native.host": self.server.host,
             "native.user": self.server.user,
             "native.run_as": self.server.run_as or "postgres",
@@ -188,6 +191,27 @@ class Site:
         """Make a fake compressor, which unpacks as the real one does, and return a PATH on which it comes first."""
         unpacks = 'case " $* " in *" --decompress "*) exec "$real" "$@" ;; esac'
         return self.fake_on_path(program, f"{unpacks}\n{body}")
+
+
+@contextlib.contextmanager
+def at_a_terminal(site: Site, *words: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Run a command at a terminal while the block lasts, and yield the process and the descriptor to type at."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*HEEDS_SIGNALS, *site.command(*words)],
+        cwd=TREE,
+        env=environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process, ours
+        finally:
+            process.kill()
+    os.close(ours)
+    os.close(theirs)
 
 
 def executable(path: Path, body: str) -> None:
@@ -324,6 +348,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def of_another_server(manifest: dict[str, Any]) -> None:
+    """Change a manifest to what that of another server's database of the same name is."""
+    manifest["streams"]["db"]["source"]["system_identifier"] = "4711"
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.errors import ConfigError
 from dental_pms_backup.host import confinement, programs
 from dental_pms_backup.live import postgres
-from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
+from dental_pms_backup.live.server import InContainer, Inside, Login, OnHost
 from tests import evil_tries
 from tests.integration.support import PATH, alive, connection, dump, environment, wait_until, without_noise
 
@@ -252,14 +253,39 @@ def test_psql_of_a_container_starts_a_program_unless_it_is_alone(alone: bool, li
     assert run(postgres.client(server, psql, *asked[:-1], "-Atc select 1", session="s1")).stdout == "1\n"
 
 
-def test_settings_of_a_container_in_files_are_read_in_the_cage(place: Path) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_settings_of_a_container_in_files_are_read_in_the_cage(alone: bool, place: Path) -> None:
     (place / "user").write_text("dental\n")
     (place / "password").write_text(" with space")
     settings = (*SETTINGS, f"POSTGRES_USER_FILE={place}/user", f"POSTGRES_PASSWORD_FILE={place}/password")
-    entry = Inside(root=Path("/"), uid=USER, gid=USER, settings=settings)
+    entry = Inside(root=Path("/"), uid=USER, gid=USER, settings=settings, alone=alone)
     server = InContainer(container_id="c0ffee", name="db-1", image="postgres", entry=entry)
     told = run(postgres.client(server, "env", session="s1")).stdout.splitlines()
     assert {"PGUSER=dental", "PGDATABASE=dental", "PGPASSWORD= with space", "PGAPPNAME=s1"} <= set(told)
+
+
+def test_name_in_a_file_that_only_root_may_read_is_asked_for_and_not_guessed(place: Path) -> None:
+    (place / "db").write_text("practice\n")
+    (place / "db").chmod(0o600)
+    settings = (*SETTINGS, f"POSTGRES_DB_FILE={place}/db")
+    entry = Inside(root=Path("/"), uid=USER, gid=USER, settings=settings)
+    server = InContainer(container_id="c0ffee", name="db-1", image="postgres", entry=entry)
+    with pytest.raises(ConfigError) as raised:
+        postgres.examine(server)
+    assert raised.value.message.startswith(
+        f"database.name: POSTGRES_DB_FILE of container db-1 names the file {place}/db, in which no name can be read"
+    )
+    named = dataclasses.replace(server, login=Login(database="practice"))
+    assert "PGDATABASE=practice\n" in run(postgres.client(named, "env", session="s1")).stdout
+
+
+def test_port_of_a_server_is_the_one_that_it_notes_itself(live: OnHost) -> None:
+    data = postgres.data_directory(live)
+    uid = pwd.getpwnam(live.run_as or "postgres").pw_uid
+    entry = Inside(root=Path("/"), uid=uid, gid=uid, settings=(*SETTINGS, f"PGDATA={data}", "PGPORT=1"))
+    server = InContainer(container_id="c0ffee", name="db-1", image="postgres", entry=entry)
+    told = run(postgres.client(server, "env", session="s1")).stdout.splitlines()
+    assert f"PGPORT={live.port}" in told
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from tests import faults
 from tests.integration import drills
 from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind
 from tests.integration.faults import events, listening
-from tests.integration.support import Site, as_cluster_user, dump, on_disk, session, sql, wait_until
+from tests.integration.support import Site, as_cluster_user, dump, major, on_disk, session, sql, wait_until
 
-PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "identity", "rows")]
+PASSED = [f"proof_{name}" for name in ("checksums", "attachments", "load", "settings", "identity", "rows")]
 
 
 @pytest.mark.each_release
@@ -214,6 +214,35 @@ def test_definitions_that_postgresql_writes_anew_are_proven(own_database: Site) 
     assert drills_well(own_database, "latest")["proof_identity"] == "passed"
 
 
+# the throwaway numbers the values anew, so that they are of other partitions, which pg_dump minds since PostgreSQL 16
+OF_AN_ENUM = """\
+create type mood as enum ('a', 'b', 'c', 'd', 'e', 'f');
+create table moods (m mood, n int) partition by hash (m);
+create table moods_0 partition of moods for values with (modulus 2, remainder 0);
+create table moods_1 partition of moods for values with (modulus 2, remainder 1);
+insert into moods select m, n from unnest(enum_range(null::mood)) m, generate_series(1, 9) n;
+"""
+VIA_ROOT = 16
+
+
+@pytest.mark.each_release
+def test_what_comes_back_in_another_order_is_proven_and_a_line_in_a_body_is_text(own_database: Site) -> None:
+    text = Path(__file__).with_name("meaning.sql").read_text() + (OF_AN_ENUM if major() >= VIA_ROOT else "")
+    loaded = as_cluster_user(own_database.server, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", stdin=text)
+    assert (loaded.returncode, loaded.stderr) == (0, "")
+    name = own_database.takes("db")
+    rows = json.loads((own_database.store / f"sets/{name}.json").read_text())["streams"]["db"]["rows"]
+    assert (rows["public.turned"], rows["public.letters"], rows["public.kinds"]) == (2, 2, 2)
+    assert drills_well(own_database, name)["proof_identity"] == "passed"
+    copy = f"{own_database.server.database}_new"
+    assert own_database.run("restore", "db", name, "--to", copy).returncode == 0
+    assert (
+        sql(postgres.in_database(own_database.server, copy), "select x, b, a from turned order by x") == "1|b|2\n3|b|4"
+    )
+    change_manifest(own_database, name, lambda manifest: manifest["streams"]["db"]["rows"].update({"public.turned": 3}))
+    drills.fails(own_database, name, cause="drill")
+
+
 ORDERED = """\
 create table names (family text) partition by range (family);
 create table names_a_to_m partition of names for values from ('a') to ('m');
@@ -230,7 +259,8 @@ def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site
         lenient = {"suspect.db_shrink_percent": 100, "suspect.rows_shrink_percent": 100}
         own_database.configure({"native.database": name, **lenient})
         sql_in(own_database, name, ORDERED)  # in locale C a B comes before every a: the row would be refused
-        taken = own_database.takes("db")
+        assert own_database.run("run", "db").returncode == 1  # another database than before is suspect
+        taken = own_database.sets()[-1]
         assert drills_well(own_database, taken)["proof_load"] == "passed"
         shown = json.loads(own_database.run("show", taken, "--json").stdout)
         assert shown["manifest"]["streams"]["db"]["source"]["locale"] == "en"
@@ -381,9 +411,31 @@ def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> 
 
 
 @pytest.mark.parametrize("query", ["select a, b from nowhere", "select nonsense, 1", "select 'x'; select"])
-def test_a_query_for_the_files_that_fails_is_no_proof(site: Site, query: str) -> None:
+def test_a_query_for_the_files_that_fails_is_no_proof_and_says_nothing_of_the_set(site: Site, query: str) -> None:
     site.configure({"application.query": query})
-    assert "proof_files=failed\n" in drills.fails(site, cause="drill").stdout
+    met = drills.fails(site, cause="configuration", status=78)
+    assert "application.query: the server refuses the query (SQLSTATE 42" in met.stderr
+    assert "# mend application.query" in met.stderr
+
+
+@pytest.mark.fault("Attachments", "a table of that name in the database is another application's")
+def test_a_table_of_another_application_names_the_keys_and_says_nothing_of_the_set(own_database: Site) -> None:
+    own_database.configure({"application.table": None})  # as by default
+    sql(own_database.server, "create table attachments (id int, disk_filename text, filesize bigint)")
+    (own_database.attachments / "attachments").mkdir()
+    name = own_database.takes()
+    met = drills.fails(own_database, cause="configuration", status=78)
+    assert (
+        "application.key_column, application.size_column: storage_key and byte_size are no columns of table "
+        "attachments with a file's path and size: the server refuses to be asked for them (SQLSTATE 42703)"
+    ) in met.stderr
+    own_database.configure({"application.table": "nothing_of_this_name"})
+    met = drills.fails(own_database, cause="configuration", status=78)
+    assert f"application.table: set {name} has no table nothing_of_this_name that names them, expected" in met.stderr
+    columns = {"application.key_column": "disk_filename", "application.size_column": "filesize"}
+    own_database.configure({"application.table": "attachments", **columns})
+    assert drills_well(own_database)["proof_files"] == "passed"
+    faults.recovered("ok, and proven, once the keys name the table and its columns")
 
 
 @pytest.mark.fault("Attachments", "no table names the files of a set that is drilled")

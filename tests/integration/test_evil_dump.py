@@ -230,7 +230,7 @@ def test_a_dump_that_swaps_its_socket_leads_the_drills_programs_nowhere(own_data
     with listener(socket.AF_UNIX, str(outside)) as connected:
         met = drills.fails(site, "latest", cause="temporary", status=75)
         assert connected[1:] == []
-    assert "pg_dump: exit status 1" in met.stderr
+    assert "psql: exit status 2, expected the throwaway server and its programs to go on" in met.stderr
     recovers(site)
 
 

@@ -4,6 +4,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from tests import faults, scope
 from tests.integration.conftest import databases_like
 from tests.integration.drills import know
 from tests.integration.faults import events, listening
-from tests.integration.support import Site, as_cluster_user, dump, sql
+from tests.integration.faults import fails as is_refused
+from tests.integration.support import Site, as_cluster_user, awaited, dump, sql
 
 NOT_OURS = "rolname !~ '^dental_pms_restore_'"  # of a restore that another test has killed
 AS_IT_WAS = "the live database as it was"
@@ -140,6 +142,12 @@ COMMANDS = (
     "COPY public.lines (content) FROM stdin;\nx\n\\.\n\\! touch {place}/touched",
     "CREATE FUNCTION begin() RETURNS integer LANGUAGE sql AS 'select 1'; COPY public.lines FROM STDIN; END;\n'\n\\.\n"
     "\\! touch {place}/touched\n';",
+)
+# Behind a colon psql sees a variable, and no word where a literal begins with N: the server sees a syntax error.
+READ_OTHERWISE = (
+    "CREATE n'x' FUNCTION begin;\nCOPY public.lines (content) FROM stdin;\n\\! touch {place}/touched\n\\.\n",
+    "SELECT 1 :e'\\' \\! touch {place}/touched\n';",
+    "SELECT 1 :a$f$ ' $f$ \\! touch {place}/touched\n';",
 )
 
 
@@ -285,6 +293,9 @@ def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Si
         assert "db: the file cannot be replayed (line " in fails(victim, elsewhere(victim, command)), command
         for seen in {path.name for path in (victim.place / "clients").iterdir()} - before:
             assert "touched" not in (victim.place / "clients" / seen).read_text()
+    for command in READ_OTHERWISE:
+        said = fails(victim, elsewhere(victim, command))
+        assert "SQLSTATE 42601" in said or "BEGIN in the definition of a function" in said
     # what an old psql reads depends on what the dump's own code has set meanwhile
     flips = (
         "CREATE FUNCTION public.flip(text) RETURNS boolean LANGUAGE sql AS $$ SELECT set_config("
@@ -427,6 +438,28 @@ QUIETLY = (
     "with changed as (update public.ledger set amount = 2 returning 1) select from changed",
     "declare at_commit cursor with hold for select public.late()",
 )
+# An immutable function, which the server runs while it makes the table.
+AS_ITS_TABLE_IS_MADE = """\
+CREATE FUNCTION public.at_{table}(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+    AS $at$ BEGIN PERFORM public.steps(ARRAY[{step}]); RETURN n; END $at$;
+CREATE TABLE public.{table} (n integer, m integer GENERATED ALWAYS AS (n + public.at_{table}(1)) STORED);
+"""
+SLOWLY = """\
+CREATE FUNCTION public.slowly(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $slowly$ BEGIN
+    IF session_user ~ '^dental_pms_restore_' THEN PERFORM pg_sleep(2); END IF; RETURN n; END $slowly$;
+CREATE TABLE public.slow (n integer);
+INSERT INTO public.slow VALUES (1);
+CREATE INDEX ON public.slow (public.slowly(n));
+"""
+KNOWN_BY_HIM = "do $$ begin execute format('alter role %I password ''known''', session_user); end $$"
+AT_WORK = (
+    "select usename, datname from pg_stat_activity where usename ~ '^dental_pms_restore_' and query ~* '^{}' limit 1"
+)
+ODD_NAMES = {
+    "a column": ('create table odd ("a\nb" int)', 'TABLE "public"."odd".U&"a\\+00000Ab"', "RENAME COLUMN U&"),
+    "a table": ('create table "a\nb" (n int)', 'TABLE "public".U&"a\\+00000Ab"', "RENAME TO new_name"),
+    "a type": ("create type \"a\rb\" as enum ('a')", 'TYPE "public".U&"a\\+00000Db"', "RENAME TO new_name"),
+}
 NOTICED = {
     "the path": ("select set_config('search_path', 'public, pg_catalog', false)", "SQLSTATE DP008, at "),
     "a format": ("set local intervalstyle = 'sql_standard'", "SQLSTATE DP008, at "),
@@ -436,11 +469,6 @@ NOTICED = {
         "1 tables have not the rows of the dump, the first is public.ledger",
     ),
 }
-AS_ITS_TABLE_IS_MADE = """\
-CREATE FUNCTION public.at_{table}(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
-    AS $at$ BEGIN PERFORM public.steps(ARRAY[{step}]); RETURN n; END $at$;
-CREATE TABLE public.{table} (n integer, m integer GENERATED ALWAYS AS (n + public.at_{table}(1)) STORED);
-"""
 
 
 def made_by_the_app(site: Site, steps: tuple[str, ...], more: str = "") -> None:
@@ -503,6 +531,38 @@ def test_what_runs_while_a_table_is_made_sets_nothing_for_what_follows_in_a_rest
     made_by_the_app(victim, ("select 1",), made)
     assert "SQLSTATE DP008, at " in fails(victim, victim.takes("db"))
     sql(victim.server, "drop table public.a_made, public.z_made")
+    victim.takes("db")
+    recovers(victim)
+
+
+@pytest.mark.fault("Somebody evil", "he logs in as the role that restores, to which what he made has given a password")
+def test_nobody_else_logs_in_as_the_role_that_restores(victim: Site) -> None:
+    site = victim
+    made_by_the_app(site, (KNOWN_BY_HIM,), SLOWLY)
+    name = site.takes("db")
+    maintenance = postgres.in_database(site.server, "postgres")
+    with listening(site) as journal:
+        with site.running("restore", "db", name, "--in-place", "--yes", wrapper=journal.wrapper) as process:
+            for asked in (AT_WORK.format("create index"), AT_WORK.format("analyze")):
+                role, database = awaited(partial(sql, maintenance, asked)).split("|")
+                tried = as_cluster_user(replace(site.server, user=role, database=database), "psql", "-Xc", "select 1")
+                assert f'role "{role}" is not permitted to log in' in tried.stderr
+            _, said = process.communicate(timeout=60)
+        told = events(journal.close())
+    assert process.returncode == 0, said
+    faults.saw(status=0, store="the set's content, live kept beside", events=told)
+    recovers(site)
+
+
+@pytest.mark.fault("Somebody evil", "a name has the end of a line in it, which an old pg_dump writes as it is")
+@pytest.mark.parametrize("whose", list(ODD_NAMES))
+def test_a_name_of_more_than_one_line_is_told_by_the_run(victim: Site, whose: str) -> None:
+    made, shown, change = ODD_NAMES[whose]
+    sql(victim.server, f"set role {victim.server.database}", made)
+    done = is_refused(victim, "db", cause="dump")
+    assert f"db: {shown}: the end of a line in its name, expected a name of one line" in done.stderr
+    assert change in done.stderr.partition("hint: psql --command='ALTER ")[2]
+    sql(victim.server, 'drop table if exists odd, "a\nb"', 'drop type if exists "a\rb"')
     victim.takes("db")
     recovers(victim)
 

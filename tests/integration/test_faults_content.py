@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.faults import is_suspect, recovers
 from tests.integration.support import Site, sql
@@ -81,7 +82,9 @@ def test_a_database_without_tables_makes_a_suspect_set(own_database: Site) -> No
     sql(own_database.server, *EMPTY.split("; "))
     _, met = is_suspect(own_database)
     assert "db: the dump has no table, expected the practice's tables" in met.stderr
-    own_database.configure({"native.database": "practice"})
+    name, elsewhere = own_database.server.database, postgres.in_database(own_database.server, "postgres")
+    sql(elsewhere, f'drop database "{name}"')
+    sql(elsewhere, f'create database "{name}" template practice')
     recovers(own_database)
 
 

@@ -117,7 +117,7 @@ def test_a_dump_without_its_roles_fails_the_drill(site: Site) -> None:
     rewrite(
         site, Kind.GLOBALS, lambda text: b"".join(line for line in text.splitlines(True) if b"dental_owner" not in line)
     )
-    assert "a role that is missing" in drills.fails(site, cause="drill").stderr
+    assert ": the server lacks a role)" in drills.fails(site, cause="drill").stderr
     drills.recovers(site)
 
 

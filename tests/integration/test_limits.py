@@ -58,7 +58,7 @@ def tells_the_truth(site: Site, wrapper: Sequence[str]) -> int:
     assert {path: facts for path, facts in after.items() if path in before} == before
     if done.returncode == 0:
         assert done.stdout.splitlines()[-1] == OK
-        assert len(after) == len(before) + 5
+        assert len(after) == len(before) + 6
         return done.returncode
     assert after == before
     if done.stdout:

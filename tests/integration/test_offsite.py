@@ -58,7 +58,7 @@ def test_a_set_goes_there_and_comes_back_into_an_empty_store_and_nothing_is_read
     assert site.run("offsite", "list").stdout == f"{name}\n"
     assert site.run("offsite", "verify").stdout == f"{name}: the same offsite\n"
     files = [path for path in there.rglob("*") if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
     contents = [path.read_bytes() for path in site.store.rglob("*") if path.is_file()]
     for path in files:
         words = str(path.relative_to(there))
@@ -143,7 +143,7 @@ def test_a_flipped_byte_there_is_found(site: Site, there: Path) -> None:
     file.write_bytes(content)
     done = site.run("offsite", "verify")
     assert done.returncode == 1
-    assert done.stdout.startswith(f"{name}: set {name}: 1 of 5 files are not the same offsite")
+    assert done.stdout.startswith(f"{name}: set {name}: 1 of 6 files are not the same offsite")
     shutil.rmtree(site.store)
     done = site.run("offsite", "fetch", name)
     assert (done.returncode, done.stdout) == (1, "")
@@ -156,7 +156,7 @@ def test_a_missing_file_there_is_found(site: Site, there: Path) -> None:
     largest(there).unlink()
     done = site.run("offsite", "verify", name)
     assert done.returncode == 1
-    assert "1 of 5 files are not the same offsite" in done.stdout
+    assert "1 of 6 files are not the same offsite" in done.stdout
     shutil.rmtree(site.store)
     assert site.run("offsite", "fetch", name).returncode == 1
     assert site.set_files() == {}

@@ -154,7 +154,7 @@ def test_a_dump_with_a_bad_row_near_its_end_leaves_the_database_as_it_was(own_da
     bad = changed(site, lambda text: text.replace(b"\nCOPY public.teeth (", b"\nCOPY public.teeth (no_such_column, "))
     sql(site.server, *CHANGES)
     said = refuses(site, "db", bad)
-    assert "the replay failed (SQLSTATE 42703)" in said
+    assert "the replay failed (SQLSTATE 42703, at rows of public.teeth)" in said
     assert "the live database is as it was" in said
 
 
@@ -169,7 +169,7 @@ def test_a_row_that_a_constraint_refuses_is_not_told(own_database: Site) -> None
     site = own_database
     row = b"-1\tRow\tcanary-patient-4711"
     bad = changed(site, lambda text: text.replace(row, b"notanumber\tRow\tcanary-patient-4711"))
-    assert "SQLSTATE 22P02" in refuses(site, "db", bad)
+    assert "SQLSTATE 22P02, at rows of public.patients" in refuses(site, "db", bad)
 
 
 @pytest.mark.parametrize("ending", ["cut.sql.gz", "cut.sql", "cut-but-packed.sql.gz"])
@@ -204,11 +204,15 @@ def test_an_unpacker_that_dies_between_two_rows_commits_nothing(own_database: Si
     refuses(site, "db", "latest", "--no-safety-set", *REPLACE, PATH=path)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["select count(*) from patients;", "insert into lines values ('uncommitted');", "create table half (n int);"],
+)
 def test_an_open_transaction_of_the_application_fails_a_replay_in_the_live_database_and_keeps_it(
-    own_database: Site,
+    own_database: Site, statement: str
 ) -> None:
     site = own_database
-    with session(site.server, "select count(*) from patients;"):
+    with session(site.server, statement):
         said = refuses(site, "db", "latest", *REPLACE, "--no-safety-set")
     assert "SQLSTATE 55P03, a session of the application holds a table" in said
 
@@ -386,12 +390,14 @@ def test_a_cut_archive_leaves_the_attachments_as_they_were(site: Site) -> None:
 
 def test_a_disk_that_gets_full_while_unpacking_leaves_the_attachments_as_they_were(site: Site) -> None:
     disk = site.place / "disk"
-    with mounted_tmpfs(disk, 700 << 10):
+    filled = f'case "$*" in *--extract*) cat /dev/zero >{disk}/full 2>&1 ;; esac; exec "$real" "$@"'
+    with mounted_tmpfs(disk, 2 << 20):
         shutil.copytree(site.attachments, disk / "attachments")
-        (disk / "attachments/more").write_bytes(os.urandom(250 << 10))
         before = on_disk(disk)
         site.configure({"attachments.path": str(disk / "attachments")})
-        done = site.run("restore", "attachments", "latest", "--in-place", "--yes")
+        path = site.fake_on_path("tar", filled)
+        done = site.run("restore", "attachments", "latest", "--in-place", "--yes", PATH=path)
+        (disk / "full").unlink()
         assert (done.returncode, on_disk(disk)) == (1, before)
         assert "the live directory is as it was" in done.stderr
 

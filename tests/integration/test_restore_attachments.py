@@ -35,9 +35,10 @@ def counted(call):
     return counting
 from dental_pms_backup.cli import commands
 from dental_pms_backup.host import places
-from dental_pms_backup.live import swap
+from dental_pms_backup.live import swap, swap_steps
 places.Place.sync = counted(places.Place.sync)
-swap.os = places.os = types.SimpleNamespace(**vars(os))
+swap_steps.rename_new = counted(swap_steps.rename_new)
+swap.os = swap_steps.os = places.os = types.SimpleNamespace(**vars(os))
 for name in ("rename", "rmdir", "mkdir"):
     setattr(swap.os, name, counted(getattr(os, name)))
 sys.exit(commands.main(sys.argv[1:]))
@@ -185,6 +186,23 @@ def test_a_swap_that_is_killed_at_any_step_is_undone_or_ended_by_the_next_restor
     assert min(ends.count(UNDONE), ends.count(ENDED)) > 1
     assert on_disk(site.attachments) == restored
     faults.recovered("ok, it undoes or ends the swap first")
+
+
+def test_a_swap_ends_while_the_application_makes_its_directories_anew(site: Site) -> None:
+    below = site.attachments / "attachments/2026"
+    below.mkdir(parents=True)
+    (below / "file").write_text("of the set")
+    wanted = site.takes("attachments")
+    loop = "while (!-e $ARGV[0]) { for (1 .. 2000) { mkdir $ARGV[1]; mkdir qq{$ARGV[1]/2026}; } }"
+    with subprocess.Popen(["perl", "-e", loop, site.place / "stop", below.parent]):
+        try:
+            for _ in range(3):
+                done = site.run("restore", "attachments", wanted, "--in-place", "--yes")
+                assert done.returncode == 0, done.stderr
+                assert (below / "file").read_text() == "of the set"
+        finally:
+            (site.place / "stop").touch()
+    site.takes("attachments")
 
 
 @pytest.mark.fault("Attachments", "a restore has no room beside what is live")

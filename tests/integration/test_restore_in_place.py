@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import pty
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -16,12 +14,11 @@ from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.faults import at_rest, events, listening
 from tests.integration.support import (
-    HEEDS_SIGNALS,
-    TREE,
     Site,
     as_cluster_user,
+    at_a_terminal,
+    awaited,
     dump,
-    environment,
     on_disk,
     session,
     signalled,
@@ -32,6 +29,13 @@ from tests.integration.test_faults_restore import HELD, in_the_middle
 from tests.integration.test_restore_new import OF_DATABASE, SETTINGS, beside, printed
 
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
+# What the application does when the safety set's dump is over: it is acknowledged at once, or waits.
+MEANWHILE = """"$real" "$@" || exit
+acknowledged=${0%/*}/../told/acknowledged
+asked() { PGOPTIONS= PGAPPNAME=application setsid "${real%/*}/psql" -XAtq -c "$1"; }
+asked "insert into public.lines values ('meanwhile') returning 'yes'" >"$acknowledged" 2>&1 &
+waits="select 'waits' from pg_stat_activity where application_name = 'application' and wait_event_type = 'Lock'"
+until [ -s "$acknowledged" ] || [ -n "$(asked "$waits")" ]; do sleep 0.05; done"""
 NO_ROOM = """case "$*" in *--file=-*) sed 's/LC_ALL=C df -Pk/echo x 100 99 1 99% \\/ #/' | "$real" "$@"; exit ;; esac
 exec "$real" "$@\""""
 
@@ -167,42 +171,48 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     assert beside(site) == []
 
 
-@contextlib.contextmanager
-def at_a_terminal(site: Site) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """Restore in place at a terminal while the block lasts, and yield the process and the descriptor to type at."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*HEEDS_SIGNALS, *site.command("restore", "db", "latest", "--in-place", "--yes")],
-        cwd=TREE,
-        env=environment(),
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process, ours
-        finally:
-            process.kill()
-    os.close(ours)
-    os.close(theirs)
+def test_a_prepared_transaction_is_named_before_anything_is_touched(own_database: Site) -> None:
+    site, name = own_database, own_database.server.database
+    prepared = """echo '["it''s forgotten", "dental", "2026-11-28T02:30:00"]'; exit"""
+    site.fake("psql", f'case "$*" in *pg_prepared_xacts*) {prepared} ;; esac\nexec "$real" "$@"'.replace("''", "'\\''"))
+    for words in ((), ("--replace", "--as-superuser")):
+        said = refused(site, "latest", *words)
+        assert 'db: transaction "it\'s forgotten" of dental, prepared at 2026-11-28T02:30:00, is not ended' in said
+        assert re.search(rf"hint: .*--dbname {name} --command .*rollback prepared .*forgotten.* # or commit prep", said)
+
+
+@pytest.mark.each_release
+def test_nothing_that_was_acknowledged_is_lost_between_the_safety_set_and_the_replacement(own_database: Site) -> None:
+    site, told = own_database, own_database.place / "told"
+    told.mkdir()
+    told.chmod(0o777)
+    site.fake("pg_dump", MEANWHILE)
+    lines = in_place(site, "latest", "--replace", "--as-superuser")
+    assert awaited((told / "acknowledged").read_text) == "yes\n"
+    assert sql(site.server, "select count(*) from lines where content = 'meanwhile'") == "1"
+    assert site.run("verify", lines["restore_safety_set"]).returncode == 0
 
 
 @pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])
-def test_at_a_terminal_the_name_is_typed_as_well(own_database: Site, typed: str, status: int) -> None:
+def test_at_a_terminal_the_name_is_typed_instead_of_a_word(own_database: Site, typed: str, status: int) -> None:
     site = own_database
-    before = dump(site.server)
+    before, wanted = dump(site.server), site.sets()[0]
     sql(site.server, *CHANGES)
-    with at_a_terminal(site) as (process, keyboard):
+    with at_a_terminal(site, "restore", "db", "latest", "--in-place") as (process, keyboard):
         os.write(keyboard, typed.format(site.server.database).encode() + b"\n")
         _, err = process.communicate(timeout=120)
     assert process.returncode == status, err
-    assert f"Type {site.server.database} to go on:" in err
+    asked = f"This replaces the live database {site.server.database} by set {wanted} of "
+    assert re.match(rf"{re.escape(asked)}.* UTC.*: [\d,]+ rows in \d+ tables\. Type {site.server.database} to", err), (
+        err
+    )
+    assert ("; nothing was touched" in err) == (status != 0)
     assert (dump(site.server) == before) == (status == 0)
+    assert (len(site.sets()), beside(site) == []) == ((2, False) if status == 0 else (1, True))
 
 
 def test_an_interrupt_at_the_question_is_heeded(own_database: Site) -> None:
-    with at_a_terminal(own_database) as (process, _):
+    with at_a_terminal(own_database, "restore", "db", "latest", "--in-place") as (process, _):
         assert process.stderr
         assert "to go on:" in process.stderr.readline()
         process.send_signal(signal.SIGINT)

@@ -7,17 +7,20 @@ import re
 import shlex
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.live import postgres
+from dental_pms_backup.drill import compare_settings, load
+from dental_pms_backup.errors import DrillError, RestoreError
+from dental_pms_backup.live import own_settings, postgres
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.live.sources import DatabaseSource
-from dental_pms_backup.restore import databases, leftover_roles
+from dental_pms_backup.restore import database_settings, databases, leftover_roles
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
 from tests.integration.support import (
@@ -152,6 +155,70 @@ def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(ow
 
 
 @pytest.mark.each_release
+def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_database: Site) -> None:
+    site = own_database
+    name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
+    sql(site.server, *(text.format(name) for text in SETTINGS), f'alter database "{name}" owner to dental_app')
+    sql(elsewhere, "create role dental_front login connection limit 5", "alter role dental_front set lock_timeout to 7")
+    roles = "select rolconnlimit, rolconfig from pg_roles where rolname = 'dental_front'"
+    try:
+        before = sql(elsewhere, OF_DATABASE.format(name), roles)
+        taken = site.takes("db")
+        assert "proof_settings=passed\n" in site.run("drill").stdout
+        sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
+        sql(elsewhere, "alter role dental_front connection limit -1", "alter role dental_front reset all")
+        for _ in range(2):  # now to an empty database, then in the place of one that has all of it
+            done = site.run("restore", "db", taken, "--in-place", "--yes")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert sql(elsewhere, OF_DATABASE.format(name), roles) == before
+        changes = ("set search_path to reports", "owner to postgres")
+        sql(
+            elsewhere, *(f'alter database "{name}" {each}' for each in changes), f'comment on database "{name}" is null'
+        )
+        done = site.run("restore", "db", taken, "--in-place", "--yes")
+        stay = (
+            "the database's own owner, rights, setting search_path are other in the set than in live, and stay as live"
+        )
+        assert stay in done.stderr
+        kept = sql(elsewhere, OF_DATABASE.format(name))
+        assert "|C|C|postgres|77|it's\nlive|" in kept
+        assert '{search_path=reports,"dental.secret=setting-canary' in kept
+    finally:
+        sql(elsewhere, "drop role dental_front")
+
+
+def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_are_told(live: OnHost) -> None:
+    sql(live, f"create database {load.DATABASE}")
+    try:
+        for line, found in (
+            ("ALTER DATABASE :\"DBNAME\" SET work_mem TO '4MB';\n" * 2, "setting work_mem"),
+            ('GRANT CREATE ON DATABASE :"DBNAME" TO PUBLIC;\n', "rights"),
+            ('ALTER DATABASE :"DBNAME" OWNER TO nobody_there;\n', "SQLSTATE 42704"),
+            ("DROP DATABASE x;\n", "something else is in the file"),
+        ):
+            with settings_file(live, line) as file, pytest.raises(DrillError, match=found):
+                compare_settings.compare(live, file.fileno(), lambda: None)
+        with settings_file(live, "") as file:
+            assert compare_settings.compare(live, file.fileno(), lambda: None) == ""
+        with settings_file(live, "ALTER DATABASE :\"DBNAME\" SET lc_monetary TO 'xx_YY';\n") as file:
+            assert "does not take one of the database's" in compare_settings.compare(live, file.fileno(), lambda: None)
+        after = "select count(*) from pg_db_role_setting join pg_database d on d.oid = setdatabase where datname = '{}'"
+        assert sql(live, after.format(load.DATABASE)) == "0"
+    finally:
+        sql(live, f"drop database {load.DATABASE}")
+
+
+@contextlib.contextmanager
+def settings_file(live: OnHost, more: str) -> Iterator[IO[bytes]]:
+    """Make a set's file of what belongs to a new database, with something more in it."""
+    text = own_settings.of(postgres.in_database(live, load.DATABASE))
+    with tempfile.TemporaryFile() as file:
+        file.write(gzip.compress(text.replace("-- settings of", f"{more}-- settings of").encode()))
+        file.flush()
+        yield file
+
+
+@pytest.mark.each_release
 def test_roles_that_are_missing_are_made_and_those_that_exist_stay_as_they_are(own_database: Site) -> None:
     site = own_database
     roles = "select rolname, rolcanlogin, rolconnlimit, rolpassword from pg_authid where rolname ~ '^dental' order by 1"
@@ -236,9 +303,9 @@ def test_a_set_that_was_changed_is_refused_before_a_database_is_made(own_databas
     assert b"create database" in seen.read_bytes()
 
 
-# What counts the rows; that of the roles goes on.
-COUNTING = """case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
-! grep --quiet "database cluster dump" "$0.$$" || exec "$real" "$@" <"$0.$$"
+# What counts the rows; that of the roles and of the settings goes on.
+COUNTING = r"""case "$*" in *count_rows.pl*) cat >"$0.$$" ;; *) exec "$real" "$@" ;; esac
+! grep --quiet "database cluster dump\|settings of the database" "$0.$$" || exec "$real" "$@" <"$0.$$"
 """
 SAYS_WHEN_COMMITTED = """case "$*" in *--command=commit*) "$real" "$@" && echo committed >"$0.said"; exit ;; esac
 exec "$real" "$@\""""
@@ -426,7 +493,10 @@ def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_
         at_end(of_set(site), b"SELECT count(pg_advisory_xact_lock(n)) FROM generate_series(1, 1000000) n;\n")
     )
     said = fails(site, str(file))
-    assert "(SQLSTATE 53200, more tables than the server's memory for locks has room for in one transaction" in said
+    assert (
+        "(SQLSTATE 53200, at SELECT, more tables than the server's memory for locks has room for in one transaction"
+        in said
+    )
     assert "disk" not in said
     assert "hint: max_locks_per_transaction = 1024 in postgresql.conf, or in the compose file, service db: " in said
     assert "command: postgres -c max_locks_per_transaction=1024   # restart the server; then try again\n" in said
@@ -485,7 +555,7 @@ def test_a_file_without_its_roles_says_how_to_find_those_that_the_server_lacks(o
     file.write_bytes(gzip.compress(as_cluster_user(site.server, "pg_dump").stdout.encode()))
     sql(site.server, "drop table odd", "drop role gone_owner")
     said = fails(site, str(file))
-    assert "the replay failed (SQLSTATE 42704, the server lacks a role), expected every statement to succeed" in said
+    assert "failed (SQLSTATE 42704, at ALTER TABLE public.odd OWNER TO gone_owner: the server lacks a role)" in said
     command = said.partition("hint: ")[2].partition("   #")[0].replace("FILE", str(file))
     found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
     assert "OWNER TO gone_owner\n" in found
@@ -494,14 +564,18 @@ def test_a_file_without_its_roles_says_how_to_find_those_that_the_server_lacks(o
 def test_nobody_connects_to_a_new_database_before_it_has_the_rights_of_the_live_one(own_database: Site) -> None:
     server = own_database.server
     made, name = f"{server.database}_made", f"{server.database}_new"
-    acl = "select coalesce(datacl, acldefault('d', datdba)) from pg_database where datname = '{}'"
+    acl = (
+        "select a from pg_database, unnest(coalesce(datacl, acldefault('d', datdba))) a where datname = '{}' "
+        "order by a::text"
+    )
     sql(server, "create role stranger login")
     try:
         databases.create_like(server, server.database, made)
         stranger = replace(postgres.in_database(server, made), user="stranger")
         refused = as_cluster_user(stranger, "psql", "-XAtc", "select 1").stderr
         assert "permission denied for database" in refused
-        databases.take_name(server, server.database, made, name)
+        live = DatabaseSource(server=server, facts=postgres.examine(server))
+        databases.take_name(server, made, name, database_settings.script(live, made, {}))
         assert sql(server, acl.format(name)) == sql(server, acl.format(server.database))
         assert as_cluster_user(postgres.in_database(stranger, name), "psql", "-XAtc", "select 1").stdout == "1\n"
     finally:

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
-from tests.integration.support import Site, as_cluster_user, dump, free_port, sql
+from tests.integration.support import Site, as_cluster_user, bin_dir, dump, free_port, sql
 from tests.integration.test_faults_restore import pg_ctl, small_site
 from tests.integration.test_restore_new import at_end, beside, in_new, printed
 
@@ -130,7 +131,7 @@ def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source:
     dumps_like(site, printed(done)["restore_target"], heir=source != "latest")
     made = postgres.in_database(site.server, printed(done)["restore_target"])
     assert sql(made, LEFT, "select nspname from pg_namespace where nspname ~ '^dental_pms'") == ""
-    acl = "select datacl from pg_database where datname = current_database()"
+    acl = "select a from pg_database, unnest(datacl) a where datname = current_database() order by a::text"
     assert sql(made, acl) == sql(site.server, acl)
 
 
@@ -264,6 +265,19 @@ def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(site: Site, words: 
         assert "SQLSTATE 22P02" in done.stderr
         assert "it is loud" in log.read_text()
         assert "canary-patient" not in log.read_text()
+
+
+def test_a_transaction_that_was_prepared_and_forgotten_is_named_before_anything_is_touched(site: Site) -> None:
+    with small_site(site, site.place / "pg"), restarted(site, "-c max_prepared_transactions=2"):
+        gid = "it''s; forgotten"
+        sql(site.server, "begin", "create table odd (n int)", f"prepare transaction '{gid}'")
+        for words in ((), ("--replace", "--as-superuser", "--no-safety-set")):
+            done = site.run("restore", "db", "latest", "--in-place", "--yes", *words)
+            assert (done.returncode, len(site.sets())) == (4, 1), done.stderr
+            assert 'db: transaction "it\'s; forgotten" of postgres, prepared ' in done.stderr
+        command = done.stderr.partition("hint: ")[2].partition("   #")[0]
+        subprocess.run(["sh", "-c", command.replace("psql", str(bin_dir() / "psql"))], check=True)
+        assert site.run("restore", "db", "latest", "--in-place", "--yes").returncode == 0
 
 
 PEER = "local all postgres trust\nlocal all all reject\n"

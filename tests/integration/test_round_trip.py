@@ -74,7 +74,7 @@ def test_a_database_restored_as_restore_txt_says_dumps_to_the_same_lines_on_a_se
     site: Site, live: OnHost, empty_database: OnHost
 ) -> None:
     (name,) = site.sets()
-    for command in instructed(site.store, name, containing="-d NEWDB")[:2]:
+    for command in instructed(site.store, name, containing="-d NEWDB")[:3]:
         done = typed(command, empty_database)
         assert (done.returncode, done.stderr) == (0, ""), command
     assert dump(empty_database) == dump(live)
@@ -96,7 +96,7 @@ def test_large_objects_come_back_as_restore_txt_says(new_site: Site, live: OnHos
     with large_objects(live) as database:
         new_site.configure({"native.database": database.database})
         name = new_site.takes("db")
-        for command in instructed(new_site.store, name, containing="-d NEWDB")[:2]:
+        for command in instructed(new_site.store, name, containing="-d NEWDB")[:3]:
             assert typed(command, empty_database).returncode == 0
         assert dump(empty_database) == dump(database)
 
@@ -134,7 +134,13 @@ def test_the_checksum_file_is_what_sha256sum_reads(site: Site) -> None:
     (command,) = instructed(site.store, name, containing="sha256sum")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"db/db_{name}.sql.gz: OK\ndb/globals_{name}.sql.gz: OK\nattachments_{name}.tgz: OK\n"
+    paths = (
+        f"db/db_{name}.sql.gz",
+        f"db/globals_{name}.sql.gz",
+        f"db/settings_{name}.sql.gz",
+        f"attachments_{name}.tgz",
+    )
+    assert done.stdout == "".join(f"{path}: OK\n" for path in paths)
 
 
 def test_the_manifest_says_what_the_files_are_and_where_they_came_from(site: Site) -> None:
@@ -147,6 +153,7 @@ def test_the_manifest_says_what_the_files_are_and_where_they_came_from(site: Sit
     assert [entry["path"] for entry in entries] == [
         f"db/db_{name}.sql.gz",
         f"db/globals_{name}.sql.gz",
+        f"db/settings_{name}.sql.gz",
         f"attachments_{name}.tgz",
     ]
     taken_at = datetime.fromisoformat(manifest["taken_at"])
@@ -175,6 +182,7 @@ def test_a_run_of_one_stream_makes_a_set_of_one_stream(new_site: Site) -> None:
             f"attachments_{attachments}.tgz",
             f"db/db_{database}.sql.gz",
             f"db/globals_{database}.sql.gz",
+            f"db/settings_{database}.sql.gz",
             *(f"sets/{name}.{ending}" for name in (database, attachments) for ending in ("json", "sha256")),
         ]
     )

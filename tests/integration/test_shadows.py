@@ -205,7 +205,7 @@ def test_a_session_whose_names_are_not_pinned_is_not_used(site: Site) -> None:
 @pytest.mark.fault("Somebody evil", "a table's name holds what commands a terminal")
 def test_a_name_cannot_command_the_terminal_of_whoever_reads_it(own_database: Site) -> None:
     site = own_database
-    name = 'public."\x1b]0;owned\x07\x1b[2J\r"'
+    name = 'public."\x1b]0;owned\x07\x1b[2J"'
     sql(site.server, f"create table {name} as select n from generate_series(1, 500) n")  # noqa: S608 - ours
     site.takes()
     sql(site.server, f"delete from {name}")  # noqa: S608 - ours

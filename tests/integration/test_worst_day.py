@@ -1,11 +1,16 @@
 """Everything in one command, on a server that has nothing: both streams, and each row has its file."""
 
+import os
 import shutil
 
 import pytest
 
 from dental_pms_backup.live import postgres
-from tests.integration.support import Site, dump, on_disk, sql
+from tests import faults
+from tests.integration.conftest import databases_like
+from tests.integration.drills import change_manifest
+from tests.integration.faults import cause, events, listening
+from tests.integration.support import Disk, Site, at_a_terminal, dump, mounted_tmpfs, of_another_server, on_disk, sql
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
@@ -40,12 +45,20 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
     before = (dump(practice.server), on_disk(practice.attachments))
     sql(practice.server, "insert into attachments values (9, 'only in a set of the database alone', 1)")
     practice.takes("db")
+    for taken in practice.sets():  # as if of the server that burned
+        change_manifest(practice, taken, of_another_server)
     empty(practice)
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "restore_safety_set=none, the live database was empty\n" in done.stdout
-    assert done.stdout.endswith("\nattachment_rows_with_files=5\nrestore_all_status=ok\n")
+    steps = done.stdout.partition("\nattachment_rows_with_files=5\nrestore_all_status=ok\n")[2].splitlines()
+    assert [line.partition("   # ")[0] for line in steps] == [
+        "next=dental-pms-backup run",
+        "next=systemctl enable --now dental-pms-backup.timer dental-pms-backup-drill.timer",
+        "next=dental-pms-backup config show",
+    ]
     assert (dump(practice.server), on_disk(practice.attachments)) == before
+    practice.takes()  # and the new server is no stranger
 
 
 def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> None:
@@ -72,7 +85,7 @@ def test_rows_and_files_are_those_of_the_table_that_the_configuration_names(prac
     practice.takes()
     assert practice.run("drill").stdout.endswith("drill_status=proven\n")
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
-    assert done.stdout.endswith("\nattachment_rows_with_files=5\nrestore_all_status=ok\n"), done.stderr
+    assert "\nattachment_rows_with_files=5\nrestore_all_status=ok\n" in done.stdout, done.stderr
     practice.configure({"application.size_column": "byte_size"})
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, "restore_all_status" in done.stdout) == (1, False)
@@ -101,6 +114,123 @@ def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert (dump(practice.server), on_disk(practice.attachments)) == before
     assert practice.sets() == sets
+
+
+def test_nothing_is_touched_where_the_files_would_find_no_room_unpacked(practice: Site) -> None:
+    (practice.attachments / "zeros").write_bytes(bytes(3 << 20))
+    practice.takes()
+    before = (dump(practice.server), practice.sets())
+    small = practice.place / "small"
+    with mounted_tmpfs(small, 2 << 20):
+        (small / "attachments").mkdir()
+        practice.configure({"attachments.path": str(small / "attachments")})
+        done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"free in {small}, expected over 3.5 MB for a second copy; nothing was touched" in done.stderr
+        assert (list(small.iterdir()), list((small / "attachments").iterdir())) == ([small / "attachments"], [])
+    assert (dump(practice.server), practice.sets()) == before
+
+
+AS_IT_WAS = "; the live database is as it was, and nothing is left of the new one"
+REFUSES = """case "$*" in *--file=-*) sed 's/^lock table pg_database/lock table nothing/' | "$real" "$@"; exit ;; esac
+exec "$real" "$@\""""
+
+
+def spoil(site: Site) -> tuple[list[str], Disk]:
+    """Make both streams other than the set has them, and return what they are."""
+    sql(site.server, "delete from attachments where id = 3", "create table later as select 1 as id")
+    shutil.rmtree(site.attachments / "2026")
+    (site.attachments / "later").mkdir()
+    (site.attachments / "later/one").write_text("later")
+    return dump(site.server), on_disk(site.attachments)
+
+
+def live(site: Site) -> tuple[list[str], Disk]:
+    """Return both streams; nothing else is beside them than they themselves."""
+    assert databases_like(site.server, site.server.database) == [site.server.database]
+    assert list(site.attachments.parent.glob("attachments.*")) == []
+    return dump(site.server), on_disk(site.attachments)
+
+
+def test_an_archive_that_needs_more_room_than_there_is_costs_no_stream_anything(practice: Site) -> None:
+    site, small = practice, practice.place / "small/attachments"
+    (site.attachments / "zeros").write_bytes(bytes(60_000_000))
+    site.takes()
+    with mounted_tmpfs(small.parent, 40_000_000):
+        small.mkdir()
+        (small / "mine").write_text("mine")
+        site.configure({"attachments.path": str(small)})
+        sql(site.server, "create table later as select 1 as id")
+        before = (live(site), on_disk(small))
+        done = site.run("restore", "all", "latest", "--in-place", "--yes")
+        assert (done.returncode in {1, 4}, "restore_" in done.stdout) == (True, False), done.stderr
+        assert (live(site), on_disk(small), list(small.parent.iterdir())) == (*before, [small])
+
+
+@pytest.mark.fault("Database", "a restore of both streams cannot put the database in live's place")
+def test_where_the_database_cannot_be_switched_the_files_that_were_live_come_back(practice: Site) -> None:
+    site, wanted = practice, practice.sets()[-1]
+    before = spoil(site)
+    attributes = site.attachments.stat().st_mode, site.attachments.stat().st_uid
+    site.fake("psql", REFUSES)
+    with listening(site) as journal:
+        done = site.run("restore", "all", wanted, "--in-place", "--yes", wrapper=journal.wrapper)
+        told = journal.close()
+    assert (done.returncode, "restore_" in done.stdout) == (1, False), done.stderr
+    assert "db: the switch failed: db: the server refuses (SQLSTATE 42P01)" in done.stderr
+    assert f"{AS_IT_WAS}; the live attachments are as they were\n" in done.stderr
+    assert live(site) == before
+    assert (site.attachments.stat().st_mode, site.attachments.stat().st_uid) == attributes
+    faults.saw(status=1, cause=cause(told), store="both streams as they were", events=events(told))
+    site.mend()
+    assert site.run("restore", "all", wanted, "--in-place", "--yes").returncode == 0
+    faults.recovered()
+
+
+def test_all_questions_of_both_streams_come_before_anything_is_touched(practice: Site) -> None:
+    site, name = practice, practice.sets()[-1]
+    before = spoil(site)
+    for answers, status in (("{}\nyes\n", 4), ("{}\nattachments\n", 0)):
+        with at_a_terminal(site, "restore", "all", "latest", "--in-place") as (process, keyboard):
+            os.write(keyboard, answers.format(site.server.database).encode())
+            out, err = process.communicate(timeout=120)
+        asked = [line for line in err.splitlines() if "to go on:" in line]
+        assert [line.partition(" of ")[0] for line in asked] == [
+            f"This replaces the live database {site.server.database} by set {name}",
+            f"This replaces the live attachments in {site.attachments} by set {name}",
+        ]
+        assert "rows in" in asked[0]
+        assert "files and directories" in asked[1]
+        assert (process.returncode, "restore_all_status=ok" in out) == (status, status == 0), err
+        if status:
+            assert 'restore: the answer was not "attachments"; nothing was touched\n' in err
+            assert live(site) == before
+
+
+def test_a_dry_run_says_all_that_a_restore_would_and_touches_nothing(practice: Site) -> None:
+    site, name = practice, practice.sets()[-1]
+    before, store = spoil(site), on_disk(site.store)
+    done = site.run("restore", "all", "latest", "--in-place", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [lines[0], lines[-1]] == [
+        f"would restore db into the live database {site.server.database}",
+        "nothing was done: dry run",
+    ]
+    assert f"would restore attachments into the live attachments in {site.attachments}" in lines
+    assert sum(line.startswith(f"from set {name} of ") for line in lines) == 2
+    assert sum(line.startswith("room: ") for line in lines) == 2
+    assert {"live_has_more=1 rows of public.later", "live_has_more=1 files that the set has not"} <= set(lines)
+    for words in (("db", name), ("db", name, "--in-place"), ("attachments", name, "--to", str(site.place / "new"))):
+        done = site.run("restore", *words, "--dry-run")
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert done.stdout.endswith("\nnothing was done: dry run\n")
+    assert (live(site), on_disk(site.store)) == (before, store)
+    assert not (site.place / "new").exists()
+    with (site.store / f"attachments_{name}.tgz").open("r+b") as file:
+        file.truncate(100)
+    done = site.run("restore", "all", name, "--in-place", "--dry-run")
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 @pytest.mark.parametrize("words", [(), ("--in-place",), ("--to", "x", "--yes")])

@@ -172,13 +172,12 @@ def make_odd_files(directory: Path) -> None:
 
 
 def make_links(directory: Path) -> None:
-    """Make hard links and symbolic links, dangling and pointing out of the tree ones, too."""
+    """Make hard links and symbolic links, dangling ones, too."""
     (directory / "hard").mkdir()
     (directory / "hard" / "other-name").hardlink_to(directory / "plain")
     for name, target in (
         ("link", "plain"),
         ("dangling", "nowhere"),
-        ("out", "/etc/hostname"),
         ("loop", "loop"),
         ("to-directory", "hard"),
     ):

@@ -64,10 +64,10 @@ def assert_same_database(host: Machine, original: str, restored: str, database: 
 
 def test_readme_commands_bring_back_every_row_and_every_entry_of_the_compose_project(host: Machine) -> None:
     name = taken(host)
-    checked, createdb, globals_, database, mkdir, tar = documented(
+    checked, createdb, globals_, own, database, mkdir, tar = documented(
         readme(), STORE=admin.FALLBACK_STORE, SET=name, NEWDB="newdb", NEWDIR="/srv/newdir"
     )
-    assert host.run(checked).stdout.count(": OK\n") == 3
+    assert host.run(checked).stdout.count(": OK\n") == 4
     host.run(f"cd {admin.FALLBACK_STORE} && {mkdir} && {tar}")
     assert_same_tree(host, practice.ATTACHMENTS, "/srv/newdir")
     # 15 loads into 17; a dump of 17 loads into 17 only, so on Debian 12 the new database is in the container.
@@ -79,7 +79,7 @@ def test_readme_commands_bring_back_every_row_and_every_entry_of_the_compose_pro
             host.write(f"/usr/local/bin/{program}", exec_there, mode=0o755)
         run, way = "{}", IN_CONTAINER
     try:
-        for command in (createdb, globals_, database):
+        for command in (createdb, globals_, own, database):
             words = command.replace("| psql", "| " + run.format("psql")) if "|" in command else run.format(command)
             host.run(f"PATH=/usr/local/bin:$PATH; cd {admin.FALLBACK_STORE} && {words}")
         assert_same_database(host, IN_CONTAINER, way, "newdb")
@@ -92,7 +92,7 @@ def test_readme_commands_bring_back_every_row_of_a_native_database(host: Machine
     admin.make_native_ready(host)
     host.write(admin.CONFIG, admin.NATIVE)
     name = taken(host)
-    _, createdb, globals_, database, mkdir, tar = documented(
+    _, createdb, globals_, own, database, mkdir, tar = documented(
         readme(), STORE=admin.FALLBACK_STORE, SET=name, NEWDB="newdb", NEWDIR="/srv/newdir"
     )
     host.run(f"cd {admin.FALLBACK_STORE} && {mkdir} && {tar}")
@@ -100,7 +100,7 @@ def test_readme_commands_bring_back_every_row_of_a_native_database(host: Machine
     as_postgres = "setpriv --reuid=postgres --regid=postgres --init-groups"
     try:
         host.run(f"{as_postgres} {createdb}")
-        for command in (globals_, database):
+        for command in (globals_, own, database):
             host.run(f"cd {admin.FALLBACK_STORE} && {command.replace('| psql', f'| {as_postgres} psql')}")
         assert_same_database(host, ON_HOST, ON_HOST, "newdb")
     finally:
@@ -137,7 +137,7 @@ def test_restore_instructions_in_the_store_work_as_they_stand(host: Machine) -> 
     text = host.run(f"cat {admin.FALLBACK_STORE}/RESTORE.txt").stdout
     commands = documented(text, SET=name, NEWDB="newdb", NEWDIR="/srv/newdir")
     checked = next(command for command in commands if "sha256sum" in command)
-    assert host.run(checked).stdout.count(": OK\n") == 3
+    assert host.run(checked).stdout.count(": OK\n") == 4
     in_container = [command for command in commands if "docker compose exec" in command]
     try:
         if host.suite == "trixie":

@@ -124,7 +124,7 @@ def test_journal_tells_the_story_of_a_run_with_fields(host: Machine) -> None:
         ("run-started", f"run of db and attachments into {admin.FALLBACK_STORE} started"),
         ("stream-taken", rf"db: {size} taken and verified \({version}, road namespace\)"),
         ("stream-taken", rf"attachments: {size} taken and verified \(2 entries\)"),
-        ("set-published", f"set {name} is published: {size} in 3 files"),
+        ("set-published", f"set {name} is published: {size} in 4 files"),
         ("run-succeeded", f"run finished: set {name} in \\d+ s, 0 removed"),
     ]
     told = run_of(found)

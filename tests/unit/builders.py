@@ -27,13 +27,15 @@ MOST_MEMORY_KIB = 80 << 10
 NOW = datetime(2026, 11, 23, 1, 30, tzinfo=UTC)
 NAME = "2026-11-23_023000"  # NOW in the time zone of the tests
 TRAILER = "--\n-- PostgreSQL database dump complete\n--\n\n"
+SETTINGS_TRAILER = "-- settings of the database complete\n"
 ROLES_TRAILER = "--\n-- PostgreSQL database cluster dump complete\n--\n\n"
 COPY_HEAD = "\n--\n-- Data for Name: a; Type: TABLE DATA; Schema: public; Owner: dental\n--\n\n"
 DUMP = f"CREATE TABLE patients (id int);\n{COPY_HEAD}COPY patients (id) FROM stdin;\n1\n2\n\\.\n\n" + TRAILER
-KINDS = {Stream.DB: (Kind.DB, Kind.GLOBALS), Stream.ATTACHMENTS: (Kind.ATTACHMENTS,)}
+KINDS = {Stream.DB: (Kind.DB, Kind.GLOBALS, Kind.SETTINGS), Stream.ATTACHMENTS: (Kind.ATTACHMENTS,)}
 BOTH = tuple(Stream)
-# a case of a fake client, by its arguments: the one that holds the names of sequences while pg_dump runs
-HOLDS = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;;"
+# cases of a fake client, by its arguments: what holds the names of sequences while pg_dump runs, and what looks for
+# names of more than one line
+HOLDS = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;; *array_length*) ;;"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

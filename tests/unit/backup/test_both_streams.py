@@ -22,7 +22,7 @@ from dental_pms_backup.live.postgres import Facts, OnHost
 from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
 from dental_pms_backup.store import publishing
 from dental_pms_backup.store.sets import Stream
-from tests.unit.builders import HOLDS, NAME, ROLES_TRAILER, TRAILER, gone_within, program, told_ids
+from tests.unit.builders import HOLDS, NAME, ROLES_TRAILER, SETTINGS_TRAILER, TRAILER, gone_within, program, told_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,8 @@ class Practice:
         program(
             bin_dir,
             "psql",
-            f'{VERSION}case "$*" in {HOLDS} *pg_settings*) echo {self.place} ;; *to_regclass*) ;; '
+            f'{VERSION}case "$*" in {HOLDS} *createdb*) printf "\\n{SETTINGS_TRAILER}" ;; '
+            f"*pg_settings*) echo {self.place} ;; *to_regclass*) ;; "
             f"*pg_relation_filenode*) echo '{{}}' ;; *) echo '{answer}' ;; esac\n",
         )
         ends = f"cat <<'END'\nselect 1;\n{TRAILER}END\n"

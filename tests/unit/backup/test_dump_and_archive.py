@@ -32,8 +32,8 @@ from tests.unit.builders import DUMP, HOLDS, gone, program
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
 FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
 ANSWER = json.dumps(dataclasses.asdict(FACTS))
-PINNED = f"--env=PGOPTIONS={pinned_settings.OPTIONS}"
-EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", "sh", "-c", postgres.IN_CONTAINER, "sh"]
+PINNED = f"--env=PGOPTIONS={pinned_settings.options(16)}"
+EXEC = ["docker", "exec", "--env=PGAPPNAME=s1", PINNED, "c0ffee", *postgres.IN_CONTAINER]
 
 
 @pytest.fixture
@@ -133,9 +133,30 @@ def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_a
     program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
     with (bin_dir / "out").open("w+b") as out:
         dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
-    first, *_, last = said.read_text().splitlines()
-    assert (first, last) == ("set lock_timeout = '60s';", "rollback;")
+    text = said.read_text()
+    assert text.startswith("set lock_timeout = '60s';\n")
+    assert text.splitlines()[-1] == "rollback;"
     assert f"set idle_in_transaction_session_timeout = '{hold_names.SILENT_S}s';" in said.read_text().splitlines()
+
+
+TOO_LARGE = """\
+cat >&2 <<'SAID'
+pg_dump: error: Dumping the contents of table "scans" failed: PQgetResult() failed.
+pg_dump: detail: Error message from server: ERROR:  invalid memory alloc request size 1258291203
+pg_dump: detail: Command was: COPY "my "" own".scans (id, "x, y") TO stdout;
+SAID
+exit 1"""
+
+
+def test_the_table_that_cannot_be_dumped_is_named(bin_dir: Path) -> None:
+    program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo 16.4; exit; }}\n{TOO_LARGE}\n')
+    holds = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;;"
+    program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
+    with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError) as failed:
+        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+    assert 'exit status 1: table "my "" own".scans: ' in failed.value.message
+    assert "invalid memory alloc request size" in failed.value.message
+    assert failed.value.hint.startswith("psql -c 'SELECT max(octet_length(COLUMN)) FROM TABLE'")
 
 
 def test_roles_are_saved_without_their_passwords() -> None:

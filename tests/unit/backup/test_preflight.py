@@ -95,7 +95,7 @@ def test_first_set_needs_half_of_the_database() -> None:
 
 
 def test_next_set_needs_somewhat_more_than_the_last() -> None:
-    assert preflight.needed_bytes(list(Stream), [stored(size_bytes=1000)], 10**12) == 3600
+    assert preflight.needed_bytes(list(Stream), [stored(size_bytes=1000)], 10**12) == 4800
     assert preflight.needed_bytes([Stream.DB], [stored(kinds=[Kind.DB])], 10**12) == 1200
 
 

@@ -53,9 +53,11 @@ def dump(size_bytes: int, rows: dict[str, int]) -> Part:
     return Part(stream=Stream.DB, manifest={"artefacts": [{"size_bytes": size_bytes}], "rows": rows})
 
 
-def archive(size_bytes: int, entries: int, *, too_long_count: int = 0) -> Part:
-    manifest = {"artefacts": [{"size_bytes": size_bytes}], "entries": entries}
-    return Part(stream=Stream.ATTACHMENTS, manifest=manifest, too_long_count=too_long_count)
+def archive(size_bytes: int, entries: int, *, too_long_count: int = 0, links: tuple[str, ...] = ()) -> Part:
+    manifest = {"artefacts": [{"size_bytes": size_bytes}], "entries": entries, "leading_out": links}
+    return Part(
+        stream=Stream.ATTACHMENTS, manifest=manifest, too_long_count=too_long_count, leading_out_count=len(links)
+    )
 
 
 def of_database(
@@ -212,3 +214,26 @@ def test_files_last_time_are_those_of_the_last_good_set() -> None:
     assert of_attachments(100, 1, *sets) == ["attachments: empty, expected files (890 entries last time)"]
     accepted = earlier(4, entries=1, suspicions=("x",), accepted=True)
     assert of_attachments(1000, 1, *sets, accepted) == []
+
+
+@pytest.mark.parametrize(
+    ("links", "rows", "entries", "directory", "suspect"),
+    [
+        (("attachments",), 20, 1000, "attachments", True),
+        (("attachments",), 20, 1000, "attachments/p", True),
+        (("attachments",), 0, 1000, "attachments", False),
+        (("other",), 20, 1000, "attachments", False),
+        (("attachments/q",), 20, 1000, "attachments", False),
+        (("attachments/q",), 20, 22, "attachments", False),
+        (("attachments/q",), 20, 21, "attachments", True),
+        (("q",), 20, 2, ".", True),
+        ((), 20, 2, ".", False),
+    ],
+)
+def test_links_that_lead_out_make_a_set_suspect_where_rows_lack_their_files(
+    links: tuple[str, ...], rows: int, entries: int, directory: str, *, suspect: bool
+) -> None:
+    parts = [dump(1000, {"public.attachments": rows}), archive(1000, entries, links=links)]
+    found = list(suspicion.of_set(parts, [], limits(), "attachments", directory))
+    told = f"attachments: links lead out of them (1), expected the files of {rows} rows in the archive"
+    assert found == ([told] if suspect else [])

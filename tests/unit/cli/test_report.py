@@ -12,7 +12,7 @@ from dental_pms_backup.cli import report
 from dental_pms_backup.drill.drill import Drilled
 from dental_pms_backup.live.postgres import Facts, InContainer
 from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource, Sources
-from dental_pms_backup.restore.restore import Restored
+from dental_pms_backup.restore.terms import Restored
 from dental_pms_backup.store import restore_txt
 from dental_pms_backup.store.retention import Choice
 from dental_pms_backup.store.sets import Kind, Stream
@@ -106,7 +106,7 @@ def test_list_is_a_table_of_all_sets() -> None:
     assert list(report.set_table(sets, NOW)) == [
         "SET                               UTC          AGE         DB  ATTACHMENTS  STATE",
         "2026-11-22_023000    2026-11-22 01:30          1 d     1.0 kB            -  damaged",
-        "2026-11-23_023000    2026-11-23 01:30          0 s     2.0 kB       1.0 kB  verified",
+        "2026-11-23_023000    2026-11-23 01:30          0 s     3.0 kB       1.0 kB  verified",
         "2027-01-01_000000    2027-01-01 01:30          0 s          -       1.0 kB  verified",
     ]
 
@@ -178,6 +178,7 @@ def test_set_is_shown_with_its_sources_and_warnings() -> None:
         "problem: x: missing",
         f"db: /srv/dental-pms/backups/db/db_{NAME}.sql.gz (1.0 kB)",
         f"globals: /srv/dental-pms/backups/db/globals_{NAME}.sql.gz (1.0 kB)",
+        f"settings: /srv/dental-pms/backups/db/settings_{NAME}.sql.gz (1.0 kB)",
         f"attachments: /srv/dental-pms/backups/attachments_{NAME}.tgz (1.0 kB)",
         "db source: database pms, 317.0 MB on the server's disk, PostgreSQL 16.4, container pms-db-1",
         "db content: 43,000 rows in 2 tables",
@@ -332,7 +333,7 @@ def test_instructions_are_written_again_only_when_they_changed(tmp_path: Path) -
 def test_person_is_told_of_a_run_in_a_sentence() -> None:
     assert report.run_told(taken(stored())) == (
         f"The set {NAME} of 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC) is complete and verified. "
-        "It holds 2.0 kB of the database and 1.0 kB of the attachments."
+        "It holds 3.0 kB of the database and 1.0 kB of the attachments."
     )
     assert report.run_told(taken(stored(kinds=[Kind.ATTACHMENTS]))).endswith("It holds 1.0 kB of the attachments.")
 
@@ -341,7 +342,7 @@ def test_person_is_told_of_a_restore_and_of_what_is_left_to_do() -> None:
     made = Restored(stream=Stream.DB, file=Path("/b/d.sql.gz"), target="pms_restored", switch=("psql", "x"))
     assert report.restored_told(made) == (
         "The database was restored into the new database pms_restored; the live one is as it was. "
-        "The command after restore_switch= puts the new one in its place."
+        "Look at the new one first: the command after restore_switch= replaces the live database by it."
     )
     replaced = Restored(
         stream=Stream.ATTACHMENTS, file=Path("/b/a.tgz"), target="/srv/data", kept=Path("/srv/data.before-restore-x")

@@ -23,6 +23,8 @@ from tests.unit.builders import TREE, as_nobody, python
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
+    from dental_pms_backup.config.key import Key
+
 TOP = (
     "backup_dir, keep, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, require_mount, "
     "reserve_mb, compression_level, stall_timeout_s, lock_wait_s, compose, retry, database, native, attachments, "
@@ -243,6 +245,22 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "checks that are text": (
         "drill:\n  checks: select true\n",
         ['2: drill.checks: "select true", expected names, each with an SQL query'],
+    ),
+    "others that are no word for none": (
+        "database:\n  others: all\n",
+        ['2: database.others: "all", expected ignore or a list of names'],
+    ),
+    "others that are a list of lists": (
+        "database:\n  others: [[a]]\n",
+        ["2: database.others: a list, expected ignore or a list of names"],
+    ),
+    "other that is a number": (
+        "database:\n  others: [a, 3]\n",
+        ['2: database.others: "3" is no name, expected ignore or a list of names'],
+    ),
+    "others that are null": (
+        "database:\n  others: null\n",
+        ['2: database.others: "null", expected ignore or a list of names'],
     ),
     "check that is a list": ("drill:\n  checks:\n    a: [x]\n", ['3: "drill.checks.a": a list, expected text']),
     "check given twice": (
@@ -511,7 +529,7 @@ lock_wait_s: 5
 suspect: {db_shrink_percent: 10, rows_shrink_percent: 15, attachments_shrink_percent: 20}
 retry: {attempts: 7, wait_s: 9}
 compose: {project_dir: /opt/pms, project: pms, db_service: postgres, backend_service: api}
-database: {source: native, lock_wait_s: 11, role_passwords: yes}
+database: {source: native, name: n, user: o, port: 5434, others: [b, c d], lock_wait_s: 11, role_passwords: yes}
 native: {host: db.example, port: 5433, user: u, run_as: r, database: d, pgpass_file: /p, bin_dir: /b}
 attachments: {path: /mnt/attachments, mount: /files}
 drill:
@@ -545,7 +563,16 @@ offsite: {remote: "crypt:there", rclone_config: /r.conf}
         compose=settings.Compose(
             project_dir=Path("/opt/pms"), project="pms", db_service="postgres", backend_service="api"
         ),
-        database=settings.Database(source=Source.NATIVE, road=Road.AUTO, lock_wait_s=11, role_passwords=True),
+        database=settings.Database(
+            source=Source.NATIVE,
+            road=Road.AUTO,
+            name="n",
+            user="o",
+            port=5434,
+            others=frozenset(["b", "c d"]),
+            lock_wait_s=11,
+            role_passwords=True,
+        ),
         native=settings.Native(
             host="db.example",
             port=5433,
@@ -706,10 +733,10 @@ def test_schema_of_each_kind_of_key_is_whole() -> None:
     assert properties["drill"]["properties"]["checks"]["propertyNames"] == {"pattern": f"^{values.CHECK_NAME}$"}
 
 
-KINDS = {"object": dict, "integer": int, "string": str, "boolean": bool, "null": type(None)}
+KINDS = {"object": dict, "array": list, "integer": int, "string": str, "boolean": bool, "null": type(None)}
 WORDS = {
     "$schema", "title", "description", "default", "type", "enum", "pattern", "properties", "additionalProperties",
-    "minProperties", "minLength", "minimum", "maximum", "propertyNames",
+    "minProperties", "minLength", "minimum", "maximum", "propertyNames", "items",
 }  # fmt: skip
 
 
@@ -728,6 +755,8 @@ def conforms(value: Any, schema: dict[str, Any]) -> bool:  # noqa: ANN401 - any 
             return enough and all(
                 conforms(name, named) and conforms(each, inner.get(name, others)) for name, each in value.items()
             )
+        case list():
+            return all(conforms(each, schema["items"]) for each in value)
         case str():
             return len(value) >= schema.get("minLength", 0) and bool(re.search(schema.get("pattern", ""), value))
         case int():
@@ -754,6 +783,9 @@ def test_shipped_file_conforms_to_the_schema(file: str) -> None:
         "database: {source: podman}",
         "database: {role_passwords: 1}",
         "offsite: {rclone_config: '%e/x'}",
+        "database: {others: all}",
+        "database: {others: [1]}",
+        "database: {others: {a: b}}",
         "drill: {checks: {a: 1}}",
         "drill: {checks: {a/b: select true}}",
     ],
@@ -781,7 +813,7 @@ def test_example_gives_the_defaults_with_every_key_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_man_page_has_the_key_with_its_default_and_what_it_does(key: keys.Key) -> None:
+def test_man_page_has_the_key_with_its_default_and_what_it_does(key: Key) -> None:
     page = manual("dental-pms-backup.yaml.5.scd")
     assert re.search(rf"{re.escape(f'{key.name} (default {values.render(key.default)}')}[,)]", page)
     assert key.says[0].upper() + key.says[1:] in page

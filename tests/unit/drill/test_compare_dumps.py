@@ -12,7 +12,7 @@ from dental_pms_backup.drill.copy_container import Identity
 from dental_pms_backup.errors import DrillError, RefusedError
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
-from tests.unit.builders import packed
+from tests.unit.builders import COPY_HEAD, filtered, packed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,3 +225,95 @@ def test_server_that_is_in_anything_the_live_one_is_refused(target: Identity, sa
 def test_server_that_has_nothing_of_the_live_one_is_taken() -> None:
     copy_container.check_apart(Identity(system="9", container="d", mounts=frozenset({"/y"})), LIVE)
     copy_container.check_apart(Identity(system="9"), Identity(system="7301"))
+
+
+OBJECT = "--\n-- Name: {0}; Type: {1}; Schema: public; Owner: dental\n--\n\n{2}\n\n\n"
+DATA = "--\n-- Data for Name: {0}; Type: TABLE DATA; Schema: public; Owner: dental\n--\n\n"
+BODY = "CREATE FUNCTION public.f() RETURNS integer\n    AS $$\n{0}$$;"
+CHILD = (
+    OBJECT.format("kid", "TABLE", "CREATE TABLE public.kid (\n    x integer,\n    a text\n)\nINHERITS (public.par);")
+    + OBJECT.format("COLUMN kid.x", "COMMENT", "COMMENT ON COLUMN public.kid.x IS 'one';")
+    + OBJECT.format("COLUMN kid.a", "COMMENT", "COMMENT ON COLUMN public.kid.a IS 'two';")
+    + OBJECT.format("f()", "FUNCTION", BODY.format("one\ntwo\n"))
+    + f"{DATA.format('kid')}COPY public.kid (x, a) FROM stdin;\n1\tone\n2\t\\N\n\\.\n\n\n"
+)
+TURNED = (
+    OBJECT.format("kid", "TABLE", "CREATE TABLE public.kid (\n    a text,\n    x integer\n)\nINHERITS (public.par);")
+    + OBJECT.format("COLUMN kid.a", "COMMENT", "COMMENT ON COLUMN public.kid.a IS 'two';")
+    + OBJECT.format("COLUMN kid.x", "COMMENT", "COMMENT ON COLUMN public.kid.x IS 'one';")
+    + OBJECT.format("f()", "FUNCTION", BODY.format("one\ntwo\n"))
+    + f"{DATA.format('kid')}COPY public.kid (a, x) FROM stdin;\none\t1\n\\N\t2\n\\.\n\n\n"
+)
+IN_KID = ["public.kid: all 2 rows came back, but not all with the content that they had"]
+
+
+def meant(tmp_path: Path, live: str, copy: str) -> list[str]:
+    """Return the differences of two dumps that a second look leaves."""
+    files = [tmp_path / name for name in ("live.sql.gz", "copy.sql.gz")]
+    for file, objects in zip(files, (live, copy), strict=True):
+        file.write_bytes(packed(DUMP.replace("ALTER TABLE", objects + "ALTER TABLE")))
+    stored, restored = map(counted, files)
+    with files[0].open("rb") as source:
+        argv = ["gzip", "--decompress", "--stdout", str(files[1])]
+        seen = compare_dumps.by_meaning(stored, restored, source.fileno(), argv, tmp_path)
+    return list(compare_dumps.differences(stored, seen))
+
+
+def test_columns_are_compared_by_name_and_rows_in_whatever_order(tmp_path: Path) -> None:
+    assert meant(tmp_path, CHILD, TURNED) == []
+    assert meant(tmp_path, CHILD, TURNED.replace("one\t1\n\\N\t2\n", "\\N\t2\none\t1\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("one\t1\n", "one\t3\n", IN_KID),
+        ("one\t1\n", "\\N\t1\n", IN_KID),
+        ("one\t1\n\\N\t2", "one\t2\n\\N\t1", IN_KID),
+        ("one\t1\n\\N\t2", "\\N\t2\n\\N\t2", IN_KID),
+        ("(a, x)", "(x, a)", IN_KID),
+        ("x integer", "x bigint", [DEFINITIONS]),
+        ("x integer", "x integer NOT NULL", [DEFINITIONS]),
+        ("a text,\n    ", "a text,\n    b text,\n    ", [DEFINITIONS]),
+        ("\nINHERITS (public.par)", "", [DEFINITIONS]),
+        ("IS 'two'", "IS 'one'", [DEFINITIONS]),
+        ("one\ntwo", "two\none", [DEFINITIONS]),
+    ],
+)
+def test_what_means_something_else_is_found_by_the_second_look_too(
+    tmp_path: Path, old: str, new: str, told: list[str]
+) -> None:
+    assert old in TURNED
+    assert meant(tmp_path, CHILD, TURNED.replace(old, new, 1)) == told
+
+
+def test_rows_may_be_in_another_partition_than_they_were(tmp_path: Path) -> None:
+    copy = "-- load via partition root public.p\n\nCOPY public.p (m) FROM stdin;\n"
+    live = f"{DATA.format('p1')}{copy}a\nb\n\\.\n\n\n{DATA.format('p2')}{copy}c\n\\.\n\n\n"
+    moved = f"{DATA.format('p1')}{copy}c\n\\.\n\n\n{DATA.format('p2')}{copy}b\na\n\\.\n\n\n"
+    assert meant(tmp_path, live, moved) == []
+    assert meant(tmp_path, live, moved.replace("b\na", "b\nb")) == [
+        "public.p: all 3 rows came back, but not all with the content that they had"
+    ]
+
+
+def test_a_row_that_is_too_long_to_be_turned_is_not_called_the_same(tmp_path: Path) -> None:
+    long = "x" * (3 << 20)
+    assert meant(tmp_path, CHILD.replace("one\n2", f"{long}\n2"), TURNED.replace("one\t1", f"{long}\t1")) == IN_KID
+
+
+def test_a_second_look_takes_little_memory_whatever_is_long(tmp_path: Path) -> None:
+    """``by_meaning.pl`` with rows, definitions and lines that are longer than all of its memory."""
+    part = b"x" * (1 << 20)
+    head = COPY_HEAD.encode()
+    long = [part] * 96
+    definitions = [b"COMMENT ON TABLE t IS '", *long, b"';\n", b"--\n" * (1 << 18)]
+    rows = [head, b"COPY t (a) FROM stdin;\n1\n", *long, b"\n2\n\\.\n", head, b"COPY u (a) FROM stdin;\n"]
+    given = [*definitions, *rows, b"1\n" * (1 << 20), b"\\.\n"]
+    found = filtered("by_meaning.pl", tmp_path, "t", "u", given=given)
+    assert (found.status, found.said) == (0, "")
+    assert [line.partition(b"\t") for line in found.out.splitlines()[1::2]] == [
+        (b"1048576", b"\t", b"u"),
+        (b"-", b"\t", b""),
+    ]
+    assert list(tmp_path.iterdir()) == []

@@ -57,6 +57,7 @@ COMMAND = "a command of psql"
 COPIES = "a COPY that pg_dump does not write"
 OTHER_LINE = "a literal that goes on in another line"
 UNICODE = "a literal or name that begins with U&"
+PARTITION = "a comment that goes on in another line"
 OFF = "standard_conforming_strings = off, expected a dump that is made with it on"
 ENCODING = "an encoding in which psql may take a quote for a part of a character"
 HOSTILE = {
@@ -101,6 +102,14 @@ HOSTILE = {
     "in parentheses": ("SELECT (1; \\! id\n);", COMMAND),
     "a number and a string": ("SELECT 1e'\\';\\! id';", "a number with something behind it"),
     "a number and a dollar": ("SELECT 1$a$ ;\\! id $a$;", "a number with something behind it"),
+    "a number and a word": ("SELECT 1begin; \\! id", "a number with something behind it"),
+    "a number and a name": ("SELECT 0x_f", "a number with something behind it"),
+    "a literal that is no word": (
+        "CREATE n'a' FUNCTION begin;\nCOPY t FROM stdin;\n\\! id\n\\.\n",
+        "BEGIN in the definition of a function",
+    ),
+    "a name with another line": ('-- load via partition root "a\nSELECT 1;--"\n', PARTITION),
+    "a name with a return": ('-- load via partition root public."a\rSELECT 1;--"\n', PARTITION),
     "a zero byte": ("SELECT 1;\0\\! id", "a byte that is zero"),
     "a zero byte in a row": ("COPY t FROM stdin;\na\0b\n\\.\n", "a byte that is zero"),
     "after the rows": ("COPY public.t (n) FROM stdin;\n1\n\\.\n\\! id", COMMAND),
@@ -184,8 +193,8 @@ HARMLESS = r'''--
 --
 
 SET standard_conforming_strings = on;
-SELECT 'a;\', E'it\'s; \\! id', "b;\", $x$ ; \! id $x$, N'a', x'41', 1.5e10, 0x1F, 1_000, a$b, $1;
-/* a /* ; \! id */ */ SELECT array[1:2], '{}'::text[], 1 @> 2, 3 -- \! id
+SELECT 'a;\', E'it\'s; \\! id', "b;\", $x$ ; \! id $x$, N'a', x'41', 1.5e10, 2., a$b, $1;
+/* a /* ; \! id */ */ SELECT array[1: 2], array[1::int : 2], '{}'::text[], 1 @> 2, 3 -- \! id
  ;
 CREATE RULE r AS ON INSERT TO public.t DO ALSO (INSERT INTO a VALUES (1); INSERT INTO b VALUES (2));
 CREATE FUNCTION public.h(a character varying DEFAULT ';'::character varying) RETURNS SETOF integer
@@ -220,6 +229,15 @@ def test_what_pg_dump_writes_passes_as_it_is(tmp_path: Path) -> None:
         assert fine.sql == f"\\restrict OURS\n{HARMLESS}\n{ENDS}\n\n\\unrestrict OURS\nAFTER;\n"
 
 
+@pytest.mark.parametrize("behind", ["e'a'", "a$f$", "'a'", '"a"', "{?a}", "end", "1", "\xe4"])
+def test_psql_sees_no_variable_where_the_server_sees_none(tmp_path: Path, behind: str) -> None:
+    for size in (0, 4090, (1 << 20) - 5, 3 << 20):
+        dump = f"/*{'x' * size}*/ SELECT f(a:={behind}, a[1:@{behind}], a::b, a:::@{behind});\n"
+        fine = passed(tmp_path, dump.replace("@", ""), *OF_A_SET)
+        assert fine.no == ""
+        assert fine.sql.startswith("\\restrict OURS\n" + dump.replace("@", " "))
+
+
 def test_once_something_can_run_settings_are_looked_at_before_each_statement_of_a_set(tmp_path: Path) -> None:
     path = "SELECT pg_catalog.set_config('search_path', '', false);"
     dump = (
@@ -228,8 +246,7 @@ def test_once_something_can_run_settings_are_looked_at_before_each_statement_of_
     look, note = "SELECT s.settings(false); ", " SELECT s.settings(true);"
     expected = (
         f"{note}SET client_encoding = 'LATIN1';{note}\n{path}{note}\nCREATE TABLE t ();\n"
-        f"{look}COPY t FROM stdin;\n\\.\n"
-        f"{look}SET a = b;{note}\n{look}SELECT 1;\n"
+        f"{look}COPY t FROM stdin;\n\\.\n{look}SET a = b;{note}\n{look}SELECT 1;\n\n{ENDS}\n{look}\n"
     )
     assert expected in passed(tmp_path, dump, *OF_A_SET, "settings=s.settings").sql
 
@@ -396,3 +413,42 @@ def test_owners_who_are_not_superusers_are_counted(tmp_path: Path) -> None:
         "CREATE SCHEMA s AUTHORIZATION a;",
     ):
         assert passed(tmp_path, f"{dump}{other}\n", *words).sql == "1"
+
+
+EVENTS = """\
+CREATE TABLE a (
+    n integer,
+    CONSTRAINT "few; of" CHECK ((n < 9)),
+    CONSTRAINT more CHECK ((n > 0))
+);
+CREATE EVENT TRIGGER told ON ddl_command_end
+   EXECUTE FUNCTION public.told();
+COPY a (n) FROM stdin;
+1
+\\.
+ALTER TABLE ONLY public.a
+    ADD CONSTRAINT "a; key" PRIMARY KEY (n);
+GRANT SELECT ON TABLE public.a TO "who; ever";
+CREATE UNIQUE INDEX i ON public.a USING btree (f(n));
+SET of_a_newer_version = 'x';
+"""
+STANDS = {
+    9: 'rows of a\t"few; of", more',
+    12: 'ALTER TABLE public.a ADD CONSTRAINT "a; key"',
+    13: 'GRANT SELECT ON TABLE public.a TO "who; ever"',
+    14: "CREATE UNIQUE INDEX i ON public.a",
+    15: "SET of_a_newer_version",
+}
+
+
+def test_an_event_trigger_comes_when_all_else_is_there(tmp_path: Path) -> None:
+    got = passed(tmp_path, EVENTS, "late=1", "restricts=1")
+    assert got.no == ""
+    assert got.sql.index("CREATE EVENT TRIGGER told") > got.sql.index("SET of_a_newer_version")
+    assert got.sql.index("CREATE EVENT TRIGGER told") < got.sql.index("AFTER")
+    assert (got.rights, got.late) == ("", "")
+
+
+@pytest.mark.parametrize("line", list(STANDS))
+def test_what_stands_in_a_line_is_told_by_its_names_and_the_checks_of_its_table(tmp_path: Path, line: int) -> None:
+    assert passed(tmp_path, EVENTS, "restricts=1", f"tell={line + 1}").sql == STANDS[line]

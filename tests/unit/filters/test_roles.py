@@ -59,6 +59,15 @@ def test_roles_of_a_file_from_elsewhere_may_nothing(tmp_path: Path) -> None:
     assert kept == f'{HEAD}{UTF8}CREATE ROLE "dental ""r";\n{comment}'
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_role_that_has_nothing_of_its_own_yet_gets_settings_and_limit_of_a_set(tmp_path: Path, ours: bool) -> None:
+    words = ("there=postgres", "there=pg_read_all_data", 'there=dental "r', 'bare=dental "r', "bare=postgres")
+    kept, _ = roles(tmp_path, ROLES, *words, *(["ours=1"] if ours else []))
+    given = """ALTER ROLE "dental ""r" CONNECTION LIMIT 4;\nALTER ROLE "dental ""r" SET search_path TO 'a; b', "c";\n"""
+    assert kept == HEAD + UTF8 + (given if ours else "")
+    assert roles(tmp_path, ROLES, *words[:3], "ours=1")[0] == HEAD + UTF8
+
+
 def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> None:
     control = tmp_path / "control"
     control.write_bytes(b"token=OURS\0there=postgres\0")
@@ -132,3 +141,9 @@ def test_anything_else_among_the_roles_makes_none(tmp_path: Path, text: str, no:
         kept, said = roles(tmp_path, text, *words)
         assert kept == ""
         assert said.startswith(no)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_no_role_has_a_name_of_more_than_one_line(tmp_path: Path, end: str) -> None:
+    text = f'CREATE ROLE "x{end}ALTER ROLE evil WITH SUPERUSER;--";\n'
+    assert roles(tmp_path, text, "ours=1") == ("", "line 1: CREATE ROLE in a form that pg_dumpall does not write\n")

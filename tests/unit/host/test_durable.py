@@ -171,3 +171,9 @@ def test_a_directory_that_cannot_be_removed_is_told_at_once(tmp_path: Path, monk
     with pytest.raises(OSError, match="no"):
         durable.remove_tree(tmp_path)
     assert asked == [tmp_path]
+
+
+def test_a_pipe_that_nobody_writes_to_is_no_small_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        durable.read(tmp_path / "pipe")

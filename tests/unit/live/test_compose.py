@@ -28,10 +28,12 @@ class Docker:
         self.directory = directory
         (directory / "ids").touch()
         (directory / "images").touch()
+        (directory / "volumes").touch()
         self.says(
             f'printf "%s\\n" "$@" >>{directory}/calls; echo >>{directory}/calls\n'
             f"case $1 in ps) cat {directory}/ids ;;\n"
             f"image) cat {directory}/images; [ ! -e {directory}/gone ] || {{ cat {directory}/gone >&2; exit 1; }} ;;\n"
+            f"volume) cat {directory}/volumes ;;\n"
             f'inspect) shift 3; for id; do cat "{directory}/$id.json"; echo; done ;; esac\n'
         )
 
@@ -125,6 +127,7 @@ def test_docker_is_asked_by_label_and_for_nothing_secret(docker: Docker) -> None
         ".State.Pid",
         ".Config.Labels",
         ".Mounts",
+        ".HostConfig.Mounts",
         ".",
     }
     assert set(re.findall(r'eq \$name "(\w+)"', compose.INSPECTED)) == set(compose.SETTINGS)
@@ -309,6 +312,38 @@ def test_volume_of_a_container_in_any_state_is_found(state: str, docker: Docker)
 def test_bind_mount_is_found(docker: Docker) -> None:
     docker.has("dental-pms-backend-1", mounts=mount("/srv/dental-pms/data", kind="bind") + mount("/etc/x", "/etc/y"))
     assert compose.mounted_directory(SRV, "backend", DATA)[0] == Path("/srv/dental-pms/data")
+
+
+def test_of_a_volume_the_part_is_found_that_is_mounted(docker: Docker) -> None:
+    secret = {"DriverConfig": {"Options": {"o": "password=canary"}}}
+    wanted = [
+        {"Type": "volume", "Target": "/data/", "VolumeOptions": {"Subpath": "practice/files", **secret}},
+        {"Type": "bind", "Target": "/other"},
+    ]
+    docker.has("backend-1", mounts=mount() + mount("/srv/other", "/other"), wanted=wanted)
+    found, container = compose.mounted_directory(SRV, "backend", DATA)
+    assert found == Path(VOLUME) / "practice/files"
+    assert container.mounts["/other"] == "/srv/other"
+    assert "canary" not in repr(container)
+
+
+@pytest.mark.parametrize("told", ['"local" "/srv/files"', '"nfs-plugin" ""'])
+def test_a_volume_that_is_mounted_only_while_a_container_runs_is_no_source_meanwhile(told: str, docker: Docker) -> None:
+    volume = [{**mount()[0], "Name": "pms_files"}]
+    docker.has("backend-1", mounts=volume, state="exited")
+    (docker.directory / "volumes").write_text(told)
+    with pytest.raises(SourceError) as raised:
+        compose.mounted_directory(SRV, "backend", DATA)
+    assert raised.value.message == (
+        "attachments: volume pms_files is mounted only while a container runs that has it, and backend-1 is exited, "
+        f"expected its files at {VOLUME}"
+    )
+    assert raised.value.hint.startswith("docker start backend-1   # or set attachments.path in ")
+    (docker.directory / "volumes").write_text(compose.ON_THE_DISK)
+    assert compose.mounted_directory(SRV, "backend", DATA)[0] == Path(VOLUME)
+    (docker.directory / "volumes").write_text(told)
+    docker.has("backend-2", mounts=volume)
+    assert compose.mounted_directory(SRV, "backend", DATA)[1].name == "backend-2"
 
 
 def test_replicas_that_share_a_volume_have_one_directory(docker: Docker) -> None:

@@ -22,11 +22,13 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import confinement, programs, sandbox
 from dental_pms_backup.live import pinned_settings, postgres, table_files
-from dental_pms_backup.live.postgres import Facts, InContainer, Inside, OnHost
+from dental_pms_backup.live.server import Facts, InContainer, Inside, Login, OnHost
 from tests.unit.builders import TREE, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
-FACTS = Facts(version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301")
+FACTS = Facts(
+    version=160004, database="pms", user="pms", size=317_000_000, started="2026-11-01", system="7301", oid=16384
+)
 
 ANSWER = json.dumps(dataclasses.asdict(FACTS))
 
@@ -61,10 +63,7 @@ def test_client_in_a_container_is_called_without_a_password() -> None:
         "--env=PGAPPNAME=s1",
         f"--env=PGOPTIONS={pinned_settings.OPTIONS}",
         "c0ffee",
-        "sh",
-        "-c",
-        postgres.IN_CONTAINER,
-        "sh",
+        *postgres.IN_CONTAINER,
         "pg_dump",
         "--format=plain",
     ]
@@ -95,10 +94,7 @@ def test_client_in_the_root_of_a_container_is_caged_with_the_containers_environm
         "PGAPPNAME=s1",
         f"PGOPTIONS={pinned_settings.OPTIONS}",
         "--",
-        "sh",
-        "-c",
-        postgres.IN_CONTAINER,
-        "sh",
+        *postgres.IN_CONTAINER,
         "pg_dump",
         "--format=plain",
     ]
@@ -203,17 +199,22 @@ def test_client_over_tcp_reads_the_password_from_its_file() -> None:
         ({"POSTGRES_USER": "dental", "POSTGRES_PASSWORD_FILE": "FILE"}, "dental dental from-file"),
         ({"POSTGRES_USER": "$(touch x); `touch x`", "POSTGRES_DB": "a b"}, "$(touch x); `touch x` a b -"),
         ({"PGHOST": "elsewhere", "PGPORT": "1"}, "postgres postgres -1"),
+        ({"POSTGRESQL_DATABASE": "pms"}, "postgres pms -"),
+        ({"POSTGRESQL_USERNAME": "u", "POSTGRESQL_DATABASE_FILE": "FILE", "POSTGRESQL_PASSWORD": "p"}, "u from-file p"),
+        ({"POSTGRESQL_USER": "u", "POSTGRESQL_PASSWORD_FILE": "FILE"}, "u postgres from-file"),
+        ({"POSTGRESQL_POSTGRES_PASSWORD": "root", "POSTGRESQL_PASSWORD": "p"}, "postgres postgres root"),
+        ({"POSTGRESQL_USERNAME": "u", "POSTGRESQL_POSTGRES_PASSWORD": "root"}, "u postgres -"),
+        ({"POSTGRES_DB": "pms", "POSTGRES_PASSWORD_FILE": "NO-FILE"}, "postgres pms -"),
+        ({"POSTGRESQL_PORT_NUMBER": "5434"}, "postgres postgres -5434"),
+        ({"PGDATA": "DATA"}, "postgres postgres -5433"),
+        ({"PGDATA": "DATA", "PGPORT": "1"}, "postgres postgres -5433"),
+        ({"PGDATA": "DATA/none", "PGPORT": "1"}, "postgres postgres -1"),
     ],
 )
-def test_container_script_does_what_the_official_image_does(
+def test_container_script_does_what_the_images_do(
     environment: dict[str, str], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("from-file\n")
-    script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}" >"$1"; echo >>"$1"\n'
-    program(tmp_path / "bin", "docker", f'shift 4; exec env -i PATH="$PATH" {words(environment, tmp_path)} "$@"\n')
-    program(tmp_path / "bin", "pg_dump", script)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
+    fakes(tmp_path, environment, monkeypatch)
     argv = postgres.client(CONTAINER, "pg_dump", f"{tmp_path}/seen", session="s1")
     ended, out = programs.capture(argv)
     assert (ended.exit_code, ended.said, out) == (0, (), "")
@@ -221,9 +222,68 @@ def test_container_script_does_what_the_official_image_does(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("environment", "key", "variable"),
+    [
+        ({"POSTGRES_USER": "dental", "POSTGRES_DB_FILE": "NO-FILE"}, "database.name", "POSTGRES_DB_FILE"),
+        ({"POSTGRES_DB_FILE": "EMPTY"}, "database.name", "POSTGRES_DB_FILE"),
+        ({"POSTGRES_USER_FILE": "NO-FILE", "POSTGRES_DB": "pms"}, "database.user", "POSTGRES_USER_FILE"),
+        ({"POSTGRESQL_DATABASE_FILE": "NO-FILE"}, "database.name", "POSTGRESQL_DATABASE_FILE"),
+        ({"POSTGRES_USER_FILE": "NO-FILE", "DENTAL_PMS_USER": "u"}, "database.name", "POSTGRES_USER_FILE"),
+        ({"DENTAL_PMS_DATABASE": "d", "POSTGRESQL_USER_FILE": "NO-FILE"}, "database.user", "POSTGRESQL_USER_FILE"),
+    ],
+)
+def test_name_that_cannot_be_read_is_no_default_and_its_file_and_key_are_named(
+    environment: dict[str, str], key: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes(tmp_path, environment, monkeypatch)
+    with pytest.raises(ConfigError) as raised:
+        postgres.ask(CONTAINER, "select 1")
+    file = environment[variable].replace("NO-FILE", f"{tmp_path}/none").replace("EMPTY", f"{tmp_path}/empty")
+    what = {"database.name": "database", "database.user": "role"}[key]
+    assert raised.value.problems == (
+        f"{key}: {variable} of container dental-pms-db-1 names the file {file}, in which no name can be read, "
+        f"expected the name of the {what}",
+    )
+    assert raised.value.hint == f"editor /etc/dental-pms/backup.yaml   # set {key}"
+    assert not (tmp_path / "seen").exists()
+
+
+def test_what_is_configured_goes_over_the_containers_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"POSTGRES_USER_FILE": "NO-FILE", "POSTGRES_DB_FILE": "NO-FILE", "PGPORT": "1", "PGDATA": "DATA"}
+    fakes(tmp_path, environment, monkeypatch)
+    configured = dataclasses.replace(CONTAINER, login=Login(database="a b", user="u", port=5434))
+    argv = postgres.client(configured, "pg_dump", f"{tmp_path}/seen", session="s1")
+    assert programs.capture(argv)[0].said == ()
+    assert (tmp_path / "seen").read_text() == "u a b -5434\n"
+    inside = dataclasses.replace(configured, entry=Inside(root=Path("/r"), uid=1, gid=1, settings=("POSTGRES_DB=x",)))
+    argv = postgres.client(inside, "pg_dump", session="s1")
+    assert argv[7:11] == ["POSTGRES_DB=x", "DENTAL_PMS_DATABASE=a b", "DENTAL_PMS_USER=u", "DENTAL_PMS_PORT=5434"]
+
+
+def fakes(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a docker that runs a container's script in an environment, and a client that tells what it is given."""
+    (tmp_path / "file").write_text("from-file\n")
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "postmaster.pid").write_text("1\n/data\n1790000000\n5433\n/var/run/postgresql\n*\n")
+    script = 'printf "%s" "$PGUSER $PGDATABASE ${PGPASSWORD--}${PGHOST-}${PGPORT-}" >"$1"; echo >>"$1"\n'
+    given = 'shift; while [ "$1" != c0ffee ]; do export "${1#--env=}"; shift; done; shift; exec "$@"'
+    environ = f'env -i PATH="$PATH" {words(environment, tmp_path)}'
+    program(tmp_path / "bin", "docker", f"exec {environ} sh -c '{given}' sh \"$@\"\n")
+    for name in ("pg_dump", "psql"):
+        program(tmp_path / "bin", name, script)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+
+
 def words(environment: dict[str, str], tmp_path: Path) -> str:
-    """Return an environment as words of a shell script; FILE stands for a file with a value in it."""
-    values = {name: value.replace("FILE", f"{tmp_path}/file") for name, value in environment.items()}
+    """Return an environment as words of a shell script; FILE, DATA and others stand for what lies there."""
+    places = {"NO-FILE": "/none", "FILE": "/file", "EMPTY": "/empty", "DATA": ""}
+    values = dict(environment)
+    for word, place in places.items():
+        values = {name: value.replace(word, f"{tmp_path}{place}") for name, value in values.items()}
     return " ".join("'" + f"{name}={value}".replace("'", "'\\''") + "'" for name, value in values.items())
 
 
@@ -320,6 +380,32 @@ def test_server_that_says_no_for_good_is_not_worth_a_retry(said: str, tmp_path: 
         1,
         "database",
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "keys"),
+    [
+        ('FATAL:  database "pms" does not exist', ("database.name", "native.database")),
+        ('FATAL:  role "backup" does not exist', ("database.user", "native.user")),
+        ("fe_sendauth: no password supplied", ("database.user", "native.user")),
+        ('connection to server on socket "/s/.s.PGSQL.5432" failed: No such file or directory', ("port", "port")),
+    ],
+)
+def test_error_that_misses_a_name_or_the_port_says_which_key_has_it(
+    said: str, keys: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psql(tmp_path, f"echo 'psql: error: {said}' >&2; exit 2\n")
+    program(tmp_path / "bin", "docker", f"echo 'psql: error: {said}' >&2; exit 2\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    servers: tuple[InContainer | OnHost, ...] = (CONTAINER, server_of(tmp_path))
+    for server, key in zip(servers, keys, strict=True):
+        with pytest.raises(BackupError) as raised:
+            postgres.examine(server)
+        if key == "port":
+            section = "database" if server is CONTAINER else "native"
+            assert raised.value.hint.endswith(f"   # or set {section}.port, if it listens on another")
+        else:
+            assert raised.value.hint == f"editor /etc/dental-pms/backup.yaml   # set {key}"
 
 
 def test_complaint_is_the_line_of_the_error_and_not_the_last(tmp_path: Path) -> None:
@@ -444,6 +530,7 @@ def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
         "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
+        "database_oid": 16384,
     }
     assert postgres.described(on_host(host="db.example"), FACTS) == {
         "source": "native",
@@ -451,4 +538,5 @@ def test_manifest_says_where_a_dump_came_from_without_an_address() -> None:
         "database_bytes": 317_000_000,
         "server_version": 160004,
         "system_identifier": "7301",
+        "database_oid": 16384,
     }

@@ -14,7 +14,8 @@ from dental_pms_backup.errors import BackupError, ConfigError, DatabaseError
 from dental_pms_backup.host import journal
 from dental_pms_backup.live import postgres, roads
 from dental_pms_backup.live.compose import Container
-from dental_pms_backup.live.postgres import Facts, Inside, OnHost
+from dental_pms_backup.live.server import Facts, Inside, Login, OnHost
+from dental_pms_backup.restore import databases
 from tests.unit.builders import program
 
 PID = 4711
@@ -161,6 +162,39 @@ def test_programs_of_an_image_are_not_started_without_a_cage_and_that_is_told_on
         roads.open_to(site.container, Road.NAMESPACE)
     expected = f"database.road: namespace cannot be taken ({reason}), expected a road that the server answers on"
     assert raised.value.message == expected
+
+
+def test_name_that_the_servers_user_may_not_read_closes_a_road_and_is_never_a_default(site: Site) -> None:
+    file = f"{site.place}/none"
+    container = dataclasses.replace(site.container, settings=(*site.container.settings, f"POSTGRES_DB_FILE={file}"))
+    assert roads.open_to(container, Road.AUTO)[0].road is Road.EXEC  # as root, where it can be read
+    why = (
+        f"database.name: POSTGRES_DB_FILE of container db-1 names the file {file}, in which no name can be read, "
+        "expected the name of the database"
+    )
+    with pytest.raises(ConfigError) as raised:
+        roads.open_to(container, Road.NAMESPACE)
+    assert raised.value.message.startswith(f"database.road: namespace cannot be taken ({why})")
+    site.answers(
+        inside=ANSWERS, by_exec=f"echo dental-pms-backup: unread: database.name POSTGRES_DB_FILE {file} >&2; exit 78"
+    )
+    for wanted in Road:
+        with pytest.raises(ConfigError) as raised:
+            roads.open_to(container, wanted)
+        assert raised.value.message == why
+    login = Login(database="pms")
+    assert roads.open_to(container, Road.AUTO, login=login)[0].road is Road.NAMESPACE
+
+
+def test_port_on_which_a_server_answers_is_kept_for_commands_that_are_typed(site: Site) -> None:
+    answer = json.dumps(dataclasses.asdict(dataclasses.replace(FACTS, port=5433)))
+    site.answers(inside=f"echo '{answer}'", by_exec=FAILS)
+    server, _ = roads.open_to(site.container, Road.AUTO)
+    assert server.login == Login(port=5433)
+    assert databases.drop_command(server, "pms", "old") == [
+        *("docker", "exec", "db-1", "psql", "--port", "5433", "--username", "pms", "--dbname", "template1"),
+        *("--command", 'drop database "old"'),
+    ]
 
 
 def test_road_that_the_sandbox_closes_is_not_told(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from dental_pms_backup.config import settings
-from dental_pms_backup.errors import RefusedError
+from dental_pms_backup.errors import ConfigError, RefusedError
 from dental_pms_backup.live import roads, sources, swap
 from tests.unit.live.test_compose import Docker, mount, works_in
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PID = 4711
 NOBODY = 65534
@@ -52,6 +49,7 @@ def test_a_directory_that_the_container_sees_is_told_by_its_number(practice: Pra
     assert practice.attachments() == sources.AttachmentsSource(
         path=practice.data,
         container="backend",
+        mount=Path("/data"),
         identity=(status.st_dev, status.st_ino),
     )
 
@@ -67,6 +65,35 @@ def test_a_directory_that_the_container_does_not_see_is_refused(practice: Practi
         f"attachments: {practice.data} is another directory than container backend has at /data, "
         "expected the files that the application sees; nothing was touched"
     )
+
+
+def refused(practice: Practice) -> str:
+    with pytest.raises(ConfigError) as raised:
+        practice.attachments()
+    assert raised.value.hint == (
+        f"editor /etc/dental-pms/backup.yaml   # if {practice.data} alone is to be taken, set attachments.path to it; "
+        "else give the application one mount"
+    )
+    return raised.value.message
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_another_mount_below_the_container_s_is_refused_unless_the_directory_has_it(
+    practice: Practice, *, running: bool
+) -> None:
+    (nas := practice.place / "nas").mkdir()
+    both = mount(str(practice.data), "/data", "bind") + mount(str(nas), "/data/attachments/nas", "bind")
+    changed = {} if running else {"state": "exited", "pid": 0}
+    Docker(practice.place / "bin").has(
+        "backend", mounts=both, labels=works_in(practice.place), **{"pid": PID} | changed
+    )
+    assert refused(practice) == (
+        "attachments: container backend has another mount at /data/attachments/nas, whose files an archive of "
+        f"{practice.data} would not have, expected one directory with all that the application sees below /data"
+    )
+    (practice.data / "attachments").mkdir()
+    (practice.data / "attachments/nas").symlink_to(nas)  # as mounted there, too
+    assert practice.attachments().path == practice.data
 
 
 def test_where_the_container_is_not_seen_its_directory_is_taken_as_docker_names_it(practice: Practice) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from dental_pms_backup.errors import RestoreError, SourceError
 from dental_pms_backup.host import places
-from dental_pms_backup.live import swap
+from dental_pms_backup.live import swap, swap_steps
 from tests.unit.builders import files_below
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Disk:
         self.works, self.from_there_on = True, False
         for name in STEPS:
             monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
+        monkeypatch.setattr(swap_steps, "rename_new", self.counted(swap_steps.rename_new))
 
     def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
         def counting(*arguments: object, **more: object) -> object:
@@ -71,7 +73,7 @@ def swapped(place: Path, disk: Disk, number: int, *, from_there_on: bool = False
     laid_out(target, OLD)
     with swap.live(target, None) as live, contextlib.ExitStack() as stack:
         made = stack.enter_context(swap.fresh(live.around, live.beside(swap.RESTORING, STAMP)))
-        laid_out(place / made.name / swap.CONTENT, NEW)
+        laid_out(place / made.name / swap_steps.CONTENT, NEW)
         with disk.refusing(number, from_there_on=from_there_on):
             try:
                 swap.swap(live, made, STAMP)
@@ -133,6 +135,34 @@ def test_what_cannot_be_undone_either_is_told_and_undone_by_the_next(tmp_path: P
     assert told > 5
 
 
+def test_where_what_belongs_to_a_swap_fails_what_was_live_comes_back(tmp_path: Path, disk: Disk) -> None:
+    told = 0
+    for number in count(1):
+        place = tmp_path / str(number)
+        laid_out(place / "attachments", OLD)
+
+        def then(number: int = number) -> None:
+            disk.refused_at, disk.taken, disk.works, disk.from_there_on = number, 0, False, True
+            raise RestoreError("db: the switch failed")
+
+        with swap.live(place / "attachments", None) as live, contextlib.ExitStack() as stack:
+            made = stack.enter_context(swap.fresh(live.around, live.beside(swap.RESTORING, STAMP)))
+            laid_out(place / made.name / swap_steps.CONTENT, NEW)
+            with pytest.raises(RestoreError) as raised:
+                swap.swap(live, made, STAMP, then=then)
+            disk.works = True
+        if raised.value.message == "db: the switch failed":
+            assert (files_below(place / "attachments"), beside(place)) == (OLD, [])
+            break
+        told += 1
+        assert "the swap failed and could not be undone: Input/output error; " in raised.value.message
+        if files_below(place / "attachments") not in (OLD, NEW):
+            with pytest.raises(SourceError, match="a restore was cut off while it swapped them"):
+                swap.check_whole(place / "attachments")
+        assert after_recovery(place) in (OLD, NEW)
+    assert told > 8
+
+
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with (
@@ -141,3 +171,101 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         swap.fresh(around, "taken"),
     ):
         pass
+
+
+class Writer:
+    """Somebody who makes entries in the live directory at steps of a swap, as the application may."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.made = 0
+
+    def write(self, *, often: int = 1) -> None:
+        """Make all that a restore brings, each with something else in it, unless it is there."""
+        for name in NEW if self.made < often else ():
+            if not (self.target / name.partition("/")[0]).exists():
+                laid_out(self.target, {name: b"newcomer"})
+                self.made += 1
+
+    def before(self, step: Callable[..., Any], often: int) -> Callable[..., Any]:
+        def writing(*arguments: object, **more: object) -> object:
+            self.write(often=often)
+            return step(*arguments, **more)
+
+        return writing
+
+
+def newcomers(kept: Path) -> list[bytes]:
+    return [path.read_bytes() for path in kept.glob(f"{swap_steps.NEWCOMER}*/**/*") if path.is_file()]
+
+
+def test_whatever_somebody_makes_in_the_way_is_kept_and_the_swap_ends(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path / "attachments")
+    monkeypatch.setattr(swap_steps, "rename_new", writer.before(swap_steps.rename_new, 50))
+    assert swapped(tmp_path, disk, 0) == ALL_THE_WAY
+    kept = tmp_path / f"attachments.{swap.KEPT}-{STAMP}"
+    assert files_below(tmp_path / "attachments") == NEW
+    assert {name: content for name, content in files_below(kept).items() if swap_steps.NEWCOMER not in name} == OLD
+    assert newcomers(kept) == [b"newcomer"] * writer.made
+    assert writer.made == 50
+
+
+def test_whoever_is_always_quicker_stops_it_and_the_next_ends_it(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path / "attachments")
+    with monkeypatch.context() as patched:
+        patched.setattr(swap_steps, "TRIES", 5)
+        patched.setattr(swap_steps, "rename_new", writer.before(swap_steps.rename_new, 1000))
+        assert swapped(tmp_path, disk, 0).startswith("attachments: the swap stopped: 5 times in a row somebody else ")
+    assert after_recovery(tmp_path) == NEW
+    kept = tmp_path / f"attachments.{swap.KEPT}-{STAMP}"
+    assert newcomers(kept) == [b"newcomer"] * writer.made
+    assert {name: content for name, content in files_below(kept).items() if swap_steps.NEWCOMER not in name} == OLD
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_swap_that_was_cut_off_is_ended_over_what_the_application_made_since(
+    tmp_path: Path, disk: Disk, *, gone: bool
+) -> None:
+    number = next(number for number in count(1) if "the swap stopped" in swapped(tmp_path / f"{number}", disk, number))
+    place = tmp_path / f"{number}"
+    kept = place / f"attachments.{swap.KEPT}-{STAMP}"
+    if gone:
+        shutil.rmtree(kept)
+    (writer := Writer(place / "attachments")).write(often=9)
+    assert writer.made > 0
+    assert after_recovery(place) == NEW
+    assert newcomers(kept) == [b"newcomer"] * writer.made
+
+
+def test_a_swap_is_undone_over_what_the_application_made_since(tmp_path: Path, disk: Disk) -> None:
+    for number in count(1):
+        said = swapped(place := tmp_path / f"{number}", disk, number, from_there_on=True)
+        if "could not be undone" in said:
+            break
+    writer = Writer(place / "attachments")
+    for name in OLD:
+        if not (place / "attachments" / name.partition("/")[0]).exists():
+            laid_out(place / "attachments", {name: b"newcomer"})
+            writer.made += 1
+    kept = place / f"attachments.{swap.KEPT}-{STAMP}"
+    (kept / f"{swap_steps.NEWCOMER}1").mkdir(mode=0o700)  # by an undoing that was cut off as well
+    laid_out(kept / f"{swap_steps.NEWCOMER}1", {"a": b"newcomer"})
+    assert after_recovery(place) == OLD
+    assert newcomers(kept) == [b"newcomer"] * (writer.made + 1)
+
+
+def test_what_vanishes_under_a_swap_does_not_stop_it(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = places.Place.entries
+    monkeypatch.setattr(
+        places.Place,
+        "entries",
+        lambda place: [*entries(place), *(["gone"] if place.path.name == "attachments" else [])],
+    )
+    assert swapped(tmp_path, disk, 0) == ALL_THE_WAY
+    assert files_below(tmp_path / "attachments") == NEW

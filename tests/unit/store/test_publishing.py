@@ -161,7 +161,8 @@ def test_published_set_is_listed_and_verified_by_sha256sum(tmp_path: Path) -> No
     assert (result.returncode, result.stderr, result.stdout) == (
         0,
         "",
-        f"db/db_{NAME}.sql.gz: OK\ndb/globals_{NAME}.sql.gz: OK\nattachments_{NAME}.tgz: OK\n",
+        f"db/db_{NAME}.sql.gz: OK\ndb/globals_{NAME}.sql.gz: OK\n"
+        f"db/settings_{NAME}.sql.gz: OK\nattachments_{NAME}.tgz: OK\n",
     )
 
 
@@ -179,6 +180,7 @@ def test_published_files_are_for_nobody_else_and_no_draft_is_left(tmp_path: Path
         [
             f"db/db_{NAME}.sql.gz",
             f"db/globals_{NAME}.sql.gz",
+            f"db/settings_{NAME}.sql.gz",
             f"attachments_{NAME}.tgz",
             f"sets/{NAME}.json",
             f"sets/{NAME}.sha256",
@@ -213,6 +215,7 @@ def test_content_is_durable_before_it_gets_its_name_and_the_manifest_comes_last(
     assert steps == [
         f"sync db/.db_{NAME}.sql.gz.draft",
         f"sync db/.globals_{NAME}.sql.gz.draft",
+        f"sync db/.settings_{NAME}.sql.gz.draft",
         f"sync .attachments_{NAME}.tgz.draft",
         f"sync sets/.{NAME}.sha256.draft",
         f"sync sets/.{NAME}.json.draft",
@@ -221,6 +224,7 @@ def test_content_is_durable_before_it_gets_its_name_and_the_manifest_comes_last(
         "sync sets",
         f"name db/db_{NAME}.sql.gz",
         f"name db/globals_{NAME}.sql.gz",
+        f"name db/settings_{NAME}.sql.gz",
         f"name attachments_{NAME}.tgz",
         f"name sets/{NAME}.sha256",
         "sync db",
@@ -279,7 +283,7 @@ def test_recovery_tells_what_it_did(tmp_path: Path) -> None:
         publishing.publish(tmp_path, NAME, manifest)
     assert publishing.recover(tmp_path) == [f"set {NAME}: its publication, cut off after the proof, was finished"]
     drafted(tmp_path, OLD)
-    assert publishing.recover(tmp_path) == ["3 unfinished files of an earlier run were removed"]
+    assert publishing.recover(tmp_path) == ["4 unfinished files of an earlier run were removed"]
 
 
 def test_recovery_cut_off_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
@@ -344,18 +348,18 @@ def test_publication_that_is_not_durable_at_its_very_end_is_taken_back(tmp_path:
     error = OSError(errno.EIO, os.strerror(errno.EIO))
     with failing(9, error, ((os, "fsync"),)), pytest.raises(StoreError, match="sets: cannot be made durable"):
         publishing.publish(tmp_path, NAME, manifest)
-    assert (states(tmp_path), len(drafts(tmp_path))) == ({}, 5)
+    assert (states(tmp_path), len(drafts(tmp_path))) == ({}, 6)
 
 
-@pytest.mark.parametrize("at", range(4, 16))
+@pytest.mark.parametrize("at", range(5, 19))
 def test_disk_that_does_not_say_what_is_there_publishes_nothing(at: int, tmp_path: Path) -> None:
     manifest = drafted(tmp_path)
     error = OSError(errno.EIO, os.strerror(errno.EIO))
     with failing(at, error, ((Path, "lstat"),)), contextlib.suppress(StoreError):
         publishing.publish(tmp_path, NAME, manifest)
-        assert at > 3 + 2 * 5, "every look counts"
+        assert at > 4 + 2 * 6, "every look counts"
         return
-    assert (states(tmp_path), len(drafts(tmp_path))) == ({}, 5)
+    assert (states(tmp_path), len(drafts(tmp_path))) == ({}, 6)
 
 
 def test_store_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path) -> None:
@@ -430,7 +434,7 @@ def test_discarding_touches_the_drafts_of_one_run_only(tmp_path: Path) -> None:
 def test_removing_one_stream_leaves_the_other_a_whole_set(tmp_path: Path) -> None:
     stored = published(tmp_path)
     removed = publishing.remove(tmp_path, stored, Stream.DB)
-    assert removed == [f"db/db_{NAME}.sql.gz", f"db/globals_{NAME}.sql.gz"]
+    assert removed == [f"db/db_{NAME}.sql.gz", f"db/globals_{NAME}.sql.gz", f"db/settings_{NAME}.sql.gz"]
     assert sorted(files_below(tmp_path)) == [f"attachments_{NAME}.tgz", f"sets/{NAME}.json", f"sets/{NAME}.sha256"]
     assert states(tmp_path) == {NAME: "verified"}
     assert checked(tmp_path).stdout == f"attachments_{NAME}.tgz: OK\n"

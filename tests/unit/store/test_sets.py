@@ -148,6 +148,7 @@ def test_set_has_its_files_with_their_sizes_and_checksums(tmp_path: Path) -> Non
     assert [each.path for each in found.artefacts] == [
         f"db/db_{NAME}.sql.gz",
         f"db/globals_{NAME}.sql.gz",
+        f"db/settings_{NAME}.sql.gz",
         f"attachments_{NAME}.tgz",
     ]
 
@@ -253,6 +254,7 @@ def test_garbage_for_a_manifest_damages_its_set_and_hides_no_other(tmp_path: Pat
         (("streams", "db", "source"), 5),
         (("streams", "db", "changed"), 5),
         (("streams", "db", "changed"), [5]),
+        (("streams", "db", "leading_out"), [5]),
         (("streams", "db", "entries"), "5"),
         (("streams", "db", "entries"), True),
         (("taken_at",), "0001-01-01T00:00:00+23:00"),
@@ -379,6 +381,17 @@ def test_unknown_set_is_a_usage_error_that_names_the_list(wanted: str, tmp_path:
     )
 
 
+@pytest.mark.parametrize("lacks", [Kind.DB, Kind.ATTACHMENTS])
+def test_a_set_that_lacks_what_is_asked_for_is_told_by_what_it_lacks(lacks: Kind, tmp_path: Path) -> None:
+    published(tmp_path, streams=[stream for stream in Stream if stream is not lacks.stream])
+    said = {NAME: f'"{NAME}": the set has no {lacks}, expected a set that has'}
+    said["latest"] = f"{tmp_path}: no set with {lacks}, expected at least one"
+    for wanted, message in said.items():
+        with pytest.raises(UsageError) as raised:
+            sets.find(tmp_path, wanted, having=lacks)
+        assert raised.value.message == message
+
+
 def test_empty_store_has_nothing_to_find(tmp_path: Path) -> None:
     publishing.prepare(tmp_path)
     with pytest.raises(UsageError) as raised:
@@ -387,3 +400,16 @@ def test_empty_store_has_nothing_to_find(tmp_path: Path) -> None:
         f"{tmp_path}: no set, expected at least one",
         "dental-pms-backup run",
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("database_bytes", 10**4000), ("server_version", "x"), ("server_version", -1), ("image", {})]
+)
+def test_a_set_that_says_what_cannot_be_of_where_it_came_from_is_not_believed(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    published(tmp_path)
+    manifest = manifest_of(tmp_path)
+    manifest["streams"]["db"].setdefault("source", {})[key] = value
+    sets.manifest_path(tmp_path, NAME).write_text(json.dumps(manifest))
+    assert sets.read_manifest(sets.manifest_path(tmp_path, NAME), NAME) is None

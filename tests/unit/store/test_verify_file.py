@@ -93,7 +93,7 @@ def test_whole_dump_is_good(text: str, tmp_path: Path) -> None:
         (f"COPY public.p (x) FROM stdin;\n1\n\\.\n{COPY_HEAD}COPY public.p (x) FROM stdin;\n2\n\\.\n", {"public.p": 2}),
         ("-- load via partition root public.p\n\nCOPY public.p (x) FROM stdin;\n1\n\\.\n\n", {"public.p": 1}),
         ("-- COPY public.a (x) FROM stdin;\n", {}),
-        ("-- load via partition root\nCOPY public.a (x) FROM stdin;\n", {}),
+        ("-- load via partition root\nCOPY public.a (x) FROM stdin;\n1\n\\.\n", {"public.a": 1}),
         ("COMMENT ON TABLE public.a IS '\nCOPY public.a (x) FROM stdin;\n';\n", {}),
         ("CREATE FUNCTION f() AS $$\n--\nCOPY public.a (x) FROM stdin;\n$$;\n", {}),
     ],
@@ -132,7 +132,7 @@ def test_a_line_of_whatever_length_takes_no_memory_and_no_time(name: str, line: 
             reads.stdin.write(head)
             for _ in range(128 // lines):
                 reads.stdin.write(line.encode() * (1 << 20))
-            reads.stdin.write(b"\n FROM stdin;\n")
+            reads.stdin.write(b"\n FROM stdin;\n" if line == '"' else b"\n FROM stdin;\n';\n")
         reads.stdin.write(f"{COPY_HEAD}COPY public.a (x) FROM stdin;\n1\n\\.\n\n".encode())
         reads.stdin.close()
         counted = reads.stdout.read().decode()

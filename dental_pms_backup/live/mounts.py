@@ -1,0 +1,166 @@
+"""What is mounted, here and in containers: what an application sees, and what a rename would move."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RefusedError, shell_word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dental_pms_backup.host.places import Place
+
+PROCESSES = Path("/proc")
+OURS = PROCESSES / "self/mountinfo"
+CONFIGURED = "/etc/dental-pms/backup.yaml"
+NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A line of mountinfo: ``root`` of a filesystem's device is seen at ``point``, on the mount ``around``."""
+
+    id: str
+    around: str
+    device: str
+    root: str
+    point: str
+    kind: str
+
+
+def listed(text: str) -> list[Mount]:
+    """Return the mounts of a /proc/PID/mountinfo (see proc(5)), the ones that hide others last."""
+    found = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        id_, around, device, root, point = (_decoded(word) for word in before.split(" ")[:5])
+        found.append(Mount(id=id_, around=around, device=device, root=root, point=point, kind=after.split(" ")[0]))
+    return found
+
+
+def of(file: Path = OURS) -> list[Mount]:
+    """Return the mounts that a process sees; OSError."""
+    return listed(file.read_text("utf-8", "surrogateescape"))
+
+
+def below(directory: Path, mounts: Iterable[Mount]) -> set[Path]:
+    """Return what is mounted below a directory, as paths that begin as its own does."""
+    real = os.path.realpath(directory)
+    points = {mount.point for mount in mounts if mount.point.startswith(f"{real.rstrip('/')}/")}
+    return {directory / os.path.relpath(point, real) for point in points}
+
+
+def is_mounted(directory: Path) -> bool:
+    """Tell whether anything is mounted at a directory, be it another of the same disk."""
+    return os.path.realpath(directory) in {mount.point for mount in of()}
+
+
+def check_swappable(place: Place, around: Place, archive: Path) -> None:
+    """Raise RefusedError unless all that is in a directory can be renamed into the one around it, moving no mount.
+
+    Nothing is touched: what is renamed is not there, which is looked at after everything else that may stand against
+    it.
+    """
+    nothing = ".dental-pms-nothing"
+    try:
+        for each in (place, around):
+            if not os.access(each.for_programs, os.W_OK | os.X_OK):
+                raise PermissionError(1, f"{each.path} cannot be written to")
+        os.rename(nothing, nothing, src_dir_fd=place.descriptor, dst_dir_fd=around.descriptor)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if is_mounted(place.path):
+            raise _is_mounted(place, archive) from None
+        raise RefusedError(
+            f"attachments: {place.path}: {error.strerror}, expected a directory whose content can be swapped by rename",
+            hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
+        ) from None
+    if found := in_the_way(place.path):
+        raise RefusedError(
+            f"attachments: {_told(found)} mounted below {place.path}, expected no mount there: the swap would move it",
+            hint=f"findmnt --submounts {shell_word(place.path)}   # unmount what is there, "
+            "or stop the container that has it; or restore with --to DIR, and copy what is needed",
+        )
+
+
+def in_the_way(directory: Path) -> list[Path]:
+    """Return what is mounted below a directory, here or where any process sees it: it moves with what it lies on."""
+    here = of()
+    found = below(directory, here)
+    real = os.path.realpath(directory)
+    if (ours := _in_filesystem(real, here)) is None:
+        return sorted(found)
+    for mounts in _everybodys():
+        by_id = {mount.id: mount for mount in mounts}
+        for mount in mounts:
+            around = by_id.get(mount.around)
+            if around is None or around is mount or around.device != ours[0]:
+                continue
+            lies_at = os.path.normpath(f"{around.root}/{os.path.relpath(mount.point, around.point)}")
+            if lies_at.startswith(f"{ours[1].rstrip('/')}/"):
+                found.add(directory / os.path.relpath(lies_at, ours[1]))
+    return sorted(found)
+
+
+def elsewhere(directory: Path) -> Path | None:
+    """Return where else a directory is that is mounted from another one of a disk; None where it is nowhere else."""
+    status = directory.stat()
+    mounts = of()
+    ours = _in_filesystem(os.path.realpath(directory), mounts)
+    for mount in mounts if ours else ():
+        if ours and mount.device == ours[0] and f"{ours[1]}/".startswith(f"{mount.root.rstrip('/')}/"):
+            path = Path(os.path.normpath(f"{mount.point}/{os.path.relpath(ours[1], mount.root)}"))
+            if not is_mounted(path) and path.is_dir() and os.path.samestat(path.stat(), status):
+                return path
+    return None
+
+
+def _is_mounted(place: Place, archive: Path) -> RefusedError:
+    other = elsewhere(place.path)
+    return RefusedError(
+        f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
+        hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
+        if other
+        else "empty it, then: "
+        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
+        f"-C {shell_word(place.path)}",
+    )
+
+
+def _told(found: list[Path]) -> str:
+    more = len(found) - NAMED
+    words = [*map(str, found[:NAMED]), *([f"{more} more"] if more > 0 else [])]
+    return f"{' and '.join(words)} {'is' if len(found) == 1 else 'are'}"
+
+
+def _in_filesystem(real: str, mounts: Iterable[Mount]) -> tuple[str, str] | None:
+    """Return the device that a path lies on and its path there; None in a chroot, which does not see its own mount."""
+    around = [mount for mount in mounts if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
+    if not around:
+        return None
+    last = max(reversed(around), key=lambda mount: len(mount.point))  # of several at one point the last is seen
+    return last.device, os.path.normpath(f"{last.root}/{os.path.relpath(real, last.point)}")
+
+
+def _everybodys() -> Iterator[list[Mount]]:
+    """Yield the mounts of each mount namespace that a process is in and that can be looked at."""
+    seen = set()
+    for process in PROCESSES.iterdir():
+        try:
+            if not process.name.isdigit() or (name := (process / "ns/mnt").readlink()) in seen:
+                continue
+            found = of(process / "mountinfo")
+        except OSError:
+            continue
+        seen.add(name)
+        yield found
+
+
+def _decoded(word: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), word)

@@ -1,0 +1,136 @@
+"""What belongs to a database itself, and is in no dump of its content: as SQL, for whichever database psql is told.
+
+That are its owner, comment, limit of connections, settings (ALTER DATABASE ... SET, ALTER ROLE ... IN DATABASE ... SET)
+and rights. pg_dump writes them with --create only, for a database of the same name (PostgreSQL manual, "pg_dump").
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.host import descriptors, programs
+from dental_pms_backup.live import pinned_settings, postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dental_pms_backup.live.postgres import Server
+
+# :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. Rights
+# stand here where they are not what every new database has.
+TEXT = """\
+with d as (select * from pg_database where datname = current_database()), lines (place, whose, nth, line) as (
+ select 0, '', 0, translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
+   || pg_encoding_to_char(encoding), case j->>'datlocprovider' when 'i' then '--locale-provider=icu --icu-locale='
+    || quote_literal(coalesce(j->>'datlocale', j->>'daticulocale')) when 'b' then
+    '--locale-provider=builtin --builtin-locale=' || quote_literal(j->>'datlocale') end,
+   '--lc-collate=' || quote_literal(j->>'datcollate'), '--lc-ctype=' || quote_literal(j->>'datctype'), 'NEWDB'),
+  e'\\n\\r', '  ') from d, to_jsonb(d) j
+ union all select 0, '', 1, 'SET client_encoding = ''UTF8'';'
+ union all select 0, '', 2, 'SET standard_conforming_strings = on;'
+ union all select 1, '', 0, format('ALTER DATABASE :"DBNAME" OWNER TO %I;', rolname)
+  from d join pg_roles r on r.oid = datdba
+ union all select 2, '', 0, format('COMMENT ON DATABASE :"DBNAME" IS %L;', shobj_description(oid, 'pg_database'))
+  from d where shobj_description(oid, 'pg_database') is not null
+ union all select 3, '', 0, format('ALTER DATABASE :"DBNAME" CONNECTION LIMIT %s;', datconnlimit)
+  from d where datconnlimit <> -1
+ union all select 4, coalesce(rolname, ''), nth, format('ALTER %s SET %I TO %s;',
+  case when rolname is null then 'DATABASE :"DBNAME"' else format('ROLE %I IN DATABASE :"DBNAME"', rolname) end, name,
+  case when name in ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces',
+    'unix_socket_directories') then coalesce((
+    select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ' order by found.nth)
+     from regexp_matches(value, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g') with ordinality as found (m, nth)),
+   quote_literal('')) else quote_literal(value) end)
+  from pg_db_role_setting s join d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole,
+   unnest(s.setconfig) with ordinality as each (entry, nth), split_part(entry, '=', 1) name,
+   substr(entry, strpos(entry, '=') + 1) value
+ union all select 5, '', 0, format('REVOKE ALL ON DATABASE :"DBNAME" FROM %s;', case place when 1 then 'PUBLIC'
+   else quote_ident(rolname) end)
+  from d join pg_roles r on r.oid = datdba, generate_series(1, 2) place
+  where not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
+ union all select 6, case grantee when 0 then '' else rolname end, 0, format('GRANT %s ON DATABASE :"DBNAME" TO %s%s;',
+   privilege_type, case grantee when 0 then 'PUBLIC' else quote_ident(rolname) end,
+   case when is_grantable then ' WITH GRANT OPTION' else '' end)
+  from d, aclexplode(datacl) left join pg_roles r on r.oid = grantee
+  where (grantee = 0 or rolname is not null)
+   and not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
+ union all select 9, '', 0, '-- settings of the database complete')
+select line from lines order by place, whose collate "C", nth, line collate "C"
+"""
+LARGEST_BYTES = 4 << 20
+OWNER, RIGHTS = "owner", "rights"
+IDENT = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
+LITERAL = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\\\)*')"
+STATEMENT = re.compile(
+    rf"""
+    (?: --\ [^\r\n]*
+      | SET\ client_encoding\ =\ 'UTF8'; | SET\ standard_conforming_strings\ =\ on;
+      | ALTER\ DATABASE\ :"DBNAME"\ (?: OWNER\ TO\ {IDENT} | CONNECTION\ LIMIT\ [0-9]+ );
+      | ALTER\ (?: DATABASE\ :"DBNAME" | ROLE\ (?P<role>{IDENT})\ IN\ DATABASE\ :"DBNAME" )
+        \ SET\ (?P<setting>{IDENT})\ TO\ {LITERAL}(?:,\ {LITERAL})*;
+      | COMMENT\ ON\ DATABASE\ :"DBNAME"\ IS\ {LITERAL};
+      | REVOKE\ ALL\ ON\ DATABASE\ :"DBNAME"\ FROM\ (?:PUBLIC|{IDENT});
+      | GRANT\ (?:CREATE|CONNECT|TEMPORARY)\ ON\ DATABASE\ :"DBNAME"\ TO\ (?:PUBLIC|{IDENT})(?:\ WITH\ GRANT\ OPTION)?;
+    )\n""",
+    re.VERBOSE,
+)
+# What every new database has; a restore takes it away until all else is done.
+FOR_EVERYBODY = 'GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO PUBLIC;\n'
+
+
+def argv(server: Server, program: str, session: str) -> list[str]:
+    """Return the argv of the psql that writes them on stdout."""
+    words = ("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-c", pinned_settings.CHECK + TEXT)
+    return postgres.client(server, program, *words, session=session)
+
+
+def of(server: Server) -> str:
+    """Return those of the database that a server is asked in; DatabaseError when it does not answer."""
+    return postgres.ask(server, pinned_settings.CHECK + TEXT) + "\n"
+
+
+def read(unpack: Sequence[str], descriptor: int) -> dict[str, str]:
+    """Return the statements of an open file of them, as ``statements`` does; ValueError when it holds anything else."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with descriptors.memory("settings") as out:
+        (ended,) = programs.pipeline(unpack, stdin=descriptor, out=out)
+        if not ended.ok:
+            raise ValueError(str(ended))
+        return statements(os.pread(out, LARGEST_BYTES, 0).decode())
+
+
+def statements(text: str) -> dict[str, str]:
+    """Return the statements of such a text by what they are about, in words; ValueError where it has any other."""
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(text):
+        match = STATEMENT.match(text, at)
+        if match is None:
+            raise ValueError(at)
+        at = match.end()
+        if about := _about(match):
+            found[about] = found.get(about, "") + match[0]
+    return found
+
+
+def script(wanted: str, database: str) -> str:
+    """Return the SQL that gives a database, whichever one the session is connected to, what stands in such a text."""
+    told = database.replace("\\", "\\\\").replace("'", "\\'")  # psql's own quotes
+    return f"\\set DBNAME '{told}'\n{FOR_EVERYBODY}{wanted}"
+
+
+def _about(match: re.Match[str]) -> str:
+    """Return what a statement is about, empty for a comment."""
+    if match["setting"]:
+        whose = f" of role {_plain(match['role'])}" if match["role"] else ""
+        return f"setting {_plain(match['setting'])}{whose}"
+    words = {"OWNER": OWNER, "COMMENT": "comment", "CONNECTION": "connection limit", "GRANT": RIGHTS, "REVOKE": RIGHTS}
+    return next((about for word, about in words.items() if f"{word} " in match[0].partition(" IS ")[0]), "")
+
+
+def _plain(name: str) -> str:
+    """Return a name without its quotes, as it can be told."""
+    plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
+    return plain if plain.isprintable() else "(not text)"

@@ -1,0 +1,67 @@
+"""Why the server said no to a statement of a dump, in words: by its SQLSTATE, and by what the statement is about."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+NO_SUCH_OBJECT, NO_SUCH_FUNCTION, NO_SUCH_TABLE, NO_SUCH_SCHEMA = "42704", "42883", "42P01", "3F000"
+CHECK_BROKEN, KEY_BROKEN, NOT_UNIQUE, IS_NULL = "23514", "23503", "23505", "23502"
+NOT_THERE = ": something is not there, or a function that is used there names it without its schema"
+WHY = dict.fromkeys((NO_SUCH_OBJECT, NO_SUCH_FUNCTION, NO_SUCH_TABLE, NO_SUCH_SCHEMA), NOT_THERE) | {
+    CHECK_BROKEN: ": a row breaks it",
+    KEY_BROKEN: ": a row names one that is not there",
+    NOT_UNIQUE: ": two rows are the same by it",
+    IS_NULL: ": a row lacks a value",
+}
+OF_A_ROLE = re.compile(r"GRANT |REVOKE |SET SESSION|CREATE POLICY|ALTER DEFAULT|ALTER .* OWNER TO ")
+SETTING = re.compile(r"SET (\S+)")
+CONSTRAINT = re.compile(r"ALTER TABLE .* ADD CONSTRAINT (\w+)")
+MENDED = "mended.sql; dental-pms-backup restore db mended.sql   #"
+SEARCH_PATH = (
+    "s/^SELECT pg_catalog.set_config('search_path', '', false);$/SET search_path = public;/"  # as pg_dump writes it
+)
+
+
+def at(what: str) -> str:
+    """Return where in a dump a statement stands, as ``tell`` of filters/replay.pl says it, for an error; or nothing."""
+    return f", at {what.partition(chr(9))[0]}" if what else ""
+
+
+def why(state: str, what: str) -> str:
+    """Return what is wrong there, in words that begin with a colon; nothing where the state does not say it."""
+    if state == CHECK_BROKEN and not CONSTRAINT.match(what):
+        return _broken_check(what.partition("\t")[2])
+    if state == NO_SUCH_OBJECT and OF_A_ROLE.match(what):
+        return ": the server lacks a role"
+    if state == NO_SUCH_OBJECT and SETTING.match(what):
+        return ": a setting that this version does not know, the dump is of a newer one"
+    return WHY.get(state, "")
+
+
+def _broken_check(checks: str) -> str:
+    if not checks:
+        return ": a row breaks a check, of a domain or of what the table inherits from"
+    return f": a row breaks {'one of the checks' if ',' in checks else 'the check'} {checks}"
+
+
+def way_back(state: str, what: str) -> str:
+    """Return the command that restores all of the dump but what stands in its way; nothing where there is none."""
+    constraint, setting = CONSTRAINT.match(what), SETTING.match(what)
+    check = what.partition("\t")[2]
+    if state in {KEY_BROKEN, CHECK_BROKEN} and constraint:
+        return _mended(f"/ADD CONSTRAINT {constraint[1]} /s/;$/ NOT VALID;/", "the rows that are there are not checked")
+    if state == CHECK_BROKEN and re.fullmatch(r"\w+", check):
+        true = rf"s/^    CONSTRAINT {check} CHECK (.*)\(,\{{0,1\}}\)$/    CONSTRAINT {check} CHECK (true)\1/"
+        return _mended(true, "without that check")
+    if state == NO_SUCH_OBJECT and setting:
+        return _mended(f"/^SET {setting[1]} /d", "without that setting")
+    if state == NO_SUCH_OBJECT and OF_A_ROLE.match(what):
+        return "zgrep -oE '(OWNER|GRANT .*) TO [^;]+' FILE | sort -u   # make the roles that it names; then try again"
+    if state in {NO_SUCH_OBJECT, NO_SUCH_FUNCTION, NO_SUCH_TABLE, NO_SUCH_SCHEMA}:
+        return _mended(SEARCH_PATH, "names without a schema are looked up in schema public")
+    return ""
+
+
+def _mended(script: str, comment: str) -> str:
+    return f"gzip -dc FILE | sed {shlex.quote(script)} >{MENDED} {comment}"

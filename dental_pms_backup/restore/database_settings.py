@@ -1,0 +1,85 @@
+"""What a restored database has of its own: what is live now, and of the set what live has not.
+
+An empty database on a new server has nothing, and gets all of the set's; what an admin has changed meanwhile stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
+from dental_pms_backup.host import journal
+from dental_pms_backup.host.journal import Event
+from dental_pms_backup.live import own_settings, table_files
+from dental_pms_backup.restore import databases, dump_file
+from dental_pms_backup.store.sets import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dental_pms_backup.host.progress import Watch
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.dump_file import BackupFile
+
+    Statements = Mapping[str, str]
+
+
+def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
+    """Return the statements of a dump's set by what they are about; none for a set without, or a file from elsewhere.
+
+    VerificationError when the file is not the one of the manifest.
+    """
+    artefact = dump.stored.artefact(Kind.SETTINGS) if dump.stored else None
+    if artefact is None or not artefact.sha256:
+        return {}
+    file = dump_file.BackupFile(file=store / artefact.path, kind=Kind.SETTINGS, stored=dump.stored)
+    with dump_file.opened(file) as descriptor:
+        unpack = dump_file.verify(file, descriptor, watch=watch).unpack
+        try:
+            return own_settings.read(unpack, descriptor)
+        except ValueError:
+            raise VerificationError(
+                f"{file.file}: has something else in it, expected the settings of a database"
+            ) from None
+
+
+def tell_differences(live: DatabaseSource, taken: Statements) -> None:
+    """Say which of the set's live has otherwise: those stay as live has them."""
+    stays = wanted(live, taken)
+    other = sorted(about for about in taken if taken[about] != stays[about])
+    if other:
+        text = f"the database's own {', '.join(other)} are other in the set than in live, and stay as live has them"
+        journal.write(
+            Event.RESTORE_SETTINGS_STAY, text, priority=journal.WARNING, fields={"target": live.facts.database}
+        )
+
+
+def wanted(live: DatabaseSource, taken: Statements) -> Statements:
+    """Return what the restored database is to have. An empty one is whose the set says, any other stays its owner's."""
+    now = own_settings.statements(own_settings.of(live.server))
+    given = taken.keys() & {own_settings.OWNER} if not table_files.numbers(live.server) else ()
+    return {**taken, **now} | {about: taken[about] for about in given}
+
+
+def rehearse(live: DatabaseSource, database: str, taken: Statements) -> None:
+    """Raise RefusedError, which names it, when the server does not take one of the settings for a database."""
+    for about, statement in wanted(live, taken).items():
+        try:
+            databases.tell(live.server, f"begin;\n{own_settings.script(statement, database)}rollback;\n")
+        except RestoreError as error:
+            raise RefusedError(
+                f"db: the server does not take the set's {about} of the database ({error.message}), expected a server "
+                "that can have it; the live database is as it was",
+                hint="install on the server what that needs, a locale say; then try again",
+            ) from None
+
+
+def script(live: DatabaseSource, database: str, taken: Statements) -> str:
+    """Return the SQL that gives a database what it is to have."""
+    return own_settings.script("".join(wanted(live, taken).values()), database)
+
+
+def give(live: DatabaseSource, taken: Statements) -> None:
+    """Give the live database itself what it has not; RestoreError, and it has none of it."""
+    databases.tell(live.server, f"begin;\n{script(live, live.facts.database, taken)}commit;\n")

@@ -1,0 +1,109 @@
+"""The settings by which the values of a set's dump are written: they are read by the same ones, or not at all.
+
+A dump names most of them itself. It does not name lc_monetary, and the same text is another amount of money by another
+one (PostgreSQL manual, "Monetary Types"); nor the time zone, by which what is computed as it is loaded may differ.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.errors import BackupError, RefusedError
+from dental_pms_backup.host import descriptors, programs, stop
+from dental_pms_backup.live import postgres
+from dental_pms_backup.restore import databases
+from dental_pms_backup.store import verify_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.dump_file import BackupFile
+
+NAMES = ("timezone", "lc_monetary")
+SET = "select set_config('{name}', {value}, false)"
+# Ends with status 1 at a line that says the type, outside of rows: of a column, a domain, a part of another type.
+HAS_MONEY = (
+    r"/^COPY .* FROM stdin;$/,/^\\\.$/d;/^--/d;"
+    r"/[^ ]\(.* \|.*::\)\(pg_catalog\.\)\{0,1\}money\(\[\]\)*\([ ,;)]\|$\)/q1"
+)
+FOUND = 1
+OF_DATABASE = re.compile(r'ALTER DATABASE :"DBNAME" SET lc_monetary TO (E?\'(?:[^\']|\'\')*\');')
+# How one unit is kept, and how it reads, as the live database has it; then the same as the set was written.
+READ_AS = """\
+select encode(cash_send(1::numeric::money), 'hex');
+set lc_monetary = {value};
+select encode(cash_send(1::numeric::money), 'hex')"""
+
+
+def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the settings by which an open dump is to be loaded; nothing where no manifest has them.
+
+    RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
+    database with the settings that are its ``own`` would read other amounts in them.
+    """
+    wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
+    known = {name: value for name, value in wanted.items() if _is_known(live, name, value)}
+    locale = wanted.get("lc_monetary")
+    if locale is None:
+        return known
+    if locale not in known.values():
+        if _has_money(dump, descriptor):
+            raise _lacks(live, locale)
+    elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
+        raise _reads_otherwise(live, locale)
+    return known
+
+
+def _is_known(live: DatabaseSource, name: str, value: str) -> bool:
+    try:
+        postgres.ask(live.server, SET.format(name=name, value=postgres.literal(value)))
+    except BackupError:
+        stop.check()
+        postgres.examine(live.server)  # it answers: it was the value
+        return False
+    return True
+
+
+def _reads_alike(live: DatabaseSource, locale: str, own: Mapping[str, str]) -> bool:
+    """Tell whether an amount is kept alike by a locale, and by the one that the restored database is to have."""
+    set_for_it = next((found[1] for statement in own.values() if (found := OF_DATABASE.search(statement))), None)
+    its_own = f"set lc_monetary = {set_for_it};" if set_for_it else ""
+    one, other = postgres.ask(live.server, its_own + READ_AS.format(value=postgres.literal(locale))).splitlines()
+    return one == other
+
+
+def _has_money(dump: BackupFile, descriptor: int) -> bool:
+    unpack = verify_file.unpacker() if dump.packed else ("cat",)
+    with verify_file.reopened(descriptor) as again, descriptors.memory("nothing") as out:
+        unpacked, looked = programs.pipeline(unpack, ["sed", "--quiet", HAS_MONEY], stdin=again, out=out)
+    return looked.exit_code == FOUND or not (unpacked.ok and looked.ok)  # what cannot be read is not without it
+
+
+def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
+    name, at, modifier = locale.partition("@")
+    language, _, encoding = name.partition(".")
+    command = shlex.join(["localedef", "-i", language + at + modifier, "-c", "-f", encoding or "UTF-8", locale])
+    match live.server:
+        case postgres.InContainer(name=name):
+            command = f"{shlex.join(['docker', 'exec', '--user', 'root', name])} {command}"
+            how = f"{shlex.join(['docker', 'restart', name])}   # and into the image"
+        case postgres.OnHost():
+            how = "systemctl restart postgresql"
+    return RefusedError(
+        f"db: the set has amounts of money, written with lc_monetary = {locale}, expected a server that has this "
+        "locale: by another one they would be other amounts; nothing was touched",
+        hint=f"{command} && {how}",
+    )
+
+
+def _reads_otherwise(live: DatabaseSource, locale: str) -> RefusedError:
+    database = live.facts.database
+    statement = f"alter database {databases.quoted(database)} set lc_monetary = {postgres.literal(locale)}"
+    return RefusedError(
+        f"db: the set has amounts of money, written with lc_monetary = {locale}, and with its own lc_monetary the live "
+        "database would read other amounts in them, expected the same; nothing was touched",
+        hint=shlex.join(databases.admins_psql(live.server, live.facts.user, statement)),
+    )
