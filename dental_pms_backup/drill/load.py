@@ -75,10 +75,11 @@ def superuser(globals_descriptor: int) -> str:
     )
 
 
-def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> str:
+def make_database(server: Server, encoding: str, source: Mapping[str, Any], custom: Mapping[str, str]) -> str:
     """Make the empty database that is loaded, with locale and settings of that of which the manifest says ``source``.
 
-    Where the server lacks the locale, or the manifest has none, the database gets a plain one; then why is returned.
+    It gets its ``custom`` settings, too. Where the server lacks the locale, or the manifest has none, the database gets
+    a plain one; then why is returned.
     """
     create = f"create database {DATABASE} template template0 encoding '{encoding}'"
     plain = "C.UTF-8" if encoding == "UTF8" else "C"
@@ -93,16 +94,16 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any]) -> s
         why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
     ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off"}))
     postgres.ask(server, OURS.format(database=DATABASE, settings=ours))
-    lacking = [
-        name for name in pinned_settings.WRITTEN_BY if name in source and not _is_set(server, name, str(source[name]))
-    ]
+    settings = {name: str(source[name]) for name in pinned_settings.WRITTEN_BY if name in source} | custom
+    lacking = [name for name, value in settings.items() if not _is_set(server, name, value)]
     return "; ".join([*([why] if why else []), *(f"without live's {name}" for name in lacking)])
 
 
 def _is_set(server: Server, name: str, value: str) -> bool:
     """Give our sessions in the copy a setting, whatever the set's roles have; tell if the server has such a value."""
     try:
-        postgres.ask(server, f"alter role current_user in database {DATABASE} set {name} to {postgres.literal(value)}")
+        statement = f"alter role current_user in database {DATABASE} set {postgres.quoted(name)} to"
+        postgres.ask(server, f"{statement} {postgres.literal(value)}")
     except BackupError:
         stop.check()
         return False

@@ -28,7 +28,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.host import notify, stop
-from dental_pms_backup.live import sources
+from dental_pms_backup.live import own_settings, sources
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.drill_record import Result
 from dental_pms_backup.store.sets import Kind, Stream
@@ -182,13 +182,23 @@ def _prove_database(job: Job, went_in: Counting) -> None:
 
 
 def _load(job: Job, server: Server, encoding: str) -> None:
-    why = load.make_database(server, encoding, job.part(Stream.DB)["source"])
+    why = load.make_database(server, encoding, job.part(Stream.DB)["source"], _custom(job))
     if why:
         job.findings.reasons[LOAD] = why
     for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
         if kind in job.files:
             with job.reading(f"{what}: restoring", job.files[kind]) as beat:
                 load.load(server, what, job.files[kind], whole=kind is Kind.DB, beat=beat)
+
+
+def _custom(job: Job) -> Mapping[str, str]:
+    """Return the database's settings that its functions may read; whether their file is whole is proven later."""
+    if Kind.SETTINGS not in job.files:
+        return {}
+    try:
+        return own_settings.custom(own_settings.read(verify_file.unpacker(), job.files[Kind.SETTINGS]))
+    except ValueError:
+        return {}
 
 
 def _compare_settings(job: Job, server: Server) -> None:

@@ -14,7 +14,7 @@ from dental_pms_backup.host import descriptors, programs
 from dental_pms_backup.live import pinned_settings, postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dental_pms_backup.live.postgres import Server
 
@@ -76,6 +76,8 @@ STATEMENT = re.compile(
     )\n""",
     re.VERBOSE,
 )
+SET_FOR_IT = re.compile(rf'ALTER DATABASE :"DBNAME" SET (?P<name>{IDENT}) TO (?P<value>{LITERAL});\n')
+OUR_PREFIX = "dental_pms."  # of what our own statements tell each other
 # What every new database has; a restore takes it away until all else is done.
 FOR_EVERYBODY = 'GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO PUBLIC;\n'
 
@@ -119,6 +121,18 @@ def script(wanted: str, database: str) -> str:
     """Return the SQL that gives a database, whichever one the session is connected to, what stands in such a text."""
     told = database.replace("\\", "\\\\").replace("'", "\\'")  # psql's own quotes
     return f"\\set DBNAME '{told}'\n{FOR_EVERYBODY}{wanted}"
+
+
+def custom(found: Mapping[str, str]) -> dict[str, str]:
+    """Return the value of each setting of the database that is the application's or an extension's own, by its name."""
+    parts = (SET_FOR_IT.fullmatch(statement) for statement in found.values())
+    values = {_plain(part["name"]): _unquoted(part["value"]) for part in parts if part}
+    return {name: value for name, value in values.items() if "." in name and not name.startswith(OUR_PREFIX)}
+
+
+def _unquoted(literal: str) -> str:
+    value = literal.removeprefix("E")[1:-1].replace("''", "'")
+    return value.replace("\\\\", "\\") if literal.startswith("E") else value
 
 
 def _about(match: re.Match[str]) -> str:

@@ -34,8 +34,12 @@ SETTINGS = {
 }
 AS_CONFIGURED = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
 OPTIONS = f"-c search_path={SEARCH_PATH} {AS_CONFIGURED}"
-# Settings by which the values in a dump are written, and which a dump does not name: manifests do.
-WRITTEN_BY = ("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary")
+# Settings by which the values in a dump are written, or others computed of them as they are loaded, and which a dump
+# does not name: manifests do.
+WRITTEN_BY = (
+    *("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary", "lc_numeric", "lc_time"),
+    *("datestyle", "intervalstyle", "default_text_search_config", "extra_float_digits", "xmlbinary"),
+)
 # What no option can carry, since an older server refuses a connection that names it: each session's first statement.
 # It prints nothing, in whatever way rows are shown.
 FIRST = """\

@@ -44,15 +44,12 @@ select json_build_object('version', current_setting('server_version_num')::int, 
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
  'system', (select system_identifier::text from pg_control_system()), 'oid', (select oid::bigint from pg_database
   where datname = current_database()), 'port', current_setting('port')::int,
- 'settings', (select jsonb_strip_nulls(jsonb_build_object(
-  'timezone', current_setting('timezone'), 'bytea_output', current_setting('bytea_output'),
-  'lc_monetary', current_setting('lc_monetary'),
-  'standard_conforming_strings', current_setting('standard_conforming_strings'),
-  'encoding', pg_encoding_to_char(d.encoding),
+ 'settings', (select jsonb_strip_nulls(jsonb_build_object('encoding', pg_encoding_to_char(d.encoding),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
   'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
+   || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))
-"""
+""".replace("{names}", " ".join(pinned_settings.WRITTEN_BY))
 # not every role may see the setting itself
 DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
 
@@ -104,6 +101,11 @@ def to_database(name: str) -> str:
 def literal(text: str) -> str:
     """Return a text as SQL quotes it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL quotes it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def ask(

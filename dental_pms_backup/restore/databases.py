@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
 from dental_pms_backup.host import programs
 from dental_pms_backup.live import postgres, psql, sessions
-from dental_pms_backup.live.postgres import literal
+from dental_pms_backup.live.postgres import literal, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -203,11 +203,6 @@ def _renames(live: str, made: str, kept: str) -> tuple[str, str]:
         f"alter database {quoted(live)} rename to {quoted(kept)};",
         f"alter database {quoted(made)} rename to {quoted(live)};",
     )
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL quotes it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s: float = SHORT_S) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.store.verify_file import Verified
 
 SUPERUSERS = replay_role.UNLOGGED | pinned_settings.TO_LOAD
+READ_BY = "select set_config(key, value, false) from json_each_text({settings})"
 SET = "select set_config(key, value, false) from json_each_text({settings}) where key in (select name from pg_settings)"
 # psql takes the end of its input as the end of a COPY and would commit half a dump. So nothing can be committed before
 # the mark, which follows the last byte of a whole dump, and which nothing in it can know: the server has its hash.
@@ -84,9 +85,9 @@ STRICT = (*psql.STRICT, "--output=/dev/null")
 class Into:
     """Where a dump is replayed: ``database``, whose content it replaces or which is new.
 
-    ``restorer`` is the role that does it, None for the superuser; ``written_by`` are the settings that the values in
-    the dump are read by. ``replacing`` is done once nobody else writes to the content that will be replaced; it is
-    given what it calls as long as it goes on.
+    ``restorer`` is the role that does it, None for the superuser; ``written_by`` are the settings by which
+    the values in the dump are read. ``replacing`` is done once nobody else writes to the content that will be replaced;
+    it is given what it calls as long as it goes on.
     """
 
     database: str
@@ -188,7 +189,7 @@ def _psql(live: DatabaseSource, into: Into, session: str, mark: str) -> list[str
 def _before(into: Into, mark: str) -> Sequence[str]:
     """Return the statements that stand before the dump."""
     superusers = [] if into.restorer else [SET.format(settings=postgres.literal(json.dumps(SUPERUSERS)))]
-    read_by = [f"set {name} = {postgres.literal(value)}" for name, value in into.written_by.items()]
+    read_by = [READ_BY.format(settings=postgres.literal(json.dumps(into.written_by)))] if into.written_by else []
     guard = GUARD.format(hash=hashlib.sha256(mark.encode()).hexdigest())
     alone = [replay_guards.alone(into.restorer.role)] if into.restorer else []
     waits = f"set local lock_timeout = '{into.lock_wait_s}s'"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import postgres
-from dental_pms_backup.restore import databases, replay_guards, replay_role
+from dental_pms_backup.restore import replay_guards, replay_role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,7 +112,7 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     if not by:
         write(files.control, words("late=1"))
         return
-    write(files.control, words("split=1", f"extension={by.extension}", f"owner={databases.quoted(by.heir)}"))
+    write(files.control, words("split=1", f"extension={by.extension}", f"owner={postgres.quoted(by.heir)}"))
     if dump.ours:
         write(files.control, words("ours=1", f"settings={replay_guards.settings(by.role)}"))
     else:

@@ -238,7 +238,7 @@ def lock_out(live: DatabaseSource, restorer: Restorer, database: str) -> None:
     """End what the role does, let it in no more, and take back what it has set for the database."""
     name = literal(database)
     script = LOCK_OUT.format(
-        role=restorer.role, database=databases.quoted(database), name=name, live=literal(live.facts.database)
+        role=restorer.role, database=postgres.quoted(database), name=name, live=literal(live.facts.database)
     )
     databases.tell(live.server, script)
 
@@ -258,9 +258,9 @@ def after_rights(restorer: Restorer, database: str) -> str:
     """Return the SQL that stands after them: the role has nothing any more."""
     given = GIVE_AWAY.format(
         role=restorer.role,
-        owner=databases.quoted(restorer.heir),
-        database=databases.quoted(database),
-        databases_owner=databases.quoted(restorer.owner),
+        owner=postgres.quoted(restorer.heir),
+        database=postgres.quoted(database),
+        databases_owner=postgres.quoted(restorer.owner),
     )
     if restorer.ours:
         return given

@@ -1,18 +1,20 @@
 """The settings by which the values of a set's dump are written: they are read by the same ones, or not at all.
 
 A dump names most of them itself. It does not name lc_monetary, and the same text is another amount of money by another
-one (PostgreSQL manual, "Monetary Types"); nor the time zone, by which what is computed as it is loaded may differ.
+one (PostgreSQL manual, "Monetary Types"); nor the time zone, the order of a date or what the application has set for
+the database, by which what is computed as it is loaded may differ.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError
 from dental_pms_backup.host import descriptors, programs, stop
-from dental_pms_backup.live import postgres
+from dental_pms_backup.live import own_settings, pinned_settings, postgres
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
 
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.dump_file import BackupFile
 
-NAMES = ("timezone", "lc_monetary")
-SET = "select set_config('{name}', {value}, false)"
+NAMES = {*pinned_settings.WRITTEN_BY} - {"standard_conforming_strings"}  # which is ours, and the dump's
+# The last line says how many of them a role without rights may not set.
+SET = """\
+select set_config(key, value, false) from json_each_text({settings});
+select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user'"""
 # Ends with status 1 at a line that says the type, outside of rows: of a column, a domain, a part of another type.
 HAS_MONEY = (
     r"/^COPY .* FROM stdin;$/,/^\\\.$/d;/^--/d;"
@@ -44,12 +49,14 @@ def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mappi
     RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
     database with the settings that are its ``own`` would read other amounts in them.
     """
-    wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
-    known = {name: value for name, value in wanted.items() if _is_known(live, name, value)}
+    wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES} | own_settings.custom(own)
+    known = wanted
+    if not _are_known(live, wanted):
+        known = {name: value for name, value in wanted.items() if _are_known(live, {name: value})}
     locale = wanted.get("lc_monetary")
     if locale is None:
         return known
-    if locale not in known.values():
+    if "lc_monetary" not in known:
         if _has_money(dump, descriptor):
             raise _lacks(live, locale)
     elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
@@ -57,14 +64,15 @@ def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mappi
     return known
 
 
-def _is_known(live: DatabaseSource, name: str, value: str) -> bool:
+def _are_known(live: DatabaseSource, wanted: Mapping[str, str]) -> bool:
+    """Tell whether the server knows these settings with these values, and lets whoever loads a dump set them."""
     try:
-        postgres.ask(live.server, SET.format(name=name, value=postgres.literal(value)))
+        answer = postgres.ask(live.server, SET.format(settings=postgres.literal(json.dumps(wanted))))
     except BackupError:
         stop.check()
-        postgres.examine(live.server)  # it answers: it was the value
+        postgres.examine(live.server)  # it answers: it was a value
         return False
-    return True
+    return answer.splitlines()[-1:] == ["0"]
 
 
 def _reads_alike(live: DatabaseSource, locale: str, own: Mapping[str, str]) -> bool:
@@ -101,7 +109,7 @@ def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
 
 def _reads_otherwise(live: DatabaseSource, locale: str) -> RefusedError:
     database = live.facts.database
-    statement = f"alter database {databases.quoted(database)} set lc_monetary = {postgres.literal(locale)}"
+    statement = f"alter database {postgres.quoted(database)} set lc_monetary = {postgres.literal(locale)}"
     return RefusedError(
         f"db: the set has amounts of money, written with lc_monetary = {locale}, and with its own lc_monetary the live "
         "database would read other amounts in them, expected the same; nothing was touched",

@@ -48,6 +48,8 @@ def goes(site: Site, road: str, wanted: str = "latest") -> tuple[Ran, OnHost]:
 OWN = """\
 alter database "{0}" set lc_monetary = 'fr_CA.UTF-8';
 alter database "{0}" set array_nulls = off;
+alter database "{0}" set datestyle = 'ISO, DMY';
+alter database "{0}" set app.vat = E'2\\\\1';
 alter database "{0}" set exit_on_error = on;
 alter database "{0}" set idle_session_timeout = '20s';
 create domain amount as money;
@@ -56,6 +58,9 @@ create table ddl_log (tag text);
 create function log_ddl() returns event_trigger language plpgsql as $$
  begin insert into public.ddl_log values (tg_tag); end $$;
 create materialized view m as select 1 as one;
+create function to_day(text) returns date language sql immutable as 'select $1::date';
+create table births (born text, day date generated always as (to_day(born)) stored, n int
+ check (current_setting('app.vat') like '2%1%'));
 create event trigger log_ddl on ddl_command_end execute function log_ddl();
 create publication p for all tables;
 create subscription s connection 'host=/nowhere' publication p with (connect = false);
@@ -75,14 +80,19 @@ create function log_in() returns event_trigger language plpgsql as $$
  begin perform count(*) from public.ddl_log; end $$;
 create event trigger log_in on login execute function log_in();
 """
-FEES = "insert into fees values (1, 12.50::numeric::money, array[7::money, null], array['a', null]);\n"
+IN_USE = """\
+insert into fees values (1, 12.50::numeric::money, array[7::money, null], array['a', null]);
+insert into births (born, n) values ('03/04/1970', 1);
+create materialized view prices as select current_setting('app.vat') as vat;
+"""
 LOOK = """\
 select (select concat_ws(' ', fee::numeric, more[1]::numeric, more[2] is null, words[2] is null) from fees),
  (select string_agg(concat_ws(' ', evtname, evtenabled), ',' order by 1) from pg_event_trigger),
  (select string_agg(pubname, ',') from pg_publication), (select string_agg(fdwname, ',' order by 1)
  from pg_foreign_data_wrapper), (select string_agg(srvname, ',' order by 1) from pg_foreign_server),
  (select string_agg(lanname, ',' order by 1) from pg_language), (select string_agg(extname, ',' order by 1)
- from pg_extension), (select count(*) from pg_cast where oid >= 16384), (select count(*) from pg_user_mapping),
+ from pg_extension), (select concat_ws(' ', to_char(day, 'DD Mon'), vat) from births, prices),
+ (select count(*) from pg_cast where oid >= 16384), (select count(*) from pg_user_mapping),
  (select string_agg(concat_ws(' ', defaclobjtype, defaclacl), ',' order by 1) from pg_default_acl),
  (select count(*) from ddl_log where lower(tag) <> 'login')"""
 
@@ -95,7 +105,7 @@ def practice(small: Site) -> Iterator[Site]:
         subprocess.run(["localedef", "-i", locale, "-c", "-f", "UTF-8", f"{locale}.UTF-8"], check=True)
     text = OWN + (SINCE_17 if major() >= 17 else "")
     script(site, text.format(site.server.database))
-    script(site, FEES)
+    script(site, IN_USE)
     try:
         yield site
     finally:
