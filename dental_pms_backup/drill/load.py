@@ -94,7 +94,8 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any], cust
         why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
     ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off"}))
     postgres.ask(server, OURS.format(database=DATABASE, settings=ours))
-    settings = {name: str(source[name]) for name in pinned_settings.WRITTEN_BY if name in source} | custom
+    settings = {name: str(source[name]) for name in pinned_settings.WRITTEN_BY if name in source}
+    settings.update(custom)
     lacking = [name for name, value in settings.items() if not _is_set(server, name, value)]
     return "; ".join([*([why] if why else []), *(f"without live's {name}" for name in lacking)])
 

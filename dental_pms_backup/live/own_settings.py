@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.live.postgres import Server
 
-# :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. Rights
-# stand here where they are not what every new database has.
+# :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. What
+# is set for all databases of the server (ALTER ROLE ALL), which no dump has, is one of this database, where it has no
+# other. Rights stand here where they are not what every new database has.
 TEXT = """\
 with d as (select * from pg_database where datname = current_database()), lines (place, whose, nth, line) as (
  select 0, '', 0, translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
@@ -43,9 +44,12 @@ with d as (select * from pg_database where datname = current_database()), lines 
     select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ' order by found.nth)
      from regexp_matches(value, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g') with ordinality as found (m, nth)),
    quote_literal('')) else quote_literal(value) end)
-  from pg_db_role_setting s join d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole,
+  from d, pg_db_role_setting s left join pg_roles r on r.oid = s.setrole,
    unnest(s.setconfig) with ordinality as each (entry, nth), split_part(entry, '=', 1) name,
    substr(entry, strpos(entry, '=') + 1) value
+  where s.setdatabase = d.oid or s.setdatabase = 0 and s.setrole = 0 and not exists (
+   select from pg_db_role_setting o, unnest(o.setconfig) e
+    where o.setdatabase = d.oid and o.setrole = 0 and split_part(e, '=', 1) = name)
  union all select 5, '', 0, format('REVOKE ALL ON DATABASE :"DBNAME" FROM %s;', case place when 1 then 'PUBLIC'
    else quote_ident(rolname) end)
   from d join pg_roles r on r.oid = datdba, generate_series(1, 2) place
@@ -58,6 +62,12 @@ with d as (select * from pg_database where datname = current_database()), lines 
    and not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
  union all select 9, '', 0, '-- settings of the database complete')
 select line from lines order by place, whose collate "C", nth, line collate "C"
+"""
+OF_ALL = """\
+select name from pg_db_role_setting s, unnest(s.setconfig) entry, split_part(entry, '=', 1) name
+ where s.setdatabase = 0 and s.setrole = 0 and not exists (select from pg_db_role_setting o, unnest(o.setconfig) e
+  where o.setdatabase = (select oid from pg_database where datname = current_database()) and o.setrole = 0
+   and split_part(e, '=', 1) = name)
 """
 LARGEST_BYTES = 4 << 20
 OWNER, RIGHTS = "owner", "rights"
@@ -91,6 +101,11 @@ def argv(server: Server, program: str, session: str) -> list[str]:
 def of(server: Server) -> str:
     """Return those of the database that a server is asked in; DatabaseError when it does not answer."""
     return postgres.ask(server, pinned_settings.CHECK + TEXT) + "\n"
+
+
+def of_all(server: Server) -> set[str]:
+    """Return which statements of the database a server is asked in are those of all its databases, by their keys."""
+    return {f"setting {name}" for name in postgres.ask(server, pinned_settings.CHECK + OF_ALL).splitlines()}
 
 
 def read(unpack: Sequence[str], descriptor: int) -> dict[str, str]:

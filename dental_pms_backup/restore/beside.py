@@ -14,11 +14,13 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Su
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
+from dental_pms_backup.live import own_settings
 from dental_pms_backup.restore import (
     database_settings,
     databases,
     dump_file,
     leftover_roles,
+    likeness,
     replay,
     replay_filters,
     replay_role,
@@ -78,9 +80,12 @@ def look(
         )
     if clears:
         leftover_roles.clear(live)
-    own = database_settings.of_set(config.store, dump, watch=watch)
-    settings = written_by.settings(dump, descriptor, live, database_settings.wanted(live, own))
-    database_settings.tell_differences(live, own)
+    likeness.check(dump, live)
+    taken = database_settings.of_set(config.store, dump, watch=watch)
+    own = database_settings.for_live(live, taken)
+    stays = database_settings.wanted(live, own)
+    settings = written_by.settings(dump, descriptor, live, stays, own_settings.custom(taken))
+    database_settings.tell_differences(live, taken, stays)
     return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, written_by=settings)
 
 

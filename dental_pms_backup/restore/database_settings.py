@@ -44,10 +44,15 @@ def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
             ) from None
 
 
-def tell_differences(live: DatabaseSource, taken: Statements) -> None:
+def for_live(live: DatabaseSource, taken: Statements) -> Statements:
+    """Return what of the set's is for live as it is now: an empty one is whose the set says, any other its owner's."""
+    empty = not table_files.numbers(live.server)
+    return {about: statement for about, statement in taken.items() if empty or about != own_settings.OWNER}
+
+
+def tell_differences(live: DatabaseSource, taken: Statements, stays: Statements) -> None:
     """Say which of the set's live has otherwise: those stay as live has them."""
-    stays = wanted(live, taken)
-    other = sorted(about for about in taken if taken[about] != stays[about])
+    other = sorted(about for about in taken if taken[about] != stays.get(about, taken[about]))
     if other:
         text = f"the database's own {', '.join(other)} are other in the set than in live, and stay as live has them"
         journal.write(
@@ -55,11 +60,14 @@ def tell_differences(live: DatabaseSource, taken: Statements) -> None:
         )
 
 
-def wanted(live: DatabaseSource, taken: Statements) -> Statements:
-    """Return what the restored database is to have. An empty one is whose the set says, any other stays its owner's."""
+def wanted(live: DatabaseSource, own: Statements) -> Statements:
+    """Return what the restored database is to have: what live has, then the set's ``own``, whose owner goes first.
+
+    What all databases of the server have, it has without being given it.
+    """
     now = own_settings.statements(own_settings.of(live.server))
-    given = taken.keys() & {own_settings.OWNER} if not table_files.numbers(live.server) else ()
-    return {**taken, **now} | {about: taken[about] for about in given}
+    both = {**own, **now} | {about: own[about] for about in own.keys() & {own_settings.OWNER}}
+    return {about: both[about] for about in both.keys() - own_settings.of_all(live.server)}
 
 
 def rehearse(live: DatabaseSource, database: str, taken: Statements) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError
 from dental_pms_backup.host import descriptors, programs, stop
-from dental_pms_backup.live import own_settings, pinned_settings, postgres
+from dental_pms_backup.live import pinned_settings, postgres
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
 
@@ -43,13 +43,16 @@ set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex')"""
 
 
-def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the settings by which an open dump is to be loaded; nothing where no manifest has them.
+def settings(
+    dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str], custom: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return the settings by which an open dump is to be loaded, with the set's ``custom`` ones.
 
     RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
     database with the settings that are its ``own`` would read other amounts in them.
     """
-    wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES} | own_settings.custom(own)
+    wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
+    wanted.update(custom)
     known = wanted
     if not _are_known(live, wanted):
         known = {name: value for name, value in wanted.items() if _are_known(live, {name: value})}

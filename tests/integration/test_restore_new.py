@@ -160,6 +160,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
     name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
     sql(site.server, *(text.format(name) for text in SETTINGS), f'alter database "{name}" owner to dental_app')
     sql(elsewhere, "create role dental_front login connection limit 5", "alter role dental_front set lock_timeout to 7")
+    sql(elsewhere, "alter role all set intervalstyle = 'sql_standard'")
     roles = "select rolconnlimit, rolconfig from pg_roles where rolname = 'dental_front'"
     try:
         before = sql(elsewhere, OF_DATABASE.format(name), roles)
@@ -167,9 +168,13 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert "proof_settings=passed\n" in site.run("drill").stdout
         sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
         sql(elsewhere, "alter role dental_front connection limit -1", "alter role dental_front reset all")
-        for _ in range(2):  # now to an empty database, then in the place of one that has all of it
+        for reset in ("role all", f'database "{name}"'):  # to an empty database; then in the place of one that has it
+            sql(elsewhere, "alter role all reset intervalstyle")
             done = site.run("restore", "db", taken, "--in-place", "--yes")
             assert (done.returncode, done.stderr) == (0, "")
+            assert sql(site.server, "show intervalstyle") == "sql_standard"
+            sql(elsewhere, f"alter {reset} reset intervalstyle")
+            sql(elsewhere, f'alter database "{name}" reset intervalstyle')
             assert sql(elsewhere, OF_DATABASE.format(name), roles) == before
         changes = ("set search_path to reports", "owner to postgres")
         sql(
@@ -184,7 +189,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert "|C|C|postgres|77|it's\nlive|" in kept
         assert '{search_path=reports,"dental.secret=setting-canary' in kept
     finally:
-        sql(elsewhere, "drop role dental_front")
+        sql(elsewhere, "drop role dental_front", "alter role all reset intervalstyle")
 
 
 def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_are_told(live: OnHost) -> None:

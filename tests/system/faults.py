@@ -55,6 +55,11 @@ def make_ready(host: Machine) -> None:
     host.run(f"mkdir -p {STORE} && cp -aT {PREPARED} {STORE}")
 
 
+def another_database(host: Machine) -> None:
+    """Have the next fault begin with a set that is of the database as it is now."""
+    _prepared.discard(host.name)
+
+
 def begin(host: Machine) -> Run:
     """Remember how store and journal are before a run."""
     return Run(host=host, before=files(host), drafts=drafts(host), began=admin.moment(host))

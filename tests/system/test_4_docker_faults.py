@@ -505,3 +505,4 @@ def test_a_container_that_goes_away_under_a_restore_comes_back_as_it_was(host: M
         practice.sql(host, "drop table if exists later")
         drop = "select format('drop database %I with (force)', datname) from pg_database"
         practice.sql(host, f"{drop} where datname like 'dental_pms_%' \\gexec\n")
+        faults.another_database(host)
