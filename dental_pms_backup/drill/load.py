@@ -102,13 +102,10 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any], cust
 
 def _is_set(server: Server, name: str, value: str) -> bool:
     """Give our sessions in the copy a setting, whatever the set's roles have; tell if the server has such a value."""
-    try:
-        statement = f"alter role current_user in database {DATABASE} set {postgres.quoted(name)} to"
-        postgres.ask(server, f"{statement} {postgres.literal(value)}")
-    except BackupError:
-        stop.check()
-        return False
-    return True
+    statement = f"alter role current_user in database {DATABASE} set {postgres.quoted(name)} to"
+    ended, _ = programs.capture(script_argv(server), text_in=f"{statement} {postgres.literal(value)};\n")
+    stop.check()
+    return ended.ok
 
 
 def _locale(source: Mapping[str, Any]) -> str:

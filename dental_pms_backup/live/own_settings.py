@@ -69,6 +69,10 @@ select name from pg_db_role_setting s, unnest(s.setconfig) entry, split_part(ent
   where o.setdatabase = (select oid from pg_database where datname = current_database()) and o.setrole = 0
    and split_part(e, '=', 1) = name)
 """
+# A setting may be a secret of the application's.
+UNLOGGED = """\
+set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic';
+"""
 LARGEST_BYTES = 4 << 20
 OWNER, RIGHTS = "owner", "rights"
 IDENT = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
@@ -135,7 +139,7 @@ def statements(text: str) -> dict[str, str]:
 def script(wanted: str, database: str) -> str:
     """Return the SQL that gives a database, whichever one the session is connected to, what stands in such a text."""
     told = database.replace("\\", "\\\\").replace("'", "\\'")  # psql's own quotes
-    return f"\\set DBNAME '{told}'\n{FOR_EVERYBODY}{wanted}"
+    return f"{UNLOGGED}\\set DBNAME '{told}'\n{FOR_EVERYBODY}{wanted}"
 
 
 def custom(found: Mapping[str, str]) -> dict[str, str]:

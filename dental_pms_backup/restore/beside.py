@@ -46,13 +46,18 @@ GROWTH = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """An open dump, what it says of itself, and the server that can take it; ``own`` are its set's own settings."""
+    """An open dump, what it says of itself, and the server that can take it.
+
+    ``own`` are its set's own settings of the database, and ``custom`` the values of those that are no setting of the
+    server's: the application's secrets may be among them.
+    """
 
     backup: BackupFile
     descriptor: int
     head: Head
     live: DatabaseSource
     own: Mapping[str, str]
+    custom: Mapping[str, str]
     written_by: Mapping[str, str]
 
     @property
@@ -84,9 +89,10 @@ def look(
     taken = database_settings.of_set(config.store, dump, watch=watch)
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)
-    settings = written_by.settings(dump, descriptor, live, stays, own_settings.custom(taken))
+    custom = written_by.known(live, own_settings.custom(taken))
+    settings = written_by.settings(dump, descriptor, live, stays)
     database_settings.tell_differences(live, taken, stays)
-    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, written_by=settings)
+    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, custom=custom, written_by=settings)
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -244,7 +250,11 @@ def _replay(
     _make_roles(config, dump, watch=watch)
     database_settings.rehearse(dump.live, into.database, dump.own)
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
-    into = dataclasses.replace(into, lock_wait_s=config.database.lock_wait_s, written_by=dump.written_by)
+    if not into.replacing:
+        database_settings.give_custom(dump.live, into.database, dump.custom)
+    into = dataclasses.replace(
+        into, lock_wait_s=config.database.lock_wait_s, written_by=dump.written_by, custom=dump.custom
+    )
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)
     with contextlib.ExitStack() as shown:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import own_settings, table_files
+from dental_pms_backup.live import own_settings, postgres, table_files
 from dental_pms_backup.restore import databases, dump_file
 from dental_pms_backup.store.sets import Kind
 
@@ -67,7 +67,8 @@ def wanted(live: DatabaseSource, own: Statements) -> Statements:
     """
     now = own_settings.statements(own_settings.of(live.server))
     both = {**own, **now} | {about: own[about] for about in own.keys() & {own_settings.OWNER}}
-    return {about: both[about] for about in both.keys() - own_settings.of_all(live.server)}
+    inherited = own_settings.of_all(live.server)
+    return {about: statement for about, statement in both.items() if about not in inherited}
 
 
 def rehearse(live: DatabaseSource, database: str, taken: Statements) -> None:
@@ -81,6 +82,16 @@ def rehearse(live: DatabaseSource, database: str, taken: Statements) -> None:
                 "that can have it; the live database is as it was",
                 hint="install on the server what that needs, a locale say; then try again",
             ) from None
+
+
+def give_custom(live: DatabaseSource, database: str, custom: Mapping[str, str]) -> None:
+    """Give a new database what its functions may read while it is filled; nothing of it stands in an argv."""
+    sets = f"alter database {postgres.quoted(database)} set"
+    databases.tell(
+        live.server,
+        own_settings.UNLOGGED
+        + "".join(f"{sets} {postgres.quoted(name)} to {postgres.literal(value)};\n" for name, value in custom.items()),
+    )
 
 
 def script(live: DatabaseSource, database: str, taken: Statements) -> str:

@@ -86,7 +86,8 @@ class Into:
     """Where a dump is replayed: ``database``, whose content it replaces or which is new.
 
     ``restorer`` is the role that does it, None for the superuser; ``written_by`` are the settings by which
-    the values in the dump are read. ``replacing`` is done once nobody else writes to the content that will be replaced;
+    the values in the dump are read, ``custom`` those of the application's own, which may be secret: a new database has
+    them already. ``replacing`` is done once nobody else writes to the content that will be replaced;
     it is given what it calls as long as it goes on.
     """
 
@@ -94,6 +95,7 @@ class Into:
     replacing: Callable[[Callable[[], None]], object] | None = None
     restorer: Restorer | None = None
     written_by: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, str] = field(default_factory=dict)
     lock_wait_s: int = 60
     analyze: bool = False
 
@@ -149,7 +151,7 @@ def _filled(
     if into.replacing is None:
         return programs.pipeline(*argvs, stdin=stdin, beat=beat), 0
     *filling, client = argvs
-    return shut_out.replaced(client, filling, stdin, _first(live.facts.major), into.replacing, beat=beat)
+    return shut_out.replaced(client, filling, stdin, _first(live.facts.major, into.custom), into.replacing, beat=beat)
 
 
 def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Callable[[], None]) -> None:
@@ -197,9 +199,10 @@ def _before(into: Into, mark: str) -> Sequence[str]:
     return [*before, *(shut_out.before(into.lock_wait_s) if into.replacing else [AS_USUAL])]
 
 
-def _first(major: int) -> str:
+def _first(major: int, custom: Mapping[str, str]) -> str:
     """Return what stands before the dump where it replaces a content, once nobody else writes to that."""
-    return "".join(f"{statement};\n" for statement in (*empty.database(major), AS_USUAL))
+    read_by = READ_BY.format(settings=postgres.literal(json.dumps(custom)))
+    return "".join(f"{statement};\n" for statement in (*empty.database(major), read_by, AS_USUAL))
 
 
 def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:

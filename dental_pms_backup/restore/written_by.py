@@ -12,9 +12,9 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, RefusedError
-from dental_pms_backup.host import descriptors, programs, stop
-from dental_pms_backup.live import pinned_settings, postgres
+from dental_pms_backup.errors import RefusedError, RestoreError
+from dental_pms_backup.host import descriptors, programs
+from dental_pms_backup.live import own_settings, pinned_settings, postgres
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
 
@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 NAMES = {*pinned_settings.WRITTEN_BY} - {"standard_conforming_strings"}  # which is ours, and the dump's
 # The last line says how many of them a role without rights may not set.
-SET = """\
+SET = (
+    own_settings.UNLOGGED
+    + """\
 select set_config(key, value, false) from json_each_text({settings});
-select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user'"""
+select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user';
+"""
+)
 # Ends with status 1 at a line that says the type, outside of rows: of a column, a domain, a part of another type.
 HAS_MONEY = (
     r"/^COPY .* FROM stdin;$/,/^\\\.$/d;/^--/d;"
@@ -43,37 +47,36 @@ set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex')"""
 
 
-def settings(
-    dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str], custom: Mapping[str, str]
-) -> Mapping[str, str]:
-    """Return the settings by which an open dump is to be loaded, with the set's ``custom`` ones.
+def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the settings by which an open dump is to be loaded; nothing where no manifest has them.
 
     RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
     database with the settings that are its ``own`` would read other amounts in them.
     """
     wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
-    wanted.update(custom)
-    known = wanted
-    if not _are_known(live, wanted):
-        known = {name: value for name, value in wanted.items() if _are_known(live, {name: value})}
+    there = known(live, wanted)
     locale = wanted.get("lc_monetary")
     if locale is None:
-        return known
-    if "lc_monetary" not in known:
+        return there
+    if "lc_monetary" not in there:
         if _has_money(dump, descriptor):
             raise _lacks(live, locale)
     elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
         raise _reads_otherwise(live, locale)
-    return known
+    return there
+
+
+def known(live: DatabaseSource, wanted: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the settings that the server knows with these values, and lets whoever loads a dump set."""
+    if _are_known(live, wanted):
+        return wanted
+    return {name: value for name, value in wanted.items() if _are_known(live, {name: value})}
 
 
 def _are_known(live: DatabaseSource, wanted: Mapping[str, str]) -> bool:
-    """Tell whether the server knows these settings with these values, and lets whoever loads a dump set them."""
     try:
-        answer = postgres.ask(live.server, SET.format(settings=postgres.literal(json.dumps(wanted))))
-    except BackupError:
-        stop.check()
-        postgres.examine(live.server)  # it answers: it was a value
+        answer = databases.tell(live.server, SET.format(settings=postgres.literal(json.dumps(wanted))))
+    except RestoreError:
         return False
     return answer.splitlines()[-1:] == ["0"]
 

@@ -187,7 +187,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert stay in done.stderr
         kept = sql(elsewhere, OF_DATABASE.format(name))
         assert "|C|C|postgres|77|it's\nlive|" in kept
-        assert '{search_path=reports,"dental.secret=setting-canary' in kept
+        assert '{IntervalStyle=sql_standard,search_path=reports,"dental.secret=setting-canary' in kept
     finally:
         sql(elsewhere, "drop role dental_front", "alter role all reset intervalstyle")
 
