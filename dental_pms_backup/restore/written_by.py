@@ -26,13 +26,10 @@ if TYPE_CHECKING:
 
 NAMES = {*pinned_settings.WRITTEN_BY} - {"standard_conforming_strings"}  # which is ours, and the dump's
 # The last line says how many of them a role without rights may not set.
-SET = (
-    own_settings.UNLOGGED
-    + """\
+SET = """\
 select set_config(key, value, false) from json_each_text({settings});
 select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user';
 """
-)
 # Ends with status 1 at a line that says the type, outside of rows: of a column, a domain, a part of another type.
 HAS_MONEY = (
     r"/^COPY .* FROM stdin;$/,/^\\\.$/d;/^--/d;"
@@ -75,7 +72,9 @@ def known(live: DatabaseSource, wanted: Mapping[str, str]) -> Mapping[str, str]:
 
 def _are_known(live: DatabaseSource, wanted: Mapping[str, str]) -> bool:
     try:
-        answer = databases.tell(live.server, SET.format(settings=postgres.literal(json.dumps(wanted))))
+        answer = databases.tell(
+            live.server, own_settings.UNLOGGED + SET.format(settings=postgres.literal(json.dumps(wanted)))
+        )
     except RestoreError:
         return False
     return answer.splitlines()[-1:] == ["0"]
