@@ -79,7 +79,7 @@ class ConfigError(BackupError):
     cause = "configuration"
 
     def __init__(self, problems: tuple[str, ...], *, hint: str = "") -> None:
-        super().__init__("\n".join(problems), hint=hint)
+        super().__init__("; ".join(problems), hint=hint)
         self.problems = problems
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, OutputError, UsageError
+from dental_pms_backup.errors import BackupError, ConfigError, OutputError, UsageError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
 
@@ -37,7 +37,7 @@ def as_json(value: object) -> None:
     """Print a value as JSON."""
     import json
 
-    lines([json.dumps(value, indent=2)])
+    lines(json.dumps(value, indent=2).splitlines())
 
 
 def explain(error: BackupError) -> None:
@@ -48,7 +48,7 @@ def explain(error: BackupError) -> None:
         fields: dict[str, journal.Field] = {"cause": error.cause, "hint": error.hint}
         journal.write(event, error.message, priority=journal.ERROR, fields=fields)
     if not journal.stderr_is_the_journal():
-        for line in error.message.splitlines():
+        for line in error.problems if isinstance(error, ConfigError) else (error.message,):
             journal.say(f"dental-pms-backup: {line}")
         if error.hint:
             journal.say(f"hint: {error.hint}")

@@ -16,7 +16,8 @@
 #
 # CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, late, ours,
 # extension, settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
-# not be whose it was), mighty (a role that may own nothing of a file from elsewhere; any number), ends (the line that
+# not be whose it was), mighty (a role that a file from elsewhere may give nothing to; any
+# number), in_use (a role that may own nothing of one, besides; any number), ends (the line that
 # follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
 # name an owner who is not mighty).
 use strict;
@@ -25,10 +26,11 @@ use lib __FILE__ =~ m{(.*)/};
 use Psql;
 
 my ($control, $gate, $after, $rights_file, $late_file) = @ARGV;
-my (%is, %mighty);
+my %is;
+my %roles = (mighty => {}, in_use => {});
 for (Psql::control($control)) {
     my ($key, $value) = @$_;
-    $key eq "mighty" ? ($mighty{$value} = 1) : ($is{$key} = $value);
+    $roles{$key} ? ($roles{$key}{$value} = 1) : ($is{$key} = $value);
 }
 my $tell = $is{tell};
 binmode STDIN;
@@ -218,7 +220,7 @@ sub as_rights {
     }
     if ($bare =~ /^$default$/i && !$is{ours}) {    # what a role that may do more will make is not the file's
         my ($role) = $bare =~ /^ALTER DEFAULT PRIVILEGES FOR (?:ROLE|USER) ($ident)/i;
-        return ["", 0] if !defined $role || is_whoever($role) || is_mighty($role);
+        return ["", 0] if !defined $role || is_whoever($role) || is_one_of("mighty", $role);
     }
     return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
@@ -242,7 +244,7 @@ sub is_event {
 
 sub may_not_own {
     my ($role) = @_;
-    return is_mighty($role) && named($role) ne named($is{owner} // "");
+    return named($role) ne named($is{owner} // "") && grep { is_one_of($_, $role) } keys %roles;
 }
 
 # Whether that is not a role's name, but a word for whoever runs the statement, or for nobody.
@@ -251,10 +253,11 @@ sub is_whoever {
     return $role =~ /^(?:current_user|current_role|session_user|user|public|none)$/i;
 }
 
-sub is_mighty {
-    my ($role) = @_;
+sub is_one_of {
+    my ($kind, $role) = @_;
     my $bytes = named($role);
-    return $mighty{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %mighty;
+    my $known = $roles{$kind};
+    return $$known{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %$known;
 }
 
 # What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it

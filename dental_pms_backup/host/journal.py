@@ -192,9 +192,12 @@ def stderr_is_the_journal() -> bool:
 
 
 def legible(text: str) -> str:
-    """Return a text with what is not to be seen spelled out: a name may hold what commands a terminal."""
+    """Return a text as one line, with what is not to be seen spelled out.
+
+    A name may hold what commands a terminal, or lines that look like ours.
+    """
     return "".join(
-        each if each.isprintable() or each in "\t\n" else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() or each == "\t" else each.encode("unicode_escape").decode() for each in text
     )
 
 

@@ -49,9 +49,9 @@ def _other_encoding(taken: str, live: DatabaseSource) -> RefusedError:
         f"create database {postgres.quoted(name)} template template0 encoding {postgres.literal(taken)} "
         f"locale {postgres.literal('C.UTF-8' if taken == 'UTF8' else 'C')}",
     )
-    command = [*databases.admins_psql(server, live.facts.user, statements[0]), "--command", statements[1]]
+    command = shlex.join([*databases.admins_psql(server, live.facts.user, statements[0]), "--command", statements[1]])
     return RefusedError(
         f"db: the live database has the encoding {live.facts.settings['encoding']}, expected {taken}, as the set has: "
         "the same text would be other text; nothing was touched",
-        hint=f"{shlex.join(command)}   # nobody may be connected",
+        hint=f"{command}   # nobody may be connected",
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import postgres
-from dental_pms_backup.restore import replay_guards, replay_role
+from dental_pms_backup.restore import live_roles, replay_guards, replay_role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,7 +87,7 @@ def others_own(live: DatabaseSource, dump: Dump) -> bool:
     """Tell whether a dump names an owner who is not a superuser; RestoreError where it cannot be read."""
     with opened() as (files, gate):
         gate.open()
-        known = [f"mighty={role}" for role in replay_role.superusers(live)]
+        known = [f"mighty={role}" for role in live_roles.superusers(live)]
         write(files.control, words("tell=0", "split=1", "ours=1", "restricts=1", *_heads(dump), *known))
         return _told(dump, files) != "0"
 
@@ -116,7 +116,8 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     if dump.ours:
         write(files.control, words("ours=1", f"settings={replay_guards.settings(by.role)}"))
     else:
-        write(files.control, words(*(f"mighty={role}" for role in replay_role.mighty(live))))
+        write(files.control, words(*(f"mighty={role}" for role in live_roles.mighty(live))))
+        write(files.control, words(*(f"in_use={role}" for role in live_roles.in_use(live))))
     write(files.rights, replay_role.before_rights(live, by))
 
 

@@ -26,7 +26,7 @@ from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.host import confinement, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost, literal
-from dental_pms_backup.restore import databases, empty, leftover_roles, replay_guards
+from dental_pms_backup.restore import databases, empty, leftover_roles, live_roles, replay_guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,8 +130,8 @@ do $dental_pms$ begin if exists (select from pg_temp.dental_pms_others b join ({
  where b.owner <> n.owner or b.acl is distinct from n.acl) then raise 'others' using errcode = 'DP006'; end if;
 end $dental_pms$;
 """
-# Who gets what is in a file from elsewhere instead of a mighty owner of the live database. The database itself stays
-# his, and what is in it is for him to use as before: as a superuser, or as a member.
+# Who gets what is in a file from elsewhere instead of the live database's owner. The database itself stays his, and
+# what is in it is for him to use as before: as a superuser, or as a member.
 MAKE_HEIR = """\
 select format('create role %I', {heir}) where not exists (select from pg_roles where rolname = {heir}) \\gexec
 select format('grant %I to %I', {heir}, rolname) from pg_roles where rolname = {owner} and not rolsuper
@@ -142,14 +142,6 @@ LET_HEIR_IN = """\
 select format('grant usage on schema %I to %I', nspname, {heir}) from pg_namespace where nspname = 'public'
  and not has_schema_privilege({heir}, oid, 'usage') \\gexec
 """
-# Roles that a file from elsewhere may not give something to: what is theirs could do on the server what they can, or
-# what a role can of which they are a member, at whatever depth.
-MIGHTY = """\
-select r.rolname from pg_roles r where r.rolname ~ '^pg_' or exists (select from pg_roles p where
- (p.rolsuper or p.rolcreaterole or p.rolcreatedb or p.rolreplication or p.rolbypassrls
-  or p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner') and pg_has_role(r.oid, p.oid, 'member'))"""
-SUPERUSERS = "select rolname from pg_roles where rolsuper"
-LOGINS = "select rolname from pg_roles where rolcanlogin"
 OWNER = "select rolname from pg_roles join pg_database on datdba = pg_roles.oid where datname = current_database()"
 EXTENSIONS = "select extname from pg_extension"
 # Extensions that are not trusted, which a file from elsewhere gets all the same where live has them: they look at
@@ -169,8 +161,8 @@ HARMLESS = {
 class Restorer:
     """A role without rights that owns a new database; ``server`` is how it logs in, ``ours`` says whose dump it is.
 
-    ``owner`` is the live database's; ``heir`` gets what nobody is named for: the owner, unless he is mighty and the
-    dump from elsewhere.
+    ``owner`` is the live database's; ``heir`` gets what nobody is named for: the owner, unless the dump is from
+    elsewhere.
     """
 
     role: str
@@ -209,7 +201,7 @@ def made(live: DatabaseSource, database: str, role: str, *, ours: bool) -> Itera
         if server is None:
             raise _not_let_in(live.server)
         owner = postgres.ask(live.server, OWNER)
-        heir = _heir(live) if not ours and owner in mighty(live) else owner
+        heir = owner if ours else _heir(live)
         yield Restorer(role=role, server=server, verifier=kept, owner=owner, heir=heir, ours=ours)
 
 
@@ -227,8 +219,8 @@ def _make(live: DatabaseSource, database: str, role: str, kept: str, *, ours: bo
 
 
 def _heir(live: DatabaseSource) -> str:
-    """Return a name like the live database's of a role that is harmless and no login, or of none that is there."""
-    taken = {*mighty(live), *postgres.ask(live.server, LOGINS).splitlines()}
+    """Return a name like the live database's of a role that is harmless and not in use, or of none that is there."""
+    taken = {*live_roles.mighty(live), *live_roles.in_use(live)}
     suffixes = ("_owner", *(f"_owner_{number}" for number in range(2, len(taken) + 3)))
     names = (databases.name_like(live.facts.database, suffix) for suffix in suffixes)
     return next(name for name in names if name not in taken)
@@ -266,16 +258,6 @@ def after_rights(restorer: Restorer, database: str) -> str:
         return given
     let_in = LET_HEIR_IN.format(heir=literal(restorer.heir)) if restorer.heir != restorer.owner else ""
     return f"reset session authorization;\n{COMPARE_OTHERS}{let_in}{given}"
-
-
-def superusers(live: DatabaseSource) -> list[str]:
-    """Return the names of the roles that may do everything."""
-    return postgres.ask(live.server, SUPERUSERS).splitlines()
-
-
-def mighty(live: DatabaseSource) -> list[str]:
-    """Return the roles that a file from elsewhere may give nothing to."""
-    return postgres.ask(live.server, MIGHTY).splitlines()
 
 
 def verifier(password: str) -> str:

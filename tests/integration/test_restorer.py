@@ -123,6 +123,7 @@ def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source:
     if source == "elsewhere":  # these only a superuser may make, or be given
         sql(site.server, "drop event trigger told", "drop event trigger asleep", "drop publication everything")
         sql(site.server, "alter default privileges revoke select on sequences from dental_reader")
+        sql(site.server, "reassign owned by dental_app, dental_reader to dental_owner")
         file = site.place / "elsewhere.sql"
         file.write_text(as_cluster_user(site.server, "pg_dump").stdout)
         source = str(file)

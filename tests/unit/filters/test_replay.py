@@ -11,7 +11,15 @@ from tests.unit.builders import FILTERS
 
 ENDS = "-- the end"
 OF_A_SET = ("split=1", "ours=1", "restricts=1", "extension=s.make", 'owner="dental"')
-OF_ELSEWHERE = ("split=1", "restricts=1", "extension=s.make", 'owner="dental"', "mighty=postgres", "mighty=Root")
+OF_ELSEWHERE = (
+    "split=1",
+    "restricts=1",
+    "extension=s.make",
+    'owner="dental"',
+    "mighty=postgres",
+    "mighty=Root",
+    "in_use=app",
+)
 OLD_PSQL = ("split=1", "extension=s.make", 'owner="dental"', "mighty=postgres")
 
 
@@ -363,10 +371,12 @@ def test_what_could_run_with_what_the_superuser_does_comes_last_and_of_sets_only
     assert "EVENT TRIGGER" in theirs.sql
 
 
-@pytest.mark.parametrize("role", ["postgres", '"postgres"', "Postgres", '"Root"', "x" * 64])
-def test_nothing_of_a_file_from_elsewhere_is_a_superusers(tmp_path: Path, role: str) -> None:
+@pytest.mark.parametrize("role", ["app", "postgres", '"postgres"', "Postgres", '"Root"', "x" * 64])
+def test_nothing_of_a_file_from_elsewhere_is_a_superusers_or_in_use(tmp_path: Path, role: str) -> None:
     theirs = passed(tmp_path, f"ALTER TABLE public.t OWNER TO {role};\n", *OF_ELSEWHERE)
     assert theirs.rights == 'ALTER TABLE public.t OWNER TO "dental";\n'
+    default = "ALTER DEFAULT PRIVILEGES FOR ROLE app REVOKE ALL ON TABLES FROM PUBLIC;\n"
+    assert passed(tmp_path, default, *OF_ELSEWHERE).rights == default
     ours = passed(tmp_path, f"ALTER TABLE public.t OWNER TO {role};\n", *OF_A_SET)
     assert ours.rights == f"ALTER TABLE public.t OWNER TO {role};\n"
 

@@ -197,7 +197,7 @@ def test_trigger_is_the_timer_when_systemd_says_so(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("Zähne, 李 and 🦷\tstay\n", "Zähne, 李 and 🦷\tstay\n"),
+        ("Zähne, 李 and 🦷\tstay\n", "Zähne, 李 and 🦷\tstay\\n"),
         ('public."\x1b]0;title\x07\x1b[2J"', 'public."\\x1b]0;title\\x07\\x1b[2J"'),
         ("left\u202eright\r\x00\x9b31m", "left\\u202eright\\r\\x00\\x9b31m"),
     ],

@@ -1,0 +1,40 @@
+"""The roles of the live server, by what they can do: what a file from elsewhere makes must not come to belong to them.
+
+The server itself runs what is in an index or in statistics, when it likes and as the table's owner, beside a database
+that nobody uses yet (PostgreSQL manual, "The Autovacuum Daemon").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dental_pms_backup.live import postgres
+
+if TYPE_CHECKING:
+    from dental_pms_backup.live.sources import DatabaseSource
+
+# Roles that may do more than what every role may, and whoever is a member of one, at whatever depth.
+MIGHTY = """\
+select r.rolname from pg_roles r where r.rolname ~ '^pg_' or exists (select from pg_roles p where
+ (p.rolsuper or p.rolcreaterole or p.rolcreatedb or p.rolreplication or p.rolbypassrls
+  or p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner') and pg_has_role(r.oid, p.oid, 'member'))"""
+# Roles that are in use: of one that logs in the password could be changed, of a database's owner what is set there.
+IN_USE = """\
+select r.rolname from pg_roles r where exists (select from pg_roles p where
+ (p.rolcanlogin or exists (select from pg_database where datdba = p.oid)) and pg_has_role(r.oid, p.oid, 'member'))"""
+SUPERUSERS = "select rolname from pg_roles where rolsuper"
+
+
+def superusers(live: DatabaseSource) -> list[str]:
+    """Return the names of the roles that may do everything."""
+    return postgres.ask(live.server, SUPERUSERS).splitlines()
+
+
+def mighty(live: DatabaseSource) -> list[str]:
+    """Return the roles that a file from elsewhere may give nothing to, nor set what they give."""
+    return postgres.ask(live.server, MIGHTY).splitlines()
+
+
+def in_use(live: DatabaseSource) -> list[str]:
+    """Return the roles that nothing of a file from elsewhere may belong to, besides."""
+    return postgres.ask(live.server, IN_USE).splitlines()
