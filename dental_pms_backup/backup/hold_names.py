@@ -18,7 +18,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.backup import dump_client
+from dental_pms_backup.backup import dump_client, odd_names
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.host import descriptors, programs, stop
 from dental_pms_backup.live import pinned_settings, postgres, sessions
@@ -50,6 +50,10 @@ begin isolation level repeatable read;
 lock table :tables in share update exclusive mode;
 \\endif
 select pg_export_snapshot() as snapshot \\gset
+select count(*) > 0 as odd from ({odd_names}) odd \\gset
+\\if :odd
+\\echo odd
+\\else
 select count(*) > 0 as planned, left(string_agg(format('%I.%I', nspname, relname), ', '), {shown}) as tables
  from pg_class c join pg_namespace n on n.oid = relnamespace where c.oid in (:others) and (relkind <> 'r'
  or not exists (select from pg_locks where relation = c.oid and pid = pg_backend_pid() and granted
@@ -68,6 +72,7 @@ select format('create type %I.%I', nspname, relname) from pg_class c join pg_nam
  where relkind = 'S' and relpersistence <> 't'
  and not exists (select from pg_type where typname = relname and typnamespace = relnamespace) \\gexec
 \\echo held :snapshot
+\\endif
 \\endif
 \\else
 \\echo held
@@ -119,7 +124,11 @@ def held(
                 if beat:
                     beat()
 
-            script.write(HOLD_NAMES.format(lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN).encode())
+            script.write(
+                HOLD_NAMES.format(
+                    lock_wait_s=lock_wait_s, silent_s=SILENT_S, shown=TABLES_SHOWN, odd_names=odd_names.ODD_NAMES
+                ).encode()
+            )
             snapshot = _snapshot(out, watched)
             attempts = 1  # it has connected
             yield snapshot, watched
@@ -136,6 +145,11 @@ def _snapshot(out: int, watched: Callable[[], None]) -> str:
     while not (said := os.pread(out, LARGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")).endswith("\n"):
         watched()
         stop.rest(HOLDING_NAP_S)
+    if said == "odd\n":
+        raise DumpError(
+            "db: a name has come meanwhile that has the end of a line in it, expected names of one line",
+            hint="dental-pms-backup run   # it names what has that name",
+        )
     if said.startswith("planned"):
         tables = said.removeprefix("planned").strip()
         raise DumpError(

@@ -86,6 +86,8 @@ def client(
             settings |= {"PGDATABASE": server.database, "PGCONNECT_TIMEOUT": "10"}
             if server.pgpass_file:
                 settings["PGPASSFILE"] = str(server.pgpass_file)
+            if server.proves_itself:
+                settings["PGREQUIREAUTH"] = "scram-sha-256"
             words = [*(f"{name}={value}" for name, value in settings.items()), *given]
             argv = [program if "/" in program else _newest(server, program), *arguments]
             if server.root:

@@ -17,6 +17,7 @@ class OnHost:
     """A server asked by programs of this host. ``run_as`` is the system user of the clients, None for our own.
 
     ``root`` is the root directory of the sandbox that the server runs in, to be shared by them; empty without one.
+    With ``proves_itself`` a client that can (libpq since 16) lets in no server that does not know the role's password.
     """
 
     host: str
@@ -27,6 +28,7 @@ class OnHost:
     pgpass_file: Path | None
     bin_dir: Path | None
     root: str = ""
+    proves_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,12 @@ select format('create database %I template template0 owner %I encoding %L lc_col
 revoke all on database {name} from public;
 alter database {name} allow_connections true;
 """
+# Whoever owned a new database could set for it, and grant, until it was given away; of that nothing stays.
+AS_MADE = """\
+alter database {name} reset all;
+select format('revoke all on database %I from %s cascade', datname, coalesce(nullif(grantee::regrole::text, '-'),
+ 'public')) from pg_database, aclexplode(datacl) where datname = {literal} and grantee <> datdba \\gexec
+"""
 # While pg_database is locked nobody can connect, so that nobody comes between the end of the sessions and the new
 # names; and nothing has to be undone if the server or we die on the way.
 LOCK_OUT = """\
@@ -150,6 +156,11 @@ def analyze(server: Server, database: str) -> None:
     tell(server, "analyze;", database=database, timeout_s=COUNTS_S)
 
 
+def as_made(database: str) -> str:
+    """Return the SQL that takes back what was set for a new database, and what was granted on it."""
+    return AS_MADE.format(name=quoted(database), literal=literal(database))
+
+
 def take_name(server: Server, made: str, name: str, own: str) -> None:
     """Give a database that was made beside the live one its name, and by SQL what is its own.
 
@@ -157,7 +168,7 @@ def take_name(server: Server, made: str, name: str, own: str) -> None:
     """
     renamed = f"alter database {quoted(made)} rename to {quoted(name)};"
     locked = LOCK_OUT.format(live=literal(made), new=literal(made))
-    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{own}{locked}{renamed}\ncommit;"
+    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{as_made(made)}{own}{locked}{renamed}\ncommit;"
     tell(server, script, timeout_s=SWITCH_S)
 
 
@@ -169,7 +180,7 @@ def switch(server: Server, live: str, made: str, kept: str, own: str) -> None:
     """
     renamed = "\n".join(_renames(live, made, kept))
     locked = LOCK_OUT.format(live=literal(live), new=literal(made))
-    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{own}{locked}{renamed}\ncommit;"
+    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{as_made(made)}{own}{locked}{renamed}\ncommit;"
     tell(server, script, timeout_s=SWITCH_S)
 
 

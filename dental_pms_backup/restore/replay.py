@@ -53,8 +53,8 @@ MARK = "set local dental_pms.whole = '{mark}';"
 AS_USUAL = 'set search_path = "$user", public'
 # Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
 # its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
-# in part. A partitioned table has, beside rows loaded through it, those of its partitions. No message of it can quote a
-# row, so that it may say which table.
+# in part. A partitioned table has, beside rows loaded through it, those of its partitions. Which table it was is said
+# by its place in the list: what the application made can run here, and say what it likes.
 COUNT = """\
 reset session authorization;
 reset search_path;
@@ -62,8 +62,8 @@ set local standard_conforming_strings = on;
 select set_config('dental_pms.rows', {rows}, true);
 \\set VERBOSITY terse
 do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; rows bigint; relation regclass;
- parent boolean; filled boolean; counted bigint; wrong int := 0; first text; begin
- for name, rows in select * from jsonb_each_text(dumped) loop
+ parent boolean; filled boolean; counted bigint; wrong int := 0; first int; place int; begin
+ for name, rows, place in select * from json_each_text(current_setting('dental_pms.rows')::json) with ordinality loop
   relation := to_regclass(name);
   if relation is not null and exists (select from pg_class where oid = relation and relkind in ('r', 'p')) then
    select relkind = 'p', exists (select from pg_extension where relation = any (extconfig)) into parent, filled
@@ -72,7 +72,7 @@ do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; row
     where to_regclass(key) in (select relid from pg_partition_tree(relation)); end if;
    execute format('select count(*) from %s %s', case when parent then '' else 'only' end, relation) into counted;
    if counted < rows or counted > rows and not filled then
-    wrong := wrong + 1; first := coalesce(first, name); end if;
+    wrong := wrong + 1; first := coalesce(first, place); end if;
   end if;
  end loop;
  if wrong > 0 then raise 'DP002 % %', wrong, first; end if; end $$;
@@ -117,9 +117,12 @@ def replay(
     with replay_filters.opened() as (files, gate):
         replay_filters.write_control(files, live, dump, into.restorer, token)
 
+        tables: list[str] = []
+
         def beat_and_open() -> None:
             beat()
             if not gate.is_open and (verified := ask()):
+                tables.extend(verified.rows)
                 gate.open(_after(dump, into, verified, mark))
 
         if by := into.restorer:
@@ -130,14 +133,20 @@ def replay(
             ended, lines = _filled(live, into, (*filling, client), dump.descriptor, beat_and_open)
             failed = _failed(session, ended)
         if failed:
-            if failed.program == "perl":
-                raise replay_errors.not_sql(failed)
-            what = _standing_at(failed, dump, live, into, lines)
-            if into.restorer:
-                raise replay_errors.of_role(failed, what, ours=dump.ours)
-            raise replay_errors.of_superuser(failed, what)
+            what = "" if failed.program == "perl" else _standing_at(failed, dump, live, into, lines)
+            raise _error(failed, what, dump, into, tables)
         if into.restorer:
             _settle(live, into, into.restorer, files, beat)
+
+
+def _error(failed: programs.Ended, what: str, dump: Dump, into: Into, tables: Sequence[str]) -> RestoreError:
+    if failed.program == "perl":
+        return replay_errors.not_sql(failed)
+    if others := replay_errors.counted_others(failed, tables):
+        return others
+    if into.restorer:
+        return replay_errors.of_role(failed, what, ours=dump.ours)
+    return replay_errors.of_superuser(failed, what)
 
 
 def _filled(

@@ -10,9 +10,11 @@ from dental_pms_backup.live import psql, reasons
 from dental_pms_backup.restore import replay_filters, replay_guards
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dental_pms_backup.host import programs
 
-COUNTED_OTHERS = re.compile(r"DP002 (\d+) (.+)")
+COUNTED = re.compile(r"DP002 (\d{1,9}) (\d{1,9})$")
 WAITING_STATES = {"55P03", "57014", "40P01"}  # lock not available, canceled, deadlock
 FULL = "53100"
 OUT_OF_MEMORY = "53200"  # mostly shared memory: each table that a transaction makes holds a lock there to its end
@@ -70,14 +72,24 @@ def not_sql(failed: programs.Ended) -> RestoreError:
     )
 
 
+def counted_others(failed: programs.Ended, tables: Sequence[str]) -> RestoreError | None:
+    """Return the error for tables that have not their rows, by their places among the dump's; None for any other."""
+    for said in reversed(failed.said):
+        wrong, place = (int(number) for number in found.groups()) if (found := COUNTED.search(said)) else (0, 0)
+        if 0 < wrong <= len(tables) and 0 < place <= len(tables):
+            return RestoreError(
+                f"db: the replay failed ({wrong} tables have not the rows of the dump, the first is "
+                f"{tables[place - 1]}), expected every statement to succeed",
+                hint="dental-pms-backup list   # another set",
+            )
+    return None
+
+
 def of_superuser(failed: programs.Ended, what: str) -> RestoreError:
     """Return the error for what the server said no to, whoever asked."""
     state = psql.sqlstate(failed)
     why = f"SQLSTATE {state}{reasons.at(what)}{reasons.why(state, what)}" if state else str(failed)
     hint = reasons.way_back(state, what) or "dental-pms-backup list   # another set"
-    others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
-    if others:
-        why = f"{others[1]} tables have not the rows of the dump, the first is {others[2]}"
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
         hint = "docker compose stop backend   # or whatever uses the database; then try again"

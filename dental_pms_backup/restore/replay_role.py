@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError
-from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.host import confinement, listeners, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost, literal
 from dental_pms_backup.restore import databases, empty, leftover_roles, live_roles, replay_guards
@@ -91,10 +91,7 @@ do $dental_pms$ begin
   exit when not found;
   perform pg_sleep(0.1);
  end loop; end $dental_pms$;
-alter database {database} reset all;
-select format('revoke all on database %I from %s cascade', datname, coalesce(nullif(grantee::regrole::text, '-'),
- 'public')) from pg_database, aclexplode(datacl) where datname = {name} and grantee <> datdba \\gexec
-select format('alter database %I with is_template false allow_connections true connection limit %s', {name},
+{as_made}select format('alter database %I with is_template false allow_connections true connection limit %s', {name},
  datconnlimit) from pg_database where datname = {live} \\gexec
 """
 GIVE_AWAY = """\
@@ -230,7 +227,7 @@ def lock_out(live: DatabaseSource, restorer: Restorer, database: str) -> None:
     """End what the role does, let it in no more, and take back what it has set for the database."""
     name = literal(database)
     script = LOCK_OUT.format(
-        role=restorer.role, database=postgres.quoted(database), name=name, live=literal(live.facts.database)
+        role=restorer.role, as_made=databases.as_made(database), name=name, live=literal(live.facts.database)
     )
     databases.tell(live.server, script)
 
@@ -299,8 +296,15 @@ def _roads(server: Server, role: str, passfile: Path) -> Iterator[Server]:
             yield server
         case OnHost():
             yield dataclasses.replace(server, user=role, pgpass_file=passfile)
-            if server.host.startswith("/"):
-                yield dataclasses.replace(server, user=role, host="127.0.0.1", pgpass_file=passfile)
+            if server.host.startswith("/") and _listens_itself(server):
+                here = dataclasses.replace(server, user=role, host=listeners.HERE, pgpass_file=passfile)
+                yield dataclasses.replace(here, proves_itself=True)
+
+
+def _listens_itself(server: OnHost) -> bool:
+    """Tell whether who listens at the host's own address is who made the socket: anybody could, and get all rows."""
+    owner = (Path(server.host) / f".s.PGSQL.{server.port}").stat().st_uid
+    return listeners.uids(server.port) == {owner}
 
 
 def _lets_in(server: Server, role: str, database: str) -> bool:
@@ -322,7 +326,8 @@ def _not_let_in(server: Server) -> RefusedError:
             how = "set database.road to socket, which can give a password"
         case OnHost(host=host):
             address = "127.0.0.1/32" if host.startswith("/") else "samehost"
-            how = f"add the line 'host all all {address} scram-sha-256' to pg_hba.conf and reload the server"
+            how = f"add the line 'host all all {address} scram-sha-256' to pg_hba.conf and reload the server, "
+            how += "which has to listen there"
     return RefusedError(
         "restore: the server does not let a role that is made for the replay log in, but whatever is in a dump "
         "runs while it is replayed, and a superuser's session would let it do everything",

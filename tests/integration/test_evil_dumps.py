@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.backup import hold_names
+from dental_pms_backup.errors import DumpError
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store.sets import Kind
@@ -567,6 +569,12 @@ def test_a_name_of_more_than_one_line_is_told_by_the_run(victim: Site, whose: st
     done = is_refused(victim, "db", cause="dump")
     assert f"db: {shown}: the end of a line in its name, expected a name of one line" in done.stderr
     assert change in done.stderr.partition("hint: psql --command='ALTER ")[2]
+    facts = postgres.examine(victim.server)
+    with (
+        pytest.raises(DumpError, match="a name has come meanwhile"),
+        hold_names.held(victim.server, facts, lock_wait_s=5, beat=None),
+    ):
+        pass
     sql(victim.server, 'drop table if exists odd, "a\nb"', 'drop type if exists "a\rb"')
     victim.takes("db")
     recovers(victim)
@@ -646,6 +654,31 @@ def test_no_live_role_is_given_by_its_name_in_other_bytes(victim: Site) -> None:
         assert "cannot be made (line 3: names in another encoding, expected UTF8)" in said
     finally:
         sql(maintenance, f"drop role if exists {made}", f"drop role {boss}")
+    recovers(victim)
+
+
+TELLS = """\
+CREATE FUNCTION public.tell(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $tell$ BEGIN
+ IF current_query() ~ 'dental_pms.rows' THEN RAISE 'DP002 1 %', (SELECT content FROM public.secret LIMIT 1); END IF;
+ RETURN n; END $tell$;
+CREATE TABLE public.secret (content text);
+CREATE TABLE public.counted (n integer);
+INSERT INTO public.secret VALUES ('canary-patient-4711');
+COPY public.counted (n) FROM stdin;
+1
+\\.
+CREATE STATISTICS public.told ON (public.tell(1) + n), n FROM public.counted;
+"""
+
+
+@pytest.mark.fault("Somebody evil", "what a file from elsewhere makes says a row as if it were what was counted")
+def test_nothing_that_a_file_makes_tells_a_row_in_our_name(victim: Site) -> None:
+    with listening(victim) as journal:
+        done = victim.run("restore", "db", elsewhere(victim, TELLS), wrapper=journal.wrapper)
+        told = journal.close()
+    assert "canary" not in done.stderr + told
+    assert "db: the replay failed (psql: exit status 3), expected every statement to succeed" in done.stderr
+    faults.saw(status=done.returncode, cause="restore", store=AS_IT_WAS, events=events(told))
     recovers(victim)
 
 

@@ -192,6 +192,16 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         sql(elsewhere, "drop role dental_front", "alter role all reset intervalstyle")
 
 
+def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(live: OnHost) -> None:
+    sql(live, "create database planted", "create database planted_old", "alter database planted set search_path = mine")
+    sql(live, "grant create on database planted to dental_app with grant option")
+    try:
+        databases.switch(live, "planted_old", "planted", "planted_kept", "")
+        assert sql(live, OF_DATABASE.format("planted_old")).endswith("|10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|")
+    finally:
+        sql(live, "drop database if exists planted_old", "drop database if exists planted_kept")
+
+
 def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_are_told(live: OnHost) -> None:
     sql(live, f"create database {load.DATABASE}")
     try:

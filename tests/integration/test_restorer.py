@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import os
 import re
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -297,6 +298,20 @@ def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site:
         hba = Path(server.host) / "data/pg_hba.conf"
         hba.write_text(PEER)
         os.utime(hba)
+        with (
+            restarted(site, f"-p {port}", "-c listen_addresses="),
+            socket.create_server(("127.0.0.1", port)) as anybody,
+        ):
+            site.server = replace(server, port=port)
+            site.configure({"native.port": port})
+            done = site.run("restore", "db", "latest")
+            assert (done.returncode, done.stdout) == (4, "")
+            assert "the server does not let a role that is made for the replay log in" in done.stderr
+            anybody.setblocking(False)
+            with pytest.raises(BlockingIOError):  # nobody has connected
+                anybody.accept()
+        pg_ctl(server, "start", f"--options=-k {server.host} -c listen_addresses=", f"--log={server.host}/log")
+        site.server = server
         with restarted(site, f"-p {port}", "-c listen_addresses=127.0.0.1"):
             site.server = replace(server, port=port)
             site.configure({"native.port": port})
