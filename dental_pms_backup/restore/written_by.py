@@ -11,7 +11,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError
-from dental_pms_backup.host import descriptors, programs, stop
+from dental_pms_backup.host import descriptors, filters, programs, stop
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 NAMES = ("timezone", "lc_monetary")
 SET = "select set_config('{name}', {value}, false)"
-# Ends with status 1 at a line that says the type, outside of rows: of a column, a domain, a part of another type.
-HAS_MONEY = (
-    r"/^COPY .* FROM stdin;$/,/^\\\.$/d;/^--/d;"
-    r"/[^ ]\(.* \|.*::\)\(pg_catalog\.\)\{0,1\}money\(\[\]\)*\([ ,;)]\|$\)/q1"
-)
-FOUND = 1
 OF_DATABASE = re.compile(r'ALTER DATABASE :"DBNAME" SET lc_monetary TO (E?\'(?:[^\']|\'\')*\');')
 # How one unit is kept, and how it reads, as the live database has it; then the same as the set was written.
 READ_AS = """\
@@ -78,8 +72,8 @@ def _reads_alike(live: DatabaseSource, locale: str, own: Mapping[str, str]) -> b
 def _has_money(dump: BackupFile, descriptor: int) -> bool:
     unpack = verify_file.unpacker() if dump.packed else ("cat",)
     with verify_file.reopened(descriptor) as again, descriptors.memory("nothing") as out:
-        unpacked, looked = programs.pipeline(unpack, ["sed", "--quiet", HAS_MONEY], stdin=again, out=out)
-    return looked.exit_code == FOUND or not (unpacked.ok and looked.ok)  # what cannot be read is not without it
+        unpacked, looked = programs.pipeline(unpack, filters.argv("has_money.pl"), stdin=again, out=out)
+    return not (unpacked.ok and looked.ok)  # what cannot be read is not without it
 
 
 def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
