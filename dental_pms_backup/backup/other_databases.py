@@ -31,14 +31,14 @@ OF_A_RESTORE = re.compile(r"_(?:before_|restoring_)?[0-9]{4}(?:_[0-9]{2}){2}_[0-
 
 
 def check_named(source: DatabaseSource) -> None:
-    """Raise ConfigError where nothing says which database is meant, and it is not the only one that has tables."""
+    """Raise ConfigError where nothing says which database is meant, and another one has tables."""
     if source.named:
         return
     others = _with_tables(source, frozenset())
     if others:
         raise ConfigError(
             (
-                f"database.name: neither this key nor the container's environment names a database; beside "
+                f"database.name: neither this key nor the container's environment names one database; beside "
                 f"{source.facts.database} the server has {', '.join(others)} with tables, expected the practice's name",
             ),
             hint=f"editor {CONFIGURED}   # set database.name",

@@ -16,12 +16,13 @@ my $line = qr/^COPY ($name(?:\.$name)*+)(?: \((.*)\))? {1,2}FROM stdin;\n\z/s;
 #   rows(BYTES)                      all of them, in parts of whatever size; not the "\." that ends them
 #   ended()
 #   besides(BYTES)                   all that are no rows, in parts of whatever size; the last one of a COPY is its line
+#   code(BYTES)                      of these what is neither in quotes nor in a comment, as Sql::reader says; may be left out
 #
 # A row is a line; only "\." alone on one ends them.
 sub reader {
     my (%call) = @_;
     my ($inside, $at_line_start) = (0, 0);
-    my $sql = Sql::reader();
+    my $sql = Sql::reader($call{code});
     return sub {
         my $text = \$_[0];
         while (1) {

@@ -14,18 +14,28 @@ my $may_define = qr/^create (?:or (?:replace (?:(?:function|procedure) )?)?|(?:f
 
 # Returns a function that is called with a text to which the dump's next block was added, and goes on in it. It returns
 # how many bytes it is done with, which are to be taken out; and, where they end with a COPY and its line, that statement.
+# A function that it is given is called with all that is neither in quotes nor in a comment, in parts of whole words; for
+# what is, it gets the sign that begins it, and the end of a line.
 #
 # It reads as psql does (src/fe_utils/psqlscan.l), as far as pg_dump writes it: quotes, in which a backslash is itself but
 # in E'' and once standard_conforming_strings is off; dollar quotes; nested comments; parentheses; the body of a function
 # between BEGIN ATOMIC and its END; a command of psql up to the end of its line.
 sub reader {
+    my ($code) = @_;
     my %is = (at => 0, within => "", depth => 0, escapes => 0);
     new_statement(\%is);
     return sub {
         my ($was, $copy);
         do {
             $was = $is{at};
-            $is{within} eq "" ? ($copy = go_on(\%is, $_[0])) : leave(\%is, $_[0]);
+            if ($is{within} ne "") {
+                leave(\%is, $_[0]);
+                $code->("\n") if $code && $is{within} eq "";
+            }
+            else {
+                $copy = go_on(\%is, $_[0]);
+                $code->(substr($_[0], $was, $is{at} - $was)) if $code;
+            }
         } while (!defined $copy && $is{at} > $was && $is{at} < length $_[0]);
         $is{from} = undef if defined $is{from} && $is{at} - $is{from} > $longest;
         my $done = $is{from} // $is{at};

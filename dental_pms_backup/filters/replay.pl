@@ -55,7 +55,7 @@ my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
 my $ident = qr/(?:"(?:[^"]|"")++"|$word)/;
 my $name = qr/$ident(?:\.$ident)*/;
 my $types = qr/\((?:$ident|[\s.,*\[\]])*\)/;
-my $plain = qr/'(?:[^'\\]|'')*'/;
+my $string = qr/(?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')/;
 my $columns = qr/\(\s*$ident(?:,\s*$ident)*\s*\)/;
 
 # What stands for an object in ALTER ... OWNER TO, and in GRANT and REVOKE.
@@ -82,11 +82,12 @@ my $default = qr/
 /xi;
 my $event = qr/
     CREATE\ EVENT\ TRIGGER\ $ident\ ON\ $word(?:\s+WHEN\ TAG\ IN\ \('[A-Z ]+'(?:,\s*'[A-Z ]+')*\))?\s+EXECUTE\ (?:FUNCTION|PROCEDURE)\ $name\(\)
-    |ALTER\ EVENT\ TRIGGER\ $ident\ (?:OWNER\ TO\ $ident|DISABLE|ENABLE(?:\ ALWAYS|\ REPLICA)?)|COMMENT\ ON\ EVENT\ TRIGGER\ $ident\ IS\ $plain
+    |ALTER\ EVENT\ TRIGGER\ $ident\ (?:OWNER\ TO\ $ident|DISABLE|ENABLE(?:\ ALWAYS|\ REPLICA)?)
+    |(?:COMMENT|SECURITY\ LABEL\ FOR\ $ident)\ ON\ EVENT\ TRIGGER\ $ident\ IS\ $string
 /xi;
 my $published = qr/
     CREATE\ PUBLICATION\ $ident\ FOR\ (?:ALL\ TABLES|TABLES\ IN\ SCHEMA\ $ident)(?:\ WITH\ \((?:$word\ =\ (?:'[a-z, ]*'|$word)(?:,\ )?)+\))?
-    |ALTER\ PUBLICATION\ $ident\ ADD\ TABLES\ IN\ SCHEMA\ $ident
+    |ALTER\ PUBLICATION\ $ident\ ADD\ TABLES\ IN\ SCHEMA\ $ident|(?:COMMENT|SECURITY\ LABEL\ FOR\ $ident)\ ON\ PUBLICATION\ $ident\ IS\ $string
 /xi;
 
 # Where a line of the output ends, what stands there is told with "tell", by kind and name and never by a row.

@@ -4,8 +4,8 @@
 #   unpack | perl roles.pl CONTROL | psql
 #
 # Every statement has to be, as a whole, one that pg_dumpall --roles-only writes; at any other it dies, by its kind. Of a
-# file from elsewhere a role comes without attributes, password and settings, cannot log in, and is a member of nothing
-# that is on the server; its names are UTF-8, as those in CONTROL are, so that both can be compared.
+# file from elsewhere a role comes without attributes, password, settings and rights, cannot log in, and is a member of
+# nothing that is on the server; its names are UTF-8, as those in CONTROL are, so that both can be compared.
 #
 # As in replay.pl, a psql that knows \restrict gets all of it between \restrict and \unrestrict; one that does not is told
 # before every statement how to read it.
@@ -43,12 +43,13 @@ refuse(1, "a byte that is zero") if $text =~ tr/\0//;
 # pg_dumpall quotes whatever is not in small letters of ASCII. Until August 2025 it wrote a name into a comment as it is: a
 # name of more than one line may have put there whatever follows.
 my $ident = qr/(?:"(?:[^"\r\n]|"")+"|[a-z_][a-z0-9_]*)/;
-my $string = qr/'(?:[^']|'')*'/;
+my $string = qr/(?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')/;
 my $attribute = qr/
     (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)
     |CONNECTION\ LIMIT\ -?[0-9]+|PASSWORD\ $string|VALID\ UNTIL\ $string
 /x;
 my $setting = qr/SET $ident(?:\.$ident)* (?:TO|=) (?:$string|$ident|[0-9]+)(?:, (?:$string|$ident))*/;
+my $parameter = qr/(?:SET|ALTER SYSTEM|ALL) ON PARAMETER $ident(?:\.$ident)*/;
 my $some_odd_one = grep { /[^ -~]/ } keys %there;
 
 # Whether the server has no role of that name. Of a file from elsewhere that has to be certain, whatever the server makes
@@ -108,9 +109,16 @@ while (pos $text < length $text) {
         my $wanted = $ours ? missing($role) || missing($member) : missing($role) && missing($member);
         keep("GRANT $role TO $member$with;") if $wanted;
     }
+    elsif ($text =~ /\G(SECURITY LABEL FOR $ident ON ROLE ($ident) IS $string;)/gc) { keep($1) if $ours && missing($2) }
+    # whoever gave it need not be there: as with a membership, the superuser does
+    elsif ($text =~ /\G(GRANT $parameter TO ($ident|PUBLIC)(?: WITH GRANT OPTION)?;)/gc) { keep($1) if $ours && missing($2) }
+    elsif ($text =~ /\G(?:SET SESSION AUTHORIZATION (?:$ident|$string)|RESET SESSION AUTHORIZATION);/gc) { }
+    # a role that is made has nothing that could be taken
+    elsif ($text =~ /\GREVOKE (?:GRANT OPTION FOR )?$parameter FROM (?:$ident|PUBLIC);/gc) { }
     # of the whole cluster, or of one database: not asked for
     elsif ($text =~ /\GALTER ROLE $ident IN DATABASE $ident $setting;/gc) { }
-    elsif ($text =~ /\G(?:CREATE|ALTER|COMMENT ON) TABLESPACE $ident(?: OWNER $ident)? (?:LOCATION|OWNER TO|SET|IS) (?:$string|$ident|\([^;'"]*\));/gc) { }
+    elsif ($text =~ /\G(?:CREATE|ALTER|(?:COMMENT|SECURITY LABEL FOR $ident) ON) TABLESPACE $ident(?: OWNER $ident)? (?:LOCATION|OWNER TO|SET|IS) (?:$string|$ident|\([^;'"]*\));/gc) { }
+    elsif ($text =~ /\G(?:GRANT|REVOKE(?: GRANT OPTION FOR)?) (?:CREATE|ALL) ON TABLESPACE $ident (?:TO|FROM) (?:$ident|PUBLIC)(?: WITH GRANT OPTION)?;/gc) { }
     else {
         my $at = pos $text;
         $text =~ /\G([A-Z]+(?: [A-Z]+){0,2})?/gc;

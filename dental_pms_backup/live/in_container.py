@@ -16,6 +16,10 @@ NAMES = tuple(
     for name in ("POSTGRES_USER", "POSTGRES_DB", "POSTGRESQL_DATABASE", "POSTGRESQL_USERNAME", "POSTGRESQL_USER")
     for suffix in ("", "_FILE")
 )
+# Which of them name a database, and a user for whom the official image makes one of that name: no other image does.
+NAMING = {"POSTGRES_DB", "POSTGRESQL_DATABASE"}
+NAMING_AS_ITS_USER = "POSTGRES_USER"
+USUAL = "postgres"
 # What the official image does: the user defaults to postgres, the database to the user, *_FILE to a file's content. But
 # the entry point may read as root what its server's user may not: a file that does not tell its name is never taken for
 # one that is not there. A server notes its port in its data directory, whatever gave it that one.
@@ -57,9 +61,16 @@ exec "$@"
 UNREAD = re.compile(r"dental-pms-backup: unread: (database\.name|database\.user) (\w+) (.*)")
 
 
-def are_named(settings: Sequence[str]) -> bool:
-    """Tell whether NAME=value of a container's environment say which database is meant, be it by its user's name."""
-    return any(name in NAMES and value for name, _, value in (setting.partition("=") for setting in settings))
+def names(settings: Sequence[str], database: str) -> bool:
+    """Tell whether NAME=value of a container's environment say that this database is meant, be it by its user's name.
+
+    Where two of them name one, of which an image may take the other, none is meant; nor is the one that every server
+    has, because its superuser has the usual name.
+    """
+    given = [(name.removesuffix("_FILE"), value) for name, _, value in (each.partition("=") for each in settings)]
+    named = {value for name, value in given if name in NAMING and value}
+    as_its_user = any(name == NAMING_AS_ITS_USER and value for name, value in given)
+    return len(named) == 1 or (not named and as_its_user and database != USUAL)
 
 
 def check_named(container: str, said: Sequence[str]) -> None:

@@ -74,7 +74,7 @@ def database(config: Config) -> DatabaseSource:
             container = compose.database_container(_project(config.compose), config.compose.db_service)
             login = Login(database=config.database.name, user=config.database.user, port=config.database.port)
             server, facts = roads.open_to(container, config.database.road, login=login)
-            named = bool(login.database) or in_container.are_named(container.settings)
+            named = bool(login.database) or in_container.names(container.settings, facts.database)
             return DatabaseSource(server=server, facts=facts, named=named)
         case Source.NATIVE:
             native = _native_server(config.native, config.database)

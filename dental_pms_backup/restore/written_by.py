@@ -13,7 +13,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError
-from dental_pms_backup.host import descriptors, programs
+from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import own_settings, pinned_settings, postgres
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
@@ -30,12 +30,6 @@ SET = """\
 select set_config(key, value, false) from json_each_text({settings});
 select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user';
 """
-# Ends with status 1 at a line that says the type, outside of rows: of a column, a domain, a part of another type.
-HAS_MONEY = (
-    r"/^COPY .* FROM stdin;$/,/^\\\.$/d;/^--/d;"
-    r"/[^ ]\(.* \|.*::\)\(pg_catalog\.\)\{0,1\}money\(\[\]\)*\([ ,;)]\|$\)/q1"
-)
-FOUND = 1
 OF_DATABASE = re.compile(r'ALTER DATABASE :"DBNAME" SET lc_monetary TO (E?\'(?:[^\']|\'\')*\');')
 # How one unit is kept, and how it reads, as the live database has it; then the same as the set was written.
 READ_AS = """\
@@ -91,8 +85,8 @@ def _reads_alike(live: DatabaseSource, locale: str, own: Mapping[str, str]) -> b
 def _has_money(dump: BackupFile, descriptor: int) -> bool:
     unpack = verify_file.unpacker() if dump.packed else ("cat",)
     with verify_file.reopened(descriptor) as again, descriptors.memory("nothing") as out:
-        unpacked, looked = programs.pipeline(unpack, ["sed", "--quiet", HAS_MONEY], stdin=again, out=out)
-    return looked.exit_code == FOUND or not (unpacked.ok and looked.ok)  # what cannot be read is not without it
+        unpacked, looked = programs.pipeline(unpack, filters.argv("has_money.pl"), stdin=again, out=out)
+    return not (unpacked.ok and looked.ok)  # what cannot be read is not without it
 
 
 def _lacks(live: DatabaseSource, locale: str) -> RefusedError:

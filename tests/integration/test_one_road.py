@@ -167,6 +167,12 @@ def test_amounts_that_the_server_would_read_as_others_are_refused_before_anythin
     change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(lc_monetary="xx_XX.UTF-8"))
     done, _ = goes(site, "beside", taken)
     assert done.returncode == 0, done.stderr
+    body = "create function f() returns int language sql as 'select 1 /*\nCOPY x FROM stdin;\n*/'"
+    sql(site.server, body, "create table bills (amount money)")
+    taken = site.takes("db")
+    change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(lc_monetary="xx_XX.UTF-8"))
+    done, _ = goes(site, "in place", taken)
+    assert (done.returncode, "the set has amounts of money" in done.stderr) == (4, True), done.stderr
 
 
 BROKEN = """\

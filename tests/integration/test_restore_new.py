@@ -240,18 +240,27 @@ def test_roles_that_are_missing_are_made_and_those_that_exist_stay_as_they_are(o
     sql(site.server, "alter role dental_app connection limit 3 nologin")
     sql(site.server, 'create role "dental gone" login connection limit 8', "create table odd (n int)")
     sql(site.server, 'alter table odd owner to "dental gone"', 'grant "dental gone" to dental_reader')
+    given = """select has_parameter_privilege(oid, 'log_statement', 'set'), shobj_description(oid, 'pg_authid'),
+ rolconfig from pg_roles where rolname = 'dental gone'"""
+    no_right = 'revoke set on parameter log_statement from "dental gone"'
+    sql(site.server, no_right.replace("revoke", "grant").replace("from", "to"))
+    sql(
+        site.server,
+        r"""comment on role "dental gone" is 'PRACTICE\gone''s'; alter role "dental gone" set my.x = 'a\b'""",
+    )
     name = site.takes("db")
-    before = sql(site.server, roles)
-    sql(site.server, "drop table odd", 'drop role "dental gone"')
+    before = sql(site.server, roles), sql(site.server, given)
+    sql(site.server, "drop table odd", no_right, 'drop role "dental gone"')
     try:
         done = site.run("restore", "db", name)
         assert done.returncode == 0, done.stderr
-        assert sql(site.server, roles) == before
+        assert (sql(site.server, roles), sql(site.server, given)) == before
+        assert before[1].startswith(r"t|PRACTICE\gone's|")
         assert sql(site.server, "select pg_has_role('dental_reader', 'dental gone', 'member')") == "t"
     finally:
         for other in beside(site):
             sql(postgres.in_database(site.server, "postgres"), f'drop database "{other}"')
-        sql(site.server, 'drop role "dental gone"', "alter role dental_app connection limit 40 login")
+        sql(site.server, no_right, 'drop role "dental gone"', "alter role dental_app connection limit 40 login")
 
 
 def of_set(site: Site) -> bytes:

@@ -59,10 +59,12 @@ create function wide.told() returns event_trigger language plpgsql as $$ begin e
 create event trigger told on ddl_command_end when tag in ('CREATE TABLE', 'DROP TABLE') execute function wide.told();
 create event trigger asleep on sql_drop execute function wide.told();
 alter event trigger asleep disable;
-comment on event trigger told is 'it''s told';
+comment on event trigger told is 'it''s PRACTICE\told\';
 create publication everything for all tables with (publish = 'insert, update');
-create publication a_few for table wide.child where (id > 3);
+comment on publication everything is 'PRACTICE\everything';
+create publication a_few for table wide.child where (id > 3), tables in schema wide;
 alter publication a_few owner to dental_owner;
+comment on publication a_few is 'a few';
 select lo_from_bytea(4711, 'letter');
 alter large object 4711 owner to dental_owner;
 grant select on large object 4711 to dental_reader;
@@ -123,6 +125,7 @@ def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source:
     site = wide
     if source == "elsewhere":  # these only a superuser may make, or be given
         sql(site.server, "drop event trigger told", "drop event trigger asleep", "drop publication everything")
+        sql(site.server, "alter publication a_few drop tables in schema wide")
         sql(site.server, "alter default privileges revoke select on sequences from dental_reader")
         sql(site.server, "reassign owned by dental_app, dental_reader to dental_owner")
         file = site.place / "elsewhere.sql"

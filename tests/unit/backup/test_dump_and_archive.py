@@ -251,12 +251,17 @@ def test_session_names_are_never_the_same() -> None:
         ("GRANT a TO b GRANTED BY postgres;", "GRANT a TO b;"),
         (
             "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;",
-            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE;",
+            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE, SET TRUE;",
         ),
+        ("GRANT a TO b WITH INHERIT FALSE GRANTED BY b;", "GRANT a TO b WITH INHERIT FALSE, SET TRUE;"),
+        ("GRANT a TO b WITH INHERIT TRUE, SET FALSE GRANTED BY c;", "GRANT a TO b WITH INHERIT TRUE, SET FALSE;"),
+        ("GRANT a TO b WITH ADMIN OPTION GRANTED BY c;", "GRANT a TO b WITH ADMIN OPTION;"),
+        ('GRANT a TO "x GRANTED BY y" GRANTED BY "a"" GRANTED BY b";', 'GRANT a TO "x GRANTED BY y";'),
+        ("GRANT SET ON PARAMETER log_statement TO b WITH GRANT OPTION;",) * 2,
     ],
 )
 def test_roles_come_into_being_only_where_they_are_missing(said: str, told: str) -> None:
-    expressions = [f"--expression={each}" for each in (dump.ROLE_IF_MISSING, dump.WITHOUT_GRANTOR)]
+    expressions = [f"--expression={each}" for each in (dump.ROLE_IF_MISSING, dump.WITHOUT_GRANTOR, dump.WITH_SET)]
     _, out = programs.capture(["sed", "--regexp-extended", *expressions], text_in=f"{said}\n")
     assert out == f"{told}\n"
 

@@ -57,7 +57,7 @@ def test_database_that_nobody_named_is_not_taken_where_others_have_tables(tmp_pa
     with pytest.raises(ConfigError) as raised:
         other_databases.check_named(source(tmp_path, named=False))
     assert raised.value.problems == (
-        "database.name: neither this key nor the container's environment names a database; beside pms the server has "
+        "database.name: neither this key nor the container's environment names one database; beside pms the server has "
         f"{TOLD} with tables, expected the practice's name",
     )
     assert raised.value.hint == "editor /etc/dental-pms/backup.yaml   # set database.name"

@@ -26,7 +26,12 @@ EVERYWHERE = [
     b"\\" * (1 << 18),
 ]
 OF_LINES = (("look_through.pl",), ("rows_and_files.pl", "/", "."), ("list_files.pl", ""), ("compare_sizes.pl",))
-OF_DUMPS = (("extract_table.pl", "csv", "t"), ("extract_table.pl", "sql", "t"), ("original_names.pl", "t", "k", "n"))
+OF_DUMPS = (
+    ("extract_table.pl", "csv", "t"),
+    ("extract_table.pl", "sql", "t"),
+    ("original_names.pl", "t", "k", "n"),
+    ("has_money.pl",),
+)
 
 
 @pytest.mark.parametrize("path", EACH, ids=lambda path: path.name)

@@ -340,6 +340,10 @@ NOT_RIGHTS = (
     "GRANT SELECT ON TABLE a TO b; SELECT evil();",
     "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f(); SELECT 1;",
     "COPY (SELECT 1) TO PROGRAM 'id'; GRANT SELECT ON TABLE a TO b;",
+    "COMMENT ON EVENT TRIGGER e IS E'x\\'; SELECT evil(); --';",
+    "COMMENT ON PUBLICATION p IS E'\\\\\\'; SELECT evil(); --';",
+    "COMMENT ON PUBLICATION p IS '\\'; SELECT evil();",
+    "COMMENT ON PUBLICATION p IS 'x' || evil();",
 )
 
 
@@ -358,15 +362,27 @@ LATE = (
     "CREATE EVENT TRIGGER e ON ddl_command_end\n         WHEN TAG IN ('CREATE TABLE')\n   EXECUTE FUNCTION public.f();",
     "ALTER EVENT TRIGGER e OWNER TO a;",
     "COMMENT ON EVENT TRIGGER e IS 'it''s';",
+    "COMMENT ON EVENT TRIGGER e IS 'PRACTICE\\told\\';",
+    "COMMENT ON EVENT TRIGGER e IS E'PRACTICE\\\\told''s\\\\';",
+    "SECURITY LABEL FOR anon ON EVENT TRIGGER e IS 'x';",
+    "ALTER EVENT TRIGGER e ENABLE ALWAYS;",
+)
+PUBLISHED = (
+    "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert, update', publish_via_partition_root = true);",
+    "ALTER PUBLICATION p OWNER TO postgres;",
+    "COMMENT ON PUBLICATION p IS 'it''s\\';",
+    "COMMENT ON PUBLICATION \"P; q\" IS E'a\\\\';",
+    "SECURITY LABEL FOR anon ON PUBLICATION p IS 'x';",
+    'ALTER PUBLICATION "P; q" ADD TABLES IN SCHEMA s;',
 )
 
 
 def test_what_could_run_with_what_the_superuser_does_comes_last_and_of_sets_only(tmp_path: Path) -> None:
-    dump = "\n".join((*LATE, "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert, update');", ""))
+    dump = "\n".join((*LATE, *PUBLISHED, ""))
     ours = passed(tmp_path, dump, *OF_A_SET)
     assert ours.late == "\n".join((*LATE, ""))
-    assert ours.rights == "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert, update');\n"
-    theirs = passed(tmp_path, dump, *OF_ELSEWHERE)
+    assert ours.rights == "\n".join((*PUBLISHED, ""))
+    theirs = passed(tmp_path, dump.replace(PUBLISHED[1], ""), *OF_ELSEWHERE)
     assert (theirs.late, theirs.rights) == ("", "")
     assert "EVENT TRIGGER" in theirs.sql
 

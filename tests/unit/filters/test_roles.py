@@ -24,10 +24,32 @@ DO $dental_pms$ BEGIN CREATE ROLE "dental ""r"; EXCEPTION WHEN duplicate_object 
 ALTER ROLE "dental ""r" WITH SUPERUSER INHERIT LOGIN CONNECTION LIMIT 4 PASSWORD 'md5x' VALID UNTIL 'infinity';
 COMMENT ON ROLE "dental ""r" IS 'a; name
 with a line';
+SECURITY LABEL FOR anon ON ROLE "dental ""r" IS 'MASKED';
 ALTER ROLE "dental ""r" SET search_path TO 'a; b', "c";
 ALTER ROLE "dental ""r" IN DATABASE x SET search_path TO 'a';
 GRANT "dental ""r" TO postgres WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;
 GRANT pg_read_all_data TO "dental ""r";
+GRANT SET ON PARAMETER log_statement TO "dental ""r" WITH GRANT OPTION;
+GRANT ALTER SYSTEM ON PARAMETER "my.odd" TO "dental ""r";
+"""
+# Of roles that are there, of the whole cluster, or who gave a right: in the forms of pg_dumpall 13 to 17.
+OF_OTHERS = r"""
+SECURITY LABEL FOR anon ON ROLE postgres IS 'MASKED';
+ALTER ROLE postgres SET "my.thing" TO E'a\\b''; c', '';
+COMMENT ON ROLE postgres IS E'PRACTICE\\alice''s; --';
+GRANT ALL ON PARAMETER work_mem TO PUBLIC;
+REVOKE ALL ON PARAMETER work_mem FROM postgres;
+REVOKE GRANT OPTION FOR SET ON PARAMETER work_mem FROM postgres;
+SET SESSION AUTHORIZATION "dental ""r";
+GRANT SET ON PARAMETER "log_statement" TO "postgres";
+RESET SESSION AUTHORIZATION;
+CREATE TABLESPACE fast OWNER w LOCATION E'/srv/a\\b';
+ALTER TABLESPACE fast SET (random_page_cost=1.1, seq_page_cost=2);
+GRANT ALL ON TABLESPACE fast TO reception WITH GRANT OPTION;
+GRANT CREATE ON TABLESPACE fast TO PUBLIC;
+REVOKE ALL ON TABLESPACE fast FROM w;
+COMMENT ON TABLESPACE fast IS E'a\\b';
+SECURITY LABEL FOR x ON TABLESPACE fast IS 'a';
 """
 HEAD = "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n"
 UTF8 = "SET client_encoding = 'UTF8';\n"
@@ -51,6 +73,18 @@ def test_roles_that_are_missing_come_as_a_set_has_them(tmp_path: Path) -> None:
     lines = [line for line in ROLES.split("\n")[7:] if "IN DATABASE" not in line]
     expected = "\n".join(['CREATE ROLE "dental ""r";', *lines]).replace(" GRANTED BY postgres", "")
     assert kept == HEAD + UTF8 + expected
+
+
+def test_nothing_else_that_pg_dumpall_writes_is_done_or_stands_in_the_way(tmp_path: Path) -> None:
+    for words in (("ours=1",), ()):
+        assert roles(tmp_path, ROLES + OF_OTHERS, *words, "there=postgres", "there=w", "there=reception")[1] == ""
+        assert roles(tmp_path, OF_OTHERS, *words, "there=postgres", "there=w", "there=reception")[0] == HEAD
+
+
+@pytest.mark.parametrize("text", ["PRACTICE\\\\alice''s; --", "\\\\", "\\\\''", f"{'x' * 99_999}\\\\"], ids=len)
+def test_a_backslash_is_one_in_a_comment_and_in_a_setting(tmp_path: Path, text: str) -> None:
+    given = f"COMMENT ON ROLE a IS E'{text}';\nALTER ROLE a SET \"my.thing\" TO E'{text}', 'C:\\', E'{text}';\n"
+    assert roles(tmp_path, given, "ours=1") == (HEAD + given, "")
 
 
 def test_roles_of_a_file_from_elsewhere_may_nothing(tmp_path: Path) -> None:
@@ -132,6 +166,11 @@ def test_roles_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:
         ("\nALTER SYSTEM SET a = b;", "line 2: ALTER SYSTEM SET in a form that pg_dumpall does not write\n"),
         ("\\! id", "line 1: something in a form that pg_dumpall does not write\n"),
         ("COMMENT ON ROLE a IS 'x\\'; SELECT 1; --';", "line 1: SELECT in a form that pg_dumpall does not write\n"),
+        ("COMMENT ON ROLE a IS E'x\\'; SELECT 1; --';", "line 1: COMMENT ON ROLE in a form"),
+        ("ALTER ROLE a SET x TO E'\\\\\\'; SELECT 1; --';", "line 1: ALTER ROLE in a form"),
+        ("GRANT SET ON PARAMETER x TO a, b;", "line 1: GRANT SET ON in a form"),
+        ("GRANT ALL ON DATABASE x TO a;", "line 1: GRANT ALL ON in a form"),
+        ("SET SESSION AUTHORIZATION a; GRANT a TO b; SELECT 1;", "line 1: SELECT in a form"),
         ("DO $dental_pms$ BEGIN CREATE ROLE a; DROP ROLE b; END $dental_pms$;", "line 1: DROP ROLE"),
         ("ALTER ROLE a SET x TO 'y', evil();", "line 1: ALTER ROLE"),
     ],

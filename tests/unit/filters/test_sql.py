@@ -174,6 +174,9 @@ def test_what_looks_like_rows_of_a_table_is_none_for_any_filter(how: str, fake: 
     assert filtered("extract_table.pl", "list", given=dump).out == b"public.patients\nt\n"
     assert filtered("extract_table.pl", "sql", "public.patients", given=dump).out == rows
     assert filtered("original_names.pl", "patients", "id", "name", keys, "99", given=dump).out == b"1\0name\0"
+    dump += STATEMENTS[how]("fee money, ::money").encode()
+    assert filtered("has_money.pl", given=dump).status == 0
+    assert filtered("has_money.pl", given=dump + b"CREATE DOMAIN public.fee AS money;\n").status == 1
 
 
 @pytest.mark.parametrize("off", [False, True])

@@ -21,7 +21,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.host import confinement, programs, sandbox
-from dental_pms_backup.live import pinned_settings, postgres, table_files
+from dental_pms_backup.live import in_container, pinned_settings, postgres, table_files
 from dental_pms_backup.live.server import Facts, InContainer, Inside, Login, OnHost
 from tests.unit.builders import TREE, program
 
@@ -220,6 +220,34 @@ def test_container_script_does_what_the_images_do(
     assert (ended.exit_code, ended.said, out) == (0, (), "")
     assert (tmp_path / "seen").read_text() == seen + "\n"
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "database", "named"),
+    [
+        (["POSTGRES_DB=pms"], "pms", True),
+        (["POSTGRES_DB=postgres"], "postgres", True),
+        (["POSTGRES_DB_FILE=/run/secrets/db"], "pms", True),
+        (["POSTGRESQL_DATABASE=pms", "POSTGRESQL_USERNAME=u"], "pms", True),
+        (["POSTGRESQL_DATABASE_FILE=/run/secrets/db"], "pms", True),
+        (["POSTGRES_USER=dental"], "dental", True),
+        (["POSTGRES_USER_FILE=/run/secrets/user"], "dental", True),
+        (["POSTGRES_USER=postgres"], "postgres", False),
+        (["POSTGRES_USER_FILE=/run/secrets/user"], "postgres", False),
+        (["POSTGRESQL_USERNAME=u"], "postgres", False),
+        (["POSTGRESQL_USERNAME_FILE=/run/secrets/user", "POSTGRESQL_PASSWORD_FILE=/p"], "postgres", False),
+        (["POSTGRESQL_USER=u", "PGDATA=/d", "POSTGRESQL_PORT_NUMBER=5433"], "postgres", False),
+        (["POSTGRES_DB=pms", "POSTGRESQL_DATABASE=pms"], "pms", True),
+        (["POSTGRES_DB=old", "POSTGRESQL_DATABASE=pms", "POSTGRES_USER=u"], "old", False),
+        (["POSTGRES_DB=old", "POSTGRES_DB_FILE=/run/secrets/db"], "old", False),
+        (["POSTGRES_DB=", "POSTGRESQL_DATABASE=", "POSTGRES_USER="], "postgres", False),
+        ([], "postgres", False),
+    ],
+)
+def test_nothing_names_a_database_but_what_the_images_make_it_by(
+    settings: list[str], database: str, named: bool
+) -> None:
+    assert in_container.names(settings, database) is named
 
 
 @pytest.mark.parametrize(
