@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.live import psql, reasons
-from dental_pms_backup.restore import replay_filters, replay_guards
+from dental_pms_backup.restore import replay_filters, replay_guards, shut_out
 
 if TYPE_CHECKING:
     from dental_pms_backup.host import programs
@@ -24,6 +24,7 @@ EXTENSION_STATES = {
     "DP005": "it stands behind what the dump makes, expected to stand before",
 }
 OTHERS_CHANGED = "DP006"
+STOP_IT = "docker compose stop backend   # or whatever uses the database; then try again"
 AS_SUPERUSER = (
     "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
     "superuser can"
@@ -80,7 +81,10 @@ def of_superuser(failed: programs.Ended, what: str) -> RestoreError:
         why = f"{others[1]} tables have not the rows of the dump, the first is {others[2]}"
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
-        hint = "docker compose stop backend   # or whatever uses the database; then try again"
+        hint = STOP_IT
+    if state == shut_out.WRITTEN:
+        why += ", the application wrote to a large object after the safety set was begun"
+        hint = STOP_IT
     if state == FULL:
         why += ", the server's disk is full"
         hint = "df -h   # on the server; then try again"

@@ -84,6 +84,7 @@ IN_USE = """\
 insert into fees values (1, 12.50::numeric::money, array[7::money, null], array['a', null]);
 insert into births (born, n) values ('03/04/1970', 1);
 create materialized view prices as select current_setting('app.vat') as vat;
+select lo_from_bytea(4711, 'letter');
 """
 LOOK = """\
 select (select concat_ws(' ', fee::numeric, more[1]::numeric, more[2] is null, words[2] is null) from fees),
@@ -94,6 +95,7 @@ select (select concat_ws(' ', fee::numeric, more[1]::numeric, more[2] is null, w
  from pg_extension), (select concat_ws(' ', to_char(day, 'DD Mon'), vat) from births, prices),
  (select count(*) from pg_cast where oid >= 16384), (select count(*) from pg_user_mapping),
  (select string_agg(concat_ws(' ', defaclobjtype, defaclacl), ',' order by 1) from pg_default_acl),
+ (select convert_from(lo_get(oid), 'UTF8') from pg_largeobject_metadata),
  (select count(*) from ddl_log where lower(tag) <> 'login')"""
 
 
