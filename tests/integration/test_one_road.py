@@ -52,6 +52,9 @@ alter database "{0}" set datestyle = 'ISO, DMY';
 alter database "{0}" set app.vat = E'2\\\\1';
 alter database "{0}" set exit_on_error = on;
 alter database "{0}" set idle_session_timeout = '20s';
+alter database "{0}" set temp_file_limit = 0;
+alter database "{0}" set work_mem = '64kB';
+alter database "{0}" set plpgsql.extra_errors = 'all';
 create domain amount as money;
 create table fees (id int primary key, fee amount not null, more money[], words text[]);
 create table ddl_log (tag text);
@@ -77,7 +80,7 @@ truncate ddl_log;
 SINCE_17 = """\
 alter database "{0}" set transaction_timeout = '20s';
 create function log_in() returns event_trigger language plpgsql as $$
- begin perform count(*) from public.ddl_log; end $$;
+ begin insert into public.ddl_log values ('login'); end $$;
 create event trigger log_in on login execute function log_in();
 """
 IN_USE = """\
@@ -129,7 +132,12 @@ def practice(small: Site) -> Iterator[Site]:
 @pytest.mark.each_release
 def test_what_a_practice_has_comes_back_by_every_road_whatever_is_set_for_its_sessions(practice: Site) -> None:
     site = practice
+    site.configure({"drill.checks": {"there": "select true"}})
+    logins = "select count(*) from ddl_log where tag = 'login'"
+    seen = int(sql(site.server, logins))
     name = site.takes("db")
+    of_ours = 1 if major() >= 17 else 0  # the first of a run's sessions, which does not know the server yet
+    assert int(sql(site.server, logins)) - seen == 2 * of_ours, "with the one that asks"
     for limit in ("idle_session_timeout", *(["transaction_timeout"] if major() >= 17 else [])):
         assert postgres.ask(site.server, f"show {limit}") == "0"
     before = sql(site.server, LOOK)
