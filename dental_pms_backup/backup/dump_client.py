@@ -26,6 +26,7 @@ HINTS = {
     "lock|statement timeout": "dental-pms-backup run   # when the migration or maintenance that holds a table is done",
     "does not exist|already exists|unique constraint|could not serialize": "dental-pms-backup run   "
     "# when the migration that changed tables as the dump began is done",
+    "temp_file_limit": "ALTER ROLE ROLE SET temp_file_limit = -1;   # in psql as a superuser, for the role that dumps",
     "permission denied": "GRANT pg_read_all_data TO ROLE;   "
     "# in psql, for the role that dumps: it has to read everything",
 }

@@ -58,6 +58,16 @@ TO_LOAD = {
 }
 # The same as options, for a program that runs no statement of ours: by the first version that knows them.
 KNOWN_SINCE = {14: " -c idle_session_timeout=0", 17: " -c transaction_timeout=0"}
+# What a superuser's session has besides, and no other may set: no event trigger of the database sees it, not even as it
+# logs in; a page that is damaged is an error, and no page without rows; and errors are told in English.
+OF_SUPERUSER = {
+    "temp_file_limit": "-1",
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
+    "lc_messages": "C",
+}
+NO_EVENT_TRIGGERS = " -c event_triggers=off"  # login is an event since there is an option against it
+LOGIN_IS_AN_EVENT_SINCE = 17
 # Prints nothing, and fails where something between us and the server, as a pooler, has dropped the options.
 CHECK = f"""\
 select where case when pg_catalog.current_setting('search_path') operator(pg_catalog.=) '{SEARCH_PATH}' then false
@@ -70,6 +80,12 @@ TABLES_ONLY = """\
 select from pg_settings where case when name = 'restrict_nonsystem_relation_kind'
  then set_config(name, 'view, foreign-table', false) = '' end;
 """
+
+
+def of_superuser(major: int) -> str:
+    """Return the options that a superuser's sessions have besides, at a server of a known version."""
+    always = "".join(f" -c {name}={value}" for name, value in OF_SUPERUSER.items())
+    return always + (NO_EVENT_TRIGGERS if major >= LOGIN_IS_AN_EVENT_SINCE else "")
 
 
 def options(major: int) -> str:

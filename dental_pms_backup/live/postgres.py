@@ -44,6 +44,7 @@ select json_build_object('version', current_setting('server_version_num')::int, 
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
  'system', (select system_identifier::text from pg_control_system()), 'oid', (select oid::bigint from pg_database
   where datname = current_database()), 'port', current_setting('port')::int,
+ 'superuser', current_setting('is_superuser') = 'on',
  'settings', (select jsonb_strip_nulls(jsonb_build_object('encoding', pg_encoding_to_char(d.encoding),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
   'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
@@ -67,6 +68,7 @@ def client(
     ``session`` becomes the application name, by which ``sessions.end`` finds it. ``stdin`` passes ours on. With
     ``options`` pinned.AS_CONFIGURED names are looked up as the database has it: for the admin's own queries only.
     """
+    options += server.more
     given = (f"PGAPPNAME={session}", f"PGOPTIONS={options}")
     match server:
         case InContainer(entry=OnHost() as on_socket):

@@ -18,6 +18,7 @@ class OnHost:
 
     ``root`` is the root directory of the sandbox that the server runs in, to be shared by them; empty without one.
     With ``proves_itself`` a client that can (libpq since 16) lets in no server that does not know the role's password.
+    ``more`` are options that each session of ours has there besides.
     """
 
     host: str
@@ -29,6 +30,7 @@ class OnHost:
     bin_dir: Path | None
     root: str = ""
     proves_itself: bool = False
+    more: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ AS_ITS_ENVIRONMENT = Login()
 class InContainer:
     """A server in a container: asked by the container's own programs, in its root directory or through docker exec.
 
-    Or by programs of this host, on the container's socket.
+    Or by programs of this host, on the container's socket. ``more`` are options that each session of ours has besides.
     """
 
     container_id: str
@@ -77,6 +79,7 @@ class InContainer:
     entry: Inside | OnHost | None = None
     image_id: str = ""
     login: Login = AS_ITS_ENVIRONMENT
+    more: str = ""
 
     @property
     def road(self) -> Road:
@@ -100,6 +103,7 @@ class Facts:
     ``started`` is when it was started, as it writes it: only ever compared. ``oid`` is the database's own number on the
     server, which one that is made anew under its name has not. ``settings`` decide how
     pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
+    ``superuser`` tells whether we are one there.
     """
 
     version: int
@@ -110,6 +114,7 @@ class Facts:
     system: str
     oid: int = 0
     port: int = 5432
+    superuser: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property

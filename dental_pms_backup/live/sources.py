@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.config.values import Source
 from dental_pms_backup.errors import ConfigError, RefusedError, SourceError, shell_word
 from dental_pms_backup.host import places
-from dental_pms_backup.live import compose, in_container, mounts, postgres, roads
+from dental_pms_backup.live import compose, in_container, mounts, pinned_settings, postgres, roads
 from dental_pms_backup.live.server import Login
 from dental_pms_backup.store.sets import Stream
 
@@ -68,7 +69,15 @@ def reach(config: Config, wanted: Sequence[Stream]) -> Sources:
 
 
 def database(config: Config) -> DatabaseSource:
-    """Find the server that the configuration means and ask it what it is."""
+    """Find the server that the configuration means and ask it what it is, on which hangs what its sessions get."""
+    found = _database(config)
+    if not found.facts.superuser:
+        return found
+    more = pinned_settings.of_superuser(found.facts.major)
+    return dataclasses.replace(found, server=dataclasses.replace(found.server, more=more))
+
+
+def _database(config: Config) -> DatabaseSource:
     match config.database.source:
         case Source.COMPOSE:
             container = compose.database_container(_project(config.compose), config.compose.db_service)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
 from dental_pms_backup.live import psql, reasons
-from dental_pms_backup.restore import replay_filters, replay_guards
+from dental_pms_backup.restore import replay_filters, replay_guards, shut_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ EXTENSION_STATES = {
     "DP005": "it stands behind what the dump makes, expected to stand before",
 }
 OTHERS_CHANGED = "DP006"
+STOP_IT = "docker compose stop backend   # or whatever uses the database; then try again"
 AS_SUPERUSER = (
     "--as-superuser does it: whoever could make objects in that database can then do on the server all that its "
     "superuser can"
@@ -92,7 +93,10 @@ def of_superuser(failed: programs.Ended, what: str) -> RestoreError:
     hint = reasons.way_back(state, what) or "dental-pms-backup list   # another set"
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
-        hint = "docker compose stop backend   # or whatever uses the database; then try again"
+        hint = STOP_IT
+    if state == shut_out.WRITTEN:
+        why += ", the application wrote to a large object after the safety set was begun"
+        hint = STOP_IT
     if state == FULL:
         why += ", the server's disk is full"
         hint = "df -h   # on the server; then try again"

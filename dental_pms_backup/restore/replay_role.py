@@ -286,6 +286,7 @@ def _passfile(server: Server, password: str) -> Iterator[Path]:
 
 def _roads(server: Server, role: str, passfile: Path) -> Iterator[Server]:
     """Yield how the role may log in: as we do, and then by the address of the server's own host."""
+    server = dataclasses.replace(server, more="")  # those are a superuser's
     match server:
         case InContainer(entry=OnHost() as entry):
             yield dataclasses.replace(server, entry=dataclasses.replace(entry, user=role, pgpass_file=passfile))

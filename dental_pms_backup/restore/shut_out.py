@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 # First the catalogs, so that nothing is made any more, then what was made before and is not committed yet is waited
 # for, and then the list of tables is the last one. A sequence cannot be locked; only numbers of it are lost. pg_type is
 # left alone, where a dump of ours makes a name, and so are the tables that it locks in a way that would wait for us.
+# pg_largeobject is one: whoever reads a large object, as that dump does, locks it as whoever writes one.
 LOCKED = """\
 do $$ declare earlier xid[]; turn int := 0; name text; begin
- lock table pg_namespace, pg_class, pg_proc, pg_largeobject, pg_largeobject_metadata in share mode;
+ lock table pg_namespace, pg_class, pg_proc, pg_largeobject_metadata in share mode;
  select array_agg(backend_xid) into earlier from pg_stat_activity where datname = current_database()
   and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker';
  while exists (select from pg_stat_activity where backend_xid = any (earlier)) loop
@@ -39,6 +40,16 @@ do $$ declare earlier xid[]; turn int := 0; name text; begin
   and not exists (select from pg_extension, unnest(extconfig, extcondition) _ (configured, condition), pg_roles r
    where configured = c.oid and condition <> '' and r.oid = relowner and not rolsuper)
  loop execute format('lock table only %s in share mode', name); end loop; end $$"""
+# So what large objects hold is remembered, row by row of their table, each with the transaction that wrote it, and
+# looked at again once no dump reads them and nobody can write them any more: to write or to cut off is a row anew.
+OBJECTS = "(select concat(count(*), ' ', sum(hashtextextended(concat(ctid, xmin), 0))) from pg_largeobject)"
+REMEMBERED = f"select set_config('dental_pms.objects', {OBJECTS}, true)"
+WRITTEN = "DP009"
+UNCHANGED = f"""\
+lock table pg_largeobject in share mode;
+do $$ begin if current_setting('dental_pms.objects') <> {OBJECTS} then
+ raise 'large objects' using errcode = '{WRITTEN}'; end if; end $$;
+"""
 # A client in a container that dockerd has forgotten never sees the end of its input: it would keep all out for ever.
 SILENT_S = 300
 SILENCE = f"set local idle_in_transaction_session_timeout = '{SILENT_S}s'"
@@ -51,7 +62,7 @@ NAP_S = 0.05
 
 def before(lock_wait_s: int) -> Sequence[str]:
     """Return the statements that shut others out, in the transaction of whoever is to replace the content."""
-    return (SILENCE, LOCKED.format(lock_wait_s=lock_wait_s), SAYS_SO)
+    return (SILENCE, LOCKED.format(lock_wait_s=lock_wait_s), REMEMBERED, SAYS_SO)
 
 
 class Script:
@@ -107,7 +118,7 @@ def replaced(
             stop.rest(NAP_S)
         if not psql.has_ended:
             meanwhile(script.still_here)
-            script.say(f"{AT_LAST}{first}".encode())
+            script.say(f"{AT_LAST}{UNCHANGED}{first}".encode())
             ended = programs.pipeline(*filling, stdin=stdin, out=file.fileno(), beat=beat)
         file.close()
         return (*ended, *psql.wait(beat)), script.lines

@@ -31,9 +31,9 @@ from tests.integration.test_restore_new import OF_DATABASE, SETTINGS, beside, pr
 CHANGES = ("insert into lines values ('new'), ('newer')", "create table later as select 1 as id")
 # What the application does when the safety set's dump is over: it is acknowledged at once, or waits.
 MEANWHILE = """"$real" "$@" || exit
-acknowledged=${0%/*}/../told/acknowledged
-asked() { PGOPTIONS= PGAPPNAME=application setsid "${real%/*}/psql" -XAtq -c "$1"; }
-asked "insert into public.lines values ('meanwhile') returning 'yes'" >"$acknowledged" 2>&1 &
+acknowledged=${{0%/*}}/../told/acknowledged
+asked() {{ PGOPTIONS= PGAPPNAME=application setsid "${{real%/*}}/psql" -XAtq -c "$1"; }}
+asked "{said}" >"$acknowledged" 2>&1 &
 waits="select 'waits' from pg_stat_activity where application_name = 'application' and wait_event_type = 'Lock'"
 until [ -s "$acknowledged" ] || [ -n "$(asked "$waits")" ]; do sleep 0.05; done"""
 NO_ROOM = """case "$*" in *--file=-*) sed 's/LC_ALL=C df -Pk/echo x 100 99 1 99% \\/ #/' | "$real" "$@"; exit ;; esac
@@ -187,7 +187,15 @@ def test_nothing_that_was_acknowledged_is_lost_between_the_safety_set_and_the_re
     site, told = own_database, own_database.place / "told"
     told.mkdir()
     told.chmod(0o777)
-    site.fake("pg_dump", MEANWHILE)
+    sql(site.server, "select lo_from_bytea(4711, 'letter')")
+    site.fake("pg_dump", MEANWHILE.format(said="select 'yes' from lo_put(4711, 0, 'L')"))
+    done = site.run("restore", "db", "latest", "--in-place", "--replace", "--as-superuser", CONFIRM="YES")
+    assert (done.returncode, (told / "acknowledged").read_text()) == (1, "yes\n"), done.stderr
+    assert "(SQLSTATE DP009, the application wrote to a large object after the safety set was begun)" in done.stderr
+    assert "the live database is as it was" in done.stderr
+    assert sql(site.server, "select convert_from(lo_get(4711), 'UTF8')") == "Letter"
+    (told / "acknowledged").unlink()
+    site.fake("pg_dump", MEANWHILE.format(said="insert into public.lines values ('meanwhile') returning 'yes'"))
     lines = in_place(site, "latest", "--replace", "--as-superuser")
     assert awaited((told / "acknowledged").read_text) == "yes\n"
     assert sql(site.server, "select count(*) from lines where content = 'meanwhile'") == "1"

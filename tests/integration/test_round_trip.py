@@ -92,12 +92,20 @@ def test_roles_load_a_second_time_without_an_error(site: Site, empty_database: O
         assert (done.returncode, "ERROR" in done.stderr) == (0, False)
 
 
-def test_large_objects_come_back_as_restore_txt_says(new_site: Site, live: OnHost, empty_database: OnHost) -> None:
+def test_large_objects_come_back_as_restore_txt_says_whatever_is_set_for_the_database(
+    new_site: Site, live: OnHost, empty_database: OnHost
+) -> None:
     with large_objects(live) as database:
+        sql(database, "create table words (said text[])", "insert into words values (array['a', null])")
+        settings = ("default_transaction_read_only = on", "array_nulls = off", "role = 'pg_monitor'")
+        sql(live, *(f"alter database {database.database} set {setting}" for setting in settings))
         new_site.configure({"native.database": database.database})
         name = new_site.takes("db")
         for command in instructed(new_site.store, name, containing="-d NEWDB")[:3]:
             assert typed(command, empty_database).returncode == 0
+        for each in (empty_database, database):
+            maintenance = postgres.in_database(each, "postgres")
+            sql(maintenance, f"alter database {each.database} reset role")
         assert dump(empty_database) == dump(database)
 
 
