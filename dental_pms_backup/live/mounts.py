@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ PROCESSES = Path("/proc")
 OURS = PROCESSES / "self/mountinfo"
 CONFIGURED = "/etc/dental-pms/backup.yaml"
 NAMED = 3
+NEVER_DONE = {errno.EBUSY, errno.EINVAL}  # what rename(2) says of "."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,24 +65,16 @@ def is_mounted(directory: Path) -> bool:
 def check_swappable(place: Place, around: Place, archive: Path) -> None:
     """Raise RefusedError unless all that is in a directory can be renamed into the one around it, moving no mount.
 
-    Nothing is touched: what is renamed is not there, which is looked at after everything else that may stand against
-    it.
+    Nothing is touched: a rename of "." is never done, which the kernel says only after it has compared the mounts.
     """
-    nothing = ".dental-pms-nothing"
     try:
         for each in (place, around):
             if not os.access(each.for_programs, os.W_OK | os.X_OK):
                 raise PermissionError(1, f"{each.path} cannot be written to")
-        os.rename(nothing, nothing, src_dir_fd=place.descriptor, dst_dir_fd=around.descriptor)
-    except FileNotFoundError:
-        pass
+        os.rename(".", ".", src_dir_fd=place.descriptor, dst_dir_fd=around.descriptor)
     except OSError as error:
-        if is_mounted(place.path):
-            raise _is_mounted(place, archive) from None
-        raise RefusedError(
-            f"attachments: {place.path}: {error.strerror}, expected a directory whose content can be swapped by rename",
-            hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
-        ) from None
+        if error.errno not in NEVER_DONE:
+            raise _not_swappable(place, around, archive, error) from None
     if found := in_the_way(place.path):
         raise RefusedError(
             f"attachments: {_told(found)} mounted below {place.path}, expected no mount there: the swap would move it",
@@ -121,7 +115,12 @@ def elsewhere(directory: Path) -> Path | None:
     return None
 
 
-def _is_mounted(place: Place, archive: Path) -> RefusedError:
+def _not_swappable(place: Place, around: Place, archive: Path, error: OSError) -> RefusedError:
+    if not is_mounted(place.path):
+        return RefusedError(
+            f"attachments: {place.path}: {error.strerror}, expected a directory whose content can be swapped by rename",
+            hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
+        )
     other = elsewhere(place.path)
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",

@@ -2,7 +2,8 @@
 
 The names of the directories say how far a swap is. Beside TARGET lie ``TARGET.restoring-STAMP``, in which what comes is
 unpacked; ``TARGET.before-restore-STAMP``, where what was there goes first; and from the moment on in which all of it is
-there ``TARGET.replacing-STAMP``, from which what comes has still to come in.
+there ``TARGET.replacing-STAMP``, from which what comes has still to come in. What somebody makes meanwhile and is in
+the way goes into ``TARGET.came-during-restore-STAMP-1`` and so on.
 
 Who owns the directory that TARGET lies in may rename all of these. So each of them is ours, mode 0700, and what comes
 lies in a directory in it: nobody else reaches that, whoever owns it. All are opened once, when they are made or found,
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SourceError, shell_word
 from dental_pms_backup.host import places
 from dental_pms_backup.live import swap_steps
-from dental_pms_backup.live.swap_steps import CONTENT
+from dental_pms_backup.live.swap_steps import CONTENT, Newcomers
 from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import NAME_PATTERN
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.host.places import Place
 
-RESTORING, KEPT, REPLACING = "restoring", "before-restore", "replacing"
+RESTORING, KEPT, REPLACING, CAME = "restoring", "before-restore", "replacing", "came-during-restore"
 AS_IT_WAS = "the live directory is as it was"
 STAMP_LENGTH = len("YYYY-MM-DD_HHMMSS")
 
@@ -52,6 +53,10 @@ class Live:
     def beside(self, word: str, stamp: str) -> str:
         """Return the name of something of a restore beside it."""
         return f"{self.path.name}.{word}-{stamp}"
+
+    def newcomers(self, stamp: str) -> Newcomers:
+        """Return where that goes which is in the way of a restore."""
+        return Newcomers(around=self.around, name=self.beside(CAME, stamp))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +130,7 @@ def swap(target: Live, made: Fresh, stamp: str, *, then: Callable[[], None] | No
         except (OSError, RefusedError) as error:
             _undo(target, made, kept, error)
         finish = functools.partial(_do, then, target, made, stamp) if then else None
-        _come_in(target, made.outer, coming, kept, finish)
+        _come_in(target, made.outer, coming, finish)
     _check_stays(target.around, target.path.name, target.place, "it has what was restored, wherever it is now")
     return target.path.with_name(name)
 
@@ -138,8 +143,8 @@ def recover(target: Live) -> list[str]:
     """
     done = []
     for name in _all_beside(target.around, target.path.name, REPLACING):
-        with _left(target.around, name) as outer, _kept(target, name) as aside:
-            _come_in(target, outer, name, aside)
+        with _left(target.around, name) as outer:
+            _come_in(target, outer, name)
         done.append(f"{target.path}: a restore, cut off in its swap, was brought to its end")
     for name in _all_beside(target.around, target.path.name, RESTORING):
         with _left(target.around, name) as outer:
@@ -230,7 +235,7 @@ def _bring_back(target: Live, name: str) -> None:
     """Move what was live back from where it is kept; RestoreError, RefusedError."""
     with _found(target.around, name) as kept:
         try:
-            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.move_in(kept, target.place, target.newcomers(name[-STAMP_LENGTH:]))
             swap_steps.remove_empty(target.around, name, kept)
         except OSError as error:
             raise _half(target, name, error) from None
@@ -250,7 +255,7 @@ def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | Refuse
         if made.taken:
             _take_name_back(target.around, made)
         if kept:
-            swap_steps.move_in(kept, target.place, kept)
+            swap_steps.move_in(kept, target.place, target.newcomers(made.name[-STAMP_LENGTH:]))
             swap_steps.remove_empty(target.around, kept.path.name, kept)
     except OSError as second:
         made.taken = True  # by what is left under its name the next restore, and a run, know that this one is not over
@@ -291,27 +296,11 @@ def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str, names: 
         raise
 
 
-@contextlib.contextmanager
-def _kept(target: Live, coming: str) -> Iterator[Place]:
-    """Hold open where what was live is kept, made anew where somebody has removed it; RestoreError, RefusedError."""
-    name = target.beside(KEPT, coming[-STAMP_LENGTH:])
-    gone = not target.around.has(name)
-    if gone:
-        with _made(target.path.with_name(name)), places.new(target.around, name):
-            pass
-    with _found(target.around, name) as found:
-        yield found
-        if gone:
-            swap_steps.remove_empty(target.around, name, found)
-
-
-def _come_in(
-    target: Live, outer: Place, name: str, kept: Place, then: Callable[[Sequence[str]], None] | None = None
-) -> None:
+def _come_in(target: Live, outer: Place, name: str, then: Callable[[Sequence[str]], None] | None = None) -> None:
     """Move what was unpacked into the emptied directory; RestoreError says how to go on from where it stands."""
     try:
         if outer.has(CONTENT):
-            swap_steps.take_in(target.place, outer, kept, then)
+            swap_steps.take_in(target.place, outer, target.newcomers(name[-STAMP_LENGTH:]), then)
         swap_steps.remove_empty(target.around, name, outer)
     except OSError as error:
         coming = target.path.with_name(name)

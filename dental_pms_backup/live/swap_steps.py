@@ -1,7 +1,7 @@
 """The renames of a swap, in a directory in which others go on writing: they end, and nothing of anybody is lost.
 
 What somebody makes there meanwhile, under a name that is to come in, gives way: each such newcomer goes into a
-directory of its own in the kept one, where nobody else reaches it.
+directory of its own beside, which nobody else enters. So no name in what is moved means anything.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import shutil
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.host import journal, places
 
 if TYPE_CHECKING:
@@ -23,67 +23,66 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.places import Place
 
 CONTENT = "content"
-NEWCOMER = "came-during-restore-"
 TRIES = 1000  # whoever is quicker than we so often in a row does it on purpose
 IN_THE_WAY = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 NOT_KNOWN = {errno.EINVAL, errno.ENOSYS}
-OURS_ALONE = 0o700  # the mode of what places.new makes
 RENAME_NOREPLACE = 1  # linux/fs.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True, kw_only=True)
 class Newcomers:
-    """Where newcomers go; ``count`` of them have gone there."""
+    """Where newcomers go: directories ``around`` what is live, named like ``name``; ``count`` have gone there."""
 
-    kept: Place
+    around: Place
+    name: str
     count: int = 0
 
     def take(self, name: str, place: Place) -> None:
         """Move what has a name in a directory away, unless that is gone meanwhile; OSError."""
         own = self._new_name()
-        with places.new(self.kept, own) as made:
-            try:
-                os.rename(name, name, src_dir_fd=place.descriptor, dst_dir_fd=made.descriptor)
-            except FileNotFoundError:
-                os.rmdir(own, dir_fd=self.kept.descriptor)
-                return
-            made.sync()
+        try:
+            with places.new(self.around, own) as made:
+                try:
+                    os.rename(name, name, src_dir_fd=place.descriptor, dst_dir_fd=made.descriptor)
+                except FileNotFoundError:
+                    os.rmdir(own, dir_fd=self.around.descriptor)
+                    return
+                made.sync()
+        except RefusedError as error:
+            raise FileExistsError(errno.EEXIST, error.message) from None
         self.count += 1
 
     def _new_name(self) -> str:
         number = self.count + 1
-        while self.kept.has(f"{NEWCOMER}{number}"):
+        while self.around.has(f"{self.name}-{number}"):
             number += 1
-        return f"{NEWCOMER}{number}"
+        return f"{self.name}-{number}"
 
-    def tell(self) -> None:
+    def tell(self, target: Place) -> None:
         """Say where they are, if there are any. Their names are not told, which may be patients'."""
         if self.count:
-            where = self.kept.path / f"{NEWCOMER}*"
+            where = self.around.path / f"{self.name}-*"
             text = f"attachments: what somebody made during the swap was in the way ({self.count}), and is in {where}"
-            fields = {"target": str(self.kept.path)}
+            fields = {"target": str(target.path)}
             journal.write(journal.Event.RESTORE_NEWCOMERS, text, priority=journal.WARNING, fields=fields)
 
 
-def move_in(emptied: Place, target: Place, kept: Place) -> None:
-    """Move every entry of a directory of ours into one in which others write, durably; OSError.
-
-    Newcomers that are kept in it stay there.
-    """
-    newcomers = Newcomers(kept=kept)
+def move_in(emptied: Place, target: Place, newcomers: Newcomers) -> None:
+    """Move every entry of a directory of ours into one in which others write, durably; OSError."""
     try:
         for name in emptied.entries():
-            if not _is_of_newcomer(emptied, name):
-                _move_in(name, emptied, target, newcomers)
+            _move_in(name, emptied, target, newcomers)
     finally:
-        newcomers.tell()
-    kept.sync()
+        newcomers.tell(target)
+    newcomers.around.sync()
     emptied.sync()
     target.sync()
 
 
-def take_in(target: Place, outer: Place, kept: Place, then: Callable[[Sequence[str]], None] | None = None) -> None:
+def take_in(
+    target: Place, outer: Place, newcomers: Newcomers, then: Callable[[Sequence[str]], None] | None = None
+) -> None:
     """Move the content, and then its attributes, into a directory, all of it durable before its own one goes.
 
     What is done ``then``, before it is over, is given the names that came in.
@@ -91,7 +90,7 @@ def take_in(target: Place, outer: Place, kept: Place, then: Callable[[Sequence[s
     with places.inside(outer, CONTENT) as content:
         before = os.fstat(content.descriptor)  # the renames out of it change its time
         names = content.entries()
-        move_in(content, target, kept)
+        move_in(content, target, newcomers)
         if then:
             then(names)
         copy_attributes(content, target)
@@ -108,7 +107,7 @@ def copy_attributes(model: Place, target: Place) -> None:
 
 
 def remove_empty(around: Place, name: str, place: Place) -> None:
-    """Remove a directory, durably, unless newcomers are in it or its name is another's by now; OSError."""
+    """Remove a directory, durably, unless anything is in it or its name is another's by now; OSError."""
     if around.is_named(name, place) and not place.entries():
         os.rmdir(name, dir_fd=around.descriptor)
     around.sync()
@@ -139,13 +138,6 @@ def _move_in(name: str, emptied: Place, target: Place, newcomers: Newcomers) -> 
                 raise
         newcomers.take(name, target)
     raise FileExistsError(errno.EEXIST, f"{TRIES} times in a row somebody else made what was to come in")
-
-
-def _is_of_newcomer(place: Place, name: str) -> bool:
-    if not re.fullmatch(rf"{NEWCOMER}\d+", name):
-        return False
-    status = os.stat(name, dir_fd=place.descriptor, follow_symlinks=False)
-    return status.st_uid == os.geteuid() and status.st_mode == stat.S_IFDIR | OURS_ALONE
 
 
 def _is_directory(place: Place, name: str) -> bool:

@@ -23,6 +23,7 @@ def practice(own_database: Site) -> Site:
     sql(site.server, TABLE)
     below = site.attachments / "attachments/p/zähne"
     below.mkdir(parents=True)
+    (site.attachments / ".dental-pms-nothing").write_text("moved by no look at what is live")
     for number in range(5):
         (below / f"{number} a\tb.jpg").write_bytes(b"x" * number)
         key = f"p/zähne/{number} a\tb.jpg"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 STAMP = "2026-11-23_023000"
 OLD = {"a": b"old", "b/c": b"old", ".hidden": b"old"}
 NEW = {"a": b"new", "d/e": b"new", ".hidden": b"new"}
+PUT_ASIDE = f"{swap.CAME}-1"  # as an admin brings back what an earlier swap has put aside
+for content in (OLD, NEW):
+    content[f"{PUT_ASIDE}/f"] = content["a"]
 STEPS = ("mkdir", "rename", "rmdir", "fsync", "utime")
 ALL_THE_WAY = "nothing failed"
 
@@ -63,7 +66,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 def laid_out(directory: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         (directory / name).write_bytes(content)
 
 
@@ -89,7 +92,7 @@ def beside(place: Path) -> list[str]:
 def after_recovery(place: Path) -> dict[str, bytes]:
     with swap.live(place / "attachments", None) as live:
         swap.recover(live)
-    assert [name for name in beside(place) if swap.KEPT not in name] == []
+    assert [name for name in beside(place) if swap.KEPT not in name and swap.CAME not in name] == []
     return files_below(place / "attachments")
 
 
@@ -195,8 +198,8 @@ class Writer:
         return writing
 
 
-def newcomers(kept: Path) -> list[bytes]:
-    return [path.read_bytes() for path in kept.glob(f"{swap_steps.NEWCOMER}*/**/*") if path.is_file()]
+def newcomers(place: Path) -> list[bytes]:
+    return [path.read_bytes() for path in place.glob(f"attachments.{swap.CAME}-{STAMP}-*/**/*") if path.is_file()]
 
 
 def test_whatever_somebody_makes_in_the_way_is_kept_and_the_swap_ends(
@@ -207,8 +210,8 @@ def test_whatever_somebody_makes_in_the_way_is_kept_and_the_swap_ends(
     assert swapped(tmp_path, disk, 0) == ALL_THE_WAY
     kept = tmp_path / f"attachments.{swap.KEPT}-{STAMP}"
     assert files_below(tmp_path / "attachments") == NEW
-    assert {name: content for name, content in files_below(kept).items() if swap_steps.NEWCOMER not in name} == OLD
-    assert newcomers(kept) == [b"newcomer"] * writer.made
+    assert files_below(kept) == OLD
+    assert newcomers(tmp_path) == [b"newcomer"] * writer.made
     assert writer.made == 50
 
 
@@ -222,8 +225,8 @@ def test_whoever_is_always_quicker_stops_it_and_the_next_ends_it(
         assert swapped(tmp_path, disk, 0).startswith("attachments: the swap stopped: 5 times in a row somebody else ")
     assert after_recovery(tmp_path) == NEW
     kept = tmp_path / f"attachments.{swap.KEPT}-{STAMP}"
-    assert newcomers(kept) == [b"newcomer"] * writer.made
-    assert {name: content for name, content in files_below(kept).items() if swap_steps.NEWCOMER not in name} == OLD
+    assert newcomers(tmp_path) == [b"newcomer"] * writer.made
+    assert files_below(kept) == OLD
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -238,7 +241,7 @@ def test_a_swap_that_was_cut_off_is_ended_over_what_the_application_made_since(
     (writer := Writer(place / "attachments")).write(often=9)
     assert writer.made > 0
     assert after_recovery(place) == NEW
-    assert newcomers(kept) == [b"newcomer"] * writer.made
+    assert newcomers(place) == [b"newcomer"] * writer.made
 
 
 def test_a_swap_is_undone_over_what_the_application_made_since(tmp_path: Path, disk: Disk) -> None:
@@ -251,11 +254,10 @@ def test_a_swap_is_undone_over_what_the_application_made_since(tmp_path: Path, d
         if not (place / "attachments" / name.partition("/")[0]).exists():
             laid_out(place / "attachments", {name: b"newcomer"})
             writer.made += 1
-    kept = place / f"attachments.{swap.KEPT}-{STAMP}"
-    (kept / f"{swap_steps.NEWCOMER}1").mkdir(mode=0o700)  # by an undoing that was cut off as well
-    laid_out(kept / f"{swap_steps.NEWCOMER}1", {"a": b"newcomer"})
+    by_an_undoing_that_was_cut_off_as_well = place / f"attachments.{swap.CAME}-{STAMP}-1"
+    laid_out(by_an_undoing_that_was_cut_off_as_well, {"a": b"newcomer"})
     assert after_recovery(place) == OLD
-    assert newcomers(kept) == [b"newcomer"] * (writer.made + 1)
+    assert newcomers(place) == [b"newcomer"] * (writer.made + 1)
 
 
 def test_what_vanishes_under_a_swap_does_not_stop_it(
