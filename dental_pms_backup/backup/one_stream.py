@@ -68,12 +68,12 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     """Take the database, the roles that it needs and its own settings; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     odd_names.refuse(server)
-    files = table_files.numbers(server)
+    files, had_rows = table_files.numbers(server), table_files.filled(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
             dump.database(server, facts, draft.descriptor, lock_wait_s=wanted.lock_wait_s, level=order.level, beat=beat)
         dumped, rows = _verify(order, draft, reading)
-    table_files.check_not_rewritten(server, rows, files)
+    table_files.check_not_rewritten(server, rows, files, had_rows)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)

@@ -9,7 +9,7 @@ from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.live import postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from dental_pms_backup.live.postgres import Server
 
@@ -18,6 +18,12 @@ TABLE_FILES = """\
 select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid))
  from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+"""
+# As the server's own counters say, which take no lock that a migration may hold.
+FILLED = """\
+select json_agg(format('%I.%I', n.nspname, c.relname)) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+ and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0)
 """
 # Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
 # they would have our rights. Rows that were deleted since count as well.
@@ -35,21 +41,32 @@ def numbers(server: Server) -> dict[str, int]:
         raise postgres.not_what_was_asked_for(server) from None
 
 
-def check_not_rewritten(server: Server, rows: Mapping[str, int], files: Mapping[str, int]) -> None:
+def filled(server: Server) -> set[str]:
+    """Return the names of the tables that have rows, or had some; DatabaseError when the server does not answer."""
+    try:
+        return set(json.loads(postgres.ask(server, FILLED) or "[]"))
+    except (ValueError, TypeError):
+        raise postgres.not_what_was_asked_for(server) from None
+
+
+def check_not_rewritten(
+    server: Server, rows: Mapping[str, int], files: Mapping[str, int], had_rows: Container[str]
+) -> None:
     """Raise VerificationError when a dump with these rows by table has none of a table that was filled anew meanwhile.
 
     pg_dump takes its snapshot first and locks the tables then. Of one that a migration rewrote, or truncated and
     filled, between the two, the snapshot sees no row, and pg_dump exits 0 (PostgreSQL manual, "Concurrency Control",
-    "Caveats"). ``files`` is what ``numbers`` returned before the dump.
+    "Caveats"). What it had may be in another table by then, which the snapshot does not have either. ``files`` and
+    ``had_rows`` are what ``numbers`` and ``filled`` returned before the dump.
     """
     empty = [table for table, count in rows.items() if count == 0 and table in files]
     after = numbers(server) if empty else {}
     for table in empty:
-        if (
-            after.get(table, files[table]) != files[table]
-            and postgres.ask(server, HAS_ROWS.format(postgres.literal(table))) == "t"
+        if after.get(table, files[table]) != files[table] and (
+            table in had_rows or postgres.ask(server, HAS_ROWS.format(postgres.literal(table))) == "t"
         ):
             raise VerificationError(
-                f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows",
+                f"db: {table} was rewritten, emptied or filled anew as the dump began, so the dump has none of its "
+                "rows",
                 hint="dental-pms-backup run   # when the migration is done",
             )

@@ -510,24 +510,30 @@ def test_server_that_hung_up_is_worth_a_retry(said: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("file_now", "rows_now", "rows_dumped", "refused"),
-    [(2, "t", 0, True), (2, "f", 0, False), (2, "t", 1, False), (1, "t", 0, False)],
-    ids=["filled anew", "truncated", "rewritten before the snapshot", "filled for the first time"],
+    ("file_now", "rows_now", "rows_dumped", "had_rows", "refused"),
+    [
+        (2, "t", 0, False, True),
+        (2, "f", 0, False, False),
+        (2, "f", 0, True, True),
+        (2, "t", 1, True, False),
+        (1, "t", 0, True, False),
+    ],
+    ids=["filled anew", "truncated", "emptied", "rewritten before the snapshot", "filled for the first time"],
 )
 def test_table_that_was_filled_anew_as_the_dump_began_is_noticed(
-    file_now: int, rows_now: str, rows_dumped: int, refused: bool, tmp_path: Path
+    file_now: int, rows_now: str, rows_dumped: int, had_rows: bool, refused: bool, tmp_path: Path
 ) -> None:
     table = '"Odd".t'
     files = json.dumps({table: file_now})
     psql(tmp_path, f"case $* in *'pg_relation_size('*) echo {rows_now} ;; *) echo '{files}' ;; esac\n")
-    before = {table: 1}
+    before, filled = {table: 1}, {table} if had_rows else set()
     if not refused:
-        table_files.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+        table_files.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before, filled)
         return
     with pytest.raises(VerificationError) as raised:
-        table_files.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before)
+        table_files.check_not_rewritten(server_of(tmp_path), {table: rows_dumped}, before, filled)
     assert raised.value.message == (
-        f"db: {table} was rewritten or filled anew as the dump began, so the dump has none of its rows"
+        f"db: {table} was rewritten, emptied or filled anew as the dump began, so the dump has none of its rows"
     )
 
 
@@ -536,6 +542,8 @@ def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_pat
     psql(tmp_path, f"echo '{answer}'\n")
     with pytest.raises(DatabaseError):
         table_files.numbers(server_of(tmp_path))
+    with pytest.raises(DatabaseError):
+        table_files.filled(server_of(tmp_path))
 
 
 def server_of(tmp_path: Path) -> OnHost:
