@@ -40,11 +40,13 @@ HEAD = (
     rf"s/^SET client_encoding = '\(.*\)';$/\1/p;}};{HEAD_LINES}q"
 )
 RESTRICT = rf"1,{HEAD_LINES}s/^\\restrict \([A-Za-z0-9]*\)$/\1/p;{HEAD_LINES}q"
-# as pg_dumpall writes the role that initdb made: objects of the system are its own, and dumps tell what differs
+# As pg_dumpall writes a role like the one that initdb made, where the manifest does not say which that was.
 SUPERUSER = (
     r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
     r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
 )
+# initdb fails with these in the name (extension.c, "invalid character in extension owner"): it came by renaming.
+NOT_FOR_INITDB = re.compile(r"""["$'\\]""")
 FULL = "53100"
 # SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
 BEFALLS = re.compile("57P|08|53|58030")
@@ -68,11 +70,17 @@ def head(descriptor: int) -> Head:
     return Head(major=int(said[0]), encoding=said[1])
 
 
-def superuser(globals_descriptor: int) -> str:
-    """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
-    return next(
-        iter(_first_lines("globals", globals_descriptor, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
-    )
+def superuser(source: Mapping[str, Any], globals_descriptor: int | None) -> str:
+    """Return the role that made the cluster of which the manifest says ``source``: the system's objects are its own.
+
+    Of an older manifest, the first one in the open, compressed file of roles that may be it; or else ``postgres``.
+    """
+    named = str(source.get("superuser", ""))
+    if named and named.isprintable() and not NOT_FOR_INITDB.search(named):
+        return named
+    argv = ["sed", "--quiet", "--expression", SUPERUSER]
+    found = _first_lines("globals", globals_descriptor, argv) if globals_descriptor is not None else []
+    return found[0] if found else "postgres"
 
 
 def make_database(server: Server, encoding: str, source: Mapping[str, Any], custom: Mapping[str, str]) -> str:

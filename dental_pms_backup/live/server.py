@@ -98,6 +98,7 @@ class Facts:
     ``started`` is when it was started, as it writes it: only ever compared. ``oid`` is the database's own number on the
     server, which one that is made anew under its name has not. ``settings`` decide how
     pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
+    One of them is the superuser that made the cluster, whose the system's objects are: pg_dump writes what differs.
     """
 
     version: int
