@@ -219,9 +219,7 @@ def _fill_as_superuser(
     """
     if not into.restorer or not dump.ours or owned_by_others(dump, verified.unpack):
         raise error
-    text = (
-        f"{error.message.rpartition(', expected ')[0]}; all owners in the set are superusers, so that it is replayed "
-    )
+    text = f"{error.message.rpartition(', expected ')[0]}; all owners in the set are superusers, so that it is "
     text += "replayed as a superuser"
     journal.write(Event.RESTORE_AS_SUPERUSER, text, priority=journal.WARNING, fields={"target": into.database})
     live = dump.live
