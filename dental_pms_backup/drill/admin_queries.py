@@ -34,8 +34,9 @@ WRITES_LIKE_US = """\
 do $do$
 declare setting text;
 begin
- for setting in select unnest(setconfig) from pg_db_role_setting where setrole = current_user::regrole
-  and setdatabase = (select oid from pg_database where datname = '{database}') loop
+ for setting in select unnest(setconfig) from pg_db_role_setting
+  where setrole = (select oid from pg_roles where rolname = current_user)
+   and setdatabase = (select oid from pg_database where datname = '{database}') loop
   execute format('alter role {role} in database {database} set %I to %L', split_part(setting, '=', 1),
    substr(setting, strpos(setting, '=') + 1));
  end loop;

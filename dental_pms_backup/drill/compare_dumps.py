@@ -22,7 +22,6 @@ HEAD_BYTES = 4096
 LARGEST_ANSWER_BYTES = 16 << 20
 UNPACKERS = {verify_file.GZIP[0], verify_file.IGZIP[0]}
 TALLY = filters.argv("tally.pl")
-MOST_WORDS_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +85,13 @@ def by_meaning(
     if stored.rows != restored.rows or stored == restored:
         return restored
     differ = [table for table, content in stored.tables.items() if content != restored.tables[table]]
-    if sum(len(table) + 1 for table in differ) > MOST_WORDS_BYTES:
-        return restored
-    tally_argv = filters.argv("by_meaning.pl", str(place), *differ)
-    with counting_packed(descriptor, tally_argv) as first:
-        one = first.tally(beat)
-    with counting(dump_argv, tally_argv=tally_argv) as second:
-        other = second.tally(beat)
+    with descriptors.memory("tables") as names:
+        os.write(names, "".join(f"{table}\n" for table in differ).encode("utf-8", "backslashreplace"))
+        tally_argv = filters.argv("by_meaning.pl", str(place), f"/proc/{os.getpid()}/fd/{names}")
+        with counting_packed(descriptor, tally_argv) as first:
+            one = first.tally(beat)
+        with counting(dump_argv, tally_argv=tally_argv) as second:
+            other = second.tally(beat)
     same = {table: stored.tables[table] for table in differ if one.tables.get(table, 1) == other.tables.get(table, 2)}
     return replace(
         restored,

@@ -39,16 +39,29 @@ HEAD = (
     rf"1,{HEAD_LINES}{{s/^-- Dumped from database version \([0-9]*\).*/\1/p;"
     rf"s/^SET client_encoding = '\(.*\)';$/\1/p;}};{HEAD_LINES}q"
 )
+# pg_dump may see no row less. With it off, a materialized view over a table with policies cannot be refreshed as its
+# owner. The line stands in the head, of which no byte too much is read.
+WITH_POLICIES = rf"sed --unbuffered --expression='/^SET row_security = off;$/{{s/off/on/;q}};{HEAD_LINES}q' && exec cat"
 RESTRICT = rf"1,{HEAD_LINES}s/^\\restrict \([A-Za-z0-9]*\)$/\1/p;{HEAD_LINES}q"
-# as pg_dumpall writes the role that initdb made: objects of the system are its own, and dumps tell what differs
+# As pg_dumpall writes a role like the one that initdb made, where the manifest does not say which that was.
 SUPERUSER = (
     r"/^ALTER ROLE [a-z_][a-z0-9_]* WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS\b/"
     r"{s/^ALTER ROLE \([a-z0-9_]*\) .*/\1/p;q;}"
 )
+# initdb fails with these in the name (extension.c, "invalid character in extension owner"): it came by renaming.
+NOT_FOR_INITDB = re.compile(r"""["$'\\]""")
 FULL = "53100"
 # SQLSTATE of what befalls a server, whatever it was told: a shutdown, a crash, a full disk, no memory, a bad disk
 BEFALLS = re.compile("57P|08|53|58030")
-LACKING = {"58P01", "0A000"}
+# what a statement needs that a server may lack which has all that the set has: by the SQLSTATE, or what it names
+LACKING = {
+    "55000": "a library that has to be preloaded, or what else has to be ready",
+    "58P01": "a file",
+}
+NO_OTHER_SERVER = re.compile("08(?!P01)|HV")
+NO_SUCH_VALUE = "22023"  # of a setting that the server knows
+SETTING = re.compile(r"(?:ALTER ROLE [^']*)?SET (\w+) (?:=|TO) ")
+TABLESPACE = re.compile(r'SET default_tablespace = ("[\w -]+"|\w+);')
 EXTENSION = re.compile(r'CREATE EXTENSION IF NOT EXISTS ("[\w -]+"|\w+) WITH SCHEMA ')
 
 
@@ -68,11 +81,17 @@ def head(descriptor: int) -> Head:
     return Head(major=int(said[0]), encoding=said[1])
 
 
-def superuser(globals_descriptor: int) -> str:
-    """Return the role that made the cluster of an open, compressed file of roles, ``postgres`` if that is not clear."""
-    return next(
-        iter(_first_lines("globals", globals_descriptor, ["sed", "--quiet", "--expression", SUPERUSER])), "postgres"
-    )
+def superuser(source: Mapping[str, Any], globals_descriptor: int | None) -> str:
+    """Return the role that made the cluster of which the manifest says ``source``: the system's objects are its own.
+
+    Of an older manifest, the first one in the open, compressed file of roles that may be it; or else ``postgres``.
+    """
+    named = str(source.get("superuser", ""))
+    if named and named.isprintable() and not NOT_FOR_INITDB.search(named):
+        return named
+    argv = ["sed", "--quiet", "--expression", SUPERUSER]
+    found = _first_lines("globals", globals_descriptor, argv) if globals_descriptor is not None else []
+    return found[0] if found else "postgres"
 
 
 def make_database(server: Server, encoding: str, source: Mapping[str, Any], custom: Mapping[str, str]) -> str:
@@ -136,9 +155,10 @@ def load(server: Server, what: str, descriptor: int, *, whole: bool = False, bea
     os.lseek(descriptor, 0, os.SEEK_SET)
     at_once = ["--single-transaction"] if whole else []
     words = (*psql.STRICT, IN_COPY, *at_once, "--output=/dev/null", "--file=-")
-    argvs = verify_file.unpacker(), _client(server, "psql", *words, stdin=True)
-    unpacked, loaded = programs.pipeline(*argvs, stdin=descriptor, beat=beat)
+    argvs = verify_file.unpacker(), ["sh", "-c", WITH_POLICIES], _client(server, "psql", *words, stdin=True)
+    unpacked, passed_on, loaded = programs.pipeline(*argvs, stdin=descriptor, beat=beat)
     check_not_killed(unpacked)
+    check_not_killed(passed_on)
     if not loaded.ok:
         raise _load_error(what, descriptor, loaded)
     if not unpacked.ok:
@@ -164,6 +184,8 @@ def not_of_the_set(state: str, client: programs.Ended) -> BackupError | None:
     """Return the error for what befell the throwaway server or its client, None when it only said no."""
     if state == FULL:
         return RoomError("drill: no space left for a copy of the database, expected room for all of it", hint="df -h")
+    if NO_OTHER_SERVER.match(state):
+        return _lacking("another server that is asked there", f"SQLSTATE {state}")
     if not state or BEFALLS.match(state):
         why = f"{client}, SQLSTATE {state}" if state else str(client)
         return TemporaryError(
@@ -199,19 +221,35 @@ def _first_lines(what: str, descriptor: int, argv: Sequence[str]) -> list[str]:
 def _load_error(what: str, descriptor: int, client: programs.Ended) -> BackupError:
     state, line = psql.stopped_at(client)
     excuse = not_of_the_set(state, client)
-    if excuse and not (line and not state):
+    if excuse and (not line or (state and not NO_OTHER_SERVER.match(state))):
         return excuse
-    failed = _statement(what, descriptor, line)
-    extension = EXTENSION.match(failed)
-    if state in LACKING and extension:
-        return ToolMissingError(
-            f"drill: the throwaway server lacks the extension {extension[1]}, which the live one has",
-            hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
-        )
     why = f"SQLSTATE {state}, line {line}" if state else f"line {line}"
-    if standing := _standing_at(descriptor, line):
-        why += f"{reasons.at(standing)}{reasons.why(state, standing)}"
-    return DrillError(f"{what}: the set does not load ({why}), expected every statement to succeed")
+    standing = _standing_at(descriptor, line)
+    where = f"{why}{reasons.at(standing)}" if standing else why
+    if lacks := _lacks(state, _statement(what, descriptor, line)):
+        return _lacking(lacks, where)
+    where += reasons.why(state, standing) if standing else ""
+    return DrillError(f"{what}: the set does not load ({where}), expected every statement to succeed")
+
+
+def _lacks(state: str, failed: str) -> str:
+    """Return what of live the throwaway server lacks for a statement, nothing where the set may be at fault."""
+    if extension := EXTENSION.match(failed):  # that it is in the dump says that live has it
+        return f"the extension {extension[1]}"
+    if NO_OTHER_SERVER.match(state):
+        return "another server that is asked there"
+    if state == NO_SUCH_VALUE and (tablespace := TABLESPACE.match(failed)):
+        return f"the tablespace {tablespace[1]}"
+    if state == NO_SUCH_VALUE and (setting := SETTING.match(failed)):
+        return f"what the setting {setting[1]} names"
+    return LACKING.get(state, "")
+
+
+def _lacking(what: str, where: str) -> ToolMissingError:
+    return ToolMissingError(
+        f"drill: the set cannot be proven here ({where}): the throwaway server lacks {what}, which the live one has",
+        hint="dental-pms-backup config show   # drill.where: container has the live server's own image",
+    )
 
 
 def _standing_at(descriptor: int, line: int) -> str:

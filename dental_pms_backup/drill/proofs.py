@@ -146,8 +146,7 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     head, superuser = None, "postgres"
     with findings.proof(LOAD):
         head = load.head(job.files[Kind.DB])
-        if Kind.GLOBALS in job.files:
-            superuser = load.superuser(job.files[Kind.GLOBALS])
+        superuser = load.superuser(source, job.files.get(Kind.GLOBALS))
         if head.major != source["server_version"] // 10_000:
             raise DrillError(
                 f"db: a dump of PostgreSQL {head.major}, expected one of {source['server_version'] // 10_000} "

@@ -1,11 +1,12 @@
 # Counts and sums up a dump as tally.pl does, but by what it means: for tables of which that has found two dumps to differ.
 #
-#   unpack | perl by_meaning.pl DIRECTORY [TABLE ...]
+#   unpack | perl by_meaning.pl DIRECTORY TABLES
 #
-# Prints for each TABLE, and at last for the rest, what tally.pl prints: its SHA-256 is that of the rows in their own order,
-# in which the columns stand by name. A child, or a partition, may have both in another order once it was loaded. The rest
-# is what pg_dump writes for each object, in whatever order; of a table the lines as well. In memory that stays flat, so
-# that a table with a row of more than 1 MiB is not printed. DIRECTORY is for the files of sort.
+# Prints for each table that has rows and whose name is a line of the file TABLES, and at last for the rest, what tally.pl
+# prints: its SHA-256 is that of the rows in their own order, in which the columns stand by name. A child, or a partition,
+# may have both in another order once it was loaded. The rest is what pg_dump writes for each object, in whatever order; of
+# a table the lines as well. In memory that stays flat: for each long field of a row of more than 1 MiB its SHA-256 stands.
+# DIRECTORY is for the files of sort.
 use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
@@ -13,13 +14,16 @@ use Copy;
 use Sql;
 use IPC::Open2;
 
-my ($directory, @tables) = @ARGV;
+my ($directory, $file) = @ARGV;
+open my $names, "<", $file or die "$file: $!\n";
+chomp(my @tables = <$names>);
 my $longest = 1 << 20;
+my $longest_kept = 64;    # bytes of a field of a longer row: fewer than a line of sha256sum has
 my $number = 0;
 my %number = map { $_ => $number++ } @tables;
 my ($text, $line, $row, $out) = ("", "", "", "");
 my ($entry, $part, $of_table) = ("", 0, 0);    # part: how many of the entry were passed on
-my ($is, $too_long, @order, @rows, @lost) = (undef, 0);
+my ($is, $field, $summed, $to_sum, $from_sum, @fields, @order, @rows) = (undef, "");
 my $cast = Sql::cast();
 
 $ENV{LC_ALL} = "C";
@@ -76,7 +80,14 @@ sub begin {
     my @names = Copy::columns($columns);
     @order = sort { $names[$a] cmp $names[$b] } 0 .. $#names;
     substr($entry, -length $heading) = "COPY @names[@order]\n" if substr($entry, -length $heading) eq $heading;
-    $is = $number{$table};
+    $is = $number{$table} // $number{as_told($table)};
+}
+
+# A name as TABLES has it where it is not in UTF-8.
+sub as_told {
+    my ($name) = @_;
+    $name =~ s/([\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})|([\x80-\xff])/$1 || sprintf "\\x%02x", ord $2/ge;
+    return $name;
 }
 
 sub take_rows {
@@ -84,12 +95,50 @@ sub take_rows {
     $rows[$is] += $_[0] =~ tr/\n//;
     $row .= $_[0];
     while (($end = index($row, "\n", $from)) >= 0) {
-        my @fields = split /\t/, substr($row, $from, $end - $from), -1;
-        put($is, join("\t", @fields == @order ? @fields[@order] : @fields)) if !$too_long;
-        ($from, $too_long) = ($end + 1, 0);
+        my $line = substr($row, $from, $end - $from);
+        $from = $end + 1;
+        if (@fields || $field ne "" || $summed || length $line > $longest) {
+            take_fields($line);
+            end_field();
+        } else {
+            @fields = split /\t/, $line, -1;
+        }
+        put($is, join("\t", @fields == @order ? @fields[@order] : @fields));
+        @fields = ();
     }
     substr($row, 0, $from, "");
-    ($lost[$is], $too_long, $row) = (1, 1, "") if length $row > $longest;
+    return if length $row <= $longest;
+    take_fields($row);
+    $row = "";
+}
+
+# Takes a part of a row that is longer than what is kept of one.
+sub take_fields {
+    my ($from, $end) = (0);
+    while (($end = index($_[0], "\t", $from)) >= 0) {
+        take_field(substr($_[0], $from, $end - $from));
+        end_field();
+        $from = $end + 1;
+    }
+    take_field(substr($_[0], $from));
+}
+
+sub take_field {
+    $field .= $_[0];
+    return if length $field <= $longest_kept;
+    $summed //= open2($from_sum, $to_sum, "sha256sum");
+    print $to_sum $field or die "sha256sum\n";
+    $field = "";
+}
+
+sub end_field {
+    if ($summed) {
+        print $to_sum $field and close $to_sum or die "sha256sum\n";
+        chomp($field = <$from_sum> // die "sha256sum\n");
+        waitpid $summed, 0;
+    }
+    push @fields, $field;
+    ($summed, $field) = (undef, "");
 }
 
 my $take = Copy::reader(
@@ -115,7 +164,6 @@ sub end_sum {
 
 while (my $each = <$sorted>) {
     my $key = substr($each, 0, index($each, "\t"));
-    next if $key ne "rest" && $lost[$key];
     if ($key ne $of) {
         end_sum();
         open $sum, "|-", "sha256sum" or die;

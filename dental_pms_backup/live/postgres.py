@@ -47,7 +47,8 @@ select json_build_object('version', current_setting('server_version_num')::int, 
  'superuser', current_setting('is_superuser') = 'on',
  'settings', (select jsonb_strip_nulls(jsonb_build_object('encoding', pg_encoding_to_char(d.encoding),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
-  'locale', coalesce(j->>'datlocale', j->>'daticulocale')))
+  'locale', coalesce(j->>'datlocale', j->>'daticulocale'),
+  'superuser', (select rolname from pg_roles where oid = 10)))
    || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))
 """.replace("{names}", " ".join(pinned_settings.WRITTEN_BY))

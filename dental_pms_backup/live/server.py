@@ -104,6 +104,7 @@ class Facts:
     server, which one that is made anew under its name has not. ``settings`` decide how
     pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
     ``superuser`` tells whether we are one there.
+    One of them is the superuser that made the cluster, whose the system's objects are: pg_dump writes what differs.
     """
 
     version: int

@@ -219,8 +219,8 @@ def _fill_as_superuser(
     """
     if not into.restorer or not dump.ours or owned_by_others(dump, verified.unpack):
         raise error
-    text = f"{error.message.removesuffix(', expected nothing in it that only a superuser may do')}; all owners in the "
-    text += "set are superusers, so that it is replayed as a superuser"
+    text = f"{error.message.rpartition(', expected ')[0]}; all owners in the set are superusers, so that it is "
+    text += "replayed as a superuser"
     journal.write(Event.RESTORE_AS_SUPERUSER, text, priority=journal.WARNING, fields={"target": into.database})
     live = dump.live
     databases.drop(live.server, into.database)

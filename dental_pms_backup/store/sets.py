@@ -28,7 +28,7 @@ FILE_OF_SET = re.compile(
 LARGEST_MANIFEST_BYTES = 16 << 20
 TOO_LARGE = 1 << 63
 NUMBERS = {"database_bytes", "server_version"}
-TEXTS = {"database", "system_identifier", "source", "container", "image", "image_id", "encoding"}
+TEXTS = {"database", "system_identifier", "source", "container", "image", "image_id", "encoding", "superuser"}
 SHA256 = re.compile("[0-9a-f]{64}")
 
 

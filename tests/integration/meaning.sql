@@ -2,6 +2,7 @@
 create table documents (id int, title text);
 create table letters (recipient text) inherits (documents);
 insert into letters (id, title, recipient) values (1, 'referral', 'Dr A'), (2, 'bill', null);
+insert into letters select 3, string_agg(md5(n::text), ''), 'Dr B' from generate_series(1, 100000) n;
 alter table documents add column written date default '2026-01-01';
 alter table letters alter column written set default '2026-02-02', alter column written set not null;
 comment on column letters.written is 'w';

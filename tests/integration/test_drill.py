@@ -1,5 +1,6 @@
 """A drill calls a set proven only when what came back from a throwaway server is what went in."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration import drills
@@ -113,6 +115,13 @@ def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: 
     try:
         own_database.configure({"native.database": name})
         sql_in(own_database, name, "create table teeth (name text); insert into teeth values (E'\\xe9')")
+        # with columns that come back in another order
+        child = "E'\\xe9'" if encoding == "LATIN1" else "'child'"
+        for each in (
+            "create table %I (a int) inherits (teeth)",
+            "insert into %I values (''x'', 1); alter table teeth add column b int",
+        ):
+            sql_in(own_database, name, f"do $$ begin execute format('{each}', {child}); end $$")
         assert own_database.run("run", "db").returncode in {0, 1}  # it may be suspect
         assert drills_well(own_database)["proof_identity"] == "passed"
     finally:
@@ -232,7 +241,7 @@ def test_what_comes_back_in_another_order_is_proven_and_a_line_in_a_body_is_text
     assert (loaded.returncode, loaded.stderr) == (0, "")
     name = own_database.takes("db")
     rows = json.loads((own_database.store / f"sets/{name}.json").read_text())["streams"]["db"]["rows"]
-    assert (rows["public.turned"], rows["public.letters"], rows["public.kinds"]) == (2, 2, 2)
+    assert (rows["public.turned"], rows["public.letters"], rows["public.kinds"]) == (2, 3, 2)
     assert drills_well(own_database, name)["proof_identity"] == "passed"
     copy = f"{own_database.server.database}_new"
     assert own_database.run("restore", "db", name, "--to", copy).returncode == 0
@@ -266,6 +275,30 @@ def test_a_database_that_orders_text_in_its_own_way_is_proven(own_database: Site
         assert shown["manifest"]["streams"]["db"]["source"]["locale"] == "en"
     finally:
         sql(own_database.server, f'drop database "{name}" with (force)')
+
+
+OF_THE_SYSTEM = """\
+create table t (id int);
+create role app;
+revoke execute on function pg_catalog.pg_sleep(double precision) from public;
+grant select on pg_catalog.pg_authid to app;
+alter schema public owner to app;
+"""
+
+
+def test_a_database_is_proven_whoever_made_its_server_and_whichever_superusers_it_has(
+    new_site: Site, grounds: Path
+) -> None:
+    site = new_site
+    with private_cluster.cluster(grounds / "whose", database="practice") as server:
+        sql(server, "create role admin superuser createdb createrole replication bypassrls login")
+        sql(dataclasses.replace(server, user="admin"), 'alter role postgres rename to "dental-pms é"')
+        site.server = dataclasses.replace(server, user="dental-pms é")
+        done = as_cluster_user(site.server, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=OF_THE_SYSTEM)
+        assert done.returncode == 0, done.stderr
+        site.configure({"native.host": server.host, "native.database": "practice", "native.user": "dental-pms é"})
+        name = site.takes("db")
+    assert drills_well(site, name)["proof_identity"] == "passed"
 
 
 def test_a_locale_that_the_throwaway_server_lacks_is_told(site: Site) -> None:

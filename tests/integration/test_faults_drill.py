@@ -171,12 +171,44 @@ def holds_three_files(site: Site, *, removed: str = "") -> None:
     site.takes()
 
 
-@pytest.mark.fault("Ourselves", "a drill's server lacks an extension")
-def test_an_extension_that_the_throwaway_server_lacks_is_named_and_no_fault_of_the_set(site: Site) -> None:
-    extension = "CREATE EXTENSION IF NOT EXISTS dental_charts WITH SCHEMA public;\n\nCREATE SCHEMA reports;"
-    rewrite(site, Kind.DB, replaced("^CREATE SCHEMA reports;", extension))
+FAR = """\
+CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public;
+CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '/nowhere');
+CREATE USER MAPPING FOR PUBLIC SERVER far;
+CREATE FOREIGN TABLE public.recalls (id integer) SERVER far;
+CREATE MATERIALIZED VIEW public.near AS SELECT id FROM public.recalls;
+"""
+SLOW = """\
+CREATE EXTENSION IF NOT EXISTS pg_stat_statements WITH SCHEMA public;
+CREATE MATERIALIZED VIEW public.slow AS SELECT count(*) FROM public.pg_stat_statements;
+"""
+
+
+@pytest.mark.sample(2)
+@pytest.mark.fault("Ourselves", "a drill's server lacks")
+@pytest.mark.parametrize(
+    ("statements", "where", "lacks"),
+    [
+        pytest.param(
+            "CREATE EXTENSION IF NOT EXISTS dental_charts WITH SCHEMA public;\n",
+            ", at CREATE EXTENSION dental_charts",
+            "the extension dental_charts",
+            id="an extension",
+        ),
+        pytest.param(SLOW, ", at CREATE MATERIALIZED VIEW public.slow", "a library", id="a preloaded library"),
+        pytest.param(FAR, ", at CREATE MATERIALIZED VIEW public.near", "another server", id="another server"),
+        pytest.param(
+            "SET default_tablespace = fast;\n", ", at SET default_tablespace", "the tablespace fast", id="a tablespace"
+        ),
+    ],
+)
+def test_what_the_throwaway_server_lacks_is_named_and_no_fault_of_the_set(
+    site: Site, statements: str, where: str, lacks: str
+) -> None:
+    rewrite(site, Kind.DB, replaced("^CREATE SCHEMA reports;", f"{statements}\nCREATE SCHEMA reports;"))
     met = drills.fails(site, cause="tool")
-    assert "drill: the throwaway server lacks the extension dental_charts" in met.stderr
+    assert f"{where}): the throwaway server lacks {lacks}" in met.stderr
+    assert "drill: the set cannot be proven here (SQLSTATE " in met.stderr
     drills.recovers(site)
 
 

@@ -185,6 +185,36 @@ def test_amounts_that_the_server_would_read_as_others_are_refused_before_anythin
     assert (done.returncode, "the set has amounts of money" in done.stderr) == (4, True), done.stderr
 
 
+POLICIES = """\
+create role "{0}_reads";
+create table recalls (id int, hidden bool);
+alter table recalls enable row level security;
+create policy p on recalls to "{0}_reads" using (not hidden);
+grant select on recalls to "{0}_reads";
+insert into recalls values (1, false), (2, true);
+create materialized view seen as select id from recalls;
+alter materialized view seen owner to "{0}_reads";
+refresh materialized view seen;
+"""
+
+
+def test_a_materialized_view_over_a_table_with_policies_is_proven_and_comes_back(small: Site) -> None:
+    site = small
+    role = f"{site.server.database}_reads"
+    try:
+        script(site, POLICIES.format(site.server.database))
+        name = site.takes("db")
+        assert drills_well(site, name)["proof_identity"] == "passed"
+        done, there = goes(site, "replaced", name)
+        assert (done.returncode, sql(there, "table seen")) == (0, "1"), done.stderr
+        done, there = goes(site, "beside", name)
+        assert (done.returncode, sql(there, "refresh materialized view seen", "table seen")) == (0, "1"), done.stderr
+    finally:
+        for each in databases_like(site.server, site.server.database):
+            sql(postgres.in_database(site.server, each), f'drop owned by "{role}"')
+        sql(site.server, f'drop role "{role}"')
+
+
 BROKEN = """\
 create table patients (id int primary key, name text);
 create function known(i int) returns bool language sql as $$

@@ -156,6 +156,16 @@ def test_a_set_with_what_only_a_superuser_may_make_names_it_and_the_option(wide:
     dumps_like(site, printed(done)["restore_target"])
 
 
+def loads_as_superuser(site: Site, why: str) -> None:
+    name = site.takes("db")
+    done = site.run("restore", "db", name)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        f"db: the replay failed ({why}); all owners in the set are superusers, so that it is replayed as a superuser\n"
+    )
+    assert in_new(site, printed(done)["restore_target"]) == dump(site.server)
+
+
 def test_a_set_of_superusers_alone_is_replayed_as_one_where_that_is_needed_and_it_is_told(new_site: Site) -> None:
     site, live = new_site, new_site.server
     name = f"alone_{site.place.name}"
@@ -168,14 +178,9 @@ def test_a_set_of_superusers_alone_is_replayed_as_one_where_that_is_needed_and_i
             "create table lines as select 1 as n",
             "create function raw(int) returns int language internal as 'int4abs'",
         )
-        site.takes("db")
-        done = site.run("restore", "db", "latest")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == (
-            "db: the replay failed (SQLSTATE 42501, at CREATE FUNCTION public.raw); all owners in the set are "
-            "superusers, so that it is replayed as a superuser\n"
-        )
-        assert in_new(site, printed(done)["restore_target"]) == dump(site.server)
+        loads_as_superuser(site, "SQLSTATE 42501, at CREATE FUNCTION public.raw")
+        sql(site.server, "drop function raw(int)", "alter table lines add constraint whose check (user = 'postgres')")
+        loads_as_superuser(site, "SQLSTATE 23514, at rows of public.lines: a row breaks the check whose")
         assert sql(site.server, LEFT) == ""
     finally:
         for made in [*beside(site), name]:

@@ -297,9 +297,19 @@ def test_rows_may_be_in_another_partition_than_they_were(tmp_path: Path) -> None
     ]
 
 
-def test_a_row_that_is_too_long_to_be_turned_is_not_called_the_same(tmp_path: Path) -> None:
-    long = "x" * (3 << 20)
-    assert meant(tmp_path, CHILD.replace("one\n2", f"{long}\n2"), TURNED.replace("one\t1", f"{long}\t1")) == IN_KID
+@pytest.mark.parametrize("length", [70, (1 << 20) - 4, 1 << 20, (3 << 20) + 1])
+def test_a_row_of_whatever_length_is_compared(tmp_path: Path, length: int) -> None:
+    live = CHILD.replace("1\tone\n", f"1\t{'x' * length}\n")
+    assert meant(tmp_path, live, TURNED.replace("one\t1", f"{'x' * length}\t1")) == []
+    assert meant(tmp_path, live, TURNED.replace("one\t1", f"{'x' * (length - 1)}y\t1")) == IN_KID
+    assert meant(tmp_path, live, TURNED.replace("one\t1", f"{'x' * length}\t3")) == IN_KID
+
+
+def test_however_many_tables_are_compared(tmp_path: Path) -> None:
+    lives, copies = (
+        "".join(each.replace("kid", f"kid{'_' * 1000}{number}") for number in range(70)) for each in (CHILD, TURNED)
+    )
+    assert meant(tmp_path, lives, copies) == []
 
 
 def test_a_second_look_takes_little_memory_whatever_is_long(tmp_path: Path) -> None:
@@ -310,10 +320,13 @@ def test_a_second_look_takes_little_memory_whatever_is_long(tmp_path: Path) -> N
     definitions = [b"COMMENT ON TABLE t IS '", *long, b"';\n", b"--\n" * (1 << 18)]
     rows = [head, b"COPY t (a) FROM stdin;\n1\n", *long, b"\n2\n\\.\n", head, b"COPY u (a) FROM stdin;\n"]
     given = [*definitions, *rows, b"1\n" * (1 << 20), b"\\.\n"]
-    found = filtered("by_meaning.pl", tmp_path, "t", "u", given=given)
+    tables = tmp_path / "tables"
+    tables.write_text("t\nu\n")
+    found = filtered("by_meaning.pl", tmp_path, tables, given=given)
     assert (found.status, found.said) == (0, "")
     assert [line.partition(b"\t") for line in found.out.splitlines()[1::2]] == [
+        (b"3", b"\t", b"t"),
         (b"1048576", b"\t", b"u"),
         (b"-", b"\t", b""),
     ]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tables]
