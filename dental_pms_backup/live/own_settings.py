@@ -145,11 +145,12 @@ def script(wanted: str, database: str) -> str:
 def custom(found: Mapping[str, str]) -> dict[str, str]:
     """Return the value of each setting of the database that is the application's or an extension's own, by its name."""
     parts = (SET_FOR_IT.fullmatch(statement) for statement in found.values())
-    values = {_plain(part["name"]): _unquoted(part["value"]) for part in parts if part}
+    values = {plain(part["name"]): unquoted(part["value"]) for part in parts if part}
     return {name: value for name, value in values.items() if "." in name and not name.startswith(OUR_PREFIX)}
 
 
-def _unquoted(literal: str) -> str:
+def unquoted(literal: str) -> str:
+    """Return the text that a literal in these statements stands for."""
     value = literal.removeprefix("E")[1:-1].replace("''", "'")
     return value.replace("\\\\", "\\") if literal.startswith("E") else value
 
@@ -157,13 +158,13 @@ def _unquoted(literal: str) -> str:
 def _about(match: re.Match[str]) -> str:
     """Return what a statement is about, empty for a comment."""
     if match["setting"]:
-        whose = f" of role {_plain(match['role'])}" if match["role"] else ""
-        return f"setting {_plain(match['setting'])}{whose}"
+        whose = f" of role {plain(match['role'])}" if match["role"] else ""
+        return f"setting {plain(match['setting'])}{whose}"
     words = {"OWNER": OWNER, "COMMENT": "comment", "CONNECTION": "connection limit", "GRANT": RIGHTS, "REVOKE": RIGHTS}
     return next((about for word, about in words.items() if f"{word} " in match[0].partition(" IS ")[0]), "")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return a name without its quotes, as it can be told."""
-    plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
-    return plain if plain.isprintable() else "(not text)"
+    bare = name[1:-1].replace('""', '"') if name.startswith('"') else name
+    return bare if bare.isprintable() else "(not text)"
