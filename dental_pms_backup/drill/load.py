@@ -32,6 +32,8 @@ do $$ declare name text; value text; begin
  loop execute format('alter role current_user in database {database} set %I to %L', name, value); end loop;
  if not exists (select from pg_settings s where s.name = 'event_triggers') then
   alter role current_user in database {database} set session_replication_role to replica; end if; end $$"""
+# Without a library that the set's roles name nobody could connect; no name at all is not one that can be set.
+NO_LIBRARY = {"session_preload_libraries": "plpgsql"}
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 HEAD_LINES = 60
@@ -92,7 +94,7 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any], cust
             raise
         postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
         why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
-    ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off"}))
+    ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off", **NO_LIBRARY}))
     postgres.ask(server, OURS.format(database=DATABASE, settings=ours))
     settings = {name: str(source[name]) for name in pinned_settings.WRITTEN_BY if name in source}
     settings.update(custom)

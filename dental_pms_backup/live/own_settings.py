@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. What
 # is set for all databases of the server (ALTER ROLE ALL), which no dump has, is one of this database, where it has no
-# other. Rights stand here where they are not what every new database has.
+# other. Rights stand here where they are not what every new database has, once,
+# whoever gave them.
 TEXT = """\
 with d as (select * from pg_database where datname = current_database()), lines (place, whose, nth, line) as (
  select 0, '', 0, translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
@@ -56,10 +57,11 @@ with d as (select * from pg_database where datname = current_database()), lines 
   where not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
  union all select 6, case grantee when 0 then '' else rolname end, 0, format('GRANT %s ON DATABASE :"DBNAME" TO %s%s;',
    privilege_type, case grantee when 0 then 'PUBLIC' else quote_ident(rolname) end,
-   case when is_grantable then ' WITH GRANT OPTION' else '' end)
+   case when bool_or(is_grantable) then ' WITH GRANT OPTION' else '' end)
   from d, aclexplode(datacl) left join pg_roles r on r.oid = grantee
   where (grantee = 0 or rolname is not null)
    and not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
+  group by grantee, rolname, privilege_type
  union all select 9, '', 0, '-- settings of the database complete')
 select line from lines order by place, whose collate "C", nth, line collate "C"
 """

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.live.postgres import Server
 
+VALUE = rf"(?:{own_settings.LITERAL}|[\w.-]+)"
 SETS = re.compile(
     rf"""ALTER (?:DATABASE :"DBNAME"|ROLE (?P<role>{own_settings.IDENT})(?: IN DATABASE :"DBNAME")?) """
-    rf"(?P<sets>SET (?P<name>{own_settings.IDENT}) TO (?P<value>.*);)\s*",
-    re.DOTALL,
+    rf"(?P<sets>SET (?P<name>{own_settings.IDENT}) TO (?P<value>{VALUE}(?:, {VALUE})*);)\s*"
 )
 TRIED = "begin;\n{}rollback;\n"
 PRELOADS = {"session_preload_libraries", "local_preload_libraries"}

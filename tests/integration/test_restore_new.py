@@ -232,6 +232,9 @@ def test_a_setting_with_which_nobody_could_connect_is_left_out_and_told(own_data
         sql(elsewhere, f'alter database "{name}" reset all', "drop role if exists dental_front")
 
 
+UNKNOWN = ("lc_monetary TO 'xx_YY'", "operator_precedence_warning TO 'on'")
+
+
 def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_are_told(live: OnHost) -> None:
     sql(live, f"create database {load.DATABASE}")
     try:
@@ -245,8 +248,15 @@ def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_
                 compare_settings.compare(live, file.fileno(), lambda: None)
         with settings_file(live, "") as file:
             assert compare_settings.compare(live, file.fileno(), lambda: None) == ""
-        with settings_file(live, "ALTER DATABASE :\"DBNAME\" SET lc_monetary TO 'xx_YY';\n") as file:
-            assert "does not take one of the database's" in compare_settings.compare(live, file.fileno(), lambda: None)
+        unknown = "".join(f'ALTER DATABASE :"DBNAME" SET {each};\n' for each in UNKNOWN)
+        with settings_file(live, unknown) as file:
+            why = compare_settings.compare(live, file.fileno(), lambda: None)
+            assert why.endswith("does not take the database's setting lc_monetary, setting operator_precedence_warning")
+        given = f"grant connect on database {load.DATABASE} to"
+        sql(live, f"{given} dental_app with grant option", f"{given} dental_reader")
+        sql(live, "set session authorization dental_app", f"{given} dental_reader")
+        rights = own_settings.statements(own_settings.of(postgres.in_database(live, load.DATABASE)))["rights"]
+        assert rights.count(" TO dental_reader;") == 1
         after = "select count(*) from pg_db_role_setting join pg_database d on d.oid = setdatabase where datname = '{}'"
         assert sql(live, after.format(load.DATABASE)) == "0"
     finally:
