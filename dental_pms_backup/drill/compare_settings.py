@@ -35,7 +35,7 @@ def compare(server: Server, descriptor: int, beat: Callable[[], None]) -> str:
         went_in = own_settings.read(verify_file.unpacker(), descriptor)
     except ValueError:
         raise DrillError("settings: something else is in the file, expected what belongs to the database") from None
-    lacking = unknown_settings.among(went_in.values(), lambda script: _takes(server, script))
+    lacking = unknown_settings.among(went_in.values(), lambda script: load.takes(server, script))
     went_in = {about: statement for about, statement in went_in.items() if statement not in lacking}
     script = own_settings.script("".join(went_in.values()), load.DATABASE)
     asked = GIVE.format(database=load.DATABASE, script=script, text=own_settings.TEXT)
@@ -52,11 +52,3 @@ def compare(server: Server, descriptor: int, beat: Callable[[], None]) -> str:
     if lacking:
         return f"the throwaway server does not take the database's {', '.join(map(unknown_settings.told, lacking))}"
     return ""
-
-
-def _takes(server: Server, script: str) -> bool:
-    """Tell whether the throwaway server takes a script; TemporaryError or RoomError where that cannot be told."""
-    ended, _ = programs.capture(load.script_argv(server), text_in=script)
-    if not ended.ok and (befell := load.not_of_the_set(psql.sqlstate(ended), ended)):
-        raise befell
-    return ended.ok

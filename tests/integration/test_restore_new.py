@@ -217,6 +217,9 @@ def test_a_setting_with_which_nobody_could_connect_is_left_out_and_told(own_data
         sql(elsewhere, "drop role dental_front")
         for copy in copies:
             copy.unlink()
+        assert (
+            "proof_load=passed\nproof_settings=not checked\nproof_identity=passed\n" in site.run("drill", taken).stdout
+        )
         done = site.run("restore", "db", taken, "--in-place", "--yes")
         assert done.returncode == 0, done.stderr
         left = ("setting operator_precedence_warning", "setting operator_precedence_warning of role dental_front")
