@@ -60,7 +60,9 @@ def name(statement: str) -> str:
 
 
 def told(statement: str) -> str:
-    """Return what such a statement sets, and for which role, in words: never its value."""
+    """Return what such a statement sets, and for which role, in words and without its value; any other is a comment."""
     match = SETS.fullmatch(statement)
-    role = f" of role {own_settings.plain(match['role'])}" if match and match["role"] else ""
+    if not match:
+        return "comment"
+    role = f" of role {own_settings.plain(match['role'])}" if match["role"] else ""
     return f"setting {name(statement)}{role}"
