@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.drill import load
 from dental_pms_backup.errors import DrillError
 from dental_pms_backup.host import programs
-from dental_pms_backup.live import own_settings, psql
+from dental_pms_backup.live import own_settings, psql, unknown_settings
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ alter role current_user in database {database} reset all;
 {script}{text};
 rollback;
 """
-NOT_TAKEN_HERE = "22023"  # a locale, say, that the throwaway server lacks
 
 
 def compare(server: Server, descriptor: int, beat: Callable[[], None]) -> str:
@@ -36,13 +35,13 @@ def compare(server: Server, descriptor: int, beat: Callable[[], None]) -> str:
         went_in = own_settings.read(verify_file.unpacker(), descriptor)
     except ValueError:
         raise DrillError("settings: something else is in the file, expected what belongs to the database") from None
+    lacking = unknown_settings.among(went_in.values(), lambda script: load.takes(server, script))
+    went_in = {about: statement for about, statement in went_in.items() if statement not in lacking}
     script = own_settings.script("".join(went_in.values()), load.DATABASE)
     asked = GIVE.format(database=load.DATABASE, script=script, text=own_settings.TEXT)
     ended, out = programs.capture(load.script_argv(server), text_in=asked, beat=beat)
     if not ended.ok:
         state = psql.sqlstate(ended)
-        if state == NOT_TAKEN_HERE:
-            return f"the throwaway server does not take one of the database's settings (SQLSTATE {state})"
         raise load.not_of_the_set(state, ended) or DrillError(
             f"settings: they cannot be given to a database (SQLSTATE {state}), expected every statement to succeed"
         )
@@ -50,4 +49,6 @@ def compare(server: Server, descriptor: int, beat: Callable[[], None]) -> str:
     other = sorted(about for about in went_in.keys() | came_back.keys() if went_in.get(about) != came_back.get(about))
     if other:
         raise DrillError(f"settings: what came back is not what went in: {', '.join(other)}")
+    if lacking:
+        return f"the throwaway server does not take the database's {', '.join(map(unknown_settings.told, lacking))}"
     return ""

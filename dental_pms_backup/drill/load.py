@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.host import descriptors, filters, programs, stop
-from dental_pms_backup.live import pinned_settings, postgres, psql, reasons
+from dental_pms_backup.live import own_settings, pinned_settings, postgres, psql, reasons, unknown_settings
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store import verify_file
 
@@ -32,6 +32,8 @@ do $$ declare name text; value text; begin
  loop execute format('alter role current_user in database {database} set %I to %L', name, value); end loop;
  if not exists (select from pg_settings s where s.name = 'event_triggers') then
   alter role current_user in database {database} set session_replication_role to replica; end if; end $$"""
+# Without a library that the set's roles name nobody could connect; no name at all is not one that can be set.
+NO_LIBRARY = {"session_preload_libraries": "plpgsql"}
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 HEAD_LINES = 60
@@ -111,7 +113,7 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any], cust
             raise
         postgres.ask(server, f"{create} locale {postgres.literal(plain)} {LIBC if 'locale_provider' in source else ''}")
         why = f"with locale {plain}, for the throwaway server lacks {source.get('locale', source['collate'])}"
-    ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off"}))
+    ours = postgres.literal(json.dumps(pinned_settings.TO_LOAD | {"event_triggers": "off", **NO_LIBRARY}))
     postgres.ask(server, OURS.format(database=DATABASE, settings=ours))
     settings = {name: str(source[name]) for name in pinned_settings.WRITTEN_BY if name in source}
     settings.update(custom)
@@ -142,6 +144,41 @@ def _locale(source: Mapping[str, Any]) -> str:
             return f"{both} locale_provider builtin builtin_locale {named['locale']}"
         case _:
             return both
+
+
+def takes(server: Server, script: str) -> bool:
+    """Tell whether the throwaway server takes a script; TemporaryError or RoomError where that cannot be told."""
+    ended, _ = programs.capture(script_argv(server), text_in=script)
+    if not ended.ok and (befell := not_of_the_set(psql.sqlstate(ended), ended)):
+        raise befell
+    return ended.ok
+
+
+def roles(server: Server, descriptor: int, *, beat: Beat = None) -> str:
+    """Replay an open, compressed file of roles; return in words what the server does not take for one of them."""
+    role = postgres.ask(server, "select session_user")
+    known = [f"there={role}", f"bare={role}", "ours=1"]
+    listed = _filtered(descriptor, [*known, "lists=1"]).split("\0")[:-1]
+    left = unknown_settings.among(listed, lambda script: takes(server, script))
+    if not left:
+        load(server, "globals", descriptor, beat=beat)
+        return ""
+    text = _filtered(descriptor, [*known, *(f"left={each}" for each in left)])
+    ended, _ = programs.capture(script_argv(server), text_in=text, beat=beat)
+    if not ended.ok:
+        raise _load_error("globals", descriptor, ended)
+    return ", ".join(f"without {unknown_settings.told(each)}" for each in left)
+
+
+def _filtered(descriptor: int, control: Sequence[str]) -> str:
+    """Return what the filter of roles makes of an open, compressed file of them; nothing where it does not know it."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with descriptors.memory("control") as words, descriptors.memory("roles") as out:
+        os.write(words, "".join(f"{word}\0" for word in control).encode())
+        argvs = verify_file.GZIP, filters.argv("roles.pl", f"/proc/{os.getpid()}/fd/{words}")
+        if programs.failed(programs.pipeline(*argvs, stdin=descriptor, out=out)):
+            return ""
+        return os.pread(out, own_settings.LARGEST_BYTES, 0).decode("utf-8", "replace")
 
 
 def load(server: Server, what: str, descriptor: int, *, whole: bool = False, beat: Beat = None) -> None:

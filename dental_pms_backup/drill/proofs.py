@@ -187,7 +187,10 @@ def _load(job: Job, server: Server, encoding: str) -> None:
     for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
         if kind in job.files:
             with job.reading(f"{what}: restoring", job.files[kind]) as beat:
-                load.load(server, what, job.files[kind], whole=kind is Kind.DB, beat=beat)
+                if kind is Kind.DB:
+                    load.load(server, what, job.files[kind], whole=True, beat=beat)
+                elif lacking := load.roles(server, job.files[kind], beat=beat):
+                    job.findings.reasons[LOAD] = "; ".join([*([why] if why else []), lacking])
 
 
 def _custom(job: Job) -> Mapping[str, str]:

@@ -11,16 +11,17 @@
 # before every statement how to read it.
 #
 # CONTROL is NUL-ended words, each key=value: there (a role that the server has; any number), bare (one that has nothing
-# of its own yet; any number), ours, token, restricts.
+# of its own yet; any number), left (a statement that is left out; any number), ours, token, restricts, lists (print the
+# statements that set something for a role, each with a NUL behind it, and nothing else).
 use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
 use Psql;
 
-my (%there, %bare, %is);
+my (%there, %bare, %left, %is);
 for (Psql::control($ARGV[0])) {
     my ($key, $value) = @$_;
-    $key eq "there" ? ($there{$value} = 1) : $key eq "bare" ? ($bare{$value} = 1) : ($is{$key} = $value);
+    $key eq "there" ? ($there{$value} = 1) : $key eq "bare" ? ($bare{$value} = 1) : $key eq "left" ? ($left{$value} = 1) : ($is{$key} = $value);
 }
 my $ours = $is{ours};
 my $most = 64 << 20;
@@ -71,11 +72,18 @@ sub bare {
 }
 
 my $encoding = "";
-my $kept = "";
+my ($kept, $listed) = ("", "");
 
 sub keep {
     my ($statement) = @_;
     $kept .= ($is{restricts} ? "" : Psql::pins($encoding)) . "$statement\n";
+}
+
+sub set_for_it {
+    my ($statement) = @_;
+    return if $left{$statement};
+    keep($statement);
+    $listed .= "$statement\0";
 }
 
 keep("SET default_transaction_read_only = off;");
@@ -102,7 +110,7 @@ while (pos $text < length $text) {
         keep($statement) if $ours && missing($role);
         keep("ALTER ROLE $role CONNECTION LIMIT $1;") if $ours && bare($role) && $attributes =~ /\bCONNECTION LIMIT ([0-9]+)/;
     }
-    elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { keep($1) if $ours && (missing($2) || bare($2)) }
+    elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { set_for_it($1) if $ours && (missing($2) || bare($2)) }
     elsif ($text =~ /\G(COMMENT ON ROLE ($ident) IS $string;)/gc) { keep($1) if missing($2) }
     elsif ($text =~ /\GGRANT ($ident) TO ($ident)((?: WITH [A-Z ,]+?)?)(?: GRANTED BY $ident)?;/gc) {
         my ($role, $member, $with) = ($1, $2, $3);
@@ -125,4 +133,5 @@ while (pos $text < length $text) {
         refuse($line->($at), ($1 // "something") . " in a form that pg_dumpall does not write");
     }
 }
+print($listed), exit if $is{lists};
 print $is{restricts} ? "\\restrict $is{token}\n$kept\\unrestrict $is{token}\n" : $kept;

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.live.postgres import Server
 
+# In a database of SQL_ASCII text is whatever bytes somebody has typed: UTF-8 it need not be.
+AS_LITERAL = r"""case when pg_encoding_to_char(d.encoding) = 'SQL_ASCII' and {text} ~ '[^\x01-\x7f]'
+   then concat('E''', replace(encode(convert_to({text}, 'SQL_ASCII'), 'escape'), '''', ''''''), '''')
+   else quote_literal({text}) end"""
 # :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. What
 # is set for all databases of the server (ALTER ROLE ALL), which no dump has, is one of this database, where it has no
-# other. Rights stand here where they are not what every new database has.
+# other. Rights stand here where they are not what every new database has, once, whoever gave them.
 TEXT = """\
 with d as (select * from pg_database where datname = current_database()), lines (place, whose, nth, line) as (
  select 0, '', 0, translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
@@ -33,8 +37,8 @@ with d as (select * from pg_database where datname = current_database()), lines 
  union all select 0, '', 2, 'SET standard_conforming_strings = on;'
  union all select 1, '', 0, format('ALTER DATABASE :"DBNAME" OWNER TO %I;', rolname)
   from d join pg_roles r on r.oid = datdba
- union all select 2, '', 0, format('COMMENT ON DATABASE :"DBNAME" IS %L;', shobj_description(oid, 'pg_database'))
-  from d where shobj_description(oid, 'pg_database') is not null
+ union all select 2, '', 0, format('COMMENT ON DATABASE :"DBNAME" IS %s;', {comment})
+  from d, shobj_description(oid, 'pg_database') comment where comment is not null
  union all select 3, '', 0, format('ALTER DATABASE :"DBNAME" CONNECTION LIMIT %s;', datconnlimit)
   from d where datconnlimit <> -1
  union all select 4, coalesce(rolname, ''), nth, format('ALTER %s SET %I TO %s;',
@@ -43,7 +47,7 @@ with d as (select * from pg_database where datname = current_database()), lines 
     'unix_socket_directories') then coalesce((
     select string_agg(quote_literal(coalesce(replace(m[1], '""', '"'), m[2])), ', ' order by found.nth)
      from regexp_matches(value, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g') with ordinality as found (m, nth)),
-   quote_literal('')) else quote_literal(value) end)
+   quote_literal('')) else {value} end)
   from d, pg_db_role_setting s left join pg_roles r on r.oid = s.setrole,
    unnest(s.setconfig) with ordinality as each (entry, nth), split_part(entry, '=', 1) name,
    substr(entry, strpos(entry, '=') + 1) value
@@ -56,13 +60,14 @@ with d as (select * from pg_database where datname = current_database()), lines 
   where not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
  union all select 6, case grantee when 0 then '' else rolname end, 0, format('GRANT %s ON DATABASE :"DBNAME" TO %s%s;',
    privilege_type, case grantee when 0 then 'PUBLIC' else quote_ident(rolname) end,
-   case when is_grantable then ' WITH GRANT OPTION' else '' end)
+   case when bool_or(is_grantable) then ' WITH GRANT OPTION' else '' end)
   from d, aclexplode(datacl) left join pg_roles r on r.oid = grantee
   where (grantee = 0 or rolname is not null)
    and not (datacl @> acldefault('d', datdba) and datacl <@ acldefault('d', datdba))
+  group by grantee, rolname, privilege_type
  union all select 9, '', 0, '-- settings of the database complete')
 select line from lines order by place, whose collate "C", nth, line collate "C"
-"""
+""".replace("{comment}", AS_LITERAL.format(text="comment")).replace("{value}", AS_LITERAL.format(text="value"))
 OF_ALL = """\
 select name from pg_db_role_setting s, unnest(s.setconfig) entry, split_part(entry, '=', 1) name
  where s.setdatabase = 0 and s.setrole = 0 and not exists (select from pg_db_role_setting o, unnest(o.setconfig) e
@@ -76,7 +81,7 @@ set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_err
 LARGEST_BYTES = 4 << 20
 OWNER, RIGHTS = "owner", "rights"
 IDENT = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
-LITERAL = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\\\)*')"
+LITERAL = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\\\|\\[0-7]{3})*')"
 STATEMENT = re.compile(
     rf"""
     (?: --\ [^\r\n]*
@@ -91,6 +96,7 @@ STATEMENT = re.compile(
     re.VERBOSE,
 )
 SET_FOR_IT = re.compile(rf'ALTER DATABASE :"DBNAME" SET (?P<name>{IDENT}) TO (?P<value>{LITERAL});\n')
+IS_BYTES = re.compile(r" E'(?:|.*[^\\])(?:\\\\)*\\[0-7]", re.DOTALL)
 OUR_PREFIX = "dental_pms."  # of what our own statements tell each other
 # What every new database has; a restore takes it away until all else is done.
 FOR_EVERYBODY = 'GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO PUBLIC;\n'
@@ -143,13 +149,17 @@ def script(wanted: str, database: str) -> str:
 
 
 def custom(found: Mapping[str, str]) -> dict[str, str]:
-    """Return the value of each setting of the database that is the application's or an extension's own, by its name."""
-    parts = (SET_FOR_IT.fullmatch(statement) for statement in found.values())
-    values = {_plain(part["name"]): _unquoted(part["value"]) for part in parts if part}
+    """Return the value of each setting of the database that is the application's or an extension's own, by its name.
+
+    One whose bytes are no text is not among them.
+    """
+    parts = (SET_FOR_IT.fullmatch(statement) for statement in found.values() if not IS_BYTES.search(statement))
+    values = {plain(part["name"]): unquoted(part["value"]) for part in parts if part}
     return {name: value for name, value in values.items() if "." in name and not name.startswith(OUR_PREFIX)}
 
 
-def _unquoted(literal: str) -> str:
+def unquoted(literal: str) -> str:
+    """Return the text that a literal in these statements stands for."""
     value = literal.removeprefix("E")[1:-1].replace("''", "'")
     return value.replace("\\\\", "\\") if literal.startswith("E") else value
 
@@ -157,13 +167,13 @@ def _unquoted(literal: str) -> str:
 def _about(match: re.Match[str]) -> str:
     """Return what a statement is about, empty for a comment."""
     if match["setting"]:
-        whose = f" of role {_plain(match['role'])}" if match["role"] else ""
-        return f"setting {_plain(match['setting'])}{whose}"
+        whose = f" of role {plain(match['role'])}" if match["role"] else ""
+        return f"setting {plain(match['setting'])}{whose}"
     words = {"OWNER": OWNER, "COMMENT": "comment", "CONNECTION": "connection limit", "GRANT": RIGHTS, "REVOKE": RIGHTS}
     return next((about for word, about in words.items() if f"{word} " in match[0].partition(" IS ")[0]), "")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return a name without its quotes, as it can be told."""
-    plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
-    return plain if plain.isprintable() else "(not text)"
+    bare = name[1:-1].replace('""', '"') if name.startswith('"') else name
+    return bare if bare.isprintable() else "(not text)"

@@ -6,7 +6,8 @@ encodings psql takes a quote for a part of a character (PostgreSQL manual, "Supp
 with all names quoted no table would have the name that a dump gives it; what a table's checks exclude is planned by
 running them (PostgreSQL manual, "constraint_exclusion"); in a transaction that sees nothing new what
 was locked first would be looked at as it was before; with array_nulls off a NULL in an array would be read as a word;
-with exit_on_error an error that is expected would end the session; and what is done would not be on the server's disk.
+with exit_on_error an error that is expected would end the session; without a library that is to be loaded there would
+be none; and what is done would not be on the server's disk.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SETTINGS = {
     "transform_null_equals": "off",
     "exit_on_error": "off",
     "client_min_messages": "warning",
+    "local_preload_libraries": "",
     "synchronous_commit": "local",
     "role": "none",
     "client_encoding": "UTF8",

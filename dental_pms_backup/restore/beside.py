@@ -31,7 +31,7 @@ from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store import sets, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Config
@@ -49,7 +49,7 @@ class Opened:
     """An open dump, what it says of itself, and the server that can take it.
 
     ``own`` are its set's own settings of the database, and ``custom`` the values of those that are no setting of the
-    server's: the application's secrets may be among them.
+    server's: the application's secrets may be among them. What is ``left_out`` the server does not take.
     """
 
     backup: BackupFile
@@ -59,6 +59,7 @@ class Opened:
     own: Mapping[str, str]
     custom: Mapping[str, str]
     written_by: Mapping[str, str]
+    left_out: Collection[str]
 
     @property
     def ours(self) -> bool:
@@ -89,10 +90,23 @@ def look(
     taken = database_settings.of_set(config.store, dump, watch=watch)
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)
+    of_roles = _set_for_roles(config, dump, live, watch=watch)
+    given = [each for about, each in own.items() if each == stays.get(about)]
+    unknown = frozenset(database_settings.left_out(live, [*given, *of_roles]))
+    own, stays = ({about: each for about, each in those.items() if each not in unknown} for those in (own, stays))
     custom = written_by.known(live, own_settings.custom(taken))
-    settings = written_by.settings(dump, descriptor, live, stays)
+    settings = written_by.settings(dump, descriptor, live, [*stays.values(), *of_roles])
     database_settings.tell_differences(live, taken, stays)
-    return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, custom=custom, written_by=settings)
+    return Opened(
+        backup=dump,
+        descriptor=descriptor,
+        head=head,
+        live=live,
+        own=own,
+        custom=custom,
+        written_by=settings,
+        left_out=unknown,
+    )
 
 
 def _warn_of_another(taken: str, live: str) -> None:
@@ -271,6 +285,16 @@ def _replay(
         databases.analyze(dump.live.server, into.database)
 
 
+def _set_for_roles(config: Config, dump: BackupFile, live: DatabaseSource, *, watch: Watch) -> Sequence[str]:
+    """Return the statements by which a set's roles will get settings; a file from elsewhere gives them none."""
+    roles = dump_file.roles_of(config.store, dump)
+    if roles is None or not roles.checksum:
+        return []
+    with dump_file.opened(roles) as descriptor:
+        dump_file.verify(roles, descriptor, watch=watch)
+        return replay.set_for_roles(live, descriptor)
+
+
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
     roles = dump_file.roles_of(config.store, dump.backup)
     if roles is None:
@@ -278,7 +302,7 @@ def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
     with dump_file.opened(roles) as descriptor:
         dump_file.verify(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), beat=beat)
+            replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), left=dump.left_out, beat=beat)
 
 
 def _drop(live: DatabaseSource, name: str, role: str) -> None:

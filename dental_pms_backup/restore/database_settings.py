@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import own_settings, postgres, table_files
+from dental_pms_backup.live import own_settings, pinned_settings, postgres, table_files, unknown_settings
 from dental_pms_backup.restore import databases, dump_file
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from dental_pms_backup.host.progress import Watch
@@ -71,17 +71,61 @@ def wanted(live: DatabaseSource, own: Statements) -> Statements:
     return {about: statement for about, statement in both.items() if about not in inherited}
 
 
+def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]:
+    """Return which of a set's statements set what the server does not take, and say so.
+
+    What a database or a role has of its own is not worth the restore, unless text or numbers would read otherwise:
+    RefusedError names that.
+    """
+    statements = list(statements)
+    program = postgres.matching(live.server, live.facts, "psql")
+    lacking = [*unknown_settings.among(statements, lambda script: _takes(live, script))]
+    comments = (each for each in statements if each.startswith("COMMENT"))  # in bytes that are no text there
+    lacking += [each for each in comments if not _takes(live, _tried(live, each))]
+    shut_out = unknown_settings.shutting_out([each for each in statements if each not in lacking], live.server, program)
+    for statement in lacking:
+        if unknown_settings.name(statement).lower() in pinned_settings.WRITTEN_BY:
+            raise _not_taken(f"{unknown_settings.told(statement)}", "a value that it does not know")
+    left = [*lacking, *shut_out]
+    if left:
+        named = ", ".join(unknown_settings.told(statement) for statement in left)
+        text = f"the server does not take the set's own {named}, as it lacks a library or does not know that, so that"
+        journal.write(
+            Event.RESTORE_SETTINGS_LEFT,
+            f"{text} it is left out; all else is restored",
+            priority=journal.WARNING,
+            fields={"target": live.facts.database},
+        )
+    return left
+
+
+def _tried(live: DatabaseSource, statement: str) -> str:
+    return f"begin;\n{own_settings.script(statement, live.facts.database)}rollback;\n"
+
+
+def _takes(live: DatabaseSource, script: str) -> bool:
+    try:
+        databases.tell(live.server, own_settings.UNLOGGED + script)
+    except RestoreError:
+        return False
+    return True
+
+
+def _not_taken(about: str, why: str) -> RefusedError:
+    return RefusedError(
+        f"db: the server does not take the set's {about} ({why}), expected a server that can have it; "
+        "the live database is as it was",
+        hint="install on the server what that needs, a locale say; then try again",
+    )
+
+
 def rehearse(live: DatabaseSource, database: str, taken: Statements) -> None:
     """Raise RefusedError, which names it, when the server does not take one of the settings for a database."""
     for about, statement in wanted(live, taken).items():
         try:
             databases.tell(live.server, f"begin;\n{own_settings.script(statement, database)}rollback;\n")
         except RestoreError as error:
-            raise RefusedError(
-                f"db: the server does not take the set's {about} of the database ({error.message}), expected a server "
-                "that can have it; the live database is as it was",
-                hint="install on the server what that needs, a locale say; then try again",
-            ) from None
+            raise _not_taken(about, error.message) from None
 
 
 def give_custom(live: DatabaseSource, database: str, custom: Mapping[str, str]) -> None:

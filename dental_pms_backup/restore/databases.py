@@ -57,13 +57,14 @@ select count(pg_terminate_backend(pid)) from pg_stat_activity
 # Rows are counted as COPY writes them, in one short column where there is one, to nowhere. A query would be planned,
 # and the planner runs functions that stand under an index, in statistics or under a partition: with our rights. COPY of
 # a table runs none, and of a view, which may have the name by then, is refused.
+# Their text is not converted: it may be none.
 COLUMNS = """\
 select json_object_agg(t, coalesce('(' || (select quote_ident(attname) from pg_attribute where attrelid = to_regclass(t)
   and attnum > 0 and not attisdropped and attgenerated = '' order by attlen < 0, attnum limit 1) || ')', ''))
  from unnest(array[{tables}]::text[]) t;
 """
 COUNT = """\
-copy {table} {column} to stdout \\g /dev/null
+copy {table} {column} to stdout with (encoding 'SQL_ASCII') \\g /dev/null
 \\echo :ROW_COUNT
 """
 # Of what is live, without reading its rows: whose it is, its tables and their files, its functions, who may do what.

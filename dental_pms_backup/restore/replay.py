@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import descriptors, filters, programs
-from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
+from dental_pms_backup.live import own_settings, pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import (
     databases,
     empty,
@@ -25,7 +26,7 @@ from dental_pms_backup.restore.replay_filters import Dump
 from dental_pms_backup.store.verify_file import GZIP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.replay_filters import Dump
@@ -163,15 +164,27 @@ def _filled(
     return shut_out.replaced(client, filling, stdin, _first(live.facts.major, into.custom), into.replacing, beat=beat)
 
 
-def load_roles(live: DatabaseSource, descriptor: int, *, ours: bool, beat: Callable[[], None]) -> None:
+def set_for_roles(live: DatabaseSource, descriptor: int) -> Sequence[str]:
+    """Return the statements of a set's open file of roles that will set something for a role; none if it has others."""
+    with descriptors.memory("control") as control, descriptors.memory("listed") as out:
+        replay_filters.write_roles_control(control, live, ours=True, lists=True)
+        argvs = GZIP, filters.argv("roles.pl", replay_filters.path(control))
+        ended = programs.pipeline(*argvs, stdin=descriptor, out=out)
+        listed = os.pread(out, own_settings.LARGEST_BYTES, 0).decode("utf-8", "replace")
+    return listed.split("\0")[:-1] if not programs.failed(ended) else []
+
+
+def load_roles(
+    live: DatabaseSource, descriptor: int, *, ours: bool, left: Iterable[str] = (), beat: Callable[[], None]
+) -> None:
     """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
 
-    Those of a file from elsewhere may do nothing, and not log in.
+    The statements that are ``left`` out are not run. Those of a file from elsewhere may do nothing, and not log in.
     """
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
     with descriptors.memory("control") as control:
-        replay_filters.write_roles_control(control, live, ours=ours)
+        replay_filters.write_roles_control(control, live, ours=ours, left=left)
         missing = filters.argv("roles.pl", replay_filters.path(control))
         with sessions.opened(live.server) as session:
             client = postgres.client(live.server, program, *words, session=session.name, stdin=True)

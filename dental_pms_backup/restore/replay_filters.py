@@ -19,7 +19,7 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import live_roles, replay_guards, replay_role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO
 
     from dental_pms_backup.live.sources import DatabaseSource
@@ -121,12 +121,18 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     write(files.rights, replay_role.before_rights(live, by))
 
 
-def write_roles_control(control: int, live: DatabaseSource, *, ours: bool) -> None:
-    """Tell the filter of roles which ones the server has, and whether the file is a set's."""
+def write_roles_control(
+    control: int, live: DatabaseSource, *, ours: bool, left: Iterable[str] = (), lists: bool = False
+) -> None:
+    """Tell the filter of roles which ones the server has, whether the file is a set's, and what is ``left`` out.
+
+    It ``lists`` what is set for a role, and prints nothing else.
+    """
     existing = [json.loads(line) for line in postgres.ask(live.server, EXISTING_ROLES).splitlines()]
     bare = [role for role, is_bare in existing if is_bare]
     roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
-    known = words(*roles, *(["ours=1"] if ours else []))
+    known = words(*roles, *(f"left={each}" for each in left))
+    known += words(*(["ours=1"] if ours else []), *(["lists=1"] if lists else []))
     write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)
 
 

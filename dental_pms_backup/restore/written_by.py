@@ -19,7 +19,7 @@ from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.dump_file import BackupFile
@@ -30,7 +30,7 @@ SET = """\
 select set_config(key, value, false) from json_each_text({settings});
 select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user';
 """
-OF_DATABASE = re.compile(r'ALTER DATABASE :"DBNAME" SET lc_monetary TO (E?\'(?:[^\']|\'\')*\');')
+SET_FOR_IT = r"ALTER {whose} SET lc_monetary TO (E?'(?:[^']|'')*');"
 # How one unit is kept, and how it reads, as the live database has it; then the same as the set was written.
 READ_AS = """\
 select encode(cash_send(1::numeric::money), 'hex');
@@ -38,11 +38,11 @@ set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex')"""
 
 
-def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Mapping[str, str]) -> Mapping[str, str]:
+def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Iterable[str]) -> Mapping[str, str]:
     """Return the settings by which an open dump is to be loaded; nothing where no manifest has them.
 
     RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
-    database with the settings that are its ``own`` would read other amounts in them.
+    database that gets what it has of its ``own``, roles with it, would read other amounts in them.
     """
     wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
     there = known(live, wanted)
@@ -74,9 +74,13 @@ def _are_known(live: DatabaseSource, wanted: Mapping[str, str]) -> bool:
     return answer.splitlines()[-1:] == ["0"]
 
 
-def _reads_alike(live: DatabaseSource, locale: str, own: Mapping[str, str]) -> bool:
+def _reads_alike(live: DatabaseSource, locale: str, own: Iterable[str]) -> bool:
     """Tell whether an amount is kept alike by a locale, and by the one that the restored database is to have."""
-    set_for_it = next((found[1] for statement in own.values() if (found := OF_DATABASE.search(statement))), None)
+    user = rf"(?:{re.escape(live.facts.user)}|{re.escape(postgres.quoted(live.facts.user))})"
+    both = [re.compile(SET_FOR_IT.format(whose=whose)) for whose in (f"ROLE {user}", 'DATABASE :"DBNAME"')]
+    statements = list(own)
+    found = [match[1] for pattern in both for each in statements if (match := pattern.search(each))]
+    set_for_it = next(iter(found), None)  # what a role has goes before what the database has
     its_own = f"set lc_monetary = {set_for_it};" if set_for_it else ""
     one, other = postgres.ask(live.server, its_own + READ_AS.format(value=postgres.literal(locale))).splitlines()
     return one == other

@@ -13,6 +13,7 @@ from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration import drills
+from tests.integration.conftest import databases_like
 from tests.integration.drills import SECONDS, change_manifest, drills_well, knows_its_files, left_behind
 from tests.integration.faults import events, listening
 from tests.integration.support import Site, as_cluster_user, dump, major, on_disk, session, sql, wait_until
@@ -122,10 +123,18 @@ def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: 
             "insert into %I values (''x'', 1); alter table teeth add column b int",
         ):
             sql_in(own_database, name, f"do $$ begin execute format('{each}', {child}); end $$")
+        for own in (f"comment on database {name} is E'\\xe9'", f"alter database {name} set dental.name = E'\\xe9'"):
+            sql_in(own_database, name, own)
         assert own_database.run("run", "db").returncode in {0, 1}  # it may be suspect
-        assert drills_well(own_database)["proof_identity"] == "passed"
+        drilled = drills_well(own_database)
+        assert (drilled["proof_identity"], drilled["proof_settings"]) == ("passed", "passed")
+        sql(own_database.server, f"comment on database {name} is null", f"alter database {name} reset all")
+        done = own_database.run("restore", "db", "latest", "--in-place", "--yes")
+        left = "the server does not take the set's own setting dental.name, comment, as it lacks"  # by its template1
+        assert (done.returncode, left in done.stderr) == (0, encoding == "SQL_ASCII"), done.stderr
     finally:
-        sql(own_database.server, f"drop database {name} with (force)")
+        for each in databases_like(own_database.server, name):
+            sql(own_database.server, f'drop database "{each}" with (force)')
 
 
 def test_a_database_whose_rows_are_of_many_lengths_is_proven(own_database: Site) -> None:

@@ -172,6 +172,17 @@ def test_amounts_that_the_server_would_read_as_others_are_refused_before_anythin
     done, _ = goes(site, "in place", name)
     assert done.returncode == 0, done.stderr
     assert sql(site.server, "select fee::numeric from fees") == "12.50"
+    sql(site.server, f'alter database "{site.server.database}" reset lc_monetary')
+    sql(site.server, f"alter role {site.server.user} set lc_monetary = 'ja_JP.UTF-8'")
+    try:
+        before, taken = sql(site.server, "select fee::numeric from fees"), site.takes("db")
+    finally:
+        sql(site.server, f"alter role {site.server.user} reset lc_monetary")  # as on a new server, which gets it
+    try:
+        done, _ = goes(site, "in place", taken)
+        assert (done.returncode, sql(site.server, "select fee::numeric from fees")) == (0, before), done.stderr
+    finally:
+        sql(site.server, f"alter role {site.server.user} reset lc_monetary")
     sql(site.server, "drop table fees", "drop domain amount cascade", "create table money (money int)")
     taken = site.takes("db")
     change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(lc_monetary="xx_XX.UTF-8"))

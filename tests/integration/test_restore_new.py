@@ -5,6 +5,7 @@ import gzip
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -202,6 +203,51 @@ def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(
         sql(live, "drop database if exists planted_old", "drop database if exists planted_kept")
 
 
+# As a database has it that comes from an older server.
+OF_NO_SERVER = """\
+update pg_db_role_setting set setconfig = setconfig || array['operator_precedence_warning=on']
+ where setdatabase = (select oid from pg_database where datname = '{}') or setrole = 'dental_front'::regrole"""
+
+
+def test_a_setting_with_which_nobody_could_connect_is_left_out_and_told(own_database: Site) -> None:
+    site = own_database
+    name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
+    libraries = bin_dir().parent / "lib"
+    (libraries / "plugins").mkdir(exist_ok=True)
+    copies = [libraries / "pms_hints.so", libraries / "plugins/pms_local.so"]
+    for copy in copies:
+        shutil.copy(libraries / "auto_explain.so", copy)
+    preloads = ("session_preload_libraries to pms_hints, plpgsql", "local_preload_libraries to pms_local")
+    sql(elsewhere, f"alter database \"{name}\" set work_mem to '5MB'", "create role dental_front login")
+    sql(elsewhere, *(f"alter role dental_front set {each}" for each in (*preloads, "work_mem to '6MB'")))
+    sql(elsewhere, f'alter database "{name}" set {preloads[0]}', OF_NO_SERVER.format(name))
+    try:
+        taken = site.takes("db")
+        sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
+        sql(elsewhere, "drop role dental_front")
+        for copy in copies:
+            copy.unlink()
+        assert (
+            "proof_load=passed\nproof_settings=not checked\nproof_identity=passed\n" in site.run("drill", taken).stdout
+        )
+        done = site.run("restore", "db", taken, "--in-place", "--yes")
+        assert done.returncode == 0, done.stderr
+        left = ("setting operator_precedence_warning", "setting operator_precedence_warning of role dental_front")
+        preload = ("setting session_preload_libraries", "setting session_preload_libraries of role dental_front")
+        named = ", ".join((*left, *preload, "setting local_preload_libraries of role dental_front"))
+        assert f"the server does not take the set's own {named}, as it lacks" in done.stderr
+        assert sql(site.server, "show work_mem") == "5MB"
+        roles = "select rolconfig from pg_roles where rolname = 'dental_front'"
+        assert sql(elsewhere, roles) == "{work_mem=6MB}"
+    finally:
+        for copy in copies:
+            copy.unlink(missing_ok=True)
+        sql(elsewhere, f'alter database "{name}" reset all', "drop role if exists dental_front")
+
+
+UNKNOWN = ("lc_monetary TO 'xx_YY'", "operator_precedence_warning TO 'on'")
+
+
 def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_are_told(live: OnHost) -> None:
     sql(live, f"create database {load.DATABASE}")
     try:
@@ -215,8 +261,15 @@ def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_
                 compare_settings.compare(live, file.fileno(), lambda: None)
         with settings_file(live, "") as file:
             assert compare_settings.compare(live, file.fileno(), lambda: None) == ""
-        with settings_file(live, "ALTER DATABASE :\"DBNAME\" SET lc_monetary TO 'xx_YY';\n") as file:
-            assert "does not take one of the database's" in compare_settings.compare(live, file.fileno(), lambda: None)
+        unknown = "".join(f'ALTER DATABASE :"DBNAME" SET {each};\n' for each in UNKNOWN)
+        with settings_file(live, unknown) as file:
+            why = compare_settings.compare(live, file.fileno(), lambda: None)
+            assert why.endswith("does not take the database's setting lc_monetary, setting operator_precedence_warning")
+        given = f"grant connect on database {load.DATABASE} to"
+        sql(live, f"{given} dental_app with grant option", f"{given} dental_reader")
+        sql(live, "set session authorization dental_app", f"{given} dental_reader")
+        rights = own_settings.statements(own_settings.of(postgres.in_database(live, load.DATABASE)))["rights"]
+        assert rights.count(" TO dental_reader;") == 1
         after = "select count(*) from pg_db_role_setting join pg_database d on d.oid = setdatabase where datname = '{}'"
         assert sql(live, after.format(load.DATABASE)) == "0"
     finally:
