@@ -103,14 +103,18 @@ def _warn_of_another(taken: str, live: str) -> None:
 
 
 def stranger(dump: Opened, counts: Mapping[str, int] | None) -> str:
-    """Say it where a set was taken of another server and there is something live to lose, by the rows of each table.
+    """Say it where a set was taken of another server or database and there is something live to lose, by the rows.
 
     A new server, with tables that have no row yet, is what a restore is for.
     """
-    taken, facts = dump.backup.system, dump.live.facts
-    if taken in {"", facts.system} or (counts is not None and not any(counts.values())):
+    taken, facts = dump.backup, dump.live.facts
+    if counts is not None and not any(counts.values()):
         return ""
-    return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
+    if taken.system not in {"", facts.system}:
+        return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
+    if taken.database not in {"", facts.database}:
+        return f"the set was taken of database {taken.database}, and the database {facts.database} here is not empty"
+    return ""
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:

@@ -119,9 +119,6 @@ def find(store: Path, wanted: str, kind: Kind) -> BackupFile:
             )
         return BackupFile(file=path.resolve(), kind=kind, stored=_set_of(store, path.resolve(), kind))
     stored = sets.find(store, wanted, having=kind)
-    if wanted == "latest":  # typed twice, it must not bring back what the first time replaced
-        taken = [each for each in sets.listing(store) if each.artefact(kind)]
-        stored = next((each for each in reversed(taken) if not (each.manifest or {}).get("safety")), stored)
     artefact = stored.artefact(kind)
     if artefact is None:
         raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")

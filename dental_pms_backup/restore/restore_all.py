@@ -8,18 +8,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RestoreError, UsageError, shell_word
+from dental_pms_backup.errors import RestoreError, shell_word
 from dental_pms_backup.host import descriptors, filters, journal, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres, psql, sessions, sources, swap
 from dental_pms_backup.restore import attachments, database, dump_file, terms
-from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from dental_pms_backup.config.settings import Application, Config
     from dental_pms_backup.host.places import Place
@@ -57,7 +55,6 @@ def both_in_place(
     All that can refuse is asked, and both are restored beside what is live, before that is touched. Then the files are
     swapped, and the database is switched; where that fails, the files that were live are brought back.
     """
-    wanted = _one_for_both(config.store, wanted)
     dump_file.find(config.store, wanted, Kind.DB)
     with (
         terms.held(config.store, on),
@@ -78,17 +75,6 @@ def both_in_place(
             hint = f"{alone}   # it needs fewer rights; then the attachments in the same way, without --replace"
             kept = swap.swap(files.live, fresh, stamp, then=lambda: database.switch(filled, hint=hint))
         return [filled.restored(), files.restored(kept)]
-
-
-def _one_for_both(store: Path, wanted: str) -> str:
-    """Return the name of the latest or oldest set that has both streams, if that is what is wanted; UsageError."""
-    if wanted not in {"latest", "oldest"}:
-        return wanted
-    taken = (each for each in sets.listing(store) if not (each.manifest or {}).get("safety"))
-    both = [each.name for each in taken if each.artefact(Kind.DB) and each.artefact(Kind.ATTACHMENTS)]
-    if not both:
-        raise UsageError(f"{store}: no set with both streams, expected at least one", hint="dental-pms-backup list")
-    return both[-1 if wanted == "latest" else 0]
 
 
 def match(config: Config, *, watch: Watch) -> Matched | None:
