@@ -63,7 +63,7 @@ class Opened:
     @property
     def ours(self) -> bool:
         """Tell whether it is a set's, with a checksum in its manifest; of any other nobody knows who wrote it."""
-        return bool(self.backup.checksum)
+        return self.backup.ours
 
 
 def look(
@@ -90,7 +90,7 @@ def look(
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)
     custom = written_by.known(live, own_settings.custom(taken))
-    settings = written_by.settings(dump, descriptor, live, stays)
+    settings = written_by.settings(dump, descriptor, live, stays, head.lc_monetary)
     database_settings.tell_differences(live, taken, stays)
     return Opened(backup=dump, descriptor=descriptor, head=head, live=live, own=own, custom=custom, written_by=settings)
 
@@ -282,7 +282,7 @@ def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
     with dump_file.opened(roles) as descriptor:
         dump_file.verify(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), beat=beat)
+            replay.load_roles(dump.live, descriptor, ours=roles.ours, beat=beat)
 
 
 def _drop(live: DatabaseSource, name: str, role: str) -> None:

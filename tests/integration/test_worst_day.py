@@ -110,7 +110,7 @@ def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> No
     sets = practice.sets()
     file = practice.store / f"attachments_{sets[-1]}.tgz"
     file.write_bytes(file.read_bytes()[:-10])
-    done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+    done = practice.run("restore", "all", sets[-1], "--in-place", "--yes")
     assert (done.returncode, done.stdout) == (1, "")
     assert (dump(practice.server), on_disk(practice.attachments)) == before
     assert practice.sets() == sets
