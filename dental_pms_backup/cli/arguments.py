@@ -170,7 +170,7 @@ def _add_keep(commands: Commands) -> None:
 
 def _add_accept(commands: Commands) -> None:
     accept = _command(commands, "accept", "accept", "say that a suspect set is right, so that retention goes on")
-    accept.add_argument("set", metavar="SET", help="a set's name, latest, oldest, or a path")
+    accept.add_argument("set", metavar="SET", help="a set's name, or a path")
 
 
 def _add_status(commands: Commands) -> None:

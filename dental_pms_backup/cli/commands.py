@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from argparse import Namespace as Arguments
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.progress import Watch
@@ -98,7 +99,7 @@ def _show(arguments: Arguments) -> int:
     from dental_pms_backup.store import sets
 
     store = _settings(arguments).store
-    stored = sets.find(store, arguments.set)
+    stored = sets.find(store, _named(store, arguments.set))
     if arguments.json:
         output.as_json({**report.set_summary(stored), "manifest": stored.manifest})
     else:
@@ -112,9 +113,9 @@ def _verify(arguments: Arguments) -> int:
 
     config = _settings(arguments)
     store = config.store
-    chosen = [sets.find(store, name) for name in arguments.sets] or sets.listing(store)
+    chosen = [sets.find(store, _named(store, name)) for name in arguments.sets] or sets.listing(store)
     if not chosen:
-        sets.find(store, "latest")
+        sets.find(store, "")  # says so
     found = [verify_sets.verify_set(store, stored, watch=_watch(arguments, config)) for stored in chosen]
     verdicts = [verdict for verdict in found if verdict]
     if arguments.json:
@@ -136,7 +137,7 @@ def _extract(arguments: Arguments) -> int:
     from dental_pms_backup.cli import restore_commands
 
     config = _settings(arguments)
-    restore_commands.extract_as_asked(config, arguments, watch=_watch(arguments, config), say=output.lines)
+    restore_commands.extract_as_asked(config, arguments, now=_now(), watch=_watch(arguments, config), say=output.lines)
     return DONE
 
 
@@ -146,7 +147,8 @@ def _drill(arguments: Arguments) -> int:
 
     try:
         config = _settings(arguments)
-        drilled = drill.perform(config, arguments.set, now=_now(), watch=_watch(arguments, config))
+        wanted = arguments.set and _named(config.store, arguments.set)
+        drilled = drill.perform(config, wanted, now=_now(), watch=_watch(arguments, config))
         if drilled is None:
             output.lines(["drill_status=nothing"])
             output.to_person(report.NOTHING_TO_DRILL, quiet=arguments.quiet)
@@ -176,14 +178,16 @@ def _keep(arguments: Arguments) -> int:
     from dental_pms_backup.store import admin
 
     mark = admin.release if arguments.release else admin.pin
-    output.lines([mark(_settings(arguments).store, arguments.set, now=_now())])
+    store = _settings(arguments).store
+    output.lines([mark(store, _named(store, arguments.set), now=_now())])
     return DONE
 
 
 def _accept(arguments: Arguments) -> int:
     from dental_pms_backup.store import admin
 
-    output.lines([admin.accept(_settings(arguments).store, arguments.set, now=_now())])
+    store = _settings(arguments).store
+    output.lines([admin.accept(store, _named(store, arguments.set), now=_now())])
     return DONE
 
 
@@ -239,7 +243,9 @@ def _config_schema(_arguments: Arguments) -> int:
 def _offsite_push(arguments: Arguments) -> int:
     from dental_pms_backup.offsite import copying
 
-    for name in copying.push(_settings(arguments), arguments.sets, now=_now()):
+    config = _settings(arguments)
+    wanted = [_named(config.store, name) for name in arguments.sets]
+    for name in copying.push(config, wanted, now=_now()):
         output.lines([f"{name}: copied and compared"])
     return DONE
 
@@ -258,7 +264,8 @@ def _offsite_list(arguments: Arguments) -> int:
 def _offsite_verify(arguments: Arguments) -> int:
     from dental_pms_backup.offsite import copying
 
-    problems = copying.verify(_settings(arguments), arguments.sets)
+    config = _settings(arguments)
+    problems = copying.verify(config, [_named(config.store, name) for name in arguments.sets])
     if arguments.json:
         output.as_json([{"set": name, "good": not problem, "problem": problem} for name, problem in problems.items()])
     else:
@@ -285,6 +292,12 @@ def _settings(arguments: Arguments) -> Config:
     from dental_pms_backup.config.settings import load
 
     return load(arguments.config, os.environ)
+
+
+def _named(store: Path, wanted: str) -> str:
+    from dental_pms_backup.store import latest
+
+    return latest.named(store, wanted, now=_now())
 
 
 def _streams(names: list[str]) -> list[Stream]:

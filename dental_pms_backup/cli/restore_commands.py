@@ -13,7 +13,8 @@ from dental_pms_backup.errors import RefusedError, UsageError, shell_word
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.restore import attachments, database, extract, restore_all
 from dental_pms_backup.restore.terms import Prospect, Restored, Terms
-from dental_pms_backup.store.sets import Stream
+from dental_pms_backup.store import latest
+from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
     from argparse import Namespace as Arguments
@@ -31,6 +32,8 @@ ALL = "all"
 def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, watch: Watch, say: Say) -> None:
     """Restore what the command line asks for and say what was done; RefusedError, UsageError where it is not clear."""
     _check_words(arguments)
+    kinds = (Kind.DB, Kind.ATTACHMENTS) if arguments.stream == ALL else (Kind(arguments.stream),)
+    wanted = latest.named(config.store, arguments.wanted, having=kinds, now=now)
     terms = Terms(
         consent=lambda prospects: _consent(prospects, say, asks=not _has_word(arguments)),
         safety_set=not arguments.no_safety_set,
@@ -38,7 +41,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
         as_superuser=arguments.as_superuser,
         dry_run=arguments.dry_run,
     )
-    done = _done(config, arguments, terms, now=now, watch=watch)
+    done = _done(config, arguments, wanted, terms, now=now, watch=watch)
     for each in done:
         match each:
             case Prospect():
@@ -55,9 +58,9 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
 
 
 def _done(
-    config: Config, arguments: Arguments, terms: Terms, *, now: datetime, watch: Watch
+    config: Config, arguments: Arguments, wanted: str, terms: Terms, *, now: datetime, watch: Watch
 ) -> Sequence[Restored | Prospect]:
-    wanted, target = arguments.wanted, arguments.to
+    target = arguments.to
     if arguments.stream == ALL:
         return restore_all.both_in_place(config, wanted, terms, now=now, watch=watch)
     match Stream(arguments.stream), arguments.in_place:
@@ -71,21 +74,23 @@ def _done(
             return [attachments.into_new(config, wanted, target, terms, now=now, watch=watch)]
 
 
-def extract_as_asked(config: Config, arguments: Arguments, *, watch: Watch, say: Say) -> None:
+def extract_as_asked(config: Config, arguments: Arguments, *, now: datetime, watch: Watch, say: Say) -> None:
     """Extract what the command line asks for and say where it is; UsageError where that is not clear."""
-    wanted, paths, table = arguments.wanted, arguments.paths, arguments.table
+    paths, table = arguments.paths, arguments.table
     if bool(paths) == (table is not None) or (arguments.csv if table is None else arguments.stored_names):
         raise UsageError(
             "extract: expected paths of the attachments (--stored-names goes with them), "
             "or --table with a name (--csv goes with it)"
         )
+    if arguments.json and table is not None:
+        raise UsageError("extract: the rows of a table are SQL or CSV, expected --json with paths only")
+    kind = Kind.ATTACHMENTS if table is None else Kind.DB
+    wanted = latest.named(config.store, arguments.wanted, having=[kind], now=now)
     if table is None:
         directory = (arguments.to or Path()).absolute()
         found = extract.files(config, wanted, paths, directory, stored_names=arguments.stored_names, watch=watch)
         say(report.extracted_lines(paths, found, as_json=arguments.json))
         return
-    if arguments.json:
-        raise UsageError("extract: the rows of a table are SQL or CSV, expected --json with paths only")
     target = arguments.to.absolute() if arguments.to else None
     count = extract.table(config, wanted, table, target, csv=arguments.csv, watch=watch)
     if target:
@@ -128,7 +133,8 @@ def _at_terminal() -> bool:
 
 
 def _consent(prospects: Sequence[Prospect], say: Say, *, asks: bool) -> None:
-    """Show what of the live content the set has not; without his word, ``asks`` the admin for each; RefusedError."""
+    """Show what comes into what is live, and what of that it has not; ``asks`` the admin for each; RefusedError."""
+    say(f"restoring={origin}" for origin in dict.fromkeys(prospect.origin for prospect in prospects))
     say(f"live_has_more={loss}" for prospect in prospects for loss in prospect.losses)
     for prospect in prospects:
         if not prospect.strange:

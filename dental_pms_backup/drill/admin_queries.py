@@ -9,6 +9,7 @@ what it gave up (SET ROLE); but not within a function of another role: that is m
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.drill import load
@@ -63,15 +64,14 @@ begin;
 set local session_replication_role = replica;
 set local check_function_bodies = off;
 {made}
-create function pg_temp.{name}() returns setof pg_catalog.text language sql security definer
+create function pg_temp.{name}() returns {returns} language sql security definer
  as ${name}$ {query} ${name}$;
 alter function pg_temp.{name}() owner to {role};
 set local session_replication_role = origin;
 set local lock_timeout = '{lock_wait_s}s';
 set local statement_timeout = '{timeout_s:.0f}s';
 set transaction read only;
-\\echo ready
-select pg_temp.{name}();
+{told}
 rollback;
 """
 READER = "create role {role} bypassrls;\ngrant pg_read_all_data to {role};"
@@ -82,10 +82,18 @@ begin read only;
 set local row_security = off;
 set local lock_timeout = '{lock_wait_s}s';
 set local statement_timeout = '{timeout_s:.0f}s';
-\\echo ready
-{query};
+{told}
 rollback;
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A query, what a function of it returns, and how what it returns is told."""
+
+    query: str
+    returns: str
+    told: str
 
 
 def make(server: Server, major: int) -> str:
@@ -113,6 +121,23 @@ def argv(server: Server, role: str, *, timeout_s: float) -> Sequence[str]:
 def row(sql: str) -> str:
     """Return the query for the text of the one row that a query returns; of two, if there are more."""
     return f"select dental_pms_row::pg_catalog.text from (\n{query(sql)}\n) as dental_pms_row limit 2"  # noqa: S608 - the admin's
+
+
+def one_row(sql: str) -> Question:
+    """Return what asks for the one row of a query, told behind a line "ready"."""
+    return Question(query=row(sql), returns="setof pg_catalog.text", told="\\echo ready\n{};")
+
+
+def every_file(sql: str) -> Question:
+    """Return what asks a query for the path and the size of each file, told as COPY writes them."""
+    returns = "table (path pg_catalog.text, size pg_catalog.text)"
+    return Question(query=files(sql), returns=returns, told="copy ({}) to stdout;")
+
+
+def files(sql: str) -> str:
+    """Return the query for the texts of the path and the size of each file, but for rows that have none."""
+    asked = f"select k::pg_catalog.text, s::pg_catalog.text from (\n{query(sql)}\n) as dental_pms_files (k, s)"  # noqa: S608 - the admin's
+    return f"{asked} where k is not null"
 
 
 def query(sql: str) -> str:
@@ -145,25 +170,34 @@ def check(server: Server, role: str, name: str, sql: str, *, timeout_s: float, b
         raise DrillError(f"check {name}: {what}, expected true")
 
 
-def as_ourselves(sql: str, *, timeout_s: float) -> str:
-    """Return what psql is told to print a line "ready" and the row that a query returns."""
-    return AS_OURSELVES.format(query=row(sql), lock_wait_s=LOCK_WAIT_S, timeout_s=timeout_s)
+def as_ourselves(asked: Question, *, timeout_s: float) -> str:
+    """Return what psql is told to print the answer."""
+    told = asked.told.format(asked.query)
+    return AS_OURSELVES.format(told=told, lock_wait_s=LOCK_WAIT_S, timeout_s=timeout_s)
 
 
-def as_owner(sql: str, owner: str, *, timeout_s: float) -> str:
+def as_owner(asked: Question, owner: str, *, timeout_s: float) -> str:
     """Return what a superuser's psql is told to print the same, asked by a role that is there, by its quoted name."""
-    return _as_another(sql, owner, OWNER, timeout_s)
+    return _as_another(asked, owner, OWNER, timeout_s)
 
 
-def as_reader(sql: str, *, timeout_s: float) -> str:
+def as_reader(asked: Question, *, timeout_s: float) -> str:
     """Return what a superuser's psql is told to print the same, asked by a role that may read everything."""
     role = _new_name()
-    return _as_another(sql, role, READER.format(role=role), timeout_s)
+    return _as_another(asked, role, READER.format(role=role), timeout_s)
 
 
-def _as_another(sql: str, role: str, made: str, timeout_s: float) -> str:
+def _as_another(asked: Question, role: str, made: str, timeout_s: float) -> str:
+    name = _new_name()
     return AS_ANOTHER.format(
-        made=made, role=role, name=_new_name(), query=row(sql), lock_wait_s=LOCK_WAIT_S, timeout_s=timeout_s
+        made=made,
+        role=role,
+        name=name,
+        query=asked.query,
+        returns=asked.returns,
+        told=asked.told.format(f"select * from pg_temp.{name}()"),  # noqa: S608 - ours
+        lock_wait_s=LOCK_WAIT_S,
+        timeout_s=timeout_s,
     )
 
 

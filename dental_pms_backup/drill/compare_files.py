@@ -77,7 +77,7 @@ def match(
     with (place / "entries").open("rb") as entries:
         listed = filters.argv("list_files.pl", directory)
         _into(place / "files", [listed, _sorted(place)], stdin=entries.fileno(), beat=beat)
-    script = f"copy (\n{admin_queries.query(query)}\n) to stdout;\n"
+    script = f"copy (\n{admin_queries.files(query)}\n) to stdout;\n"
     with descriptors.memory("query") as asked:
         os.write(asked, script.encode())
         os.lseek(asked, 0, os.SEEK_SET)

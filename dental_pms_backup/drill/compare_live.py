@@ -14,6 +14,7 @@ from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dental_pms_backup.drill.admin_queries import Question
     from dental_pms_backup.live.sources import DatabaseSource
 
     Beat = Callable[[], None] | None
@@ -23,8 +24,8 @@ TO_END_S = 15  # for a server to end by itself what takes longer
 READY = "ready\n"
 # SQLSTATE of what only says that live is busy: a canceled statement, a lock, a conflict with another transaction
 BUSY = re.compile("57014|55P03|40")
-# Who can ask for a superuser: the database's owner, or who owns most of its relations, if he has no rights beyond what
-# is his; and whether anything there is of somebody who is no superuser. Names are quoted.
+# Who can ask for a superuser: a relation's owner, the database's, or who owns most of its relations, if he has no
+# rights beyond what is his; and whether anything there is of somebody who is no superuser. Names are quoted.
 WHO = """\
 with plain as (select oid, rolname from pg_roles r where not exists (select from pg_roles m
   where (m.rolsuper or m.rolcreaterole or m.rolreplication or m.rolname ~ '^pg_' and m.rolname <> 'pg_database_owner')
@@ -36,7 +37,9 @@ with plain as (select oid, rolname from pg_roles r where not exists (select from
 select json_build_object('user', quote_ident(session_user),
  'superuser', (select rolsuper from pg_roles where rolname = session_user),
  'plain', (select quote_ident(rolname) from owners join plain on oid = owner
-  order by relations desc nulls first, rolname limit 1),
+  order by owner is not distinct from (select relowner from pg_class
+   where oid = coalesce(to_regclass({relation}), to_regclass('public.' || {relation}))) desc,
+   relations desc nulls first, rolname limit 1),
  'others', exists (select from owners join pg_roles on oid = owner where not rolsuper))
 """
 
@@ -55,8 +58,8 @@ def compare(here: str, live: DatabaseSource, name: str, sql: str, *, beat: Beat 
 
 
 def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
-    script, role = _script(live, sql)
-    ended, out = _told(live, script, beat)
+    text, role = script(live, admin_queries.one_row(sql), timeout_s=ANSWERS_S)
+    ended, out = _told(live, text, beat)
     if ended.ok:
         return out.removeprefix(READY)
     state = psql.sqlstate(ended)
@@ -73,16 +76,17 @@ def _ask(live: DatabaseSource, name: str, sql: str, beat: Beat) -> str:
     raise DrillError(f"check {name}: the query failed on the live database (SQLSTATE {state}), expected one value")
 
 
-def _script(live: DatabaseSource, sql: str) -> tuple[str, str]:
+def script(live: DatabaseSource, asked: Question, *, timeout_s: float, relation: str = "") -> tuple[str, str]:
     """Return what one session on live is told, and the role that asks in it; DatabaseRefusedError without any.
 
+    The owner of a relation is preferred, if it is there.
     Code of others that the query calls must not come to have more rights than it had.
     """
-    who = json.loads(postgres.ask(live.server, WHO))
+    who = json.loads(postgres.ask(live.server, WHO.replace("{relation}", postgres.literal(relation))))
     if not who["superuser"]:
-        return admin_queries.as_ourselves(sql, timeout_s=ANSWERS_S), who["user"]
+        return admin_queries.as_ourselves(asked, timeout_s=timeout_s), who["user"]
     if who["plain"]:
-        return admin_queries.as_owner(sql, who["plain"], timeout_s=ANSWERS_S), who["plain"]
+        return admin_queries.as_owner(asked, who["plain"], timeout_s=timeout_s), who["plain"]
     if who["others"]:
         raise DatabaseRefusedError(
             "db: a superuser asks nothing on the live server, and each owner there has rights beyond what is his, "
@@ -92,15 +96,15 @@ def _script(live: DatabaseSource, sql: str) -> tuple[str, str]:
         raise DatabaseRefusedError(
             f"db: PostgreSQL {live.facts.major} has no role that may read everything, and a superuser asks nothing"
         )
-    return admin_queries.as_reader(sql, timeout_s=ANSWERS_S), "a role that may only read"
+    return admin_queries.as_reader(asked, timeout_s=timeout_s), "a role that may only read"
 
 
-def _told(live: DatabaseSource, script: str, beat: Beat) -> tuple[programs.Ended, str]:
+def _told(live: DatabaseSource, text: str, beat: Beat) -> tuple[programs.Ended, str]:
     """Run a script in one session, of which nothing is left on the server, whatever it does there."""
     words = (*psql.ROWS, postgres.to_database(live.facts.database))
     options = pinned_settings.AS_CONFIGURED
     with sessions.opened(live.server, on_any_road=True) as session:
         argv = postgres.client(live.server, "psql", *words, session=session.name, stdin=True, options=options)
-        ended, out = programs.capture(argv, text_in=script, timeout_s=ANSWERS_S + TO_END_S, beat=beat)
+        ended, out = programs.capture(argv, text_in=text, timeout_s=ANSWERS_S + TO_END_S, beat=beat)
         session.done = ended.ok
     return ended, out

@@ -115,10 +115,11 @@ def perform(config: Config, wanted: str | None, *, now: datetime, watch: Watch) 
 
 
 def _chosen(store: Path, wanted: str | None) -> StoredSet | None:
-    stored = sets.find(store, wanted or "latest")
-    if wanted is None:
-        undrilled = [each for each in sets.listing(store) if each.manifest and not each.proof and not each.problems]
+    listed = sets.listing(store)
+    if wanted is None and listed:
+        undrilled = [each for each in listed if each.manifest and not each.proof and not each.problems]
         return undrilled[-1] if undrilled else None
+    stored = sets.find(store, wanted or "")
     if stored.manifest is None:
         raise UsageError(f"set {stored.name}: it has no manifest to compare with, expected a set of this program")
     return stored

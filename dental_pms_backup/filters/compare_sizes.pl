@@ -1,4 +1,5 @@
-# Counts lines of "size in the row TAB size of the file": equal, of a linked file ("*"), and of another size.
+# Counts lines of "size in the row TAB size of the file": equal, not compared (of a linked file, "*", or of a row that has
+# none, "\N"), and of another size.
 #
 #   join ... | perl compare_sizes.pl
 use strict;
@@ -12,7 +13,7 @@ sub take_lines {
     for (@_) {
         my ($row, $file) = split /\t/;
         defined $file or die "not two sizes\n";
-        ++($file eq "*" ? $linked : $row eq $file ? $equal : $wrong);
+        ++($file eq "*" || $row eq "\\N" ? $linked : $row eq $file ? $equal : $wrong);
     }
 }
 

@@ -79,7 +79,7 @@ def into_new(config: Config, wanted: str, name: str, on: Terms, *, now: datetime
             dump_file.opened(archive) as descriptor,
         ):
             verified = dump_file.verify(archive, descriptor, watch=watch)
-            rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
+            rights = unpack.rights(ours=archive.ours, in_place=False)
             looked = _look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
             unpack.check_room(looked, around)
             if on.dry_run:
@@ -109,7 +109,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
         ):
             ends = _left_of_earlier(live) if on.dry_run else _recover(live)
             verified = dump_file.verify(archive, descriptor, watch=watch)
-            rights = unpack.rights(ours=bool(archive.checksum), in_place=True)
+            rights = unpack.rights(ours=archive.ours, in_place=True)
             looked = _look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
             unpack.check_room(looked, live.around)
             prospect = _prospect(archive, live.around, target=f"the live attachments in {live.path}", live=IS_KEPT)

@@ -64,7 +64,7 @@ class Opened:
     @property
     def ours(self) -> bool:
         """Tell whether it is a set's, with a checksum in its manifest; of any other nobody knows who wrote it."""
-        return bool(self.backup.checksum)
+        return self.backup.ours
 
 
 def look(
@@ -95,7 +95,7 @@ def look(
     unknown = frozenset(database_settings.left_out(live, [*given, *of_roles]))
     own, stays = ({about: each for about, each in those.items() if each not in unknown} for those in (own, stays))
     custom = written_by.known(live, own_settings.custom(taken))
-    settings = written_by.settings(dump, descriptor, live, [*stays.values(), *of_roles])
+    settings = written_by.settings(dump, descriptor, live, [*stays.values(), *of_roles], head.lc_monetary)
     database_settings.tell_differences(live, taken, stays)
     return Opened(
         backup=dump,
@@ -117,14 +117,18 @@ def _warn_of_another(taken: str, live: str) -> None:
 
 
 def stranger(dump: Opened, counts: Mapping[str, int] | None) -> str:
-    """Say it where a set was taken of another server and there is something live to lose, by the rows of each table.
+    """Say it where a set was taken of another server or database and there is something live to lose, by the rows.
 
     A new server, with tables that have no row yet, is what a restore is for.
     """
-    taken, facts = dump.backup.system, dump.live.facts
-    if taken in {"", facts.system} or (counts is not None and not any(counts.values())):
+    taken, facts = dump.backup, dump.live.facts
+    if counts is not None and not any(counts.values()):
         return ""
-    return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
+    if taken.system not in {"", facts.system}:
+        return f"the set was taken of another server than this one, whose database {facts.database} is not empty"
+    if taken.database not in {"", facts.database}:
+        return f"the set was taken of database {taken.database}, and the database {facts.database} here is not empty"
+    return ""
 
 
 def check_room(dump: Opened, *, hint: str = "df -h   # on the server") -> str:
@@ -302,7 +306,7 @@ def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
     with dump_file.opened(roles) as descriptor:
         dump_file.verify(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(dump.live, descriptor, ours=bool(roles.checksum), left=dump.left_out, beat=beat)
+            replay.load_roles(dump.live, descriptor, ours=roles.ours, left=dump.left_out, beat=beat)
 
 
 def _drop(live: DatabaseSource, name: str, role: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError
+from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, table_files, unknown_settings
@@ -28,20 +28,35 @@ if TYPE_CHECKING:
 def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
     """Return the statements of a dump's set by what they are about; none for a set without, or a file from elsewhere.
 
-    VerificationError when the file is not the one of the manifest.
+    Of a set that is not in the store they are only those that say what values mean: what more it gives to whom is not
+    trusted. VerificationError when the file is not the one of the manifest.
     """
     artefact = dump.stored.artefact(Kind.SETTINGS) if dump.stored else None
-    if artefact is None or not artefact.sha256:
+    file = dump_file.of_elsewhere(dump, Kind.SETTINGS)
+    if artefact:
+        file = dump_file.BackupFile(file=store / artefact.path, kind=Kind.SETTINGS, stored=dump.stored)
+    if file is None or not file.checksum:
         return {}
-    file = dump_file.BackupFile(file=store / artefact.path, kind=Kind.SETTINGS, stored=dump.stored)
     with dump_file.opened(file) as descriptor:
         unpack = dump_file.verify(file, descriptor, watch=watch).unpack
         try:
-            return own_settings.read(unpack, descriptor)
+            found = own_settings.read(unpack, descriptor)
         except ValueError:
             raise VerificationError(
                 f"{file.file}: has something else in it, expected the settings of a database"
             ) from None
+    return found if file.ours else _of_values(found, dump)
+
+
+def _of_values(found: Statements, dump: BackupFile) -> Statements:
+    kept = {f"setting {name}" for name in pinned_settings.WRITTEN_BY}
+    left = ", ".join(sorted(found.keys() - kept))
+    if left:
+        root = dump.file.parent.parent
+        text = f"the database's own {left} are not taken of a set that is not in the store: if you trust it, type "
+        text += f"BACKUP_DIR={shell_word(root)} before the same command with {dump.stamp} as the set"
+        journal.write(Event.RESTORE_SETTINGS_STAY, text, priority=journal.WARNING)
+    return {about: found[about] for about in found.keys() & kept}
 
 
 def for_live(live: DatabaseSource, taken: Statements) -> Statements:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import re
@@ -28,6 +29,7 @@ HEAD_BYTES = 64 << 10
 GZIP_MEMBER = 31  # zlib's wbits for it
 MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d{1,4})", re.MULTILINE)
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+MONEY_AS = re.compile(rb"\ASET lc_monetary = '([ -&(-\[\]-~]*)';\n")  # what an admin has put before a dump
 COUNTS_LIMIT_BYTES = 4 << 20
 # A dump's bytes in a table and its indexes, at most, for each byte of the compressed file
 GROWS_TO = 6
@@ -35,11 +37,15 @@ GROWS_TO = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupFile:
-    """A file to restore from. ``stored`` is the set that it belongs to, None for a file from elsewhere."""
+    """A file to restore from. ``stored`` is the set that it belongs to, None for a file from elsewhere.
+
+    ``elsewhere`` is then the set that the manifest beside it describes, if there is one: nobody knows who wrote it.
+    """
 
     file: Path
     kind: Kind
     stored: StoredSet | None
+    elsewhere: StoredSet | None = None
 
     @property
     def packed(self) -> bool:
@@ -49,8 +55,14 @@ class BackupFile:
     @property
     def checksum(self) -> str:
         """Return the SHA-256 that the manifest has, empty without a manifest."""
-        artefact = self.stored.artefact(self.kind) if self.stored else None
+        described = self.stored or self.elsewhere
+        artefact = described.artefact(self.kind) if described else None
         return artefact.sha256 if artefact else ""
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether it is of a set in the store, with a checksum in its manifest."""
+        return bool(self.stored and self.checksum)
 
     @property
     def stamp(self) -> str | None:
@@ -83,17 +95,19 @@ class BackupFile:
     @property
     def _origin(self) -> Mapping[str, Any]:
         """Return what the manifest says of the database; nothing without a manifest."""
-        part = (self.stored.manifest or {"streams": {}})["streams"].get("db", {}) if self.stored else {}
+        described = self.stored or self.elsewhere
+        part = (described.manifest or {"streams": {}})["streams"].get("db", {}) if described else {}
         origin: Mapping[str, Any] = part.get("source", {})
         return origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the first lines of a dump say: the major version, and the token of its line restrict; None without."""
+    """What the first lines of a dump say: major version, token of its line restrict, lc_monetary; None without."""
 
     major: int | None
     token: str | None
+    lc_monetary: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +131,8 @@ def find(store: Path, wanted: str, kind: Kind) -> BackupFile:
             raise UsageError(
                 f"{path}: not a file to restore {kind} from, expected one that ends in {' or '.join(ENDINGS[kind])}"
             )
-        return BackupFile(file=path.resolve(), kind=kind, stored=_set_of(store, path.resolve(), kind))
+        return _of_path(store, path.resolve(), kind)
     stored = sets.find(store, wanted, having=kind)
-    if wanted == "latest":  # typed twice, it must not bring back what the first time replaced
-        taken = [each for each in sets.listing(store) if each.artefact(kind)]
-        stored = next((each for each in reversed(taken) if not (each.manifest or {}).get("safety")), stored)
     artefact = stored.artefact(kind)
     if artefact is None:
         raise UsageError(f'"{wanted}": the set has no {kind}, expected one that has', hint="dental-pms-backup list")
@@ -133,8 +144,13 @@ def roles_of(store: Path, dump: BackupFile) -> BackupFile | None:
     if dump.stored:
         artefact = dump.stored.artefact(Kind.GLOBALS)
         return BackupFile(file=store / artefact.path, kind=Kind.GLOBALS, stored=dump.stored) if artefact else None
-    beside = dump.file.with_name(f"globals_{dump.stamp}.sql.gz")
-    return BackupFile(file=beside, kind=Kind.GLOBALS, stored=None) if beside.is_file() else None
+    return of_elsewhere(dump, Kind.GLOBALS)
+
+
+def of_elsewhere(dump: BackupFile, kind: Kind) -> BackupFile | None:
+    """Return the file of a kind beside a dump from elsewhere, None without any."""
+    beside = dump.file.with_name(f"{kind}_{dump.stamp}.sql.gz")
+    return BackupFile(file=beside, kind=kind, stored=None, elsewhere=dump.elsewhere) if beside.is_file() else None
 
 
 @contextlib.contextmanager
@@ -172,7 +188,7 @@ def verifying(backup: BackupFile, descriptor: int, *, watch: Watch) -> Iterator[
     What has that checksum is byte for byte what a run proved and published. Of a file from elsewhere nobody knows what
     it is before it is verified: that is done at once.
     """
-    if not backup.checksum:
+    if not backup.ours:
         verified = verify(backup, descriptor, watch=watch)
         yield Verification(unpack=verified.unpack, ask=lambda: verified, wait=lambda: verified)
         return
@@ -210,10 +226,15 @@ def head(backup: BackupFile, descriptor: int) -> Head:
     if backup.packed:
         with contextlib.suppress(zlib.error):
             text = zlib.decompressobj(GZIP_MEMBER).decompress(text, HEAD_BYTES)
+    given = MONEY_AS.search(text)
     text = text.partition(b"\nSET ")[0]
     majors = [int(found) for found in MADE_BY.findall(text)]
     token = RESTRICTED.search(text)
-    return Head(major=max(majors, default=None), token=token[1].decode() if token else None)
+    return Head(
+        major=max(majors, default=None),
+        token=token[1].decode() if token else None,
+        lc_monetary=given[1].decode() if given else None,
+    )
 
 
 def check_version(backup: BackupFile, found: Head, server_major: int) -> None:
@@ -224,6 +245,20 @@ def check_version(backup: BackupFile, found: Head, server_major: int) -> None:
             hint=f"a server of PostgreSQL {found.major} takes it: with compose, image postgres:{found.major} "
             "and a new, empty volume for service db",
         )
+
+
+def _of_path(store: Path, file: Path, kind: Kind) -> BackupFile:
+    """Return a file with its set: the store's, or elsewhere the one whose manifest lies where a store has it."""
+    stored, elsewhere = _set_of(store, file, kind), None
+    backup = BackupFile(file=file, kind=kind, stored=stored)
+    if stored is None and backup.stamp and file == (root := _root(file, kind)) / kind.path(backup.stamp):
+        manifest = sets.read_manifest(sets.manifest_path(root, backup.stamp), backup.stamp)
+        elsewhere = sets.described(manifest) if manifest else None
+    return dataclasses.replace(backup, elsewhere=elsewhere)
+
+
+def _root(file: Path, kind: Kind) -> Path:
+    return file.parent.parent if kind is Kind.DB else file.parent
 
 
 def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:

@@ -121,7 +121,7 @@ def _untar(
 ) -> None:
     """Unpack the entries that have one of the paths, with what is below them."""
     plain = [os.fsencode(original_names.member(path)) for path in paths]
-    rights = unpack.rights(ours=bool(archive.checksum), in_place=False)
+    rights = unpack.rights(ours=archive.ours, in_place=False)
     argv = [*unpack.extraction(content, rights), "--no-wildcards", "--anchored", "--null"]
     with descriptors.memory("names") as names:  # not in argv, which everyone can read
         os.write(names, b"".join(b"./%b\0%b\0" % (path, path) for path in plain))

@@ -8,18 +8,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RestoreError, UsageError, shell_word
+from dental_pms_backup.drill import admin_queries, compare_files, compare_live
+from dental_pms_backup.errors import DatabaseRefusedError, RestoreError, shell_word
 from dental_pms_backup.host import descriptors, filters, journal, places, programs, stop
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import postgres, psql, sessions, sources, swap
+from dental_pms_backup.live import pinned_settings, postgres, psql, sessions, sources, swap
 from dental_pms_backup.restore import attachments, database, dump_file, terms
-from dental_pms_backup.store import sets
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from dental_pms_backup.config.settings import Application, Config
     from dental_pms_backup.host.places import Place
@@ -28,16 +27,28 @@ if TYPE_CHECKING:
     from dental_pms_backup.restore.terms import Prospect, Restored, Terms
 
 # The table with both columns, a view is none; of one that has partitions, each of these. What somebody made for it or
-# for its columns is not run: COPY of a table plans nothing, and writes values as they are stored.
+# for its columns is not run: COPY of a table plans nothing, and writes values as they are stored. What it does not
+# write as a query does, a query is asked for.
 COPIES = """\
 select json_agg(format('copy %s (%I, %I) to stdout', coalesce(p.relid, c.oid::regclass), {key}, {size}))
  from pg_class c left join pg_partition_tree(c.oid) p on p.isleaf
  where c.oid = coalesce(to_regclass({table}), to_regclass('public.' || {table}))
  and (c.relkind = 'r' or c.relkind = 'p' and p.relid is not null)
  and 2 = (select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
-  and a.attname in ({key}, {size}))"""
+  and a.attname in ({key}, {size}) and a.attgenerated = '' and a.atttypid <> 'bpchar'::regtype)"""
 IS_THERE = "select coalesce(to_regclass({table}), to_regclass('public.' || {table})) is not null"
 AS_STORED = ("--command=set client_encoding = 'UTF8'", "--command=set row_security = off")
+AS_IN_THE_SET = "both streams are restored as the set has them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How psql asks for path and size of each file: its arguments, what its stdin tells it, and who asks then."""
+
+    words: Sequence[str]
+    text: str = ""
+    by: str = ""
+    options: str = pinned_settings.OPTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +68,6 @@ def both_in_place(
     All that can refuse is asked, and both are restored beside what is live, before that is touched. Then the files are
     swapped, and the database is switched; where that fails, the files that were live are brought back.
     """
-    wanted = _one_for_both(config.store, wanted)
     dump_file.find(config.store, wanted, Kind.DB)
     with (
         terms.held(config.store, on),
@@ -80,70 +90,101 @@ def both_in_place(
         return [filled.restored(), files.restored(kept)]
 
 
-def _one_for_both(store: Path, wanted: str) -> str:
-    """Return the name of the latest or oldest set that has both streams, if that is what is wanted; UsageError."""
-    if wanted not in {"latest", "oldest"}:
-        return wanted
-    taken = (each for each in sets.listing(store) if not (each.manifest or {}).get("safety"))
-    both = [each.name for each in taken if each.artefact(Kind.DB) and each.artefact(Kind.ATTACHMENTS)]
-    if not both:
-        raise UsageError(f"{store}: no set with both streams, expected at least one", hint="dental-pms-backup list")
-    return both[-1 if wanted == "latest" else 0]
-
-
 def match(config: Config, *, watch: Watch) -> Matched | None:
-    """Compare the rows of the application's table of attachments with the files; None without such a table.
+    """Compare what the application's table, or its query, says of its files with the files; None without such a table.
 
     RestoreError, with numbers only, when a row lacks its file.
     """
     application = config.application
-    if application.table is None:
+    if application.files is None:
         return None
     live = sources.database(config)
-    columns = {"key": postgres.literal(application.key_column), "size": postgres.literal(application.size_column)}
-    asked = COPIES.format(table=postgres.literal(application.table), **columns)
-    copies = json.loads(postgres.ask(live.server, asked) or "[]")
-    if not copies:
-        _check_missing(live, application)
+    asking = _copying(live, application) or _asking(live, application, application.files, config.drill.timeout_s)
+    if asking is None:
         return None
     files = sources.attachments(config)
     with places.opened(files.path, files.identity) as place, open(os.devnull, "rb") as nothing:  # noqa: SIM117
         with watch.showing("attachments: rows and files", nothing.fileno(), 0) as beat:
-            found = _counted(live, copies, place, application.directory, beat)
+            found = _counted(live, asking, place, application, beat)
+    if found is None:
+        return None
     if found.missing or found.other_size:
         raise RestoreError(
             f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
-            "size, expected none; both streams are restored as the set has them",
+            f"size, expected none; {AS_IN_THE_SET}",
             hint="dental-pms-backup extract SET PATH --stored-names   # an older or a newer set may have them",
         )
     journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
     return found
 
 
-def _check_missing(live: DatabaseSource, application: Application) -> None:
-    """RestoreError when the application's table is there, but not as the configuration says."""
-    if postgres.ask(live.server, IS_THERE.format(table=postgres.literal(application.table or ""))) == "t":
-        raise RestoreError(
-            f"application.table: {application.table} is no table with the columns {application.key_column} and "
-            f"{application.size_column}, so rows and files cannot be compared; both streams are restored as the set "
-            "has them",
-            hint="dental-pms-backup config show   # then: dental-pms-backup drill",
-        )
+def _copying(live: DatabaseSource, application: Application) -> Asking | None:
+    """Return what copies the table's rows, None where it is no table that can be copied, or is not to be."""
+    if application.query:
+        return None
+    columns = {"key": postgres.literal(application.key_column), "size": postgres.literal(application.size_column)}
+    asked = COPIES.format(table=postgres.literal(application.table or ""), **columns)
+    copies = json.loads(postgres.ask(live.server, asked) or "[]") or []
+    return Asking(words=(*psql.STRICT, *AS_STORED, *(f"--command={copy}" for copy in copies))) if copies else None
+
+
+def _asking(live: DatabaseSource, application: Application, sql: str, timeout_s: float) -> Asking | None:
+    """Return what asks a query as a drill does, but of live: by somebody without rights; None without the table."""
+    try:
+        asked = admin_queries.every_file(sql)
+        text, by = compare_live.script(live, asked, timeout_s=timeout_s, relation=application.table or "")
+    except DatabaseRefusedError as error:
+        is_there = IS_THERE.format(table=postgres.literal(application.table or ""))
+        if not application.query and postgres.ask(live.server, is_there) != "t":
+            return None
+        raise RestoreError(f"{error.message}; rows and files are not compared, and {AS_IN_THE_SET}") from None
+    options = pinned_settings.AS_CONFIGURED
+    return Asking(words=(*psql.ROWS, postgres.to_database(live.facts.database)), text=text, by=by, options=options)
 
 
 def _counted(
-    live: DatabaseSource, copies: Sequence[str], place: Place, directory: str, beat: Callable[[], None]
-) -> Matched:
+    live: DatabaseSource, asking: Asking, place: Place, application: Application, beat: Callable[[], None]
+) -> Matched | None:
+    """Count, of what psql says of the files, what has none; None where the query's table is not there."""
     program = postgres.matching(live.server, live.facts, "psql")
-    words = (*psql.STRICT, *AS_STORED, *(f"--command={copy}" for copy in copies))
-    with descriptors.memory("matched") as out, sessions.opened(live.server) as session:
-        asking = postgres.client(live.server, program, *words, session=session.name)
-        counting = filters.argv("rows_and_files.pl", str(place.for_programs), directory)
-        ended = programs.pipeline(asking, counting, out=out, beat=beat)
+    with (
+        descriptors.memory("matched") as out,
+        descriptors.memory("asked") as asked,
+        sessions.opened(live.server, on_any_road=bool(asking.text)) as session,
+    ):
+        os.write(asked, asking.text.encode())
+        os.lseek(asked, 0, os.SEEK_SET)
+        words = asking.words
+        client = postgres.client(
+            live.server, program, *words, session=session.name, stdin=bool(asking.text), options=asking.options
+        )
+        counting = filters.argv("rows_and_files.pl", str(place.for_programs), application.directory)
+        ended = programs.pipeline(client, counting, stdin=asked, out=out, beat=beat)
         session.done = not programs.failed(ended)
         answer = re.fullmatch(r"(\d+) (\d+) (\d+)\n", os.pread(out, 100, 0).decode("ascii", "replace"))
+    state = psql.sqlstate(ended[0])
+    if state == compare_files.UNDEFINED_TABLE and not application.query:
+        return None
+    if asking.text and state:
+        raise _misfit(application, asking.by, state)
     failed = programs.failed(ended)
     if failed or not answer:
-        raise RestoreError(f"attachments: {failed or ended[-1]}, while rows and files were compared")
+        raise RestoreError(f"attachments: {failed or ended[-1]}, while rows and files were compared; {AS_IN_THE_SET}")
     count, missing, other = (int(number) for number in answer.groups())
     return Matched(rows=count, missing=missing, other_size=other)
+
+
+def _misfit(application: Application, by: str, state: str) -> RestoreError:
+    """Return the error for what the server refuses to be asked, with the keys that it is made of."""
+    what = f"application.query: the server refuses the query (SQLSTATE {state})"
+    if not application.query:
+        columns = f"{application.key_column} and {application.size_column}"
+        what = f"application.table: {application.table} is no table with the columns {columns}"
+    hint = "dental-pms-backup config show   # then: dental-pms-backup drill"
+    if state == admin_queries.NO_RIGHT:
+        what = f"application: {by} asks on the live server and lacks a right to read what names the files"
+        hint = f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {by};   # as their owner"
+    return RestoreError(
+        f"{what}, so rows and files cannot be compared; {AS_IN_THE_SET}",
+        hint=hint,
+    )

@@ -109,7 +109,7 @@ def look_through(
             f"{archive.file}: the archive cannot be listed, expected a file that is readable to its end"
         )
     wrong = {
-        "device nodes": 0 if archive.checksum else int(found[1]),
+        "device nodes": 0 if archive.ours else int(found[1]),
         "entries outside of the directory": int(found[2]),
     }
     counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)

@@ -12,7 +12,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError
+from dental_pms_backup.errors import RefusedError, RestoreError, shell_word
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import own_settings, pinned_settings, postgres
 from dental_pms_backup.restore import databases
@@ -38,18 +38,23 @@ set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex')"""
 
 
-def settings(dump: BackupFile, descriptor: int, live: DatabaseSource, own: Iterable[str]) -> Mapping[str, str]:
+def settings(
+    dump: BackupFile, descriptor: int, live: DatabaseSource, own: Iterable[str], given: str | None
+) -> Mapping[str, str]:
     """Return the settings by which an open dump is to be loaded; nothing where no manifest has them.
 
-    RefusedError where the dump has amounts of money, and the server lacks the locale that they are written in, or a
-    database that gets what it has of its ``own``, roles with it, would read other amounts in them.
+    ``given`` is the lc_monetary that the dump's first line names. RefusedError where the dump has amounts of money, and
+    nobody says by which it is written, or the server lacks it, or a database that gets what it has of its ``own``,
+    roles with it, would read other amounts in them.
     """
-    wanted = {name: str(value) for name, value in dump.written_by.items() if name in NAMES}
+    said = {"lc_monetary": given, **dump.written_by} if given is not None else dump.written_by
+    wanted = {name: str(value) for name, value in said.items() if name in NAMES}
     there = known(live, wanted)
     locale = wanted.get("lc_monetary")
     if locale is None:
-        return there
-    if "lc_monetary" not in there:
+        if _has_money(dump, descriptor):
+            raise _unsaid(dump, live)
+    elif "lc_monetary" not in there:
         if _has_money(dump, descriptor):
             raise _lacks(live, locale)
     elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
@@ -91,6 +96,16 @@ def _has_money(dump: BackupFile, descriptor: int) -> bool:
     with verify_file.reopened(descriptor) as again, descriptors.memory("nothing") as out:
         unpacked, looked = programs.pipeline(unpack, filters.argv("has_money.pl"), stdin=again, out=out)
     return not (unpacked.ok and looked.ok)  # what cannot be read is not without it
+
+
+def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
+    line = shell_word(f"SET lc_monetary = {postgres.literal(str(live.facts.settings.get('lc_monetary', 'C')))};")
+    unpack = f"{'gzip -dc' if dump.packed else 'cat'} {shell_word(dump.file)}"
+    return RefusedError(
+        f"db: {dump.file}: has amounts of money, and no manifest says with which lc_monetary they were written, "
+        "expected its first line to say it: by another one they would be other amounts; nothing was touched",
+        hint=f"{{ echo {line}; {unpack}; }} >said.sql; dental-pms-backup restore db said.sql   # if it was this one",
+    )
 
 
 def _lacks(live: DatabaseSource, locale: str) -> RefusedError:

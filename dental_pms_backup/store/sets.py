@@ -117,6 +117,11 @@ class StoredSet:
         """Tell whether nothing is known against the set."""
         return self.state not in {"damaged", "suspect", "failed"}
 
+    @property
+    def is_safety(self) -> bool:
+        """Tell whether a restore took the set of what it was about to replace."""
+        return bool((self.manifest or {}).get("safety"))
+
     def artefact(self, kind: Kind) -> Artefact | None:
         """Return the set's file of a kind, if it has one."""
         return next((artefact for artefact in self.artefacts if artefact.kind is kind), None)
@@ -146,20 +151,14 @@ def listing(store: Path) -> list[StoredSet]:
 
 
 def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
-    """Return the set with a name, ``latest``, ``oldest``, or the path of one of its files.
+    """Return the set with a name, or the path of one of its files.
 
     With ``having``, only sets with a file of that kind are looked at. UsageError when there is no such set.
     """
     every = listing(store)
     sets = [stored for stored in every if having is None or stored.artefact(having)]
-    what = f" with {having}" if having and every else ""
-    if not sets and (not every or wanted in {"latest", "oldest"}):
-        raise UsageError(f"{store}: no set{what}, expected at least one", hint="dental-pms-backup run")
-    match wanted:
-        case "latest":
-            return sets[-1]
-        case "oldest":
-            return sets[0]
+    if not every:
+        raise UsageError(f"{store}: no set, expected at least one", hint="dental-pms-backup run")
     by_name = {stored.name: stored for stored in sets}
     name = FILE_OF_SET.fullmatch(Path(wanted).name)
     inside = "/" not in wanted or Path(wanted).resolve().is_relative_to(store.resolve())

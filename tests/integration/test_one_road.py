@@ -1,5 +1,6 @@
 """What a set holds comes back the same by every road: in a drill, beside, in place, and in the live database itself."""
 
+import gzip
 import json
 import re
 import subprocess
@@ -224,6 +225,40 @@ def test_a_materialized_view_over_a_table_with_policies_is_proven_and_comes_back
         for each in databases_like(site.server, site.server.database):
             sql(postgres.in_database(site.server, each), f'drop owned by "{role}"')
         sql(site.server, f'drop role "{role}"')
+
+
+def test_amounts_in_a_file_of_another_disk_are_never_silently_others(small: Site) -> None:
+    site, usb, maintenance = small, small.place / "usb disk", postgres.in_database(small.server, "postgres")
+    subprocess.run(["localedef", "-i", "fr_CA", "-c", "-f", "UTF-8", "fr_CA.UTF-8"], check=True)
+    quoted = postgres.quoted(site.server.database)
+    anew = f"drop database {quoted}", f"create database {quoted} template template0"
+    sql(site.server, f"alter database {quoted} set lc_monetary = 'fr_CA.UTF-8'", f"comment on database {quoted} is 'x'")
+    sql(site.server, "create table fees as select 12.50::numeric::money as fee, 1 as id")
+    taken = site.takes("db")
+    file = usb / f"db/db_{taken}.sql.gz"
+    site.store.rename(usb)
+    sql(maintenance, *anew)
+    done, _ = goes(site, "in place", str(file))
+    assert (done.returncode, sql(site.server, "select fee::numeric from fees")) == (0, "12.50"), done.stderr
+    assert "the database's own comment, owner are not taken of a set that is not in the store" in done.stderr
+    assert f"type BACKUP_DIR='{usb}' before the same command with {taken} as the set" in done.stderr
+    whole = file.read_bytes()
+    file.write_bytes(gzip.compress(gzip.decompress(whole)))
+    sql(maintenance, *anew)
+    assert "the checksum differs from the manifest's" in goes(site, "in place", str(file))[0].stderr
+    file.write_bytes(whole)
+    (usb / f"sets/{taken}.json").unlink()
+    for road in ("in place", "beside"):
+        done, _ = goes(site, road, str(file))
+        assert (done.returncode, f"{file}: has amounts of money, and no manifest says" in done.stderr) == (4, True)
+    command = done.stderr.partition("hint: ")[2].partition("; dental-pms-backup ")[0]
+    subprocess.run(["sh", "-c", command], cwd=site.place, check=True)
+    said = site.place / "said.sql"
+    line, _, dumped = said.read_text().partition("\n")
+    assert (line, dumped) == ("SET lc_monetary = 'C';", gzip.decompress(whole).decode())
+    said.write_text(f"SET lc_monetary = 'fr_CA.UTF-8';\n{dumped}")
+    done, _ = goes(site, "in place", str(said))
+    assert (done.returncode, sql(site.server, "select fee::numeric from fees")) == (0, "12.50"), done.stderr
 
 
 BROKEN = """\

@@ -215,7 +215,7 @@ def release(site: Site) -> Recorded:
 def accept(site: Site) -> Recorded:
     (path,) = site.store.glob("sets/*.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "suspicions": ["strange"]}))
-    return recorded(site, "accept", "latest")
+    return recorded(site, "accept", *site.sets())
 
 
 def fetch(site: Site) -> Recorded:

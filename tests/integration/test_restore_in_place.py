@@ -161,7 +161,7 @@ def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_dat
     site.fake("psql", NO_ROOM)
     said = refused(site, "latest")
     assert "1.0 kB free on the server's disk" in said
-    assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
+    assert f"hint: dental-pms-backup restore db {site.sets()[-1]} --in-place --replace" in said
     said = refused(site, "latest", "--replace")
     assert "is work of the superuser, and the set has objects of others, expected --as-superuser: " in said
     lines = in_place(site, "latest", "--replace", "--as-superuser")

@@ -28,6 +28,33 @@ def test_a_server_of_the_same_name_is_suspect_and_replaced_by_its_name_only(own_
     site.takes("db")  # no stranger any more: a restore went there
 
 
+def test_another_database_of_the_server_is_replaced_by_its_name_only_and_its_set_is_never_latest(
+    own_database: Site,
+) -> None:
+    site, server = own_database, own_database.server
+    (ours,) = site.sets()
+    other = postgres.in_database(server, f"{server.database}_accounting")
+    sql(postgres.in_database(server, "postgres"), f'create database "{other.database}"')
+    sql(other, "create table bills as select generate_series(1, 1000) as id")
+    site.configure({"native.database": other.database})
+    assert "failure=suspect\n" in site.run("run", "db").stdout  # the wrong name for one night
+    before = dump(other)
+    for how in ((), ("--replace", "--as-superuser")):
+        done = site.run("restore", "db", ours, "--in-place", "--yes", *how, CONFIRM="YES")
+        assert (done.returncode, done.stdout.startswith(f"restoring=set {ours} of ")) == (4, True)
+        assert (
+            f"restore: the set was taken of database {server.database}, and the database {other.database} here is not "
+            "empty, expected CONFIRM to name that database; nothing was touched"
+        ) in done.stderr
+    assert dump(other) == before
+    site.configure({"native.database": server.database})
+    done = site.run("restore", "db", "latest", "--in-place", "--yes")
+    assert (done.returncode, done.stdout.startswith(f"restoring=set {ours} of ")) == (0, True), done.stderr
+    for words in (("show", "latest"), ("extract", "latest", "--table", "patients", "--csv")):
+        assert site.run(*words).stdout == site.run(words[0], ours, *words[2:]).stdout
+    assert site.run("keep", "latest").stdout.startswith(f"set {ours} is pinned")
+
+
 def test_a_suspect_server_is_the_practices_once_it_is_accepted(own_database: Site) -> None:
     change_manifest(own_database, own_database.sets()[0], of_another_server)
     assert own_database.run("run", "db").returncode == 1

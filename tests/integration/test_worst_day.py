@@ -78,6 +78,8 @@ def test_rows_and_files_are_those_of_the_table_that_the_configuration_names(prac
         practice.server,
         "alter table attachments rename to pictures",
         'alter table pictures rename storage_key to "the key"',
+        'alter table pictures alter "the key" drop not null',
+        "insert into pictures values (8, null, 3), (9, null, null)",  # which have no file
     )
     sql(practice.server, "alter table pictures rename byte_size to bytes")
     sql(practice.server, """update pictures set "the key" = 'attachments/' || "the key";""")
@@ -91,6 +93,32 @@ def test_rows_and_files_are_those_of_the_table_that_the_configuration_names(prac
     done = practice.run("restore", "all", "latest", "--in-place", "--yes")
     assert (done.returncode, "restore_all_status" in done.stdout) == (1, False)
     assert "application.table: pictures is no table with the columns the key and byte_size, so " in done.stderr
+
+
+HIDDEN = "select storage_key, byte_size from attachments where not deleted"
+ONE_RULE = {
+    "a query": "alter table attachments add deleted bool default false;"
+    " insert into attachments values (8, 'p/gone.jpg', 5, true), (9, 'p/zähne/3 a\tb.jpg', null, false)",
+    "a generated key": "alter table attachments add name text; update attachments set name = storage_key;"
+    " alter table attachments drop storage_key;"
+    " alter table attachments add storage_key text generated always as (name) stored;"
+    " insert into attachments values (8, 5, null), (9, null, E'p/zähne/3 a\tb.jpg')",
+    "a view": "alter table attachments rename to uploads; insert into uploads values (9, 'p/zähne/3 a\tb.jpg', null);"
+    " create view attachments as select * from uploads",
+}
+
+
+@pytest.mark.parametrize("what", ONE_RULE)
+def test_a_drill_and_a_restore_of_both_read_the_rows_by_one_rule(practice: Site, what: str) -> None:
+    sql(practice.server, *ONE_RULE[what].split(";"))
+    for table in ("attachments", "uploads"):
+        sql(practice.server, f"alter table if exists {table} owner to dental_app")
+    practice.configure({"application.query": HIDDEN if what == "a query" else None})
+    name = practice.takes()
+    drilled = practice.run("drill", name)
+    assert ("rows_with_files=6\n" in drilled.stdout, drilled.returncode) == (True, 0), drilled.stdout + drilled.stderr
+    done = practice.run("restore", "all", name, "--in-place", "--yes")
+    assert "\nattachment_rows_with_files=6\nrestore_all_status=ok\nnext=" in done.stdout, done.stderr
 
 
 def test_a_file_behind_a_link_that_leads_out_of_the_attachments_is_no_row_s_file(practice: Site) -> None:
@@ -111,7 +139,7 @@ def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> No
     sets = practice.sets()
     file = practice.store / f"attachments_{sets[-1]}.tgz"
     file.write_bytes(file.read_bytes()[:-10])
-    done = practice.run("restore", "all", "latest", "--in-place", "--yes")
+    done = practice.run("restore", "all", sets[-1], "--in-place", "--yes")
     assert (done.returncode, done.stdout) == (1, "")
     assert (dump(practice.server), on_disk(practice.attachments)) == before
     assert practice.sets() == sets

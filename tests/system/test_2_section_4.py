@@ -421,7 +421,8 @@ def test_row_attachments_restore_into_the_volume_while_the_backend_runs(host: Ma
     done = admin.dental(host, f"restore attachments {wanted} --in-place", environment={"CONFIRM": "YES"})
     assert (done.returncode, done.stderr) == (0, "")
     kept = dict(admin.values(done.stdout))["restore_kept"]
-    first, _, rest = done.stdout.partition("\n")
+    restoring, first, rest = done.stdout.split("\n", 2)
+    assert restoring.startswith("restoring=")
     assert re.fullmatch(
         "live_has_more=[12] files that the set has not", first
     )  # the new one, and a socket there may be

@@ -432,7 +432,7 @@ def test_suspect_set_freezes_retention_until_it_is_accepted(
         "",
         f"dental-pms-backup: set {listed[0]}: it is not suspect, so there is nothing to accept\n",
     )
-    assert practice.run("accept", "latest") == (0, f"set {NAME} is accepted: db: small\n", "")
+    assert practice.run("accept", NAME) == (0, f"set {NAME} is accepted: db: small\n", "")
     assert practice.run("prune")[1].splitlines()[-1] == "retention_deleted=4"
     assert names(practice) == [NAME]
 

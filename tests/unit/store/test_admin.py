@@ -46,7 +46,7 @@ def test_mark_is_a_small_file_with_its_time(tmp_path: Path) -> None:
 
 def test_pinned_set_is_marked_and_on_record(tmp_path: Path) -> None:
     published(tmp_path)
-    assert admin.pin(tmp_path, "latest", now=NOW) == f"set {NAME} is pinned: it stays until it is released"
+    assert admin.pin(tmp_path, NAME, now=NOW) == f"set {NAME} is pinned: it stays until it is released"
     assert (state_of(tmp_path), entries(tmp_path)) == ((True, False, "verified"), [{"what": "pin", "set": NAME}])
 
 

@@ -332,8 +332,6 @@ def test_any_value_in_a_manifest_is_no_error(tmp_path: Path, data: st.DataObject
 @pytest.mark.parametrize(
     ("wanted", "name"),
     [
-        ("latest", "2026-01-03_023000"),
-        ("oldest", "2026-01-02_023000"),
         ("2026-01-02_023000", "2026-01-02_023000"),
         ("STORE/sets/2026-01-02_023000.json", "2026-01-02_023000"),
         ("STORE/sets/2026-01-02_023000.sha256", "2026-01-02_023000"),
@@ -346,13 +344,6 @@ def test_set_is_found_by_every_word_for_it(wanted: str, name: str, tmp_path: Pat
     for number in (2, 1):
         published(tmp_path, name_of(night(number)), taken_at=night(number))
     assert sets.find(tmp_path, wanted.replace("STORE", str(tmp_path))).name == name
-
-
-def test_latest_is_the_latest_by_utc_and_not_by_name(tmp_path: Path) -> None:
-    published(tmp_path, "2026-12-31_000000", taken_at=NOW - timedelta(days=1))
-    published(tmp_path, "2026-01-01_000000", taken_at=NOW)
-    found = [sets.find(tmp_path, word).name for word in ("latest", "oldest")]
-    assert found == ["2026-01-01_000000", "2026-12-31_000000"]
 
 
 @pytest.mark.parametrize(
@@ -384,18 +375,15 @@ def test_unknown_set_is_a_usage_error_that_names_the_list(wanted: str, tmp_path:
 @pytest.mark.parametrize("lacks", [Kind.DB, Kind.ATTACHMENTS])
 def test_a_set_that_lacks_what_is_asked_for_is_told_by_what_it_lacks(lacks: Kind, tmp_path: Path) -> None:
     published(tmp_path, streams=[stream for stream in Stream if stream is not lacks.stream])
-    said = {NAME: f'"{NAME}": the set has no {lacks}, expected a set that has'}
-    said["latest"] = f"{tmp_path}: no set with {lacks}, expected at least one"
-    for wanted, message in said.items():
-        with pytest.raises(UsageError) as raised:
-            sets.find(tmp_path, wanted, having=lacks)
-        assert raised.value.message == message
+    with pytest.raises(UsageError) as raised:
+        sets.find(tmp_path, NAME, having=lacks)
+    assert raised.value.message == f'"{NAME}": the set has no {lacks}, expected a set that has'
 
 
 def test_empty_store_has_nothing_to_find(tmp_path: Path) -> None:
     publishing.prepare(tmp_path)
     with pytest.raises(UsageError) as raised:
-        sets.find(tmp_path, "latest")
+        sets.find(tmp_path, NAME)
     assert (raised.value.message, raised.value.hint) == (
         f"{tmp_path}: no set, expected at least one",
         "dental-pms-backup run",
