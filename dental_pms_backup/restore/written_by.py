@@ -100,11 +100,11 @@ def _has_money(dump: BackupFile, descriptor: int) -> bool:
 
 def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
     line = shell_word(f"SET lc_monetary = {postgres.literal(str(live.facts.settings.get('lc_monetary', 'C')))};")
-    unpack = f"{'gzip -dc' if dump.packed else 'cat'} {shell_word(dump.file)}"
+    command = f"{{ echo {line}; {'gzip -dc' if dump.packed else 'cat'} {shell_word(dump.file)}; }} >said.sql"
     return RefusedError(
         f"db: {dump.file}: has amounts of money, and no manifest says with which lc_monetary they were written, "
         "expected its first line to say it: by another one they would be other amounts; nothing was touched",
-        hint=f"{{ echo {line}; {unpack}; }} >said.sql; dental-pms-backup restore db said.sql   # if it was this one",
+        hint=f"{command}; dental-pms-backup restore db said.sql   # if it was this one",
     )
 
 
