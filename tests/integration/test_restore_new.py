@@ -23,6 +23,7 @@ from dental_pms_backup.live.sources import DatabaseSource
 from dental_pms_backup.restore import database_settings, databases, leftover_roles
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
+from tests.integration.faults import filtered
 from tests.integration.support import (
     CANARIES,
     Ran,
@@ -606,10 +607,7 @@ def held(site: Site) -> Iterator[Callable[[str], Callable[[], object]]]:
     waits = r"\\! [ -e {0} ] || {{ touch {0}; read go <{0}.go; }}"
     lines = [f"/{line}/i\\\n{waits.format(place / name)}\n" for name, line in MOMENTS.items()]
     (site.place / "waits.sed").write_text("".join(lines))
-    site.fake(
-        "psql",
-        f'case "$*" in *template1*) sed --file={site.place}/waits.sed | "$real" "$@"; exit ;; esac\nexec "$real" "$@"',
-    )
+    filtered(site, f"exec sed --unbuffered --file={site.place}/waits.sed")
     gates = {}
     for name in MOMENTS:
         os.mkfifo(place / f"{name}.go")
