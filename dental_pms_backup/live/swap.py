@@ -3,7 +3,9 @@
 The names of the directories say how far a swap is. Beside TARGET lie ``TARGET.restoring-STAMP``, in which what comes is
 unpacked; ``TARGET.before-restore-STAMP``, where what was there goes first; and from the moment on in which all of it is
 there ``TARGET.replacing-STAMP``, from which what comes has still to come in. What somebody makes meanwhile and is in
-the way goes into ``TARGET.came-during-restore-STAMP-1`` and so on.
+the way goes into ``TARGET.came-during-restore-STAMP-1`` and so on. A swap that is undone once all is in is
+``TARGET.undoing-STAMP`` from the moment on in which all is out again; with what others have stored in that meanwhile it
+stays, as ``TARGET.undone-STAMP``.
 
 Who owns the directory that TARGET lies in may rename all of these. So each of them is ours, mode 0700, and what comes
 lies in a directory in it: nobody else reaches that, whoever owns it. All are opened once, when they are made or found,
@@ -33,7 +35,14 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.host.places import Place
 
-RESTORING, KEPT, REPLACING, CAME = "restoring", "before-restore", "replacing", "came-during-restore"
+RESTORING, KEPT, REPLACING, UNDOING, UNDONE, CAME = WORDS = (
+    "restoring",
+    "before-restore",
+    "replacing",
+    "undoing",
+    "undone",
+    "came-during-restore",
+)
 AS_IT_WAS = "the live directory is as it was"
 STAMP_LENGTH = len("YYYY-MM-DD_HHMMSS")
 
@@ -105,8 +114,7 @@ def fresh(around: Place, name: str) -> Iterator[Fresh]:
 
 def free_stamp(around: Place, name: str, now: datetime) -> str:
     """Return the time as a stamp of a name beside a directory; a later second when one of these is taken."""
-    words = (RESTORING, KEPT, REPLACING)
-    return sets.free_stamp(now, lambda stamp: any(around.has(f"{name}.{word}-{stamp}") for word in words))
+    return sets.free_stamp(now, lambda stamp: any(around.has(f"{name}.{word}-{stamp}") for word in WORDS))
 
 
 def swap(target: Live, made: Fresh, stamp: str, *, then: Callable[[], None] | None = None) -> Path:
@@ -146,6 +154,10 @@ def recover(target: Live) -> list[str]:
         with _left(target.around, name) as outer:
             _come_in(target, outer, name)
         done.append(f"{target.path}: a restore, cut off in its swap, was brought to its end")
+    for name in _all_beside(target.around, target.path.name, UNDOING):
+        with _left(target.around, name) as outer:
+            where = _take_back(target, outer, name)
+        done.append(f"{target.path}: a restore, cut off in its swap, was undone; what was live is back; {where}")
     for name in _all_beside(target.around, target.path.name, RESTORING):
         with _left(target.around, name) as outer:
             kept = target.beside(KEPT, name[-STAMP_LENGTH:])
@@ -161,9 +173,9 @@ def check_whole(target: Path) -> None:
     """Raise SourceError when a restore was cut off in its swap: what is live is neither the old nor the new content."""
     place = target.resolve()
     with places.opened(place.parent) as around:
-        for word in (REPLACING, RESTORING):
+        for word in (REPLACING, UNDOING, RESTORING):
             for left in _all_beside(around, place.name, word):
-                if word == REPLACING or around.has(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}"):
+                if word != RESTORING or around.has(f"{place.name}.{KEPT}-{left[-STAMP_LENGTH:]}"):
                     raise SourceError(
                         f"attachments: a restore was cut off while it swapped them ({place.with_name(left)}), "
                         "expected whole attachments",
@@ -253,7 +265,8 @@ def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | Refuse
     """Bring what was live back after a step failed, and raise RestoreError."""
     try:
         if made.taken:
-            _take_name_back(target.around, made)
+            _rename(target.around, made.outer, target.beside(REPLACING, made.name[-STAMP_LENGTH:]), made.name)
+            made.taken = False
         if kept:
             swap_steps.move_in(kept, target.place, target.newcomers(made.name[-STAMP_LENGTH:]))
             swap_steps.remove_empty(target.around, kept.path.name, kept)
@@ -265,35 +278,48 @@ def _undo(target: Live, made: Fresh, kept: Place | None, error: OSError | Refuse
     raise RestoreError(f"attachments: the swap failed: {why}; {AS_IT_WAS}") from None
 
 
-def _take_name_back(around: Place, made: Fresh) -> None:
-    """Say by its name that a swap is not to be ended, durably, before what was live comes back; OSError."""
-    coming = made.name.replace(f".{RESTORING}-", f".{REPLACING}-")
-    if around.is_named(coming, made.outer):
-        os.rename(coming, made.name, src_dir_fd=around.descriptor, dst_dir_fd=around.descriptor)
+def _rename(around: Place, place: Place, old: str, new: str) -> None:
+    """Say by a name how far a swap is, durably, unless the old name is another's by now; OSError."""
+    if around.is_named(old, place):
+        os.rename(old, new, src_dir_fd=around.descriptor, dst_dir_fd=around.descriptor)
     around.sync()
-    made.taken = False
 
 
 def _do(then: Callable[[], None], target: Live, made: Fresh, stamp: str, names: Sequence[str]) -> None:
     """Do what belongs to a swap once all is in; where it fails, all goes out again and what was live comes back.
 
-    RestoreError where that fails, too. Cut off here, the swap is not over by its names, and is ended.
+    What went out is kept: the application may have written to it. RestoreError where that fails, too. Cut off here, the
+    swap is not over by its names, and is ended, or undone once all is out.
     """
     try:
         then()
-    except BaseException:
+    except BaseException as error:
         try:
             with places.inside(made.outer, CONTENT) as content:
                 for name in names:
-                    swap_steps.rename_new(name, target.place, content)
-            _take_name_back(target.around, made)
-            _bring_back(target, target.beside(KEPT, stamp))
-        except OSError as error:
-            raise _half(target, target.beside(KEPT, stamp), error) from None
-        except BackupError:
-            made.taken = True  # what is left under its name tells the next restore, and a run, that this is not over
-            raise
+                    with contextlib.suppress(FileNotFoundError):
+                        swap_steps.rename_new(name, target.place, content)
+                content.sync()
+            undoing = target.beside(UNDOING, stamp)
+            _rename(target.around, made.outer, target.beside(REPLACING, stamp), undoing)
+        except OSError as second:
+            raise _half(target, target.beside(KEPT, stamp), second) from None
+        where = _take_back(target, made.outer, undoing)
+        if isinstance(error, BackupError):
+            error.message += f"; {where}"
         raise
+
+
+def _take_back(target: Live, outer: Place, name: str) -> str:
+    """Bring what was live back after all that came in has gone out; return in words where that is kept."""
+    kept, undone = (target.beside(word, name[-STAMP_LENGTH:]) for word in (KEPT, UNDONE))
+    if target.around.has(kept):
+        _bring_back(target, kept)
+    try:
+        _rename(target.around, outer, name, undone)
+    except OSError as error:
+        raise _half(target, name, error) from None
+    return f"what was restored, with what the application stored in it meanwhile, is in {target.path.with_name(undone)}"
 
 
 def _come_in(target: Live, outer: Place, name: str, then: Callable[[Sequence[str]], None] | None = None) -> None:

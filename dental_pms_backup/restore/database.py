@@ -13,10 +13,10 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, UsageError, shell_word
+from dental_pms_backup.errors import BackupError, RefusedError, UsageError, shell_word
 from dental_pms_backup.host import stop
 from dental_pms_backup.live import postgres, sources, table_files
-from dental_pms_backup.restore import beside, database_settings, databases, dump_file, safety_set, terms
+from dental_pms_backup.restore import beside, database_settings, databases, dump_file, safety_set, switch, terms
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
@@ -142,10 +142,10 @@ def in_place(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Wa
         if on.replay:
             return _replayed_in_live(config, looked, on, now=now, watch=watch)
         with loaded(config, looked, on, now=now, watch=watch) as filled:
-            stop.check()
-            switch(
-                filled, hint="type the same command with --replace   # it needs fewer rights: no database is renamed"
-            )
+            hint = "type the same command with --replace   # it needs fewer rights: no database is renamed"
+            with switching(filled, hint=hint) as switch_now:
+                stop.check()
+                switch_now()
         return filled.restored()
 
 
@@ -209,16 +209,9 @@ def loaded(config: Config, looked: Ready, on: Terms, *, now: datetime, watch: Wa
         yield Loaded(ready=looked, made=into.database, kept=kept, safety_set=taken)
 
 
-def switch(filled: Loaded, *, hint: str) -> None:
-    """Switch, and find out by the names whether that came about where the server could not say it any more."""
-    live, name = filled.ready.live, filled.ready.name
-    with stop.deferred():
-        try:
-            own = database_settings.script(live, filled.made, filled.ready.found.own)
-            databases.switch(live.server, name, filled.made, filled.kept, own)
-        except BackupError as error:
-            if not {filled.kept, name} <= databases.names(live.server):
-                raise RestoreError(f"db: the switch failed: {error.message}", hint=hint) from None
+def switching(filled: Loaded, *, hint: str) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """Be about to switch while a block lasts, as ``switch.about_to`` does."""
+    return switch.about_to(filled.ready.live, filled.made, filled.kept, filled.ready.found.own, hint=hint)
 
 
 def _replayed_in_live(config: Config, looked: Ready, on: Terms, *, now: datetime, watch: Watch) -> Restored:

@@ -18,6 +18,7 @@ from dental_pms_backup.live.postgres import literal, quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dental_pms_backup.host.programs import Ended
     from dental_pms_backup.live.postgres import Server
 
 MAINTENANCE = "template1"  # always there, and never the live one, as postgres may be
@@ -173,23 +174,11 @@ def take_name(server: Server, made: str, name: str, own: str) -> None:
     tell(server, script, timeout_s=SWITCH_S)
 
 
-def switch(server: Server, live: str, made: str, kept: str, own: str) -> None:
-    """Put a database in the live one's place, which is kept under another name, in one transaction.
-
-    By SQL it gets what is its own. Sessions of both are ended. RestoreError, and all is as it was, when it does not
-    work out.
-    """
-    renamed = "\n".join(_renames(live, made, kept))
-    locked = LOCK_OUT.format(live=literal(live), new=literal(made))
-    script = f"begin;\nset local lock_timeout = '{SWITCH_S // 2}s';\n{as_made(made)}{own}{locked}{renamed}\ncommit;"
-    tell(server, script, timeout_s=SWITCH_S)
-
-
 def switch_command(server: Server, user: str, live: str, made: str, kept: str) -> list[str]:
-    """Return the argv with which an admin does what ``switch`` does."""
+    """Return the argv with which an admin does what ``switching`` does."""
     sessions = f"pg_stat_activity where datname in ({literal(live)}, {literal(made)})"
     ends = f"select pg_terminate_backend(pid) from {sessions};"  # noqa: S608 - quoted
-    script = " ".join(["begin; lock table pg_database;", ends, *_renames(live, made, kept), "commit"])
+    script = " ".join(["begin; lock table pg_database;", ends, *renames(live, made, kept), "commit"])
     return admins_psql(server, user, script)
 
 
@@ -210,7 +199,8 @@ def admins_psql(server: Server, user: str, sql: str, *, database: str = MAINTENA
             return ["docker", "exec", server.name, *words[:1], *at, *words[1:]]
 
 
-def _renames(live: str, made: str, kept: str) -> tuple[str, str]:
+def renames(live: str, made: str, kept: str) -> tuple[str, str]:
+    """Return the statements that put a database in the live one's place, which is kept under another name."""
     return (
         f"alter database {quoted(live)} rename to {quoted(kept)};",
         f"alter database {quoted(made)} rename to {quoted(live)};",
@@ -229,6 +219,12 @@ def tell(server: Server, script: str, *, database: str = MAINTENANCE, timeout_s:
         session.done = ended.ok
     if ended.ok:
         return out
+    raise refusal(ended)
+
+
+def refusal(ended: Ended) -> BackupError:
+    """Return the error for a psql that failed: RestoreError with the SQLSTATE, or DatabaseError."""
     if state := psql.sqlstate(ended):
-        raise RestoreError(f"db: the server refuses (SQLSTATE {state}), expected every statement to succeed")
-    raise DatabaseError(f"db: the server does not answer: {postgres.complaint(ended)}", hint="dental-pms-backup status")
+        return RestoreError(f"db: the server refuses (SQLSTATE {state}), expected every statement to succeed")
+    said = postgres.complaint(ended)
+    return DatabaseError(f"db: the server does not answer: {said}", hint="dental-pms-backup status")

@@ -65,8 +65,9 @@ def both_in_place(
 ) -> Sequence[Restored] | Sequence[Prospect]:
     """Restore a set's database and its attachments in place; what was done of each.
 
-    All that can refuse is asked, and both are restored beside what is live, before that is touched. Then the files are
-    swapped, and the database is switched; where that fails, the files that were live are brought back.
+    All that can refuse is asked, and both are restored beside what is live, before that is touched. Then nobody gets
+    into the database while the files are swapped and it is switched; where that fails, the files that were live are
+    brought back.
     """
     dump_file.find(config.store, wanted, Kind.DB)
     with (
@@ -78,15 +79,16 @@ def both_in_place(
             return [rows.prospect, files.prospect]
         terms.agree(on, rows.prospect, files.prospect)
         stamp = swap.free_stamp(files.live.around, files.live.path.name, now)
+        alone = f"CONFIRM=YES dental-pms-backup restore db {shell_word(wanted)} --in-place --replace"
+        hint = f"{alone}   # it needs fewer rights; then the attachments in the same way, without --replace"
         with (
             attachments.looked_at(files.live),
             database.loaded(config, rows, on, now=now, watch=watch) as filled,
             attachments.unpacked(files, stamp, watch=watch) as fresh,
+            database.switching(filled, hint=hint) as switch_now,
         ):
             stop.check()
-            alone = f"CONFIRM=YES dental-pms-backup restore db {shell_word(wanted)} --in-place --replace"
-            hint = f"{alone}   # it needs fewer rights; then the attachments in the same way, without --replace"
-            kept = swap.swap(files.live, fresh, stamp, then=lambda: database.switch(filled, hint=hint))
+            kept = swap.swap(files.live, fresh, stamp, then=switch_now)
         return [filled.restored(), files.restored(kept)]
 
 

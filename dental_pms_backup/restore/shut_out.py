@@ -16,7 +16,7 @@ from dental_pms_backup.errors import RestoreError
 from dental_pms_backup.host import descriptors, programs, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
     from dental_pms_backup.host.programs import Ended, Running
@@ -74,12 +74,21 @@ class Script:
         self._said_at = time.monotonic()
         self.lines = 0
 
+    @property
+    def descriptor(self) -> int:
+        """Return what programs write to that go on with it."""
+        return self._file.fileno()
+
     def say(self, text: bytes) -> None:
         """Give it lines; one that has ended hears nothing, and how it ended says why."""
         self.lines += text.count(b"\n")
         self._said_at = time.monotonic()
         with contextlib.suppress(BrokenPipeError):
             self._file.write(text)
+
+    def end(self) -> None:
+        """Let it end: it has heard all."""
+        self._file.close()
 
     def still_here(self) -> None:
         """Keep it waiting; RestoreError when it has ended."""
@@ -104,6 +113,20 @@ def replaced(
     ``meanwhile`` is given what it calls as long as it goes on.
     """
     ended: tuple[Ended, ...] = ()
+    with begun(client) as (script, psql):
+        if not psql.has_ended:
+            meanwhile(script.still_here)
+            script.say(f"{AT_LAST}{UNCHANGED}{first}".encode())
+            ended = programs.pipeline(*filling, stdin=stdin, out=script.descriptor, beat=beat)
+        script.end()
+        return (*ended, *psql.wait(beat)), script.lines
+
+
+@contextlib.contextmanager
+def begun(
+    client: Sequence[str], first: str = "", beat: Callable[[], None] | None = None
+) -> Iterator[tuple[Script, Running]]:
+    """Run a psql while the block lasts, which has said something after what it was to read first, or has ended."""
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(descriptors.memory("shut out"))
         with descriptors.room_for("psql: cannot be started"):
@@ -114,11 +137,7 @@ def replaced(
         finally:  # an end kept open here would hide from the programs that psql has ended
             os.close(reading)
         script = Script(file, psql)
+        script.say(first.encode())
         while not (psql.has_ended or os.fstat(out).st_size):
-            stop.rest(NAP_S)
-        if not psql.has_ended:
-            meanwhile(script.still_here)
-            script.say(f"{AT_LAST}{UNCHANGED}{first}".encode())
-            ended = programs.pipeline(*filling, stdin=stdin, out=file.fileno(), beat=beat)
-        file.close()
-        return (*ended, *psql.wait(beat)), script.lines
+            stop.rest(NAP_S, beat=beat)
+        yield script, psql

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dental_pms_backup.live import postgres
 from tests import faults
-from tests.integration.support import CANARIES, Journal, Site, processes_about, signalled, sql, wait_until
+from tests.integration.support import CANARIES, Journal, Site, executable, processes_about, signalled, sql, wait_until
 
 FAILED = "failure={}\nbackup_run_status=failed\n"
 OK = "backup_run_status=ok"
@@ -97,6 +97,13 @@ def recovers(site: Site, **variables: str) -> str:
     assert_whole(site, name)
     faults.recovered()
     return name
+
+
+def filtered(site: Site, script: str) -> None:
+    """Give psql in the maintenance database what a script makes of its input; it is psql itself that ends."""
+    executable(site.place / "filter", script)
+    line = f"""exec bash -c 'exec "$0" "$@" < <({site.place}/filter)' "$real" "$@\""""
+    site.fake("psql", f'case "$*" in *template1*) {line} ;; esac\nexec "$real" "$@"')
 
 
 def assert_whole(site: Site, name: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import at_rest, events, listening
+from tests.integration.faults import at_rest, events, filtered, listening
 from tests.integration.support import (
     Site,
     as_cluster_user,
@@ -260,11 +260,7 @@ def test_a_switch_that_the_server_refuses_leaves_the_live_database_and_nothing_o
 ) -> None:
     site = own_database
     sql(site.server, *CHANGES)
-    site.fake(
-        "psql",
-        """case "$*" in *--file=-*) sed 's/^lock table pg_database/lock table nothing/' | "$real" "$@"; exit ;; esac
-exec "$real" "$@\"""",
-    )
+    filtered(site, "exec sed --unbuffered 's/^lock table pg_database/lock table nothing/'")
     said = refused(site, "latest", "--no-safety-set", status=1)
     assert "db: the switch failed: db: the server refuses (SQLSTATE 42P01), expected every statement" in said
     assert "; the live database is as it was, and nothing is left of the new one" in said

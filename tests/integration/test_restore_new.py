@@ -24,6 +24,7 @@ from dental_pms_backup.live.sources import DatabaseSource
 from dental_pms_backup.restore import database_settings, databases, leftover_roles
 from dental_pms_backup.store.sets import Kind
 from tests.integration.drills import know
+from tests.integration.faults import filtered
 from tests.integration.support import (
     CANARIES,
     Ran,
@@ -194,13 +195,13 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
 
 
 def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(live: OnHost) -> None:
-    sql(live, "create database planted", "create database planted_old", "alter database planted set search_path = mine")
+    sql(live, "create database planted", "alter database planted set search_path = mine")
     sql(live, "grant create on database planted to dental_app with grant option")
     try:
-        databases.switch(live, "planted_old", "planted", "planted_kept", "")
-        assert sql(live, OF_DATABASE.format("planted_old")).endswith("|10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|")
+        databases.take_name(live, "planted", "planted_new", "")
+        assert sql(live, OF_DATABASE.format("planted_new")).endswith("|10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|")
     finally:
-        sql(live, "drop database if exists planted_old", "drop database if exists planted_kept")
+        sql(live, "drop database if exists planted", "drop database if exists planted_new")
 
 
 # As a database has it that comes from an older server.
@@ -678,10 +679,7 @@ def held(site: Site) -> Iterator[Callable[[str], Callable[[], object]]]:
     waits = r"\\! [ -e {0} ] || {{ touch {0}; read go <{0}.go; }}"
     lines = [f"/{line}/i\\\n{waits.format(place / name)}\n" for name, line in MOMENTS.items()]
     (site.place / "waits.sed").write_text("".join(lines))
-    site.fake(
-        "psql",
-        f'case "$*" in *template1*) sed --file={site.place}/waits.sed | "$real" "$@"; exit ;; esac\nexec "$real" "$@"',
-    )
+    filtered(site, f"exec sed --unbuffered --file={site.place}/waits.sed")
     gates = {}
     for name in MOMENTS:
         os.mkfifo(place / f"{name}.go")

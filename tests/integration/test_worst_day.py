@@ -9,8 +9,19 @@ from dental_pms_backup.live import postgres
 from tests import faults
 from tests.integration.conftest import databases_like
 from tests.integration.drills import change_manifest
-from tests.integration.faults import cause, events, listening
-from tests.integration.support import Disk, Site, at_a_terminal, dump, mounted_tmpfs, of_another_server, on_disk, sql
+from tests.integration.faults import cause, events, filtered, listening
+from tests.integration.support import (
+    Disk,
+    Site,
+    at_a_terminal,
+    dump,
+    mounted_tmpfs,
+    of_another_server,
+    on_disk,
+    session,
+    sql,
+    wait_until,
+)
 
 TABLE = "create table attachments (id int, storage_key text not null, byte_size bigint)"
 
@@ -161,8 +172,12 @@ def test_nothing_is_touched_where_the_files_would_find_no_room_unpacked(practice
 
 
 AS_IT_WAS = "; the live database is as it was, and nothing is left of the new one"
-REFUSES = """case "$*" in *--file=-*) sed 's/^lock table pg_database/lock table nothing/' | "$real" "$@"; exit ;; esac
-exec "$real" "$@\""""
+WAITS_NO_TIME = """exec sed --unbuffered "s/lock_timeout = .*'/lock_timeout = '1ms'/\""""
+# Waits before the commit, instead of which it then has what it is told.
+REFUSES = """while IFS= read -r line || [ "$line" ]; do
+  case $line in "commit;") : >{0}/reached; read -r line <{0}/go ;; esac
+  printf '%s\\n' "$line"
+done"""
 
 
 def spoil(site: Site) -> tuple[list[str], Disk]:
@@ -196,20 +211,55 @@ def test_an_archive_that_needs_more_room_than_there_is_costs_no_stream_anything(
         assert (live(site), on_disk(small), list(small.parent.iterdir())) == (*before, [small])
 
 
+def test_no_file_is_moved_before_the_wait_for_other_sessions_is_over(practice: Site) -> None:
+    site, files = practice, practice.attachments
+    before = spoil(site)
+    renamed = [path.stat().st_ctime_ns for path in (files, *sorted(files.iterdir()))]
+    filtered(site, WAITS_NO_TIME)
+    with session(postgres.in_database(site.server, "postgres"), "lock table pg_database in access share mode;"):
+        done = site.run("restore", "all", practice.sets()[-1], "--in-place", "--yes")
+    assert (done.returncode, "restore_" in done.stdout) == (1, False), done.stderr
+    assert "db: the switch failed: db: the server refuses (SQLSTATE 55P03)" in done.stderr
+    assert f"{AS_IT_WAS}; the live attachments are as they were\n" in done.stderr
+    assert [path.stat().st_ctime_ns for path in (files, *sorted(files.iterdir()))] == renamed
+    assert live(site) == before
+
+
 @pytest.mark.fault("Database", "a restore of both streams cannot put the database in live's place")
 def test_where_the_database_cannot_be_switched_the_files_that_were_live_come_back(practice: Site) -> None:
-    site, wanted = practice, practice.sets()[-1]
+    site, files, wanted = practice, practice.attachments, practice.sets()[-1]
     before = spoil(site)
-    attributes = site.attachments.stat().st_mode, site.attachments.stat().st_uid
-    site.fake("psql", REFUSES)
-    with listening(site) as journal:
-        done = site.run("restore", "all", wanted, "--in-place", "--yes", wrapper=journal.wrapper)
+    attributes = files.stat().st_mode, files.stat().st_uid
+    moments = site.place / "moments"
+    moments.mkdir()
+    moments.chmod(0o777)
+    os.mkfifo(moments / "go")
+    go = os.open(moments / "go", os.O_RDWR)
+    filtered(site, REFUSES.format(moments))
+    words = ("restore", "all", wanted, "--in-place", "--yes")
+    with listening(site) as journal, site.running(*words, wrapper=journal.wrapper) as process:
+        wait_until((moments / "reached").exists)
+        (files / "attachments/p/zähne/upload").write_text("acknowledged")
+        (files / "2026/0001.jpg").write_text("acknowledged, too")
+        (files / ".dental-pms-nothing").unlink()
+        (files / "later").write_text("in the way")
+        os.write(go, b"select 1/0;\n")
+        out, err = process.communicate(timeout=120)
         told = journal.close()
-    assert (done.returncode, "restore_" in done.stdout) == (1, False), done.stderr
-    assert "db: the switch failed: db: the server refuses (SQLSTATE 42P01)" in done.stderr
-    assert f"{AS_IT_WAS}; the live attachments are as they were\n" in done.stderr
+    os.close(go)
+    assert (process.returncode, "restore_" in out) == (1, False), err
+    assert "db: the switch failed: db: the server refuses (SQLSTATE 22012)" in err
+    (undone,) = site.place.glob("attachments.undone-*")
+    where = f"what was restored, with what the application stored in it meanwhile, is in {undone}"
+    assert f"; {where}{AS_IT_WAS}; the live attachments are as they were\n" in err
+    assert (undone / "content/attachments/p/zähne/upload").read_text() == "acknowledged"
+    assert (undone / "content/2026/0001.jpg").read_text() == "acknowledged, too"
+    (newcomer,) = site.place.glob("attachments.came-during-restore-*")
+    assert (newcomer / "later").read_text() == "in the way"
+    for path in (undone, newcomer):
+        shutil.rmtree(path)
     assert live(site) == before
-    assert (site.attachments.stat().st_mode, site.attachments.stat().st_uid) == attributes
+    assert (files.stat().st_mode, files.stat().st_uid) == attributes
     faults.saw(status=1, cause=cause(told), store="both streams as they were", events=events(told))
     site.mend()
     assert site.run("restore", "all", wanted, "--in-place", "--yes").returncode == 0

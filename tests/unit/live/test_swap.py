@@ -92,7 +92,7 @@ def beside(place: Path) -> list[str]:
 def after_recovery(place: Path) -> dict[str, bytes]:
     with swap.live(place / "attachments", None) as live:
         swap.recover(live)
-    assert [name for name in beside(place) if swap.KEPT not in name and swap.CAME not in name] == []
+    assert {name.split(".")[1].split("-2")[0] for name in beside(place)} <= {swap.KEPT, swap.CAME, swap.UNDONE}
     return files_below(place / "attachments")
 
 
@@ -138,13 +138,19 @@ def test_what_cannot_be_undone_either_is_told_and_undone_by_the_next(tmp_path: P
     assert told > 5
 
 
-def test_where_what_belongs_to_a_swap_fails_what_was_live_comes_back(tmp_path: Path, disk: Disk) -> None:
+def test_where_what_belongs_to_a_swap_fails_what_was_live_comes_back_and_nothing_stored_meanwhile_is_lost(
+    tmp_path: Path, disk: Disk
+) -> None:
     told = 0
+    changed = {**NEW, "d/e": b"newer", "d/stored": b"meanwhile"}
+    del changed["a"]
     for number in count(1):
         place = tmp_path / str(number)
         laid_out(place / "attachments", OLD)
 
-        def then(number: int = number) -> None:
+        def then(number: int = number, target: Path = place / "attachments") -> None:
+            laid_out(target, {"d/e": b"newer", "d/stored": b"meanwhile"})
+            (target / "a").unlink()
             disk.refused_at, disk.taken, disk.works, disk.from_there_on = number, 0, False, True
             raise RestoreError("db: the switch failed")
 
@@ -154,15 +160,20 @@ def test_where_what_belongs_to_a_swap_fails_what_was_live_comes_back(tmp_path: P
             with pytest.raises(RestoreError) as raised:
                 swap.swap(live, made, STAMP, then=then)
             disk.works = True
-        if raised.value.message == "db: the switch failed":
-            assert (files_below(place / "attachments"), beside(place)) == (OLD, [])
+        undone = place / f"attachments.{swap.UNDONE}-{STAMP}"
+        if raised.value.message.startswith("db: the switch failed"):
+            where = f"what was restored, with what the application stored in it meanwhile, is in {undone}"
+            assert raised.value.message == f"db: the switch failed; {where}"
+            assert (files_below(place / "attachments"), beside(place)) == (OLD, [undone.name])
+            assert files_below(undone / swap_steps.CONTENT) == changed
             break
         told += 1
         assert "the swap failed and could not be undone: Input/output error; " in raised.value.message
-        if files_below(place / "attachments") not in (OLD, NEW):
+        if files_below(place / "attachments") != OLD:
             with pytest.raises(SourceError, match="a restore was cut off while it swapped them"):
                 swap.check_whole(place / "attachments")
-        assert after_recovery(place) in (OLD, NEW)
+        if (found := after_recovery(place)) != changed:
+            assert (found, files_below(undone / swap_steps.CONTENT)) == (OLD, changed)
     assert told > 8
 
 
