@@ -169,6 +169,22 @@ def test_amounts_that_the_server_would_read_as_others_are_refused_before_anythin
     assert done.returncode == 0, done.stderr
 
 
+def test_rows_that_no_set_holds_as_an_extension_has_their_table_are_told(small: Site) -> None:
+    site = small
+    script(
+        site,
+        """create extension pgcrypto; create table patients as select 1 as n; create table empty (n int);
+create table "Recalls" as select 1 as n; alter extension pgcrypto add table "Recalls";
+alter extension pgcrypto add table empty;""",
+    )
+    told = "db: tables with rows belong to an extension, and pg_dump writes none of these:"
+    done = site.run("run", "db")
+    assert (done.returncode, done.stderr) == (0, f'{told} public."Recalls" of pgcrypto\n')
+    sql(site.server, 'alter extension pgcrypto drop table "Recalls"')
+    done = site.run("run", "db")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 POLICIES = """\
 create role "{0}_reads";
 create table recalls (id int, hidden bool);
