@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.backup import archive, compressor, dump, odd_names
-from dental_pms_backup.errors import VerificationError
+from dental_pms_backup.errors import DatabaseError, VerificationError, shell_word
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 WRITE_BACK_BYTES = 32 << 20
 LINKS_NAMED = 3
+TABLES_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
         own, _ = _verify(order, draft, reading)
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
+    with contextlib.suppress(DatabaseError):  # a table may be held for long: the set is what it is
+        _tell_not_dumped(order.name, table_files.not_dumped(server))
     return Part(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles, own]},
@@ -174,6 +177,25 @@ def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:
         Event.STREAM_TAKEN,
         f"{stream}: {size(size_bytes)} taken and verified ({what})",
         fields={"stream": stream, "bytes": size_bytes},
+    )
+
+
+def _tell_not_dumped(name: str, tables: Sequence[tuple[str, str]]) -> None:
+    if not tables:
+        return
+    told = [f"{table} of {extension}" for extension, table in tables[:TABLES_NAMED]]
+    more = f" and {len(tables) - TABLES_NAMED} more" if len(tables) > TABLES_NAMED else ""
+    extension, table = tables[0]
+    statement = f"ALTER EXTENSION {postgres.quoted(extension)} DROP TABLE {table}"
+    journal.write(
+        Event.TABLES_NOT_DUMPED,
+        f"db: tables with rows belong to an extension, and pg_dump writes none of these: {', '.join(told)}{more}",
+        priority=journal.WARNING,
+        fields={
+            "stream": Stream.DB,
+            "set": name,
+            "hint": f"psql --command={shell_word(statement)} DATABASE   # if the extension does not fill it itself",
+        },
     )
 
 

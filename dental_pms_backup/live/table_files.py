@@ -29,6 +29,16 @@ select json_agg(format('%I.%I', n.nspname, c.relname)) from pg_class c join pg_n
 # they would have our rights. Rows that were deleted since count as well.
 HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"
 
+# Of a table that is a member of an extension pg_dump writes nothing, but for those of its configuration.
+NOT_DUMPED = """\
+set lock_timeout = '30s';
+select coalesce(json_agg(array[e.extname, format('%I.%I', n.nspname, c.relname)] order by n.nspname, c.relname), '[]')
+ from pg_depend d join pg_extension e on e.oid = d.refobjid join pg_class c on c.oid = d.objid
+  join pg_namespace n on n.oid = c.relnamespace
+ where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+  and c.relkind = 'r' and c.oid <> all (coalesce(e.extconfig, '{}')) and pg_relation_size(c.oid) > 0
+"""
+
 
 def numbers(server: Server) -> dict[str, int]:
     """Return the number of each table's file by the table's name; one that is rewritten or truncated gets a new file.
@@ -45,6 +55,17 @@ def filled(server: Server) -> set[str]:
     """Return the names of the tables that have rows, or had some; DatabaseError when the server does not answer."""
     try:
         return set(json.loads(postgres.ask(server, FILLED) or "[]"))
+    except (ValueError, TypeError):
+        raise postgres.not_what_was_asked_for(server) from None
+
+
+def not_dumped(server: Server) -> list[tuple[str, str]]:
+    """Return the tables with rows that are in no dump, as an extension has them, each behind the extension's name.
+
+    DatabaseError when the server does not answer.
+    """
+    try:
+        return [(extension, table) for extension, table in json.loads(postgres.ask(server, NOT_DUMPED))]
     except (ValueError, TypeError):
         raise postgres.not_what_was_asked_for(server) from None
 
