@@ -99,19 +99,19 @@ def _has_money(dump: BackupFile, descriptor: int) -> bool:
 
 
 def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
-    line = shell_word(f"SET lc_monetary = {postgres.literal(str(live.facts.settings.get('lc_monetary', 'C')))};")
-    command = f"{{ echo {line}; {'gzip -dc' if dump.packed else 'cat'} {shell_word(dump.file)}; }} >said.sql"
+    line = f"SET lc_monetary = {postgres.literal(str(live.facts.settings.get('lc_monetary', 'C')))};"
     return RefusedError(
         f"db: {dump.file}: has amounts of money, and no manifest says with which lc_monetary they were written, "
         "expected its first line to say it: by another one they would be other amounts; nothing was touched",
-        hint=f"{command}; dental-pms-backup restore db said.sql   # if it was this one",
+        hint=f"{{ echo {shell_word(line)}; gzip -dcf {shell_word(dump.file)}; }} >said.sql; "
+        "dental-pms-backup restore db said.sql   # if it was this one",
     )
 
 
 def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
     name, at, modifier = locale.partition("@")
     language, _, encoding = name.partition(".")
-    command = shlex.join(["localedef", "-i", language + at + modifier, "-c", "-f", encoding or "UTF-8", locale])
+    command = shlex.join(["localedef", "-i", language + at + modifier, "-c", "-f", _charmap(encoding), locale])
     match live.server:
         case postgres.InContainer(name=name):
             command = f"{shlex.join(['docker', 'exec', '--user', 'root', name])} {command}"
@@ -123,6 +123,15 @@ def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
         "locale: by another one they would be other amounts; nothing was touched",
         hint=f"{command} && {how}",
     )
+
+
+def _charmap(encoding: str) -> str:
+    """Return the name of the character map of an encoding, as ``locale -a`` has it, of which there is none."""
+    plain = encoding.lower().replace("-", "")
+    if plain in {"", "utf8"}:
+        return "UTF-8"
+    iso = re.fullmatch(r"iso8859(\d\d?)", plain)
+    return f"ISO-8859-{iso[1]}" if iso else encoding
 
 
 def _reads_otherwise(live: DatabaseSource, locale: str) -> RefusedError:

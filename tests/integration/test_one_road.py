@@ -1,10 +1,12 @@
 """What a set holds comes back the same by every road: in a drill, beside, in place, and in the live database itself."""
 
+import functools
 import gzip
 import json
 import re
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -150,6 +152,10 @@ def test_what_a_practice_has_comes_back_by_every_road_whatever_is_set_for_its_se
         assert (road, sql(there, LOOK)) == (road, before)
 
 
+def written_with(locale: str, manifest: dict[str, Any]) -> None:
+    manifest["streams"]["db"]["source"]["lc_monetary"] = locale
+
+
 def test_amounts_that_the_server_would_read_as_others_are_refused_before_anything_is_touched(practice: Site) -> None:
     site = practice
     name = site.takes("db")
@@ -159,6 +165,10 @@ def test_amounts_that_the_server_would_read_as_others_are_refused_before_anythin
         assert (done.returncode, len(site.sets())) == (4, 1), done.stderr
         assert "the set has amounts of money, written with lc_monetary = xx_XX.UTF-8, expected a server" in done.stderr
         assert "hint: localedef -i xx_XX -c -f UTF-8 xx_XX.UTF-8" in done.stderr
+    for spelled, charmap in (("xx_XX.utf8", "UTF-8"), ("xx_XX.iso885915", "ISO-8859-15")):  # as locale -a has it
+        change_manifest(site, name, functools.partial(written_with, spelled))
+        said = goes(site, "beside", name)[0].stderr
+        assert f"hint: localedef -i xx_XX -c -f {charmap} {spelled} &&" in said
     done = site.run("drill", name)
     assert (done.returncode, "failure=tool\n" in done.stdout) == (1, True), done.stdout + done.stderr
     assert "drill: the copy was made without live's lc_monetary" in done.stderr
