@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,10 +204,10 @@ def answers(server: OnHost) -> bool:
     return False
 
 
-def recovers(site: Site) -> None:
+def recovers(site: Site, **variables: str) -> None:
     """Restore the first set, after which a dump of what is live is the one that it has."""
     name = site.sets()[0]
-    done = site.run("restore", "db", name, "--in-place", "--yes")
+    done = site.run("restore", "db", name, "--in-place", "--yes", **variables)
     assert done.returncode == 0, done.stderr
     stored = gzip.decompress((site.store / Kind.DB.path(name)).read_bytes()).decode()
     assert dump(site.server) == without_noise(stored.split("\n"))
@@ -249,6 +250,7 @@ def test_a_restore_into_the_wrong_database_touches_none(own_database: Site) -> N
 def test_a_set_of_a_database_of_another_name_is_told_before_anything_is_replaced(site: Site) -> None:
     with small_site(site, site.place / "pg"), listening(site) as journal:
         before = dump(site.server)
+        change_manifest(site, site.sets()[0], of_practice)
         done = site.run("restore", "db", "latest", wrapper=journal.wrapper)
         told = events(journal.close())
         assert (done.returncode, done.stderr) == (
@@ -257,7 +259,11 @@ def test_a_set_of_a_database_of_another_name_is_told_before_anything_is_replaced
         )
         assert dump(site.server) == before
         faults.saw(status=0, store=AS_IT_WAS, events=told)
-        recovers(site)
+        recovers(site, CONFIRM="small")
+
+
+def of_practice(manifest: dict[str, Any]) -> None:
+    manifest["streams"]["db"]["source"]["database"] = "practice"
 
 
 @pytest.mark.fault("Database", "a row is lost on its way into the server, in a restore")
@@ -306,8 +312,9 @@ def small_site(site: Site, directory: Path) -> Iterator[Site]:
     """The site with a server of its own and a small database there, which the site's set is to replace."""
     with private_cluster.cluster(directory, database="small") as server:
         sql(server, "create table mine as select 1 as n")
-        source = {"system_identifier": sql(server, "select system_identifier from pg_control_system()")}
-        for taken in site.sets():  # as if of that server: else its database would have to be named
+        system = sql(server, "select system_identifier from pg_control_system()")
+        source = {"system_identifier": system, "database": "small"}
+        for taken in site.sets():  # as if of that database: else it would have to be named
             change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(source))
         site.server = server
         site.configure({"native.host": server.host, "native.database": "small"})
@@ -417,7 +424,7 @@ def test_a_full_disk_of_the_server_is_measured_and_nothing_is_made(site: Site) -
             (site.place / "disk/fill").write_bytes(bytes(status.f_bavail * status.f_frsize - (3 << 20)))
             said = fails(site, "latest", status=4)
             assert "free on the server's disk, as df says of its data directory, expected" in said
-            assert "hint: dental-pms-backup restore db latest --in-place --replace" in said
+            assert f"hint: dental-pms-backup restore db {site.sets()[0]} --in-place --replace" in said
             assert beside(site) == []
             (site.place / "disk/fill").unlink()
             recovers(site)
