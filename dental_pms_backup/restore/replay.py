@@ -88,8 +88,8 @@ class Into:
 
     ``restorer`` is the role that does it, None for the superuser; ``written_by`` are the settings by which
     the values in the dump are read, ``custom`` those of the application's own, which may be secret: a new database has
-    them already. ``replacing`` is done once nobody else writes to the content that will be replaced;
-    it is given what it calls as long as it goes on.
+    them already. ``search_path`` is the one that the set's database had, empty for the usual one. ``replacing`` is done
+    once nobody else writes to the content that will be replaced; it is given what it calls as long as it goes on.
     """
 
     database: str
@@ -97,6 +97,7 @@ class Into:
     restorer: Restorer | None = None
     written_by: Mapping[str, str] = field(default_factory=dict)
     custom: Mapping[str, str] = field(default_factory=dict)
+    search_path: str = ""
     lock_wait_s: int = 60
     analyze: bool = False
 
@@ -135,8 +136,8 @@ def replay(
                 raise replay_errors.not_sql(failed)
             what = _standing_at(failed, dump, live, into, lines)
             if into.restorer:
-                raise replay_errors.of_role(failed, what, ours=dump.ours)
-            raise replay_errors.of_superuser(failed, what)
+                raise replay_errors.of_role(failed, what, ours=dump.ours, path=into.search_path)
+            raise replay_errors.of_superuser(failed, what, into.search_path)
         if into.restorer:
             _settle(live, into, into.restorer, files, beat)
 

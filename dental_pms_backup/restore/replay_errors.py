@@ -30,7 +30,7 @@ AS_SUPERUSER = (
 )
 
 
-def of_role(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
+def of_role(failed: programs.Ended, what: str, *, ours: bool, path: str = "") -> RestoreError:
     """Return the error for what the server did not let the role do that replays a dump."""
     state = psql.sqlstate(failed)
     if state in EXTENSION_STATES:
@@ -57,7 +57,7 @@ def of_role(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
         return RestoreError(
             "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
         )
-    return of_superuser(failed, what)
+    return of_superuser(failed, what, path)
 
 
 def not_sql(failed: programs.Ended) -> RestoreError:
@@ -70,11 +70,11 @@ def not_sql(failed: programs.Ended) -> RestoreError:
     )
 
 
-def of_superuser(failed: programs.Ended, what: str) -> RestoreError:
-    """Return the error for what the server said no to, whoever asked."""
+def of_superuser(failed: programs.Ended, what: str, path: str = "") -> RestoreError:
+    """Return the error for what the server said no to; ``path`` is the search_path that the set's database had."""
     state = psql.sqlstate(failed)
     why = f"SQLSTATE {state}{reasons.at(what)}{reasons.why(state, what)}" if state else str(failed)
-    hint = reasons.way_back(state, what) or "dental-pms-backup list   # another set"
+    hint = reasons.way_back(state, what, path) or "dental-pms-backup list   # another set"
     others = next((found for line in failed.said if (found := COUNTED_OTHERS.search(line))), None)
     if others:
         why = f"{others[1]} tables have not the rows of the dump, the first is {others[2]}"
