@@ -89,6 +89,8 @@ my $published = qr/
     CREATE\ PUBLICATION\ $ident\ FOR\ (?:ALL\ TABLES|TABLES\ IN\ SCHEMA\ $ident)(?:\ WITH\ \((?:$word\ =\ (?:'[a-z, ]*'|$word)(?:,\ )?)+\))?
     |ALTER\ PUBLICATION\ $ident\ ADD\ TABLES\ IN\ SCHEMA\ $ident|(?:COMMENT|SECURITY\ LABEL\ FOR\ $ident)\ ON\ PUBLICATION\ $ident\ IS\ $string
 /xi;
+# An extension is the superuser's who made it.
+my $of_extension = qr/COMMENT ON EXTENSION $ident IS (?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')/i;
 
 # Where a line of the output ends, what stands there is told with "tell", by kind and name and never by a row.
 sub put {
@@ -229,7 +231,7 @@ sub as_rights {
         $others++ if $other;
         return [$statement, 0];
     }
-    return [$statement, 0] if $is{ours} && $bare =~ /^$published$/i;
+    return [$statement, 0] if $is{ours} && $bare =~ /^(?:$published|$of_extension)$/i;
     return [$statement, 1] if $is{ours} && $bare =~ /^$event$/i;
     return;
 }
@@ -319,12 +321,12 @@ sub take {
             $runs = 1;
             return put($held . "SELECT $is{extension}('" . join("', '", @named) . "');$blank", kind($statement));
         }
-        return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
         refuse("too many rights") if length($rights) > $most_rights;
         if (my $kept = as_rights($statement)) {
             $kept->[1] ? ($late .= "$kept->[0]\n") : ($rights .= "$kept->[0]\n");
             return put($blank);
         }
+        return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
     }
     return put($blank) if $is{late} && $simple && is_event($statement);
     # whose it is then nobody knows

@@ -158,6 +158,15 @@ def custom(found: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if "." in name and not name.startswith(OUR_PREFIX)}
 
 
+def schemas(found: Mapping[str, str]) -> str:
+    """Return the search_path of the database, as SQL names its schemas; empty where it has none that can be told."""
+    statement = found.get("setting search_path", "")
+    names = [unquoted(each) for each in re.findall(LITERAL, statement.partition(" SET ")[2])]
+    if not all(name.isprintable() for name in names):
+        return ""
+    return ", ".join(name if name == "public" else postgres.quoted(name) for name in names)
+
+
 def unquoted(literal: str) -> str:
     """Return the text that a literal in these statements stands for."""
     value = literal.removeprefix("E")[1:-1].replace("''", "'")

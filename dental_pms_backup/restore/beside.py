@@ -272,7 +272,11 @@ def _replay(
     if not into.replacing:
         database_settings.give_custom(dump.live, into.database, dump.custom)
     into = dataclasses.replace(
-        into, lock_wait_s=config.database.lock_wait_s, written_by=dump.written_by, custom=dump.custom
+        into,
+        lock_wait_s=config.database.lock_wait_s,
+        written_by=dump.written_by,
+        custom=dump.custom,
+        search_path=own_settings.schemas(dump.own),
     )
     # an index is made while no byte moves, however long it takes
     patient = watch if into.replacing else dataclasses.replace(watch, stall_timeout_s=math.inf)

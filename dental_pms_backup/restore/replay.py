@@ -88,8 +88,8 @@ class Into:
 
     ``restorer`` is the role that does it, None for the superuser; ``written_by`` are the settings by which
     the values in the dump are read, ``custom`` those of the application's own, which may be secret: a new database has
-    them already. ``replacing`` is done once nobody else writes to the content that will be replaced;
-    it is given what it calls as long as it goes on.
+    them already. ``search_path`` is the one that the set's database had, empty for the usual one. ``replacing`` is done
+    once nobody else writes to the content that will be replaced; it is given what it calls as long as it goes on.
     """
 
     database: str
@@ -97,6 +97,7 @@ class Into:
     restorer: Restorer | None = None
     written_by: Mapping[str, str] = field(default_factory=dict)
     custom: Mapping[str, str] = field(default_factory=dict)
+    search_path: str = ""
     lock_wait_s: int = 60
     analyze: bool = False
 
@@ -146,8 +147,8 @@ def _error(failed: programs.Ended, what: str, dump: Dump, into: Into, tables: Se
     if others := replay_errors.counted_others(failed, tables):
         return others
     if into.restorer:
-        return replay_errors.of_role(failed, what, ours=dump.ours)
-    return replay_errors.of_superuser(failed, what)
+        return replay_errors.of_role(failed, what, ours=dump.ours, path=into.search_path)
+    return replay_errors.of_superuser(failed, what, into.search_path)
 
 
 def _filled(

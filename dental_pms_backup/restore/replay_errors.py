@@ -35,7 +35,7 @@ AS_SUPERUSER = (
 )
 
 
-def of_role(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
+def of_role(failed: programs.Ended, what: str, *, ours: bool, path: str = "") -> RestoreError:
     """Return the error for what the server did not let the role do that replays a dump."""
     state = psql.sqlstate(failed)
     if state in EXTENSION_STATES:
@@ -62,7 +62,7 @@ def of_role(failed: programs.Ended, what: str, *, ours: bool) -> RestoreError:
         return RestoreError(
             "db: the file changes owners or rights of what it does not make itself, expected of its own objects only"
         )
-    error = of_superuser(failed, what)
+    error = of_superuser(failed, what, path)
     if ours and state in MAY_GO_BY_WHO_RUNS_IT:
         return SuperuserNeededError(error.message, hint=error.hint)
     return error
@@ -91,11 +91,11 @@ def counted_others(failed: programs.Ended, tables: Sequence[str]) -> RestoreErro
     return None
 
 
-def of_superuser(failed: programs.Ended, what: str) -> RestoreError:
-    """Return the error for what the server said no to, whoever asked."""
+def of_superuser(failed: programs.Ended, what: str, path: str = "") -> RestoreError:
+    """Return the error for what the server said no to; ``path`` is the search_path that the set's database had."""
     state = psql.sqlstate(failed)
     why = f"SQLSTATE {state}{reasons.at(what)}{reasons.why(state, what)}" if state else str(failed)
-    hint = reasons.way_back(state, what) or "dental-pms-backup list   # another set"
+    hint = reasons.way_back(state, what, path) or "dental-pms-backup list   # another set"
     if state in WAITING_STATES:
         why += ", a session of the application holds a table"
         hint = STOP_IT

@@ -71,6 +71,7 @@ create event trigger log_ddl on ddl_command_end execute function log_ddl();
 create publication p for all tables;
 create subscription s connection 'host=/nowhere' publication p with (connect = false);
 create extension file_fdw;
+comment on extension file_fdw is E'don''t\\\\do';
 create server files foreign data wrapper file_fdw;
 create user mapping for public server files;
 create foreign data wrapper none;
@@ -97,8 +98,9 @@ select (select concat_ws(' ', fee::numeric, more[1]::numeric, more[2] is null, w
  (select string_agg(concat_ws(' ', evtname, evtenabled), ',' order by 1) from pg_event_trigger),
  (select string_agg(pubname, ',') from pg_publication), (select string_agg(fdwname, ',' order by 1)
  from pg_foreign_data_wrapper), (select string_agg(srvname, ',' order by 1) from pg_foreign_server),
- (select string_agg(lanname, ',' order by 1) from pg_language), (select string_agg(extname, ',' order by 1)
- from pg_extension), (select concat_ws(' ', to_char(day, 'DD Mon'), vat) from births, prices),
+ (select string_agg(lanname, ',' order by 1) from pg_language), (select string_agg(concat_ws(' ', extname,
+ obj_description(oid)), ',' order by 1) from pg_extension), (select concat_ws(' ',
+ to_char(day, 'DD Mon'), vat) from births, prices),
  (select count(*) from pg_cast where oid >= 16384), (select count(*) from pg_user_mapping),
  (select string_agg(concat_ws(' ', defaclobjtype, defaclacl), ',' order by 1) from pg_default_acl),
  (select convert_from(lo_get(oid), 'UTF8') from pg_largeobject_metadata),
@@ -311,20 +313,60 @@ def test_what_a_row_breaks_is_named_and_the_hint_restores_all_but_that(small: Si
     script(site, ORPHAN)
     where = "ALTER TABLE public.visits ADD CONSTRAINT of_whom: a row names one that is not there"
     assert f"(SQLSTATE 23503, at {where})" in fails_and_mends(site)
+    script(site, "drop table visits, bills, patients cascade")
+    for rule, second, broken in RULES:
+        script(site, TWICE.format(rule=rule, second=second))
+        assert broken in fails_and_mends(site, drills=False)
+    script(site, "drop table twice; create table twice (a int);" + ELSEWHERE.replace("{0}", site.server.database))
+    assert "(SQLSTATE 42883, at rows of app.patients: something is not" in fails_and_mends(site, drills=False)
 
 
-def fails_and_mends(site: Site) -> str:
+TWICE = """\
+drop table if exists twice; create table twice (a int, b int not null, n int generated always as identity); {rule};
+update pg_attribute set attnotnull = false where attrelid = 'twice'::regclass and attname = 'b';
+update pg_index set indisunique = false where indrelid = 'twice'::regclass;
+insert into twice values (1, 1), {second};
+update pg_attribute set attnotnull = true where attrelid = 'twice'::regclass and attname = 'b';
+update pg_index set indisunique = true where indrelid = 'twice'::regclass;
+"""
+SAME = "two rows are the same by it"
+RULES = (
+    (
+        'alter table twice add constraint "a b" unique (a)',
+        "(1, 2)",
+        f'(SQLSTATE 23505, at ALTER TABLE public.twice ADD CONSTRAINT "a b": {SAME})',
+    ),
+    (
+        'create unique index "by a" on twice (a)',
+        "(1, 2)",
+        f'(SQLSTATE 23505, at CREATE UNIQUE INDEX "by a" ON public.twice: {SAME})',
+    ),
+    ("create index on twice (b)", "(2, null)", "(SQLSTATE 23502, at rows of public.twice: a row lacks a value)"),
+)
+ELSEWHERE = """\
+alter database "{0}" set search_path = app, public;
+create schema app; set search_path = app, public;
+create function app.base(t text) returns text language sql immutable as $$ select lower(t) $$;
+create function app.fold(t text) returns text language plpgsql immutable as $$ begin return base(t); end $$;
+create table app.patients (id int, name text check (app.fold(name) <> ''));
+insert into app.patients values (1, 'X');
+"""
+
+
+def fails_and_mends(site: Site, *, drills: bool = True) -> str:
     """Take a set, fail to prove it and to restore it, type what the hint says, and return what the restore said."""
     name = site.takes("db")
-    done = site.run("drill", name)
-    assert done.returncode == 1
-    drilled = re.search(r"does not load \((SQLSTATE \w+), line \d+(.*?)\)", done.stderr)
-    done, _ = goes(site, "beside", name)
-    assert done.returncode == 1
-    assert drilled
-    assert f"({drilled[1]}{drilled[2]})" in done.stderr
+    failed, _ = goes(site, "beside", name)
+    assert failed.returncode == 1
+    if drills:
+        done = site.run("drill", name)
+        drilled = re.search(r"does not load \((SQLSTATE \w+), line \d+(.*?)\)", done.stderr)
+        assert (done.returncode, bool(drilled)) == (1, True)
+        assert drilled
+        assert f"({drilled[1]}{drilled[2]})" in failed.stderr
+    done = failed
     assert "canary" not in done.stderr
-    made, typed, _ = re.split("; |   #", done.stderr.partition("hint: ")[2])
+    made, typed, _ = re.split("(?<=>mended.sql); |   #", done.stderr.partition("hint: ")[2])
     file = site.store / f"db/db_{name}.sql.gz"
     subprocess.run(["sh", "-c", made.replace("FILE", str(file))], check=True, cwd=site.place)
     words = typed.replace("mended.sql", str(site.place / "mended.sql")).split()[1:]

@@ -397,12 +397,14 @@ def test_nothing_of_a_file_from_elsewhere_is_a_superusers_or_in_use(tmp_path: Pa
     assert ours.rights == f"ALTER TABLE public.t OWNER TO {role};\n"
 
 
-def test_an_extension_is_made_by_a_function_of_ours_and_not_commented_on(tmp_path: Path) -> None:
+def test_an_extension_is_made_by_a_function_of_ours_and_commented_on_by_the_superuser(tmp_path: Path) -> None:
     dump = (
         "CREATE EXTENSION IF NOT EXISTS \"a'b\" WITH SCHEMA public;\nCOMMENT ON EXTENSION \"a'b\" IS 'x';\nSELECT 1;\n"
     )
-    fine = passed(tmp_path, dump, *OF_A_SET)
-    assert fine.sql.startswith("\\restrict OURS\nSELECT s.make('a''b', 'public');\n\nSELECT 1;\n")
+    for words, rights in ((OF_A_SET, "COMMENT ON EXTENSION \"a'b\" IS 'x';\n"), (OF_ELSEWHERE, "")):
+        fine = passed(tmp_path, dump, *words)
+        assert fine.sql.startswith("\\restrict OURS\nSELECT s.make('a''b', 'public');\n\nSELECT 1;\n")
+        assert fine.rights == rights
 
 
 @pytest.mark.parametrize(
