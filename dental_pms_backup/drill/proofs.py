@@ -188,7 +188,9 @@ def _load(job: Job, server: Server, encoding: str) -> None:
     for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
         if kind in job.files:
             with job.reading(f"{what}: restoring", job.files[kind]) as beat:
-                load.load(server, what, job.files[kind], whole=kind is Kind.DB, beat=beat)
+                whole = kind is Kind.DB
+                if not (whole and load.load_with_event_triggers_last(server, job.files[kind], beat=beat)):
+                    load.load(server, what, job.files[kind], whole=whole, beat=beat)
 
 
 def _custom(job: Job) -> Mapping[str, str]:

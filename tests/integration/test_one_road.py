@@ -65,6 +65,7 @@ create function to_day(text) returns date language sql immutable as 'select $1::
 create table births (born text, day date generated always as (to_day(born)) stored, n int
  check (current_setting('app.vat') like '2%1%'));
 create event trigger log_ddl on ddl_command_end execute function log_ddl();
+alter event trigger log_ddl enable always;
 create publication p for all tables;
 create subscription s connection 'host=/nowhere' publication p with (connect = false);
 create extension file_fdw;
