@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 DATABASE = "dental_pms_drill"
 IN_COPY = f"--dbname={DATABASE}"
 # Our sessions in the copy, whatever the set's roles have: no event trigger of the set sees them.
-# Where the server has no setting for that, they are as those of a replica, which no usual trigger sees.
+# Where the server has no setting for that, they are as those of a replica, which no usual trigger sees; and those that
+# do are made when all else is loaded.
 OURS = """\
 do $$ declare name text; value text; begin
  for name, value in select key, j.value from json_each_text({settings}) j
@@ -34,6 +35,10 @@ do $$ declare name text; value text; begin
   alter role current_user in database {database} set session_replication_role to replica; end if; end $$"""
 # Without a library that the set's roles name nobody could connect; no name at all is not one that can be set.
 NO_LIBRARY = {"session_preload_libraries": "plpgsql"}
+NO_EVENT_TRIGGERS_SINCE = 17
+# What only looks like it, in a text, costs time.
+SEES_A_REPLICA = ("--quiet", "--regexp-extended", "/^ALTER EVENT TRIGGER .* ENABLE (ALWAYS|REPLICA);$/{p;q;}")
+LAST_LINE = "-- PostgreSQL database dump complete"
 LIBC = "locale_provider libc"
 SESSION = "dental-pms-backup-drill"
 HEAD_LINES = 60
@@ -202,6 +207,26 @@ def load(server: Server, what: str, descriptor: int, *, whole: bool = False, bea
         raise DrillError(f"{what}: {unpacked}, expected a dump readable to its end", hint="dental-pms-backup verify")
 
 
+def load_with_event_triggers_last(server: Server, descriptor: int, *, beat: Beat = None) -> bool:
+    """Replay an open, compressed dump, if need be, so that no event trigger of it sees the rest; tell if that was done.
+
+    Else nothing was changed: what does not load so, ``load`` names.
+    """
+    if head(descriptor).major >= NO_EVENT_TRIGGERS_SINCE or not _first_lines(
+        "db", descriptor, ["sed", *SEES_A_REPLICA]
+    ):
+        return False
+    words = (*psql.STRICT, IN_COPY, "--command=begin", "--output=/dev/null", "--file=-")
+    with descriptors.memory("control") as control, descriptors.memory("after") as after:
+        os.write(control, _control(descriptor, "late=1", f"ends={LAST_LINE}"))
+        os.write(after, b"commit;\n")
+        late = filters.argv("replay.pl", _path(control), "/dev/null", _path(after))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        argvs = verify_file.unpacker(), late, _client(server, "psql", *words, stdin=True)
+        ended = programs.pipeline(*argvs, stdin=descriptor, beat=beat)
+    return not programs.failed(ended)
+
+
 def dump_argv(server: Server, encoding: str) -> list[str]:
     """Return the argv that dumps what was loaded, as the set's own dump was made."""
     return _client(server, "pg_dump", "--format=plain", "--no-password", f"--encoding={encoding}", IN_COPY)
@@ -291,14 +316,22 @@ def _lacking(what: str, where: str) -> ToolMissingError:
 
 def _standing_at(descriptor: int, line: int) -> str:
     """Return what stands in a line of a dump, by kind and name, as the filter of a restore tells it; or nothing."""
-    token = _first_lines("db", descriptor, ["sed", "--quiet", "--expression", RESTRICT])
-    words = (f"tell={line + 1}", "restricts=1", "token=0", "ends=--- ", *(f"head={each}" for each in token[:1]))
-    os.lseek(descriptor, 0, os.SEEK_SET)
     with descriptors.memory("control") as control, descriptors.memory("told") as out:
-        os.write(control, "".join(f"{word}\0" for word in words).encode())
-        telling = filters.argv("replay.pl", f"/proc/{os.getpid()}/fd/{control}")
+        os.write(control, _control(descriptor, f"tell={line + 1}", "restricts=1", "ends=--- "))
+        telling = filters.argv("replay.pl", _path(control))
+        os.lseek(descriptor, 0, os.SEEK_SET)
         *_, ended = programs.pipeline(verify_file.GZIP, telling, stdin=descriptor, out=out)
         return os.pread(out, 1000, 0).decode("utf-8", "replace") if ended.ok else ""
+
+
+def _control(descriptor: int, *words: str) -> bytes:
+    """Return what the filter of a restore is told of an open dump, and that besides."""
+    token = _first_lines("db", descriptor, ["sed", "--quiet", "--expression", RESTRICT])
+    return "".join(f"{word}\0" for word in ("token=0", *words, *(f"head={each}" for each in token[:1]))).encode()
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def _statement(what: str, descriptor: int, line: int) -> str:

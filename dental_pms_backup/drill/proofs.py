@@ -187,10 +187,11 @@ def _load(job: Job, server: Server, encoding: str) -> None:
     for kind, what in ((Kind.GLOBALS, "globals"), (Kind.DB, "db")):
         if kind in job.files:
             with job.reading(f"{what}: restoring", job.files[kind]) as beat:
-                if kind is Kind.DB:
+                if kind is Kind.GLOBALS:
+                    if lacking := load.roles(server, job.files[kind], beat=beat):
+                        job.findings.reasons[LOAD] = "; ".join(each for each in (why, lacking) if each)
+                elif not load.load_with_event_triggers_last(server, job.files[kind], beat=beat):
                     load.load(server, what, job.files[kind], whole=True, beat=beat)
-                elif lacking := load.roles(server, job.files[kind], beat=beat):
-                    job.findings.reasons[LOAD] = "; ".join([*([why] if why else []), lacking])
 
 
 def _custom(job: Job) -> Mapping[str, str]:

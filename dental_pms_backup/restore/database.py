@@ -83,7 +83,7 @@ class Loaded:
             kept=self.kept,
             rows=sum(self.ready.verified.rows.values()),
             safety_set=self.safety_set,
-            drop=databases.drop_command(live.server, live.facts.user, self.kept),
+            drop=databases.command_to_drop(live.server, live.facts.user, self.kept),
         )
 
 
@@ -126,7 +126,7 @@ def into_new(
         target=target,
         rows=sum(verified.rows.values()),
         switch=databases.switch_command(live.server, live.facts.user, live.facts.database, target, kept),
-        drop=databases.drop_command(live.server, live.facts.user, target),
+        drop=databases.command_to_drop(live.server, live.facts.user, target),
     )
 
 

@@ -5,6 +5,7 @@ Every change of a name is one transaction: a program or a server that dies in it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dental_pms_backup.live import postgres, psql, sessions
 from dental_pms_backup.live.postgres import literal, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dental_pms_backup.host.programs import Ended
     from dental_pms_backup.live.postgres import Server
@@ -76,6 +77,11 @@ select concat_ws(' ', d.oid, d.datdba, d.datacl,
   from pg_class c where relpersistence <> 't' and relkind in ('r', 'p', 'v', 'm', 'S', 'f')),
  (select md5(string_agg(concat_ws(' ', p.oid, p.xmin), ',' order by p.oid)) from pg_proc p))
  from pg_database d where d.datname = current_database()"""
+# They are the whole server's, and keep their database from being dropped.
+SUBSCRIPTIONS = """\
+select coalesce(json_agg(subname order by subname), '[]') from pg_subscription
+ where subdbid = (select oid from pg_database where datname = {database});
+"""
 # The server's own df, in its data directory: it alone sees where a database will lie, in a container or elsewhere.
 FREE = """\
 create temp table dental_pms_df (line text);
@@ -199,9 +205,26 @@ def switch_command(server: Server, user: str, live: str, made: str, kept: str) -
     return admins_psql(server, user, script)
 
 
-def drop_command(server: Server, user: str, database: str) -> list[str]:
-    """Return the argv with which an admin drops a database."""
-    return admins_psql(server, user, f"drop database {quoted(database)}")
+def command_to_drop(server: Server, user: str, database: str) -> list[str]:
+    """Return the argv with which an admin drops a database as it is now, or as far as the server says it."""
+    subscriptions: list[str] = []
+    with contextlib.suppress(BackupError):
+        subscriptions = json.loads(tell(server, SUBSCRIPTIONS.format(database=literal(database))))
+    return drop_command(server, user, database, subscriptions)
+
+
+def drop_command(server: Server, user: str, database: str, subscriptions: Sequence[str] = ()) -> list[str]:
+    """Return the argv with which an admin drops a database, and first its subscriptions, which would keep it.
+
+    What a subscription has on the server that it is of stays there: the restored one may go on with it.
+    """
+    drop_it = f"drop database {quoted(database)}"
+    if not subscriptions:
+        return admins_psql(server, user, drop_it)
+    ends = ("alter subscription {} disable", "alter subscription {} set (slot_name = none)", "drop subscription {}")
+    first, *rest = [each.format(quoted(name)) for name in subscriptions for each in ends]
+    more = [word for each in (*rest, f"\\connect {MAINTENANCE}", drop_it) for word in ("--command", each)]
+    return [*admins_psql(server, user, first, database=database), *more]
 
 
 def admins_psql(server: Server, user: str, sql: str, *, database: str = MAINTENANCE) -> list[str]:

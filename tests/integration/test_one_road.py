@@ -15,6 +15,7 @@ from dental_pms_backup.live.postgres import OnHost
 from tests.integration.conftest import databases_like
 from tests.integration.drills import change_manifest, drills_well
 from tests.integration.support import Ran, Site, as_cluster_user, bin_dir, major, sql
+from tests.integration.test_restore_new import printed, run_as_admin
 
 AS_SUPERUSER = "; all owners in the set are superusers, so that it is replayed as a superuser\n"
 ROADS = {"beside": ("--to", "{new}"), "in place": ("--in-place",), "replaced": ("--in-place", "--replace")}
@@ -68,6 +69,7 @@ create function to_day(text) returns date language sql immutable as 'select $1::
 create table births (born text, day date generated always as (to_day(born)) stored, n int
  check (current_setting('app.vat') like '2%1%'));
 create event trigger log_ddl on ddl_command_end execute function log_ddl();
+alter event trigger log_ddl enable always;
 create publication p for all tables;
 create subscription s connection 'host=/nowhere' publication p with (connect = false);
 create extension file_fdw;
@@ -152,6 +154,9 @@ def test_what_a_practice_has_comes_back_by_every_road_whatever_is_set_for_its_se
         as_said = road == "replaced" or done.stderr.endswith(AS_SUPERUSER)
         assert (road, done.returncode, as_said) == (road, 0, True), done.stderr
         assert (road, sql(there, LOOK)) == (road, before)
+        if road == "in place":
+            run_as_admin(printed(done)["restore_drop"])
+            assert [name for name in databases_like(there, there.database) if "_before_" in name] == []
 
 
 def written_with(locale: str, manifest: dict[str, Any]) -> None:
