@@ -101,7 +101,8 @@ def make(server: Server, major: int) -> str:
     role = _new_name()
     rights = READS_ALL.format(role=role) if major >= READS_ALL_SINCE else ""
     like_us = WRITES_LIKE_US.format(role=role, database=load.DATABASE)
-    postgres.ask(server, ";\n".join(sql for sql in (MAKE.format(role=role), rights, like_us) if sql))
+    made = ";\n".join(sql for sql in (MAKE.format(role=role), rights, like_us) if sql)
+    postgres.ask(server, made, database=load.DATABASE)  # in its encoding
     if not rights:
         each = READS_EACH.format(role=role)
         ended, _ = programs.capture(load.script_argv(server), text_in=each)

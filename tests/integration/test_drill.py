@@ -126,10 +126,11 @@ def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: 
         for own in (f"comment on database {name} is E'\\xe9'", f"alter database {name} set dental.name = E'\\xe9'"):
             sql_in(own_database, name, own)
         assert own_database.run("run", "db").returncode in {0, 1}  # it may be suspect
-        drilled = drills_well(own_database)
+        taken = own_database.sets()[-1]
+        drilled = drills_well(own_database, taken)
         assert (drilled["proof_identity"], drilled["proof_settings"]) == ("passed", "passed")
         sql(own_database.server, f"comment on database {name} is null", f"alter database {name} reset all")
-        done = own_database.run("restore", "db", "latest", "--in-place", "--yes")
+        done = own_database.run("restore", "db", taken, "--in-place", "--yes")
         left = "the server does not take the set's own setting dental.name, comment, as it lacks"  # by its template1
         assert (done.returncode, left in done.stderr) == (0, encoding == "SQL_ASCII"), done.stderr
     finally:
