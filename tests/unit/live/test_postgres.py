@@ -172,6 +172,11 @@ def test_client_on_the_host_is_called_as_the_system_user() -> None:
     ]
 
 
+def test_client_of_a_server_that_has_to_prove_itself_lets_in_no_other() -> None:
+    argv = postgres.client(on_host(host="127.0.0.1", proves_itself=True), "/usr/bin/psql", session="s1")
+    assert "PGREQUIREAUTH=scram-sha-256" in argv
+
+
 def test_client_over_tcp_reads_the_password_from_its_file() -> None:
     server = on_host(host="db.example", pgpass_file=Path("/etc/dental-pms/pgpass"))
     assert postgres.client(server, "/usr/bin/psql", session="s1") == [
