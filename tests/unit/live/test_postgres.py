@@ -173,7 +173,8 @@ def test_client_on_the_host_is_called_as_the_system_user() -> None:
 
 
 def test_client_of_a_server_that_has_to_prove_itself_lets_in_no_other() -> None:
-    argv = postgres.client(on_host(host="127.0.0.1", proves_itself=True), "/usr/bin/psql", session="s1")
+    server = dataclasses.replace(on_host(host="127.0.0.1"), proves_itself=True)
+    argv = postgres.client(server, "/usr/bin/psql", session="s1")
     assert "PGREQUIREAUTH=scram-sha-256" in argv
 
 
