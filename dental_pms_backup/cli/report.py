@@ -257,8 +257,8 @@ def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: boo
     """Yield where each path of an archive is now."""
     pairs = list(zip(paths, found, strict=True))
     if as_json:
-        found = [{"path": path, "extracted": str(file)} for path, file in pairs]
-        yield from json.dumps(found, indent=2).splitlines()
+        listed = [{"path": path, "extracted": str(file)} for path, file in pairs]
+        yield from json.dumps(listed, indent=2).splitlines()
         return
     for path, file in pairs:
         yield f"extracted_path={path}"
