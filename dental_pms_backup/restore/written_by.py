@@ -12,7 +12,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError, shell_word
+from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import own_settings, pinned_settings, postgres
 from dental_pms_backup.restore import databases
@@ -92,10 +92,13 @@ def _reads_alike(live: DatabaseSource, locale: str, own: Iterable[str]) -> bool:
 
 
 def _has_money(dump: BackupFile, descriptor: int) -> bool:
-    unpack = verify_file.unpacker() if dump.packed else ("cat",)
-    with verify_file.reopened(descriptor) as again, descriptors.memory("nothing") as out:
-        unpacked, looked = programs.pipeline(unpack, filters.argv("has_money.pl"), stdin=again, out=out)
-    return not (unpacked.ok and looked.ok)  # what cannot be read is not without it
+    """Tell whether a dump has amounts of money, as far as it can be read; VerificationError when it ends before."""
+    for unpack in (verify_file.unpacker(), verify_file.GZIP) if dump.packed else (("cat",),):
+        with verify_file.reopened(descriptor) as again, descriptors.memory("nothing") as out:
+            unpacked, looked = programs.pipeline(unpack, filters.argv("has_money.pl"), stdin=again, out=out)
+        if unpacked.ok or not looked.ok:
+            return not looked.ok
+    raise VerificationError(f"{dump.file}: the content is not sound ({unpacked}), expected a dump readable to its end")
 
 
 def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
