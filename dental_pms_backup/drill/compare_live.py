@@ -82,7 +82,8 @@ def script(live: DatabaseSource, asked: Question, *, timeout_s: float, relation:
     The owner of a relation is preferred, if it is there.
     Code of others that the query calls must not come to have more rights than it had.
     """
-    who = json.loads(postgres.ask(live.server, WHO.replace("{relation}", postgres.literal(relation))))
+    named = postgres.literal(relation) if relation else "null"
+    who = json.loads(postgres.ask(live.server, WHO.replace("{relation}", named)))
     if not who["superuser"]:
         return admin_queries.as_ourselves(asked, timeout_s=timeout_s), who["user"]
     if who["plain"]:

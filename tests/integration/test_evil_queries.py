@@ -230,7 +230,7 @@ def test_whoever_owns_most_and_has_no_right_beyond_it_asks_live(own_database: Si
     database = site.server.database
 
     def asks() -> tuple[str | None, bool]:
-        asked = compare_live.WHO.replace("{relation}", "''")
+        asked = compare_live.WHO.replace("{relation}", "null")
         who = json.loads(sql(site.server, f"set search_path = pg_catalog; {asked}"))
         assert (who["user"], who["superuser"]) == ("postgres", True)
         return who["plain"], who["others"]
