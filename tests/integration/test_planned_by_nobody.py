@@ -335,7 +335,7 @@ def listed(clause: str) -> Iterator[str]:
 
 def relations(text: str) -> Iterator[str]:
     """Yield the names of relations in SQL that are none of the system's, of ours, or of the query itself."""
-    named = set(re.findall(r"(\w+) as \(", text)) | {"excluded"}
+    named = set(re.findall(r"(\w+)(?: \([\w, ]+\))? as \(", text)) | {"excluded"}
     for found in re.finditer(r"(?<!distinct )\b(?:from|join)\b", NO_QUERY.sub("", text), re.IGNORECASE):
         for item in listed(found.string[found.end() :]):
             name = re.match(r"\s*(?:(?:only|lateral)\s+)?([^\s(),;]+)(\()?", item, re.IGNORECASE)
@@ -362,6 +362,7 @@ def test_our_sql_asks_no_relation_that_is_not_the_systems() -> None:
         ("select 1 from pg_class c left join public.x on true", ["public.x"]),
         ("with a as (select from pg_proc) select from a, unnest(b) c where c is distinct from d", []),
         ("select from (select from t) s, pg_class", ["t"]),
+        ("with recursive a (b, c) as (select from pg_proc) select from a join d on true", ["d"]),
     ],
 )
 def test_a_relation_in_a_query_is_found(query: str, asked: list[str]) -> None:
