@@ -292,7 +292,6 @@ ELSEWHERE = {
     ("cli/demo.py", "public.attachments"): "",
     ("cli/demo.py", "ledger_entries"): "",
     ("backup/dump_client.py", "TABLE"): "text: what pg_dump said",
-    ("live/own_settings.py", "lines"): "what the same query has put together",
     ("config/settings.py", "{self.table}"): "the admin's query, which is asked of the copy, as who may only read",
     ("restore/replay.py", "%s"): "the replay's count: as the role that replays, whose rights are those of the dump",
     ("restore/replay_guards.py", "{role}.said"): "a table of ours, in a schema in which nobody else may make anything",
