@@ -60,8 +60,14 @@ sub missing {
     # no role's name, but a word for whoever runs this
     return 0 if $role =~ /^(?:current_user|current_role|session_user|user|public|none)$/i;
     ($role = $1) =~ s/""/"/g if $role =~ /^"(.*)"$/s;
-    return 0 if $there{$role};
+    return 0 if $there{$role} || is_of_a_restore($role);
     return $ours || length $role <= $longest_name && !($some_odd_one && $role =~ /[^ -~]/);
+}
+
+# Whether that is a role of ours, which a restore that was cut off had left: nobody needs it.
+sub is_of_a_restore {
+    my ($role) = @_;
+    return $role =~ /^"?dental_pms_restore_[0-9a-f]{12}"?\z/;
 }
 
 # Whether the server has that role, and nothing is set for it there.
@@ -115,7 +121,7 @@ while (pos $text < length $text) {
     elsif ($text =~ /\GGRANT ($ident) TO ($ident)((?: WITH [A-Z ,]+?)?)(?: GRANTED BY $ident)?;/gc) {
         my ($role, $member, $with) = ($1, $2, $3);
         my $wanted = $ours ? missing($role) || missing($member) : missing($role) && missing($member);
-        keep("GRANT $role TO $member$with;") if $wanted;
+        keep("GRANT $role TO $member$with;") if $wanted && !grep { is_of_a_restore($_) } $role, $member;
     }
     elsif ($text =~ /\G(SECURITY LABEL FOR $ident ON ROLE ($ident) IS $string;)/gc) { keep($1) if $ours && missing($2) }
     # whoever gave it need not be there: as with a membership, the superuser does

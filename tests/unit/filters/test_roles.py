@@ -32,8 +32,12 @@ GRANT pg_read_all_data TO "dental ""r";
 GRANT SET ON PARAMETER log_statement TO "dental ""r" WITH GRANT OPTION;
 GRANT ALTER SYSTEM ON PARAMETER "my.odd" TO "dental ""r";
 """
-# Of roles that are there, of the whole cluster, or who gave a right: in the forms of pg_dumpall 13 to 17.
+# Of roles that are there, of the whole cluster, who gave a right, or of a restore that was cut off: in the forms of
+# pg_dumpall 13 to 17.
 OF_OTHERS = r"""
+CREATE ROLE dental_pms_restore_0123456789ab;
+ALTER ROLE dental_pms_restore_0123456789ab WITH NOSUPERUSER NOINHERIT BYPASSRLS CONNECTION LIMIT 3;
+GRANT dental_pms_restore_0123456789ab TO "dental ""r";
 SECURITY LABEL FOR anon ON ROLE postgres IS 'MASKED';
 ALTER ROLE postgres SET "my.thing" TO E'a\\b''; c', '';
 COMMENT ON ROLE postgres IS E'PRACTICE\\alice''s; --';
