@@ -24,6 +24,7 @@ HOMES = {
     "test_lying_tools": "bookworm",
     "test_restore_new": "bookworm",
     "test_restorer": "bookworm",
+    "test_shadows": "bookworm",
     "integration": "trixie",
     "test_2_section_4": "trixie",
     "system": "bookworm",

@@ -311,6 +311,7 @@ insert into visits values (4711, 'canary-patient-4711');
 """
 
 
+@pytest.mark.sweep
 def test_what_a_row_breaks_is_named_and_the_hint_restores_all_but_that(small: Site) -> None:
     site = small
     script(site, BROKEN)

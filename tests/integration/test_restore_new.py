@@ -144,7 +144,6 @@ def test_a_name_that_exists_is_refused(own_database: Site) -> None:
     fails(site, "latest", status=4)
 
 
-@pytest.mark.each_release
 def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(own_database: Site) -> None:
     site = own_database
     name = site.server.database
@@ -156,7 +155,6 @@ def test_settings_privileges_owner_and_locale_of_the_live_database_carry_over(ow
     assert sql(site.server, OF_DATABASE.format(printed(done)["restore_target"])) == before
 
 
-@pytest.mark.each_release
 def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_database: Site) -> None:
     site = own_database
     name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
@@ -287,7 +285,6 @@ def settings_file(live: OnHost, more: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-@pytest.mark.each_release
 def test_roles_that_are_missing_are_made_and_those_that_exist_stay_as_they_are(own_database: Site) -> None:
     site = own_database
     roles = "select rolname, rolcanlogin, rolconnlimit, rolpassword from pg_authid where rolname ~ '^dental' order by 1"
@@ -545,7 +542,6 @@ def with_partitions(site: Site) -> str:
     return str(file)
 
 
-@pytest.mark.each_release
 def test_rows_that_come_through_the_root_of_their_partitions_are_counted(own_database: Site) -> None:
     site = own_database
     file = with_partitions(site)
@@ -563,7 +559,6 @@ def test_a_row_that_is_lost_on_its_way_through_the_root_is_noticed(own_database:
     assert "1 tables have not the rows of the dump, the first is public.visits), expected" in said
 
 
-@pytest.mark.each_release
 def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_to_raise(own_database: Site) -> None:
     site = own_database
     file = site.place / "many.sql"

@@ -15,8 +15,6 @@ from tests.integration.conftest import databases_like
 from tests.integration.faults import OK, events, fails, is_suspect, listening, recovers
 from tests.integration.support import Ran, Site, sql
 
-pytestmark = pytest.mark.each_release
-
 PACKAGE = Path(dental_pms_backup.__file__).parent
 FILTERS = ".sed", ".pl", ".perl", ""
 WORD = re.compile(r"[a-z_][a-z0-9_]*")

@@ -97,6 +97,7 @@ def test_demo_works_from_a_clean_clone_on_a_fresh_debian_13(fresh_trixie: Machin
     assert fresh_trixie.run("journalctl --quiet -t dental-pms-backup", check=False).stdout == ""
 
 
+@pytest.mark.sweep
 def test_demo_works_from_a_clean_clone_on_a_fresh_debian_12_without_systemd(fresh_bookworm: list[str]) -> None:
     script = f"{CLONE}; cd /root/checkout; tests/demo; echo status: $?; {LEFT}; echo end"
     done = subprocess.run([*fresh_bookworm, script], check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
