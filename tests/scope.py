@@ -34,6 +34,10 @@ HOMES = {
     "test_filters": "bookworm",
     "test_publishing": "bookworm",
     "test_sets": "bookworm",
+    "filters": "bookworm",
+    "cli": "trixie",
+    "config": "trixie",
+    "store": "trixie",
 }
 Case = TypeVar("Case")
 SCOPE = os.environ.get("DENTAL_PMS_SCOPE", "all")
