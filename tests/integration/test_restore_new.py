@@ -192,6 +192,23 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         sql(elsewhere, "drop role dental_front", "alter role all reset intervalstyle")
 
 
+def test_a_live_database_in_which_text_is_other_text_is_refused_and_the_hint_makes_one(own_database: Site) -> None:
+    site = own_database
+    name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
+    (taken,) = site.sets()
+    gone = f'drop database "{name}" with (force)'
+    sql(elsewhere, gone, f"create database \"{name}\" template template0 encoding 'SQL_ASCII' locale 'C'")
+    said = fails(site, taken, "--in-place", "--yes", status=4)
+    assert "the live database has the encoding SQL_ASCII, expected UTF8, as the set has" in said
+    run_as_admin(said.partition("hint: ")[2].partition("   #")[0])
+    try:
+        done = site.run("restore", "db", taken, "--in-place", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "the live database sorts text otherwise than the one of the set did (collate C.UTF-8" in done.stderr
+    finally:
+        sql(elsewhere, f'drop database "{name}_sql_ascii"')
+
+
 def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(live: OnHost) -> None:
     sql(live, "create database planted", "alter database planted set search_path = mine")
     sql(live, "grant create on database planted to dental_app with grant option")
