@@ -54,10 +54,22 @@ def about_to(live: DatabaseSource, made: str, kept: str, own: Statements, *, hin
                 try:
                     commit()
                 except BackupError as error:
-                    if not {kept, name} <= databases.names(live.server):
+                    if not _has_come_about(live, kept, error):
                         raise _failed(error, hint) from None
 
         yield switch
+
+
+def _has_come_about(live: DatabaseSource, kept: str, error: BackupError) -> bool:
+    """Tell by the names whether a switch came about that failed as it was committed; RestoreError when nobody can."""
+    try:
+        return {kept, live.facts.database} <= databases.names(live.server)
+    except BackupError:
+        raise RestoreError(
+            f"db: whether the restored database has the live one's name is not known: {error.message}; it has if there "
+            f"is a database {kept}",
+            hint="dental-pms-backup status   # when the server answers again, look for that database",
+        ) from None
 
 
 def _failed(error: BackupError, hint: str) -> RestoreError:
