@@ -130,6 +130,7 @@ def test_casts_and_parentheses_that_postgresql_writes_anew_make_no_difference(
         assert differences(tmp_path, live, f"{copy} OR true", dump) == [DEFINITIONS]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("shift", [0, 1, 7, 13])
 def test_casts_in_a_line_of_whatever_length_make_no_difference(tmp_path: Path, shift: int) -> None:
     cast = 'a::character varying(10)[] OR b::"Odd ""type"."x"(3,-2) OR c::time(3) without time zone OR '

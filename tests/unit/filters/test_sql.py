@@ -162,6 +162,7 @@ def test_rows_and_all_the_rest_are_told_apart_many_times(
     is_told_apart(parts, sizes)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("fake", FAKES, ids=["unended", "ended", "behind a statement", "of a partition"])
 @pytest.mark.parametrize("how", [*STATEMENTS])
 def test_what_looks_like_rows_of_a_table_is_none_for_any_filter(how: str, fake: str, tmp_path: Path) -> None:
