@@ -37,6 +37,11 @@ select encode(cash_send(1::numeric::money), 'hex');
 set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex')"""
 
+# The same locale of another C library, as in an image of Alpine, writes and reads in its own way.
+READS = """\
+set lc_monetary = {value};
+select 1 where {amount}::money = (-1234567.89)::numeric::money"""
+
 
 def settings(
     dump: BackupFile, descriptor: int, live: DatabaseSource, own: Iterable[str], given: str | None
@@ -57,6 +62,8 @@ def settings(
     elif "lc_monetary" not in there:
         if _has_money(dump, descriptor):
             raise _lacks(live, locale)
+    elif not _reads(live, locale, said.get("amount")) and _has_money(dump, descriptor):
+        raise _writes_otherwise(dump, locale, str(said["amount"]))
     elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
         raise _reads_otherwise(live, locale)
     return there
@@ -77,6 +84,17 @@ def _are_known(live: DatabaseSource, wanted: Mapping[str, str]) -> bool:
     except RestoreError:
         return False
     return answer.splitlines()[-1:] == ["0"]
+
+
+def _reads(live: DatabaseSource, locale: str, amount: object) -> bool:
+    """Tell whether an amount of the server that was backed up is read as what it was; True where none is known."""
+    if amount is None:
+        return True
+    try:
+        query = READS.format(value=postgres.literal(locale), amount=postgres.literal(str(amount)))
+        return databases.tell(live.server, own_settings.UNLOGGED + query).splitlines()[-1:] == ["1"]
+    except RestoreError:
+        return False
 
 
 def _reads_alike(live: DatabaseSource, locale: str, own: Iterable[str]) -> bool:
@@ -135,6 +153,16 @@ def _charmap(encoding: str) -> str:
         return "UTF-8"
     iso = re.fullmatch(r"iso8859(\d\d?)", plain)
     return f"ISO-8859-{iso[1]}" if iso else encoding
+
+
+def _writes_otherwise(dump: BackupFile, locale: str, amount: str) -> RefusedError:
+    return RefusedError(
+        f"db: the set has amounts of money, written as {amount} with lc_monetary = {locale}, and this server reads "
+        "others with a locale of that name, expected the C library of the server that was backed up, "
+        "Debian's or Alpine's; nothing was touched",
+        hint=f"dental-pms-backup show {shell_word(dump.stamp or 'latest')} --json"
+        "   # says of which image it was; restore into that",
+    )
 
 
 def _reads_otherwise(live: DatabaseSource, locale: str) -> RefusedError:

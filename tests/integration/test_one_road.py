@@ -163,6 +163,23 @@ def written_with(locale: str, manifest: dict[str, Any]) -> None:
     manifest["streams"]["db"]["source"]["lc_monetary"] = locale
 
 
+def written_as(amount: str, manifest: dict[str, Any]) -> None:
+    manifest["streams"]["db"]["source"]["amount"] = amount
+
+
+def test_amounts_that_a_locale_of_the_same_name_reads_otherwise_are_refused(practice: Site) -> None:
+    site = practice
+    name = site.takes("db")
+    source = json.loads((site.store / f"sets/{name}.json").read_text())["streams"]["db"]["source"]
+    assert re.fullmatch(r"\D*1\D?234\D?567,89\D*", source["amount"]), source["amount"]
+    change_manifest(site, name, functools.partial(written_as, "-$1,234,567.89"))  # as the same locale in Alpine's image
+    done, _ = goes(site, "in place", name)
+    assert (done.returncode, "written as -$1,234,567.89 with lc_monetary = fr_CA" in done.stderr) == (4, True)
+    assert done.stderr.endswith(
+        f"hint: dental-pms-backup show {name} --json   # says of which image it was; restore into that\n"
+    )
+
+
 def test_amounts_that_the_server_would_read_as_others_are_refused_before_anything_is_touched(practice: Site) -> None:
     site = practice
     name = site.takes("db")
