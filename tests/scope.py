@@ -31,7 +31,6 @@ HOMES = {
     "test_compare_dumps": "trixie",
     "test_retention": "trixie",
     "test_settings": "trixie",
-    "test_filters": "bookworm",
     "test_publishing": "bookworm",
     "test_sets": "bookworm",
     "filters": "bookworm",

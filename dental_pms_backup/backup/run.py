@@ -74,11 +74,12 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
             stored = publish(order, parts, now)
         stranger.tell_of_new(store, parts, earlier)
         _refuse_suspect(stored)
+        removed = _rotate(store, wanted, config.retention, stored.name, now)
         taken = Taken(
             store=store,
             stored=stored,
             keep=config.retention.keep,
-            removed=_rotate(store, wanted, config.retention, stored.name, now),
+            removed=removed,
             attachments_source=str(found.attachments.path) if found.attachments else "",
             duration_s=time.monotonic() - began,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.config import convert, yaml_file
+from dental_pms_backup.config import validate, yaml_file
 from dental_pms_backup.config.keys import KEY_OF, KEYS
 from dental_pms_backup.config.values import Road, Source, Where
 from dental_pms_backup.errors import ConfigError
@@ -188,14 +188,14 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     problems: list[str] = []
     for name, scalar in yaml_file.scalars(path, problems).items():
         try:
-            values[name] = convert.convert(KEY_OF[name], scalar)
+            values[name] = validate.convert(KEY_OF[name], scalar)
             origins[name] = f"{path}:{scalar.line}"
         except ValueError as error:
             problems.append(f"{path}:{scalar.line}: {name}: {error}")
     for key in KEYS:
         if key.variable and key.variable in environment:
             try:
-                values[key.name] = convert.from_variable(key, environment[key.variable])
+                values[key.name] = validate.from_variable(key, environment[key.variable])
                 origins[key.name] = f"environment {key.variable}"
             except ValueError as error:
                 problems.append(f"environment: {key.variable}: {error}")

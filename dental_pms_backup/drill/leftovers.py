@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DockerError, RoomError, shell_word
-from dental_pms_backup.host import durable, journal, programs, sandbox
+from dental_pms_backup.host import durable, journal, programs, server_sandbox
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import compose
 
@@ -46,7 +46,7 @@ def clear(mark: str, directory: Path) -> int:
             containers = _left_containers(mark)
     for container in containers:
         remove_container(container)
-    sandbox.end_units(f"{PREFIX}{mark}-")
+    server_sandbox.end_units(f"{PREFIX}{mark}-")
     left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
     _end_servers(f"{directory}/{PREFIX}{mark}-")
     for path in left:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, DatabaseError, ToolMissingError
-from dental_pms_backup.host import programs, sandbox, stop
+from dental_pms_backup.host import programs, server_sandbox, stop
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import INSTALLED, OnHost
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dental_pms_backup.host.sandbox import Sandbox
+    from dental_pms_backup.host.server_sandbox import Sandbox
 
 PORT = 5432
 STARTS_WITHIN_S = 60
@@ -71,10 +71,10 @@ def sandboxed(
     made = shlex.join(_initdb(directory, bin_dir, superuser))
     runs = shlex.join(_postgres(directory, bin_dir, settings))
     log = directory.with_suffix(".log")
-    with sandbox.running(["sh", "-c", f"{made} && exec {runs}"], directory, longest_s=longest_s) as sandboxed:
+    with server_sandbox.running(["sh", "-c", f"{made} && exec {runs}"], directory, longest_s=longest_s) as sandboxed:
         _wait_for_socket(sandboxed, directory, log)
         with sandboxed.root() as root:
-            server = _on_socket(directory, bin_dir, superuser, sandbox.USER, root)
+            server = _on_socket(directory, bin_dir, superuser, server_sandbox.USER, root)
             _wait_for(server)
             yield server
 
@@ -122,7 +122,7 @@ def _wait_for_socket(sandboxed: Sandbox, directory: Path, log: Path) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while not os.path.lexists(directory / f".s.PGSQL.{PORT}"):
         if sandboxed.has_ended or time.monotonic() > deadline:
-            said = sandbox.last_line(log) or "it says nothing"
+            said = server_sandbox.last_line(log) or "it says nothing"
             raise DatabaseError(f"drill: the private cluster does not start: {said}", hint="df -h")
         stop.rest(0.02)
 

@@ -14,8 +14,8 @@ from dental_pms_backup.drill import (
     compare_files,
     compare_live,
     compare_settings,
-    copy_server,
     load,
+    throwaway_server,
 )
 from dental_pms_backup.errors import (
     BackupError,
@@ -154,14 +154,14 @@ def _prove_database(job: Job, went_in: Counting) -> None:
             )
     if head is None or findings.results[LOAD] is Result.FAILED:
         return
-    where = copy_server.choose(job.config.drill.where, source)
+    where = throwaway_server.choose(job.config.drill.where, source)
     findings.where = where.kind
     notify.status(f"drill: starting a throwaway {where.kind}")
     packed_bytes = os.fstat(job.files[Kind.DB]).st_size
-    room = copy_server.room(job.config, where)
+    room = throwaway_server.room(job.config, where)
     with (
         job.limit.within_room(room.check),
-        copy_server.server(
+        throwaway_server.server(
             job.config, where, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,
     ):

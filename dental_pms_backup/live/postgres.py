@@ -20,7 +20,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     shell_word,
 )
-from dental_pms_backup.host import confinement, programs, sandbox
+from dental_pms_backup.host import client_cage, programs, server_sandbox
 from dental_pms_backup.host.journal import redacted
 from dental_pms_backup.live import in_container, pinned_settings
 from dental_pms_backup.live.server import Facts, InContainer, Inside, OnHost, Server
@@ -75,11 +75,11 @@ def client(
     given = (f"PGAPPNAME={session}", f"PGOPTIONS={options}")
     match server:
         case InContainer(entry=OnHost() as on_socket):
-            here = dataclasses.replace(on_socket, host=confinement.HERE)
+            here = dataclasses.replace(on_socket, host=client_cage.HERE)
             hosts = client(here, program, *arguments, session=session, options=options)
-            return [*confinement.beside(Path(on_socket.host)), *hosts]
+            return [*client_cage.beside(Path(on_socket.host)), *hosts]
         case InContainer(entry=Inside() as inside):
-            cage = confinement.alone if inside.alone else confinement.inside
+            cage = client_cage.alone if inside.alone else client_cage.inside
             words = [*inside.settings, *server.login.settings, "LC_ALL=C", *given]
             return [*cage(inside.root, inside.uid, inside.gid, words), *IN_CONTAINER, program, *arguments]
         case InContainer(container_id=container_id):
@@ -96,7 +96,7 @@ def client(
             words = [*(f"{name}={value}" for name, value in settings.items()), *given]
             argv = [program if "/" in program else _newest(server, program), *arguments]
             if server.root:
-                return [*sandbox.client(server.root, ["LC_ALL=C", *words]), *argv]
+                return [*server_sandbox.client(server.root, ["LC_ALL=C", *words]), *argv]
             return programs.as_user(["env", *words, *argv], server.run_as) if server.run_as else ["env", *words, *argv]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.errors import BackupError, ConfigError, SourceError
-from dental_pms_backup.host import confinement, journal, places
+from dental_pms_backup.host import client_cage, journal, places
 from dental_pms_backup.live import mounts, postgres
 from dental_pms_backup.live.server import AS_ITS_ENVIRONMENT, InContainer, Inside, OnHost
 
@@ -101,7 +101,7 @@ def _process(container: Container) -> Path:
 
 def _tell_of_no_cage(reason: str) -> None:
     """Write it to the journal, once, that programs are not started for want of a cage; other reasons are as wanted."""
-    if confinement.REFUSED in reason and not _told:
+    if client_cage.REFUSED in reason and not _told:
         _told.append(reason)
         fields = {"hint": f"editor {CONFIGURED}   # set database.road to exec"}
         text = f"db: docker exec is taken, which is slower: {reason}"

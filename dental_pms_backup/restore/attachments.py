@@ -14,7 +14,7 @@ from dental_pms_backup.host import disks, journal, places, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import mounts, new_directory, sources, swap, swap_steps
-from dental_pms_backup.restore import dump_file, terms, unpack
+from dental_pms_backup.restore import backup_file, terms, unpack
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import Kind, Stream
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.swap import Fresh, Live
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
     from dental_pms_backup.restore.terms import Terms
     from dental_pms_backup.restore.unpack import Looked, Rights
 
@@ -69,16 +69,16 @@ def in_place(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Wa
 
 def into_new(config: Config, wanted: str, name: str, on: Terms, *, now: datetime, watch: Watch) -> Restored | Prospect:
     """Restore a set's or an archive's attachments into a directory that is new or empty, all of them or none."""
-    archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
+    archive = backup_file.find(config.store, wanted, Kind.ATTACHMENTS)
     target = Path(name).absolute()
     with new_directory.around(target) as around:
         new_directory.check(around, target)
         with (
             terms.held(config.store, on),
             terms.recorded(config.store, Stream.ATTACHMENTS, str(target), on, now),
-            dump_file.opened(archive) as descriptor,
+            backup_file.opened(archive) as descriptor,
         ):
-            verified = dump_file.verify(archive, descriptor, watch=watch)
+            verified = backup_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=archive.ours, in_place=False)
             looked = _look_through(archive, descriptor, verified.unpack, rights, live=None, watch=watch)
             unpack.check_room(looked, around)
@@ -99,16 +99,16 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
 
     All that can refuse is asked here. The store is held.
     """
-    archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
+    archive = backup_file.find(config.store, wanted, Kind.ATTACHMENTS)
     found = sources.attachments(config)
     with swap.live(found.path, found.identity) as live:
         mounts.check_swappable(live.place, live.around, archive.file)
         with (
             terms.recorded(config.store, Stream.ATTACHMENTS, str(live.path), on, now),
-            dump_file.opened(archive) as descriptor,
+            backup_file.opened(archive) as descriptor,
         ):
             ends = _left_of_earlier(live) if on.dry_run else _recover(live)
-            verified = dump_file.verify(archive, descriptor, watch=watch)
+            verified = backup_file.verify(archive, descriptor, watch=watch)
             rights = unpack.rights(ours=archive.ours, in_place=True)
             looked = _look_through(archive, descriptor, verified.unpack, rights, live=live.place, watch=watch)
             unpack.check_room(looked, live.around)

@@ -16,9 +16,9 @@ from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import own_settings
 from dental_pms_backup.restore import (
+    backup_file,
     database_settings,
     databases,
-    dump_file,
     leftover_roles,
     likeness,
     replay,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.dump_file import BackupFile, Head, Verification
+    from dental_pms_backup.restore.backup_file import BackupFile, Head, Verification
     from dental_pms_backup.store.verify_file import Verified
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
@@ -75,8 +75,8 @@ def look(
 
     It ``clears`` away the roles that earlier restores have left, unless nothing may be changed.
     """
-    head = dump_file.head(dump, descriptor)
-    dump_file.check_version(dump, head, live.facts.major)
+    head = backup_file.head(dump, descriptor)
+    backup_file.check_version(dump, head, live.facts.major)
     _warn_of_another(dump.database, live.facts.database)
     for left in databases.unfinished(live.server):
         journal.write(
@@ -310,20 +310,20 @@ def _tell_policies(live: DatabaseSource, database: str) -> None:
 
 def _set_for_roles(config: Config, dump: BackupFile, live: DatabaseSource, *, watch: Watch) -> Sequence[str]:
     """Return the statements by which a set's roles will get settings; a file from elsewhere gives them none."""
-    roles = dump_file.roles_of(config.store, dump)
+    roles = backup_file.roles_of(config.store, dump)
     if roles is None or not roles.checksum:
         return []
-    with dump_file.opened(roles) as descriptor:
-        dump_file.verify(roles, descriptor, watch=watch)
+    with backup_file.opened(roles) as descriptor:
+        backup_file.verify(roles, descriptor, watch=watch)
         return replay.set_for_roles(live, descriptor)
 
 
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
-    roles = dump_file.roles_of(config.store, dump.backup)
+    roles = backup_file.roles_of(config.store, dump.backup)
     if roles is None:
         return
-    with dump_file.opened(roles) as descriptor:
-        dump_file.verify(roles, descriptor, watch=watch)
+    with backup_file.opened(roles) as descriptor:
+        backup_file.verify(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
             replay.load_roles(dump.live, descriptor, ours=roles.ours, left=dump.left_out, beat=beat)
 

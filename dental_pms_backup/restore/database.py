@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, UsageError, shell_word
 from dental_pms_backup.host import stop
 from dental_pms_backup.live import postgres, sources, table_files
-from dental_pms_backup.restore import beside, database_settings, databases, dump_file, safety_set, switch, terms
+from dental_pms_backup.restore import backup_file, beside, database_settings, databases, safety_set, switch, terms
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
@@ -94,24 +94,24 @@ def into_new(
 
     Nothing is left of the new one when that fails: RestoreError, VerificationError.
     """
-    dump = dump_file.find(config.store, wanted, Kind.DB)
+    dump = backup_file.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
     stamp = dump.stamp or now.astimezone().strftime(NAME_FORMAT)
     target = name or databases.name_like(live.facts.database, f"_{stamp.replace('-', '_')}")
     with (
         terms.held(config.store, on),
         terms.recorded(config.store, Stream.DB, target, on, now),
-        dump_file.opened(dump) as descriptor,
+        backup_file.opened(dump) as descriptor,
     ):
         _check_name(live, target)
         found = beside.look(config, dump, descriptor, live, watch=watch, clears=not on.dry_run)
         _check_superuser(found, wanted, as_superuser=on.as_superuser)
         room = beside.check_room(found)
         if on.dry_run:
-            verified = dump_file.verify(dump, descriptor, watch=watch)
+            verified = backup_file.verify(dump, descriptor, watch=watch)
             return _prospect(found, verified, room=room, target=f"the new database {target}", live=LEAVES_IT)
         with (
-            dump_file.verifying(dump, descriptor, watch=watch) as under_way,
+            backup_file.verifying(dump, descriptor, watch=watch) as under_way,
             beside.looked_at(live),
             beside.made(found, now=now, as_superuser=on.as_superuser) as into,
         ):
@@ -155,7 +155,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
 
     All that can refuse is asked here. The store is held.
     """
-    dump = dump_file.find(config.store, wanted, Kind.DB)
+    dump = backup_file.find(config.store, wanted, Kind.DB)
     live = sources.database(config)
     with (
         terms.recorded(
@@ -166,9 +166,9 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
             now,
             {"system_identifier": live.facts.system, "database": live.facts.database},
         ),
-        dump_file.opened(dump) as descriptor,
+        backup_file.opened(dump) as descriptor,
     ):
-        verified = dump_file.verify(dump, descriptor, watch=watch)
+        verified = backup_file.verify(dump, descriptor, watch=watch)
         found = beside.look(config, dump, descriptor, live, watch=watch, clears=not on.dry_run)
         _check_superuser(found, wanted, as_superuser=on.as_superuser)
         _check_prepared(live)

@@ -11,7 +11,7 @@ from dental_pms_backup.errors import RefusedError, RestoreError, VerificationErr
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, table_files, unknown_settings
-from dental_pms_backup.restore import databases, dump_file
+from dental_pms_backup.restore import backup_file, databases
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
 
     Statements = Mapping[str, str]
 
@@ -32,13 +32,13 @@ def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
     trusted. VerificationError when the file is not the one of the manifest.
     """
     artefact = dump.stored.artefact(Kind.SETTINGS) if dump.stored else None
-    file = dump_file.of_elsewhere(dump, Kind.SETTINGS)
+    file = backup_file.of_elsewhere(dump, Kind.SETTINGS)
     if artefact:
-        file = dump_file.BackupFile(file=store / artefact.path, kind=Kind.SETTINGS, stored=dump.stored)
+        file = backup_file.BackupFile(file=store / artefact.path, kind=Kind.SETTINGS, stored=dump.stored)
     if file is None or not file.checksum:
         return {}
-    with dump_file.opened(file) as descriptor:
-        unpack = dump_file.verify(file, descriptor, watch=watch).unpack
+    with backup_file.opened(file) as descriptor:
+        unpack = backup_file.verify(file, descriptor, watch=watch).unpack
         try:
             found = own_settings.read(unpack, descriptor)
         except ValueError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError, shell_word
 from dental_pms_backup.host import descriptors, durable, filters, journal, places, programs
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.restore import dump_file, original_names, unpack
+from dental_pms_backup.restore import backup_file, original_names, unpack
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.config.settings import Config
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.host.progress import Watch
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
 
     Beat = Callable[[], None]
 
@@ -41,14 +41,14 @@ def files(
     the last name of its path. Nothing is ever written over: RefusedError. UsageError names what the archive does not
     have.
     """
-    archive = dump_file.find(config.store, wanted, Kind.ATTACHMENTS)
+    archive = backup_file.find(config.store, wanted, Kind.ATTACHMENTS)
     _check_paths(paths)
     known = {} if stored_names else original_names.names(config, archive.stored, paths, watch=watch)
     targets = [directory / name for name in original_names.file_names(paths, known)]
-    with dump_file.opened(archive) as descriptor, _opened(directory) as place:
+    with backup_file.opened(archive) as descriptor, _opened(directory) as place:
         _check_free(place, targets)
         with _draft_directory(place) as content:
-            verified = dump_file.verify(archive, descriptor, watch=watch)
+            verified = backup_file.verify(archive, descriptor, watch=watch)
             with watch.reading("attachments: extracting", descriptor) as beat:
                 _untar(archive, descriptor, verified.unpack, paths, content, beat=beat)
             found = [_found(content, path) for path in paths]
@@ -63,9 +63,9 @@ def table(config: Config, wanted: str, name: str, target: Path | None, *, csv: b
 
     Returns how many. UsageError when there is no such table, or several.
     """
-    dump = dump_file.find(config.store, wanted, Kind.DB)
-    with dump_file.opened(dump) as descriptor:
-        verified = dump_file.verify(dump, descriptor, watch=watch)
+    dump = backup_file.find(config.store, wanted, Kind.DB)
+    with backup_file.opened(dump) as descriptor:
+        verified = backup_file.verify(dump, descriptor, watch=watch)
         chosen = _table(dump, descriptor, verified.unpack, name)
         with _output(target) as out, watch.reading(f"db: {chosen}", descriptor) as beat:
             ended = _through(descriptor, verified.unpack, [CSV if csv else SQL, chosen], out, beat)

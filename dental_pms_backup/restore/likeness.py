@@ -17,7 +17,7 @@ from dental_pms_backup.restore import databases
 
 if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
 
 ORDER = ("collate", "ctype", "locale_provider", "locale")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, InterruptedRunError, RestoreError
 from dental_pms_backup.host import descriptors, filters, journal, programs
-from dental_pms_backup.restore import dump_file
+from dental_pms_backup.restore import backup_file
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
 
@@ -42,10 +42,10 @@ def names(config: Config, stored: StoredSet | None, paths: Sequence[str], *, wat
     artefact = stored.artefact(Kind.DB) if stored else None
     if artefact is None or not keys or not application.table:
         return {}
-    dump = dump_file.BackupFile(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
+    dump = backup_file.BackupFile(file=config.store / artefact.path, kind=Kind.DB, stored=stored)
     columns = (application.table, application.key_column, application.name_column)
     try:
-        with dump_file.opened(dump) as descriptor, watch.reading("db: original names", descriptor) as beat:
+        with backup_file.opened(dump) as descriptor, watch.reading("db: original names", descriptor) as beat:
             found = _found(descriptor, columns, list(keys), beat)
     except InterruptedRunError:
         raise

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError
-from dental_pms_backup.host import confinement, listeners, programs
+from dental_pms_backup.host import client_cage, listeners, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost, literal
 from dental_pms_backup.restore import databases, empty, leftover_roles, live_roles, replay_guards
@@ -280,7 +280,7 @@ def _passfile(server: Server, password: str) -> Iterator[Path]:
             case OnHost(run_as=str(user)):
                 shutil.chown(file, user)
             case InContainer(entry=OnHost()):  # its clients are confined
-                os.chown(file, int(confinement.STRANGER), int(confinement.STRANGER))
+                os.chown(file, int(client_cage.STRANGER), int(client_cage.STRANGER))
         yield file
 
 

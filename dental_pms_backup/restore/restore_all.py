@@ -13,7 +13,7 @@ from dental_pms_backup.errors import DatabaseRefusedError, RestoreError, shell_w
 from dental_pms_backup.host import descriptors, filters, journal, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions, sources, swap
-from dental_pms_backup.restore import attachments, database, dump_file, terms
+from dental_pms_backup.restore import attachments, backup_file, database, terms
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def both_in_place(
     into the database while the files are swapped and it is switched; where that fails, the files that were live are
     brought back.
     """
-    dump_file.find(config.store, wanted, Kind.DB)
+    backup_file.find(config.store, wanted, Kind.DB)
     with (
         terms.held(config.store, on),
         attachments.ready(config, wanted, on, now=now, watch=watch) as files,

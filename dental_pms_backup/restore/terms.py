@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
     from dental_pms_backup.store.sets import Stream
 
 

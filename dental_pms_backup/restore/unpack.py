@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import confinement, descriptors, disks, filters, journal, programs
+from dental_pms_backup.host import client_cage, descriptors, disks, filters, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dental_pms_backup.host.places import Place
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
 
     Beat = Callable[[], None]
 
@@ -27,7 +27,7 @@ RIGHTS_SHOWN = ("--xattrs", "--xattrs-include=security.*", "--xattrs-include=tru
 DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
 TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
 # Root's links are followed on the way to a directory: what an archive says are root's could be moved onto that way.
-ROOTS_LINKS = ("-type", "l", "-uid", "0", "-exec", "chown", "--no-dereference", confinement.STRANGER, "{}", "+")
+ROOTS_LINKS = ("-type", "l", "-uid", "0", "-exec", "chown", "--no-dereference", client_cage.STRANGER, "{}", "+")
 # What unpacking leaves at least, on a small disk a twentieth of it: what is live may be on the same.
 LEAST_BYTES = 64_000_000
 LEAST_FILES = 1000

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dental_pms_backup.live.sources import DatabaseSource
-    from dental_pms_backup.restore.dump_file import BackupFile
+    from dental_pms_backup.restore.backup_file import BackupFile
 
 NAMES = {*pinned_settings.WRITTEN_BY} - {"standard_conforming_strings"}  # which is ours, and the dump's
 # The last line says how many of them a role without rights may not set.

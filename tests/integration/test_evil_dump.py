@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dental_pms_backup.host import sandbox
+from dental_pms_backup.host import server_sandbox
 from tests import evil_dump, faults
 from tests.evil_dump import BEGINNING, FILLS_THE_DISK, SWAPS_THE_SOCKET, Tries, planted
 from tests.integration import drills
@@ -62,7 +62,7 @@ def listener(family: int, address: object) -> Iterator[list[int]]:
 @contextlib.contextmanager
 def idle_process() -> Iterator["subprocess.Popen[bytes]"]:
     """A process of the host of the same user as those in the sandbox."""
-    user = sandbox.USER
+    user = server_sandbox.USER
     argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--", "sleep", "600"]
     with subprocess.Popen(argv) as process:
         try:
@@ -76,7 +76,7 @@ def of_the_user(*, but: int = 0) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if process.stat().st_uid == pwd.getpwnam(sandbox.USER).pw_uid and int(process.name) != but:
+            if process.stat().st_uid == pwd.getpwnam(server_sandbox.USER).pw_uid and int(process.name) != but:
                 found.append(int(process.name))
     return [pid for pid in found if alive(pid)]
 
@@ -269,9 +269,9 @@ def test_a_command_of_psql_in_a_dump_that_is_drilled_gets_nowhere(own_database: 
 def test_without_its_system_user_a_private_cluster_is_not_made(site: Site) -> None:
     passwd = site.place / "passwd"
     lines = Path("/etc/passwd").read_text().splitlines(True)
-    passwd.write_text("".join(line for line in lines if not line.startswith(f"{sandbox.USER}:")))
+    passwd.write_text("".join(line for line in lines if not line.startswith(f"{server_sandbox.USER}:")))
     hidden = ["unshare", "--mount", "sh", "-c", f'mount --bind {passwd} /etc/passwd && exec "$0" "$@"']
     done = site.run("drill", wrapper=hidden)
     assert (done.returncode, done.stdout) == (1, "failure=tool\ndrill_status=failed\n")
-    assert f"the system user {sandbox.USER} is missing" in done.stderr
+    assert f"the system user {server_sandbox.USER} is missing" in done.stderr
     assert "hint: systemd-sysusers" in done.stderr

@@ -28,7 +28,7 @@ ENTRANCE = {"__init__", "__main__"}
 ONLY_IN = {
     "sh": {"host.programs"},
     "subprocess": set[str](),
-    "seccomp": {"host.confinement"},
+    "seccomp": {"host.client_cage"},
     "systemd.journal": {"host.journal"},
     "systemd.daemon": {"host.notify"},
     "yaml": {"config.yaml_file"},

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dental_pms_backup.drill import compare_dumps, copy_container
-from dental_pms_backup.drill.copy_container import Identity
+from dental_pms_backup.drill import compare_dumps, throwaway_container
+from dental_pms_backup.drill.throwaway_container import Identity
 from dental_pms_backup.errors import DrillError, RefusedError
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
@@ -220,12 +220,12 @@ LIVE = Identity(system="7301", container="c0ffee", mounts=frozenset({"/var/lib/d
 )
 def test_server_that_is_in_anything_the_live_one_is_refused(target: Identity, same: str) -> None:
     with pytest.raises(RefusedError, match=rf"has the {same} of the live one, expected another server; nothing was"):
-        copy_container.check_apart(target, LIVE)
+        throwaway_container.check_apart(target, LIVE)
 
 
 def test_server_that_has_nothing_of_the_live_one_is_taken() -> None:
-    copy_container.check_apart(Identity(system="9", container="d", mounts=frozenset({"/y"})), LIVE)
-    copy_container.check_apart(Identity(system="9"), Identity(system="7301"))
+    throwaway_container.check_apart(Identity(system="9", container="d", mounts=frozenset({"/y"})), LIVE)
+    throwaway_container.check_apart(Identity(system="9"), Identity(system="7301"))
 
 
 OBJECT = "--\n-- Name: {0}; Type: {1}; Schema: public; Owner: dental\n--\n\n{2}\n\n\n"

@@ -20,7 +20,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     VerificationError,
 )
-from dental_pms_backup.host import confinement, programs, sandbox
+from dental_pms_backup.host import client_cage, programs, server_sandbox
 from dental_pms_backup.live import in_container, pinned_settings, postgres, table_files
 from dental_pms_backup.live.server import Facts, InContainer, Inside, Login, OnHost
 from tests.unit.builders import TREE, program
@@ -137,12 +137,12 @@ def test_dump_of_another_server_than_was_meant_is_refused(tmp_path: Path) -> Non
 def test_client_of_a_server_in_a_sandbox_is_caged_and_limited_as_the_sandboxs_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sandbox, "USER", pwd.getpwuid(os.getuid()).pw_name)
-    server = dataclasses.replace(on_host(host="/d/pg"), run_as=sandbox.USER, root="/proc/4711/fd/9")
+    monkeypatch.setattr(server_sandbox, "USER", pwd.getpwuid(os.getuid()).pw_name)
+    server = dataclasses.replace(on_host(host="/d/pg"), run_as=server_sandbox.USER, root="/proc/4711/fd/9")
     argv = postgres.client(server, "/usr/bin/psql", "-X", session="s1")
     caged = argv[argv.index("--") + 1 :]
-    assert argv[: argv.index("--")] == ["prlimit", *sandbox.LIMITS]
-    assert caged[:7] == confinement.alone(Path("/proc/4711/fd/9"), os.getuid(), os.getgid(), ())[:7]
+    assert argv[: argv.index("--")] == ["prlimit", *server_sandbox.LIMITS]
+    assert caged[:7] == client_cage.alone(Path("/proc/4711/fd/9"), os.getuid(), os.getgid(), ())[:7]
     assert caged[7:] == [
         *("LC_ALL=C", "PGHOST=/d/pg", "PGPORT=5433", "PGUSER=backup", "PGDATABASE=pms", "PGCONNECT_TIMEOUT=10"),
         *("PGAPPNAME=s1", f"PGOPTIONS={pinned_settings.OPTIONS}", "--", "/usr/bin/psql", "-X"),

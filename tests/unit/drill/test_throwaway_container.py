@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dental_pms_backup.config.values import Where
-from dental_pms_backup.drill import copy_container, copy_server
+from dental_pms_backup.drill import throwaway_container, throwaway_server
 from dental_pms_backup.errors import RefusedError, ToolMissingError
 from dental_pms_backup.live.postgres import InContainer, Inside
 from tests.unit.builders import program
@@ -35,7 +35,7 @@ def test_what_an_evil_image_says_mounts_nothing_of_the_host(
     answers = f"image) echo 0 PGDATA={pgdata} ;; inspect) cat {tmp_path}/mounts ;;"
     program(tmp_path / "bin", "docker", f'echo "$1" >>{tmp_path}/asked; case $1 in {answers} esac\n')
     with pytest.raises(RefusedError, match=says):
-        copy_container._start_by_entry_point([], "c", "sha256:0", "")  # noqa: SLF001 - needs docker
+        throwaway_container._start_by_entry_point([], "c", "sha256:0", "")  # noqa: SLF001 - needs docker
     assert not {"start", "run"} & set((tmp_path / "asked").read_text().split())
 
 
@@ -45,7 +45,7 @@ def test_an_image_that_declares_no_volume_has_a_new_one_at_its_pgdata(
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     answers = f"image) echo 0 PGDATA=/var/lib/postgresql/18/docker ;; inspect) echo '{ANONYMOUS}' ;;"
     program(tmp_path / "bin", "docker", f'echo "$@" >>{tmp_path}/asked; case $1 in {answers} esac\n')
-    copy_container._start_by_entry_point(["--name=c"], "c", "sha256:0", "")  # noqa: SLF001 - needs docker
+    throwaway_container._start_by_entry_point(["--name=c"], "c", "sha256:0", "")  # noqa: SLF001 - needs docker
     asked = (tmp_path / "asked").read_text().splitlines()
     assert [line.split()[0] for line in asked] == ["image", "create", "inspect", "start", "exec"]
     assert " --mount=type=volume,destination=/var/lib/postgresql/18/docker sha256:0 postgres " in asked[1]
@@ -54,9 +54,9 @@ def test_an_image_that_declares_no_volume_has_a_new_one_at_its_pgdata(
 def test_clients_of_a_throwaway_container_are_alone_where_they_do_not_end_with_it() -> None:
     by_exec = InContainer(container_id="c0ffee", name="db-1", image="postgres:16")
     entry = Inside(root=Path("/r"), uid=999, gid=998, settings=())
-    found = copy_container._whose_clients_are_alone(dataclasses.replace(by_exec, entry=entry))  # noqa: SLF001 - needs docker
+    found = throwaway_container._whose_clients_are_alone(dataclasses.replace(by_exec, entry=entry))  # noqa: SLF001 - needs docker
     assert found.entry == dataclasses.replace(entry, alone=True)
-    assert copy_container._whose_clients_are_alone(by_exec) == by_exec  # noqa: SLF001 - as above
+    assert throwaway_container._whose_clients_are_alone(by_exec) == by_exec  # noqa: SLF001 - as above
 
 
 def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
         "system_identifier": "1",
     }
     with pytest.raises(ToolMissingError) as raised:
-        copy_server.choose(Where.CONTAINER, source)
+        throwaway_server.choose(Where.CONTAINER, source)
     assert (raised.value.message, raised.value.hint) == (
         'drill: the image "mine:16" of the set\'s database is not on this host, and a drill never pulls one',
         "docker pull mine:16   # or set drill.where to cluster",
@@ -83,4 +83,6 @@ def test_an_image_that_is_gone_is_never_pulled(tmp_path: Path, monkeypatch: pyte
 
 def test_a_database_that_ran_in_no_container_is_drilled_in_none() -> None:
     with pytest.raises(ToolMissingError, match="the set's database ran in no container"):
-        copy_server.choose(Where.CONTAINER, {"source": "native", "server_version": 160004, "system_identifier": "1"})
+        throwaway_server.choose(
+            Where.CONTAINER, {"source": "native", "server_version": 160004, "system_identifier": "1"}
+        )

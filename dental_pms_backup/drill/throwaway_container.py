@@ -1,4 +1,4 @@
-"""Where a drill restores to: a container of the live server's own image, or a private cluster of its version.
+"""The throwaway servers of a drill: a container of the live server's own image, or a private cluster of its version.
 
 What a killed drill leaves is known by the mark of its store, and removed by the next: no two drill one store at once.
 """

@@ -9,7 +9,7 @@ import pytest
 
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host.progress import Watch
-from dental_pms_backup.restore import dump_file
+from dental_pms_backup.restore import backup_file
 from dental_pms_backup.store.sets import Kind
 from tests.unit.builders import DUMP, program
 
@@ -22,11 +22,11 @@ def test_a_plain_dump_whose_rows_cannot_be_counted_is_not_sound(
 ) -> None:
     file = tmp_path / "mine.sql"
     file.write_text(DUMP)
-    backup = dump_file.find(tmp_path / "store", str(file), Kind.DB)
-    with dump_file.opened(backup) as descriptor:
-        assert dump_file.verify(backup, descriptor, watch=Watch()).rows == {"patients": 2}
+    backup = backup_file.find(tmp_path / "store", str(file), Kind.DB)
+    with backup_file.opened(backup) as descriptor:
+        assert backup_file.verify(backup, descriptor, watch=Watch()).rows == {"patients": 2}
         monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
         program(tmp_path / "bin", "perl", "cat >/dev/null; exit 3\n")
         with pytest.raises(VerificationError) as raised:
-            dump_file.verify(backup, descriptor, watch=Watch())
+            backup_file.verify(backup, descriptor, watch=Watch())
     assert raised.value.message == f"{file}: the rows cannot be counted (perl: exit status 3), expected a dump"

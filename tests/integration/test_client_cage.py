@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dental_pms_backup.errors import ConfigError
-from dental_pms_backup.host import confinement, programs
+from dental_pms_backup.host import client_cage, programs
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.server import InContainer, Inside, Login, OnHost
 from tests import evil_tries
@@ -76,7 +76,7 @@ def surroundings(uid: int) -> Iterator[Surroundings]:
 
 
 def caged(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    return run([*confinement.inside(Path("/"), USER, USER, SETTINGS), *argv])
+    return run([*client_cage.inside(Path("/"), USER, USER, SETTINGS), *argv])
 
 
 def run(argv: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.CompletedProcess[str]":
@@ -88,8 +88,8 @@ def run(argv: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.
 @pytest.mark.parametrize("way", ["in another root directory", "beside a directory"])
 def test_whatever_somebody_evil_tries_fails_and_reaches_nobody(way: str, place: Path) -> None:
     inside = way == "in another root directory"
-    argv = confinement.inside(Path("/"), USER, USER, SETTINGS) if inside else confinement.beside(Path("/"))
-    with surroundings(USER if inside else int(confinement.STRANGER)) as host:
+    argv = client_cage.inside(Path("/"), USER, USER, SETTINGS) if inside else client_cage.beside(Path("/"))
+    with surroundings(USER if inside else int(client_cage.STRANGER)) as host:
         done = run([*argv, *host.evil(place)])
         assert alive(host.victim)
     assert (done.returncode, done.stderr) == (0, "")
@@ -97,7 +97,7 @@ def test_whatever_somebody_evil_tries_fails_and_reaches_nobody(way: str, place: 
 
 
 def test_a_program_that_is_alone_starts_no_other_and_no_thread() -> None:
-    argv = confinement.alone(Path("/"), USER, USER, SETTINGS)
+    argv = client_cage.alone(Path("/"), USER, USER, SETTINGS)
     tries = "sub first { fork // return $!; 'done' } print join ', ', first(), system('true'), $!"
     assert run([*argv, "perl", "-e", tries]).stdout == f"{evil_tries.REFUSED}, -1, {evil_tries.REFUSED}"
     thread = "import threading; threading.Thread(target=print, args=('started',)).start()"
@@ -136,7 +136,7 @@ def test_call_of_another_architecture_ends_the_program(gate: str, place: Path) -
 
 
 def test_program_in_the_cage_has_no_right_and_no_group() -> None:
-    argv = [*confinement.inside(Path("/"), USER, USER, SETTINGS), "cat", "/proc/self/status"]
+    argv = [*client_cage.inside(Path("/"), USER, USER, SETTINGS), "cat", "/proc/self/status"]
     done = run(["setpriv", "--groups=0,4,999", "--", *argv])  # as an admin may have some
     told = dict(line.split(":", 1) for line in done.stdout.splitlines())
     assert told["Uid"].split() == told["Gid"].split() == [str(USER)] * 4
@@ -146,7 +146,7 @@ def test_program_in_the_cage_has_no_right_and_no_group() -> None:
 
 
 def test_program_in_the_cage_has_no_open_file_but_its_three() -> None:
-    argv = [*confinement.inside(Path("/"), USER, USER, SETTINGS), "ls", "/proc/self/fd"]
+    argv = [*client_cage.inside(Path("/"), USER, USER, SETTINGS), "ls", "/proc/self/fd"]
     outside = os.open("/", os.O_RDONLY)
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=True, pass_fds=[outside])
@@ -156,9 +156,9 @@ def test_program_in_the_cage_has_no_open_file_but_its_three() -> None:
 
 
 def test_program_beside_a_directory_works_in_the_root_directory_and_has_that_one_open() -> None:
-    told = run([*confinement.beside(Path("/etc")), "ls", "-l", "/proc/self/cwd", confinement.HERE]).stdout
+    told = run([*client_cage.beside(Path("/etc")), "ls", "-l", "/proc/self/cwd", client_cage.HERE]).stdout
     assert re.findall("-> (.*)", told) == ["/", "/etc"]
-    assert run([*confinement.beside(Path("/etc")), "ls", "/proc/self/fd"]).stdout.split() == ["0", "1", "2", "3", "9"]
+    assert run([*client_cage.beside(Path("/etc")), "ls", "/proc/self/fd"]).stdout.split() == ["0", "1", "2", "3", "9"]
 
 
 def test_environment_of_a_program_in_the_cage_is_what_it_is_given() -> None:
@@ -166,7 +166,7 @@ def test_environment_of_a_program_in_the_cage_is_what_it_is_given() -> None:
 
 
 def test_program_in_the_cage_dies_with_whoever_started_it(place: Path) -> None:
-    words = [*confinement.inside(Path("/"), USER, USER, SETTINGS), "sleep", "600"]
+    words = [*client_cage.inside(Path("/"), USER, USER, SETTINGS), "sleep", "600"]
     script = '"$@" </dev/null & echo $! >"$0"; wait'
     told = place / "pid"
     with subprocess.Popen(["sh", "-c", script, told, *words], env=environment()) as starter:
@@ -184,7 +184,7 @@ def test_program_in_the_cage_cannot_start_processes_without_end() -> None:
 
 def test_whatever_a_program_in_the_cage_started_ends_with_it(place: Path) -> None:
     (place / "leaves").write_text(LEAVES)
-    ended, out = programs.capture([*confinement.inside(Path("/"), USER, USER, SETTINGS), "perl", str(place / "leaves")])
+    ended, out = programs.capture([*client_cage.inside(Path("/"), USER, USER, SETTINGS), "perl", str(place / "leaves")])
     assert ended.exit_code == 0
     wait_until(lambda: not alive(int(out)))
 
@@ -205,7 +205,7 @@ def test_whatever_a_program_in_the_cage_started_ends_with_it(place: Path) -> Non
 def test_program_is_not_started_when_anything_fails(change: dict[int, str], said: str, place: Path) -> None:
     for name, content in (("empty", b""), ("short", b"x" * 12), ("wrong", b"\xff" * 16)):
         (place / name).write_bytes(content)
-    argv = confinement.inside(Path("/"), USER, USER, SETTINGS)
+    argv = client_cage.inside(Path("/"), USER, USER, SETTINGS)
     for which, word in change.items():
         argv[which] = str(place / word) if (place / word).exists() else word
     done = run([*argv, "echo", "started"])
@@ -215,7 +215,7 @@ def test_program_is_not_started_when_anything_fails(change: dict[int, str], said
 def test_program_is_not_started_with_a_terminal_to_type_at() -> None:
     controller, terminal = os.openpty()
     try:
-        done = run([*confinement.inside(Path("/"), USER, USER, SETTINGS), "echo", "started"], stdin=terminal)
+        done = run([*client_cage.inside(Path("/"), USER, USER, SETTINGS), "echo", "started"], stdin=terminal)
     finally:
         os.close(controller)
         os.close(terminal)
@@ -223,7 +223,7 @@ def test_program_is_not_started_with_a_terminal_to_type_at() -> None:
     assert done.stderr == "confine: standard input or output is a terminal, expected a pipe or a file\n"
 
 
-@pytest.mark.parametrize("cage", [confinement.inside, confinement.alone])
+@pytest.mark.parametrize("cage", [client_cage.inside, client_cage.alone])
 @pytest.mark.parametrize("program", ["/usr/bin/pg_dump", "newest"])
 def test_dump_is_the_same_in_the_cage(program: str, cage: Callable[..., list[str]], live: OnHost) -> None:
     """By the program itself, and by Debian's wrapper, which is a Perl script."""
@@ -306,7 +306,7 @@ def test_link_of_a_container_leads_nowhere_else(target: str, found: str, place: 
     (place / "inside/hostname").write_text("of the container\n")
     (place / "run/postgresql").symlink_to(target)
     with process_in(place) as root:
-        argv = [*confinement.beside(root / "run/postgresql"), "cat", f"{confinement.HERE}/hostname"]
+        argv = [*client_cage.beside(root / "run/postgresql"), "cat", f"{client_cage.HERE}/hostname"]
         done = run(argv)
         said = "" if found else f"confine: {root}/run/postgresql: No such file or directory\n"
     assert (done.stdout, done.stderr) == (found, said)

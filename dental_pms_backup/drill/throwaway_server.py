@@ -1,4 +1,4 @@
-"""Setting up a drill's server: where it can be, with room for the database, and provably not the live one."""
+"""Where a drill restores to: which server it can be, with room for the database, and provably not the live one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.values import Where
-from dental_pms_backup.drill import copy_container, leftovers
-from dental_pms_backup.drill.copy_container import Identity
+from dental_pms_backup.drill import leftovers, throwaway_container
+from dental_pms_backup.drill.throwaway_container import Identity
 from dental_pms_backup.errors import BackupError, RoomError, TemporaryError, ToolMissingError, shell_word
 from dental_pms_backup.host import disks
 from dental_pms_backup.host.wording import size
@@ -62,9 +62,9 @@ def choose(where: Where, source: Mapping[str, Any]) -> CopyServer:
             hint="dental-pms-backup config show",
         )
     try:
-        return dataclasses.replace(cluster, image=copy_container.image_of(source))
+        return dataclasses.replace(cluster, image=throwaway_container.image_of(source))
     except BackupError:
-        if where is Where.AUTO and copy_container.has_cluster(major):
+        if where is Where.AUTO and throwaway_container.has_cluster(major):
             return cluster
         raise
 
@@ -92,7 +92,7 @@ class Room:
 
 def room(config: Config, chosen: CopyServer) -> Room:
     """Return where a server writes, and what it has to leave."""
-    directory = copy_container.room_of(chosen.kind, config.drill.directory)
+    directory = throwaway_container.room_of(chosen.kind, config.drill.directory)
     return Room(directory=directory, least_bytes=max(config.room.reserve_mb * MB, ALMOST_FULL_BYTES))
 
 
@@ -113,9 +113,9 @@ def server(
     live, live_bytes = _live(config)
     _check_room(room.directory, EMPTY_BYTES + max(live_bytes, packed_bytes * UNPACKED_TIMES), config.room.reserve_mb)
     with _full_disk_named(room.directory), _started(config, chosen, place, superuser) as made:
-        target = copy_container.identity(made)
+        target = throwaway_container.identity(made)
         for other in (Identity(system=chosen.original), *live):
-            copy_container.check_apart(target, other)
+            throwaway_container.check_apart(target, other)
         yield made
 
 
@@ -124,16 +124,16 @@ def _started(
 ) -> contextlib.AbstractContextManager[Server]:
     if not chosen.image:
         longest_s = config.drill.timeout_s + TO_CLEAR_UP_S
-        return copy_container.cluster(place, chosen.major, superuser=superuser, longest_s=longest_s)
+        return throwaway_container.cluster(place, chosen.major, superuser=superuser, longest_s=longest_s)
     mark = leftovers.mark_of(config.store)
-    return copy_container.container(mark, chosen.image, config.database.road, superuser=superuser)
+    return throwaway_container.container(mark, chosen.image, config.database.road, superuser=superuser)
 
 
 def _live(config: Config) -> tuple[tuple[Identity, ...], int]:
     """Return who the live server is and how many bytes its database has, nothing when it does not answer."""
     try:
         found = sources.database(config)
-        return (copy_container.identity(found.server),), found.facts.size
+        return (throwaway_container.identity(found.server),), found.facts.size
     except BackupError:  # a drill is for the day on which it is down
         return (), 0
 

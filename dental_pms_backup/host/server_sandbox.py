@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DatabaseError, RefusedError, TemporaryError, ToolMissingError
-from dental_pms_backup.host import confinement, programs, stop
+from dental_pms_backup.host import client_cage, programs, stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,11 +123,11 @@ def client(root: str, settings: Sequence[str]) -> list[str]:
     """Return the argv before that of a program that asks a server in a sandbox, and may read what anybody has made.
 
     It runs as the sandbox's user, in its root directory and with the limits of each of its processes, in the cage of
-    ``confinement``: it has no network, and starts no process that could outlive it. ``settings`` are its whole
+    ``client_cage``: it has no network, and starts no process that could outlive it. ``settings`` are its whole
     environment, NAME=value.
     """
     who = user()
-    return ["prlimit", *LIMITS, "--", *confinement.alone(Path(root), who.pw_uid, who.pw_gid, settings)]
+    return ["prlimit", *LIMITS, "--", *client_cage.alone(Path(root), who.pw_uid, who.pw_gid, settings)]
 
 
 def unit_name(place: Path) -> str:
