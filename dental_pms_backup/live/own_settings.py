@@ -24,7 +24,8 @@ AS_LITERAL = r"""case when pg_encoding_to_char(d.encoding) = 'SQL_ASCII' and {te
    else quote_literal({text}) end"""
 # :"DBNAME" is psql's own name for the database that it is connected to. A setting that is a list is kept as one. What
 # is set for all databases of the server (ALTER ROLE ALL), which no dump has, is one of this database, where it has no
-# other. Rights stand here where they are not what every new database has, once, whoever gave them.
+# other. By which lc_monetary amounts are written, whoever set it, RESTORE.txt puts before the content. Rights stand
+# here where they are not what every new database has, once, whoever gave them.
 TEXT = """\
 with d as (select * from pg_database where datname = current_database()), lines (place, whose, nth, line) as (
  select 0, '', 0, translate(concat_ws(' ', '-- made by: createdb --template=template0 --encoding='
@@ -35,6 +36,8 @@ with d as (select * from pg_database where datname = current_database()), lines 
   e'\\n\\r', '  ') from d, to_jsonb(d) j
  union all select 0, '', 1, 'SET client_encoding = ''UTF8'';'
  union all select 0, '', 2, 'SET standard_conforming_strings = on;'
+ union all select 0, '', 3, translate(format('-- amounts of money: SET lc_monetary = %L;',
+   current_setting('lc_monetary')), e'\\n\\r', '  ') where {has_money}
  union all select 1, '', 0, format('ALTER DATABASE :"DBNAME" OWNER TO %I;', rolname)
   from d join pg_roles r on r.oid = datdba
  union all select 2, '', 0, format('COMMENT ON DATABASE :"DBNAME" IS %s;', {comment})
@@ -68,6 +71,7 @@ with d as (select * from pg_database where datname = current_database()), lines 
  union all select 9, '', 0, '-- settings of the database complete')
 select line from lines order by place, whose collate "C", nth, line collate "C"
 """.replace("{comment}", AS_LITERAL.format(text="comment")).replace("{value}", AS_LITERAL.format(text="value"))
+TEXT = TEXT.replace("{has_money}", pinned_settings.HAS_MONEY)
 OF_ALL = """\
 select name from pg_db_role_setting s, unnest(s.setconfig) entry, split_part(entry, '=', 1) name
  where s.setdatabase = 0 and s.setrole = 0 and not exists (select from pg_db_role_setting o, unnest(o.setconfig) e

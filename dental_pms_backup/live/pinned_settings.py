@@ -42,6 +42,10 @@ WRITTEN_BY = (
     *("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary", "lc_numeric", "lc_time"),
     *("datestyle", "intervalstyle", "default_text_search_config", "extra_float_digits", "xmlbinary"),
 )
+# Whether a database has amounts of money, whose text lc_monetary alone explains.
+HAS_MONEY = """\
+(exists (select from pg_attribute where atttypid in (790, 791) and attrelid >= 16384)
+   or exists (select from pg_type where typbasetype in (790, 791)))"""
 # What no option can carry, since an older server refuses a connection that names it: each session's first statement.
 # It prints nothing, in whatever way rows are shown.
 FIRST = """\

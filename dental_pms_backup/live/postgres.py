@@ -49,11 +49,10 @@ select json_build_object('version', current_setting('server_version_num')::int, 
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
   'locale', coalesce(j->>'datlocale', j->>'daticulocale'),
   'superuser', (select rolname from pg_roles where oid = 10),
-  'amount', case when exists (select from pg_attribute where atttypid in (790, 791) and attrelid >= 16384)
-   or exists (select from pg_type where typbasetype in (790, 791)) then (-1234567.89)::numeric::money::text end))
+  'amount', case when {has_money} then (-1234567.89)::numeric::money::text end))
    || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))
-""".replace("{names}", " ".join(pinned_settings.WRITTEN_BY))
+""".replace("{names}", " ".join(pinned_settings.WRITTEN_BY)).replace("{has_money}", pinned_settings.HAS_MONEY)
 # not every role may see the setting itself
 DATA_DIRECTORY = "select setting from pg_settings where name = 'data_directory'"
 

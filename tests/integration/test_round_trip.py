@@ -54,7 +54,7 @@ def empty_database(other_server: OnHost) -> Iterator[OnHost]:
 
 def instructed(store: Path, name: str, *, containing: str) -> list[str]:
     """Return the commands of RESTORE.txt that contain a text, with SET filled in."""
-    lines = (store / "RESTORE.txt").read_text().splitlines()
+    lines = (store / "RESTORE.txt").read_text().replace("\\\n        ", "").splitlines()
     return [line.strip().replace("SET", name) for line in lines if line.startswith("    ") and containing in line]
 
 
@@ -97,16 +97,35 @@ def test_large_objects_come_back_as_restore_txt_says_whatever_is_set_for_the_dat
 ) -> None:
     with large_objects(live) as database:
         sql(database, "create table words (said text[])", "insert into words values (array['a', null])")
+        sql(database, "create table fees (fee money)", "insert into fees values (12.5::numeric::money)")
         settings = ("default_transaction_read_only = on", "array_nulls = off", "role = 'pg_monitor'")
         sql(live, *(f"alter database {database.database} set {setting}" for setting in settings))
         new_site.configure({"native.database": database.database})
-        name = new_site.takes("db")
+        subprocess.run(["localedef", "-i", "fr_CA", "-c", "-f", "UTF-8", "fr_CA.UTF-8"], check=True)
+        with whole_server(live, "lc_monetary", "fr_CA.UTF-8"):
+            name = new_site.takes("db")
         for command in instructed(new_site.store, name, containing="-d NEWDB")[:3]:
             assert typed(command, empty_database).returncode == 0
         for each in (empty_database, database):
             maintenance = postgres.in_database(each, "postgres")
             sql(maintenance, f"alter database {each.database} reset role")
         assert dump(empty_database) == dump(database)
+        assert sql(empty_database, "select fee::numeric from fees") == "12.50"
+
+
+@contextlib.contextmanager
+def whole_server(server: OnHost, setting: str, value: str) -> Iterator[None]:
+    """Have a setting in the server's configuration, where no set's settings are."""
+    before = sql(server, f"show {setting}")
+    sql(server, f"alter system set {setting} = '{value}'", "select pg_reload_conf()")
+    try:
+        while sql(server, f"show {setting}") != value:
+            pass
+        yield
+    finally:
+        sql(server, f"alter system reset {setting}", "select pg_reload_conf()")
+        while sql(server, f"show {setting}") != before:
+            pass
 
 
 @contextlib.contextmanager

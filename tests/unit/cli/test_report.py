@@ -303,7 +303,7 @@ def test_store_says_itself_how_to_get_its_data_out(tmp_path: Path) -> None:
     quoted = "'" + str(store).replace("'", "'\"'\"'") + "'"
     for command in (
         f"cd {quoted} && sha256sum -c sets/SET.sha256",
-        f"gzip -dc {quoted}/db/db_SET.sql.gz | psql -X -v ON_ERROR_STOP=1",
+        f"gzip -dc {quoted}/db/db_SET.sql.gz; }} | \\\n        psql -X -v ON_ERROR_STOP=1",
         f"tar -xzpf {quoted}/attachments_SET.tgz",
     ):
         assert command in text
