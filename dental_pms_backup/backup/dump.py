@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # rights of its own on a server that has another superuser. Granted by two, it is one membership then: what the second
 # gives by default, as who has made a role gives it to himself, has to be said.
 ROLE_IF_MISSING = (
-    r"s/^CREATE ROLE (.+);$/DO $dental_pms$ BEGIN CREATE ROLE \1; "
+    r"/\$dental_pms\$/!s/^CREATE ROLE (.+);$/DO $dental_pms$ BEGIN CREATE ROLE \1; "
     r"EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;/"
 )
 WITHOUT_GRANTOR = r's/^(GRANT .+ TO .+) GRANTED BY ("([^"]|"")+"|[^" ]+);$/\1;/'

@@ -21,8 +21,9 @@ ASKED = re.compile(
 TABLE_SHOWN = 130  # characters
 HINTS = {
     "No space left": "docker ps; df -h   # the server's own disk is full; with room there: dental-pms-backup run",
-    "invalid memory alloc request size|[Cc]annot enlarge string buffer|out of memory": "psql -c 'SELECT "
-    "max(octet_length(COLUMN)) FROM TABLE'   # a value of over 500 MB cannot be dumped: keep it in parts, or as a file",
+    "invalid memory alloc request size|[Cc]annot enlarge string buffer|out of memory": "psql -U OWNER -c 'SELECT "
+    "max(octet_length(COLUMN)) FROM TABLE'   # as the table's owner, never as a superuser; a value of over 500 MB cannot "
+    "be dumped: keep it in parts, or as a file",
     "lock|statement timeout": "dental-pms-backup run   # when the migration or maintenance that holds a table is done",
     "does not exist|already exists|unique constraint|could not serialize": "dental-pms-backup run   "
     "# when the migration that changed tables as the dump began is done",

@@ -43,9 +43,11 @@ select format('create database %I template template0 owner %I encoding %L lc_col
 revoke all on database {name} from public;
 alter database {name} allow_connections true;
 """
-# Whoever owned a new database could set for it, and grant, until it was given away; of that nothing stays.
+# Whoever owned a new database could set for it, grant, and say what it is, until it was given away; of that nothing
+# stays.
 AS_MADE = """\
 alter database {name} reset all;
+comment on database {name} is null;
 select format('revoke all on database %I from %s cascade', datname, coalesce(nullif(grantee::regrole::text, '-'),
  'public')) from pg_database, aclexplode(datacl) where datname = {literal} and grantee <> datdba \\gexec
 """

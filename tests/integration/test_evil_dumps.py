@@ -437,6 +437,7 @@ QUIETLY = (
     "grant all on table public.ledger to current_user",
     "alter default privileges grant all on tables to public",
     "comment on table public.ledger is 'mine'",
+    "do $$ begin execute format('comment on database %I is ''mine''', current_database()); end $$",
     "drop table public.ledger",
     "drop owned by current_user",
     "update public.ledger set amount = 1000000",
@@ -511,6 +512,7 @@ def test_what_the_application_made_changes_nothing_of_others_in_a_restore(victim
     assert dump(site.server) == before
     assert sql(site.server, rights) == expected
     assert sql(site.server, "select public.admin_fn()") == "harmless"
+    assert sql(site.server, "select count(*) from pg_shdescription where description = 'mine'") == "0"
     sql(maintenance, f"alter database {app} owner to {app}")
     faults.saw(status=0, store="the set's content, live kept beside", events=told)
     recovers(site)
