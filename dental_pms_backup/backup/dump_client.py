@@ -22,9 +22,12 @@ TABLE_SHOWN = 130  # characters
 HINTS = {
     "No space left": "docker ps; df -h   # the server's own disk is full; with room there: dental-pms-backup run",
     "invalid memory alloc request size|[Cc]annot enlarge string buffer|out of memory": "psql -U OWNER -c 'SELECT "
-    "max(octet_length(COLUMN)) FROM TABLE'   # as the table's owner, never as a superuser; a value of over 500 MB cannot "
-    "be dumped: keep it in parts, or as a file",
-    "lock|statement timeout": "dental-pms-backup run   # when the migration or maintenance that holds a table is done",
+    "max(octet_length(COLUMN)) FROM TABLE'   # as the table's owner, no superuser; a value of over 500 MB cannot be "
+    "dumped: keep it in parts, or as a file",
+    "invalid page in block|could not read block|page verification failed": "journalctl -k   # the disk under the "
+    "server, or what is on it, is damaged: keep all sets, and ask for help before anything is written there",
+    r"\block|statement timeout": "dental-pms-backup run   "
+    "# when the migration or maintenance that holds a table is done",
     "does not exist|already exists|unique constraint|could not serialize": "dental-pms-backup run   "
     "# when the migration that changed tables as the dump began is done",
     "temp_file_limit": "ALTER ROLE ROLE SET temp_file_limit = -1;   # in psql as a superuser, for the role that dumps",

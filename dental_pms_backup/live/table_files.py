@@ -39,6 +39,15 @@ select coalesce(json_agg(array[e.extname, format('%I.%I', n.nspname, c.relname)]
   and c.relkind = 'r' and c.oid <> all (coalesce(e.extconfig, '{}')) and pg_relation_size(c.oid) > 0
 """
 
+# What somebody has made beside tables, and no extension.
+OTHERS = """\
+select exists (select from pg_largeobject_metadata) or exists (
+ select from (select 'pg_class'::regclass as kind, oid from pg_class where relkind in ('v', 'm', 'S', 'f', 'p')
+   union all select 'pg_proc'::regclass, oid from pg_proc) o
+  where oid >= 16384 and not exists (
+   select from pg_depend where classid = o.kind and objid = o.oid and deptype = 'e'))
+"""
+
 
 def numbers(server: Server) -> dict[str, int]:
     """Return the number of each table's file by the table's name; one that is rewritten or truncated gets a new file.
@@ -49,6 +58,11 @@ def numbers(server: Server) -> dict[str, int]:
         return dict(json.loads(postgres.ask(server, TABLE_FILES) or "{}"))  # nothing without any table
     except (ValueError, TypeError):
         raise postgres.not_what_was_asked_for(server) from None
+
+
+def has_others(server: Server) -> bool:
+    """Tell whether a database has large objects, views, functions or the like; DatabaseError without an answer."""
+    return postgres.ask(server, OTHERS) == "t"
 
 
 def filled(server: Server) -> set[str]:

@@ -184,7 +184,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
             verified,
             room=room,
             target=f"the live database {live.facts.database}",
-            live=_becomes(counts, on),
+            live=_becomes(on, something=_to_lose(live, counts)),
         )
         prospect = dataclasses.replace(
             prospect,
@@ -244,13 +244,17 @@ def _prospect(found: Opened, verified: Verified, *, room: str, target: str, live
     )
 
 
-def _becomes(counts: Mapping[str, int] | None, on: Terms) -> str:
+def _becomes(on: Terms, *, something: bool) -> str:
     """Return what becomes of the live database, in words."""
-    taken = on.safety_set and (counts is None or bool(counts))
+    taken = on.safety_set and something
     first = "a safety set is taken first" if taken else "no safety set is taken"
     if on.replay:
         return f"{first}; then its content is dropped"
     return f"{first}; then it is kept under a name with _before_ and the time"
+
+
+def _to_lose(live: DatabaseSource, counts: Mapping[str, int] | None) -> bool:
+    return counts is None or bool(counts) or table_files.has_others(live.server)
 
 
 def _check_prepared(live: DatabaseSource) -> None:
@@ -336,4 +340,4 @@ def _safety_set(
     """Take a safety set, where there is something to lose, and return its name, or why there is none."""
     if not terms.safety_set:
         return ""
-    return safety_set.take(config, live, now=now, watch=watch) if counts else OF_NOTHING
+    return safety_set.take(config, live, now=now, watch=watch) if _to_lose(live, counts) else OF_NOTHING

@@ -131,6 +131,8 @@ def test_an_empty_database_needs_no_safety_set(own_database: Site) -> None:
     assert lines["restore_safety_set"] == "none, the live database was empty"
     assert dump(site.server) == before
     assert len(site.sets()) == 1
+    sql(site.server, "drop schema public cascade", "create schema public", "select lo_from_bytea(0, 'x')")
+    assert in_place(site, "latest")["restore_safety_set"] == site.sets()[-1], "a large object is in no table"
 
 
 def refused(site: Site, *words: str, status: int = 4, **variables: str) -> str:
