@@ -208,6 +208,29 @@ def check_store(store: Path, *, closing: bool = False) -> None:
             os.close(descriptor)
 
 
+def check_file(descriptor: int, path: Path) -> None:
+    """Raise RefusedError where an open file of a store is another user's, or others can write to it.
+
+    Whoever could move the store away for a moment has put his own there. Modes do not count as in ``check_store``.
+    """
+    status = os.fstat(descriptor)
+    us = os.geteuid()
+    foreign = status.st_uid not in {ROOT, us}
+    if not foreign and not status.st_mode & OTHERS_WRITE:
+        return
+    parent = walked(path.parent)
+    try:
+        if not _holds_links(parent, path.parent):
+            return
+    finally:
+        os.close(parent)
+    what = f"belongs to user {status.st_uid}" if foreign else "can be written to by others"
+    raise RefusedError(
+        f"{path}: {what}, expected a file of user {us} to which nobody else can write; nothing was touched",
+        hint=f"chown {us} {shell_word(path)} && chmod 600 {shell_word(path)}   # if you know who put it there",
+    )
+
+
 def who_moves(store: Path) -> str:
     """Return in words who can move a store away, since a directory above it is his; empty when only root can."""
     for directory in Path(os.path.realpath(store)).parents:

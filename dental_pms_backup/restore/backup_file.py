@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
-from dental_pms_backup.host import descriptors, programs
+from dental_pms_backup.host import descriptors, places, programs
 from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 from dental_pms_backup.store.verify_file import Verified
@@ -155,12 +155,17 @@ def of_elsewhere(dump: BackupFile, kind: Kind) -> BackupFile | None:
 
 @contextlib.contextmanager
 def opened(backup: BackupFile) -> Iterator[int]:
-    """Open the file while the block lasts; UsageError when it cannot be read."""
+    """Open the file while the block lasts; UsageError when it cannot be read, RefusedError when it is not as it was.
+
+    What is ours is trusted with all that a set may do, and was made by us.
+    """
     try:
         descriptor = os.open(backup.file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"{backup.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
     try:
+        if backup.ours:
+            places.check_file(descriptor, backup.file)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration.faults import events, fails, listening, recovers
 from tests.integration.support import PATH, Disk, Site, environment, executable, mounted_tmpfs, on_disk, wait_until
@@ -401,6 +402,28 @@ def test_a_store_that_another_can_move_away_is_warned_of(somebody: Somebody) -> 
     done = site.run("run", "db")
     assert done.returncode == 0
     assert f"{somebody.home} belongs to user {NOBODY}, who can move the store away" in done.stderr
+
+
+@pytest.mark.fault("Somebody evil", "a set's file is his, as of who can move the store away for a moment")
+@pytest.mark.parametrize("stream", ["db", "attachments"])
+def test_a_file_of_his_in_the_store_is_not_restored_as_a_sets(site: Site, stream: str) -> None:
+    (name,) = site.sets()
+    path = site.store / Kind(stream).path(name)
+    for change, what in (
+        (["chown", str(NOBODY)], f"belongs to user {NOBODY}"),
+        (["chmod", "622"], "can be written to by others"),
+    ):
+        subprocess.run([*change, path], check=True)
+        before = (site.set_files(), on_disk(site.attachments))
+        with listening(site) as journal:
+            done = site.run("restore", stream, name, "--in-place", "--yes", wrapper=journal.wrapper)
+            told = events(journal.close())
+        assert (done.returncode, site.set_files(), on_disk(site.attachments)) == (4, *before), done.stderr
+        assert f"{path}: {what}, expected a file of user 0" in done.stderr
+        faults.saw(status=4, cause="refused", store=faults.AS_BEFORE, events=told)
+        command = done.stderr.partition("hint: ")[2].strip()
+        subprocess.run(["sh", "-c", command], check=True)
+    recovers(site)
 
 
 @pytest.mark.fault(
