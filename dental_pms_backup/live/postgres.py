@@ -86,17 +86,23 @@ def client(
             words = [f"--env={setting}" for setting in (*server.login.settings, *given)]
             return ["docker", "exec", *asked, *words, container_id, *IN_CONTAINER, program, *arguments]
         case OnHost():
-            settings = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user}
-            settings |= {"PGDATABASE": server.database, "PGCONNECT_TIMEOUT": "10"}
-            if server.pgpass_file:
-                settings["PGPASSFILE"] = str(server.pgpass_file)
-            if server.proves_itself:
-                settings["PGREQUIREAUTH"] = "scram-sha-256"
-            words = [*(f"{name}={value}" for name, value in settings.items()), *given]
+            words = [*(f"{name}={value}" for name, value in _connection(server).items()), *given]
             argv = [program if "/" in program else _newest(server, program), *arguments]
             if server.root:
                 return [*server_sandbox.client(server.root, ["LC_ALL=C", *words]), *argv]
             return programs.as_user(["env", *words, *argv], server.run_as) if server.run_as else ["env", *words, *argv]
+
+
+def _connection(server: OnHost) -> dict[str, str]:
+    settings = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user}
+    settings |= {"PGDATABASE": server.database, "PGCONNECT_TIMEOUT": "10"}
+    if server.pgpass_file:
+        settings["PGPASSFILE"] = str(server.pgpass_file)
+    if server.proves_itself:
+        settings["PGREQUIREAUTH"] = "scram-sha-256"
+    elif not server.host.startswith("/"):
+        settings["PGREQUIREAUTH"] = "!password"  # whoever listens there may not have it in clear
+    return settings
 
 
 def to_database(name: str) -> str:

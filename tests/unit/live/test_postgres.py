@@ -176,6 +176,8 @@ def test_client_of_a_server_that_has_to_prove_itself_lets_in_no_other() -> None:
     server = dataclasses.replace(on_host(host="127.0.0.1"), proves_itself=True)
     argv = postgres.client(server, "/usr/bin/psql", session="s1")
     assert "PGREQUIREAUTH=scram-sha-256" in argv
+    assert "PGREQUIREAUTH=!password" in postgres.client(on_host(host="127.0.0.1"), "psql", session="s")
+    assert not any("PGREQUIREAUTH" in word for word in postgres.client(on_host(), "psql", session="s"))
 
 
 def test_client_over_tcp_reads_the_password_from_its_file() -> None:
@@ -188,6 +190,7 @@ def test_client_over_tcp_reads_the_password_from_its_file() -> None:
         "PGDATABASE=pms",
         "PGCONNECT_TIMEOUT=10",
         "PGPASSFILE=/etc/dental-pms/pgpass",
+        "PGREQUIREAUTH=!password",
         "PGAPPNAME=s1",
         f"PGOPTIONS={pinned_settings.OPTIONS}",
         "/usr/bin/psql",
