@@ -129,17 +129,18 @@ def site(new_site: Site, first_store: Path) -> Site:
 def own_database(site: Site, live: OnHost) -> Iterator[Site]:
     """A site whose live database is a copy of its own, which a restore may replace."""
     name = f"copy_{site.place.name}"
-    sql(live, f'create database "{name}" template practice')
+    made = f'create database "{name}" template practice'
+    oid = sql(live, made, f"select oid from pg_database where datname = '{name}'")  # noqa: S608 - ours
     site.server = postgres.in_database(live, name)
     site.configure({"native.database": name})
-    source = {"database": name, "database_oid": int(sql(live, f"select oid from pg_database where datname = '{name}'"))}  # noqa: S608 - ours
+    source = {"database": name, "database_oid": int(oid)}
     for taken in site.sets():  # as if of that database
         change_manifest(site, taken, lambda manifest: manifest["streams"]["db"]["source"].update(source))
     try:
         yield site
     finally:
-        for made in databases_like(live, name):  # those that a restore made or kept, too
-            sql(live, f'drop database "{made}" with (force)')
+        for database in databases_like(live, name):  # those that a restore made or kept, too
+            sql(live, f'drop database "{database}" with (force)')
         sql(live, f'drop role if exists "{name}_owner"')
 
 

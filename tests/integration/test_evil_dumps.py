@@ -259,7 +259,7 @@ def recovers(site: Site) -> None:
 
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, in the open or well hidden")
 def test_no_command_of_psql_in_a_file_is_run(victim: Site) -> None:
-    for command in scope.some(COMMANDS, 3):
+    for command in scope.some(COMMANDS, 6):
         said = fails(victim, elsewhere(victim, command))
         assert "db: the file cannot be replayed (line " in said, command
         assert "touched" not in said
@@ -294,7 +294,7 @@ esac"""
 def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Site) -> None:
     victim.fake("psql", OLD_PSQL)
     (victim.place / "clients").chmod(0o777)
-    for command in scope.some(COMMANDS, 3):
+    for command in scope.some(COMMANDS, 6):
         before = {path.name for path in (victim.place / "clients").iterdir()}
         assert "db: the file cannot be replayed (line " in fails(victim, elsewhere(victim, command)), command
         for seen in {path.name for path in (victim.place / "clients").iterdir()} - before:
@@ -319,7 +319,7 @@ def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Si
     "Somebody evil", "a file from elsewhere reaches for files, programs, roles and other databases in SQL"
 )
 def test_no_sql_in_a_file_gets_at_more_than_the_new_database(victim: Site) -> None:
-    for statement, no in scope.some(list(DIRECTLY.items()), 3):
+    for statement, no in scope.some(list(DIRECTLY.items()), 6):
         said = fails(victim, elsewhere(victim, REACH + PLACES + statement))
         assert filled(victim, no) in said, (statement, said)
         assert "--as-superuser" not in said

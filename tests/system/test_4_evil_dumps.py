@@ -37,7 +37,7 @@ DROP_NEW = (
 )
 
 
-@pytest.fixture(params=["exec", "namespace"])
+@pytest.fixture(params=[pytest.param("exec", marks=pytest.mark.sweep), "namespace"])
 def host(request: pytest.FixtureRequest, practice_machine: Machine) -> Iterator[Machine]:
     """Both machines, with a good set in the store, each road, and a role that would like to be more."""
     faults.make_ready(practice_machine)
@@ -79,7 +79,7 @@ def reached(host: Machine) -> tuple[str, ...]:
 @pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, and is restored in compose, by")
 def test_no_command_in_a_file_is_run_here_or_in_the_container(host: Machine) -> None:
-    for command in scope.some(COMMANDS, 3):
+    for command in scope.some(COMMANDS, 6):
         elsewhere(host, f"\n{command}\n")
         before = reached(host)
         done = admin.dental(host, f"restore db {FILE}")

@@ -43,7 +43,7 @@ def fresh_trixie(trixie: Machine, bundle: Path) -> Iterator[Machine]:
     machine.copy_in(bundle, "/root/checkout.bundle")
     yield machine
     machine.kill()
-    shutil.rmtree(machine.directory)
+    subprocess.run(["rm", "--recursive", "--force", machine.directory], check=True)
 
 
 @pytest.fixture
