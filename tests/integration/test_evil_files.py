@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.drill import leftovers
 from tests import faults
+from tests.integration import drills
 from tests.integration.faults import events, fails, listening, recovers
 from tests.integration.support import PATH, Disk, Site, environment, executable, mounted_tmpfs, on_disk, wait_until
 
@@ -401,6 +403,25 @@ def test_a_store_that_another_can_move_away_is_warned_of(somebody: Somebody) -> 
     done = site.run("run", "db")
     assert done.returncode == 0
     assert f"{somebody.home} belongs to user {NOBODY}, who can move the store away" in done.stderr
+
+
+@pytest.mark.fault("Somebody evil", "he can rename in drill.directory, and gives root's only copy a drill's name there")
+def test_no_drill_works_where_another_can_rename(somebody: Somebody) -> None:
+    site, name = somebody.site, f"dental-pms-drill-{leftovers.mark_of(somebody.site.store)}-x"
+    (somebody.home / "only").mkdir(mode=0o700)
+    (somebody.home / "only/copy").write_text("root's")
+    somebody.does(f"mv only {name}")
+    site.configure({"drill.directory": str(somebody.home)})
+    before = on_disk(somebody.home)
+    met = drills.fails(site, "latest", cause="refused", status=4)
+    assert f"drill.directory: {somebody.home} belongs to user {NOBODY}, expected {somebody.home} and what" in met.stderr
+    assert on_disk(somebody.home) == before
+    site.configure({"drill.directory": str(site.place)})
+    (somebody.home / name).rename(site.place / name)  # as if he had brought it there, too
+    assert site.run("drill", "latest").returncode == 0
+    assert (site.place / name / "copy").exists()
+    (site.place / name).rename(somebody.home / "only")
+    drills.recovers(site)
 
 
 @pytest.mark.fault(
