@@ -73,6 +73,10 @@ for my $number (1 .. 10000) {
     last if !$wrote || $wrote < 4 << 20; select undef, undef, undef, 0.02;
 }
 """
+LEAVES_WHAT_IS_HARD_TO_REMOVE = r"""
+chdir $here; for (1 .. 3000) { mkdir "d"; chdir "d" }
+mkdir "$here/sticky"; chmod 01777, "$here/sticky"; open my $sticks, ">", "$here/sticky/file"; chdir "/";
+"""
 SWAPS_THE_SOCKET = r"""
 unlink "$here/.s.PGSQL.5432"; symlink "UNIX", "$here/.s.PGSQL.5432" or die; tell_of("swap", -l "$here/.s.PGSQL.5432");
 """

@@ -276,7 +276,7 @@ KEYS = (
     Key(
         name="drill.directory",
         kind="path",
-        default=Path("/var/tmp"),  # noqa: S108 - a directory of mode 0711 with a name of its own is made in it
+        default=Path("/var/tmp"),  # noqa: S108 - a directory of mode 0700 with a name of its own is made in it
         says="the private cluster of a drill and its lists lie in this directory; it needs about the room of the "
         "database",
     ),

@@ -9,21 +9,25 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import signal
-import tempfile
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import DockerError, RoomError, shell_word
-from dental_pms_backup.host import durable, journal, programs, server_sandbox
+from dental_pms_backup.errors import DockerError, RefusedError, RoomError, shell_word
+from dental_pms_backup.host import durable, journal, places, programs, server_sandbox
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import compose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dental_pms_backup.host.places import Place
+
 LABEL = "dental-pms-backup.drill"
 PREFIX = "dental-pms-drill-"
+OURS_BY = ".dental-pms-drill"  # a file of root's in each directory of a drill: a name alone can be given to anything
 PROCESSES = Path("/proc")
 SERVERS = ("/postgres", "/initdb", "/bwrap")
 # An image may have the labels of compose, and what runs it has them, too: with this one a drill's container is no
@@ -39,7 +43,11 @@ def mark_of(store: Path) -> str:
 
 
 def clear(mark: str, directory: Path) -> int:
-    """Remove what killed drills of a store left, containers and directories, and return how many those were."""
+    """Remove what killed drills of a store left, containers and directories, and return how many those were.
+
+    RefusedError when somebody else can rename in the directory or above it.
+    """
+    _check(directory)
     containers: list[str] = []
     if programs.installed("docker"):
         with contextlib.suppress(DockerError):  # without a daemon none runs; the drill itself says that it is needed
@@ -47,11 +55,11 @@ def clear(mark: str, directory: Path) -> int:
     for container in containers:
         remove_container(container)
     server_sandbox.end_units(f"{PREFIX}{mark}-")
-    left = [path for path in directory.glob(f"{PREFIX}{mark}-*") if path.lstat().st_uid == os.geteuid()]
-    _end_servers(f"{directory}/{PREFIX}{mark}-")
-    for path in left:
-        _remove_tree(path)
-    return len(containers) + len(left)
+    removed = 0
+    with contextlib.suppress(OSError), places.opened(directory) as there:  # a directory that is not there holds nothing
+        _end_servers(f"{there.path}/{PREFIX}{mark}-")
+        removed = sum(_remove(there, name) for name in there.entries() if name.startswith(f"{PREFIX}{mark}-"))
+    return len(containers) + removed
 
 
 def _left_containers(mark: str) -> list[str]:
@@ -67,19 +75,34 @@ def _left_containers(mark: str) -> list[str]:
 
 @contextlib.contextmanager
 def private_directory(mark: str, directory: Path) -> Iterator[Path]:
-    """Make a directory that goes with the block; the cluster's user may pass through it, others cannot list it."""
+    """Make a directory of mode 0700 that goes with the block. RefusedError where somebody else can rename above it."""
+    _check(directory)
+    name = f"{PREFIX}{mark}-{secrets.token_hex(4)}"
+    with contextlib.ExitStack() as stack:
+        try:
+            there = stack.enter_context(places.opened(directory))
+            made = stack.enter_context(places.new(there, name))
+            stack.callback(_remove, there, name)
+            os.close(os.open(OURS_BY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=made.descriptor))
+        except OSError as error:
+            raise RoomError(
+                f"{directory}: {error.strerror}, expected that a directory for the drill can be made there",
+                hint=f"df -h {shell_word(directory)}",
+            ) from None
+        yield made.path
+
+
+def _check(directory: Path) -> None:
     try:
-        place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{mark}-", dir=directory))
-    except OSError as error:
-        raise RoomError(
-            f"{directory}: {error.strerror}, expected that a directory for the drill can be made there",
-            hint=f"df -h {shell_word(directory)}",
-        ) from None
-    try:
-        place.chmod(0o711)
-        yield place
-    finally:
-        _remove_tree(place)
+        who = places.who_changes(directory)
+    except OSError:  # whoever makes something there says so
+        return
+    if who:
+        raise RefusedError(
+            f"drill.directory: {who}, expected {directory} and what is above it to be root's alone, or sticky: "
+            "whoever can rename there leads the drill astray; nothing was touched",
+            hint="editor /etc/dental-pms/backup.yaml   # set drill.directory to such a directory, as /var/tmp is",
+        )
 
 
 def _end_servers(directories: str) -> None:
@@ -102,11 +125,33 @@ def remove_container(name: str) -> None:
         )
 
 
-def _remove_tree(path: Path) -> None:
+def _remove(there: Place, name: str) -> bool:
+    """Remove a directory of a drill, or tell that it stays, and tell whether it is gone; what is not ours is let be."""
     try:
-        durable.remove_tree(path)
+        with places.inside(there, name) as left:
+            if not _is_ours(left):
+                return False
+            for entry in left.entries():
+                if entry != OURS_BY:  # the last to go: until then the rest is known
+                    durable.remove_tree(entry, within=left.descriptor)
+            places.remove(there, name, left)
     except OSError as error:
-        _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {shell_word(path)}")
+        if error.errno not in places.NO_DIRECTORY:
+            path = there.path / name
+            _warn(f"{path} stays until the next drill: {error.strerror}", f"rm -r {shell_word(path)}")
+        return False
+    return True
+
+
+def _is_ours(left: Place) -> bool:
+    """Tell whether a drill made a directory: root's file is in it, or nothing yet."""
+    found = [os.fstat(left.descriptor)]
+    if left.entries():
+        try:
+            found.append(os.stat(OURS_BY, dir_fd=left.descriptor, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+    return all(each.st_uid == os.geteuid() and not stat.S_IMODE(each.st_mode) & places.OTHERS_WRITE for each in found)
 
 
 def _warn(text: str, hint: str) -> None:

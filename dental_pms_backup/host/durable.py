@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 DRAFT_SUFFIX = ".draft"
 WRITTEN_TO_S = 10.0
+WRITTEN_TO = {errno.ENOTEMPTY, errno.ENOENT, errno.ESTALE}  # what is said while somebody still writes
+LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LARGEST_BYTES = 16 << 20
 
 
@@ -50,21 +51,76 @@ def remove(path: Path) -> None:
 def remove_tree(path: Path | str, *, within: int | None = None) -> None:
     """Remove a directory, if it is there, in which programs that were just killed may write for a moment more; OSError.
 
-    It is no more than gone: a power failure may bring it back. ``within`` is a descriptor of the directory that a name
-    is of; no link is followed.
+    It may be as deep as it likes; a file is removed as well. It is no more than gone: a power failure may bring it
+    back. ``within`` is a descriptor of the directory that a name is of; no link is followed.
     """
     deadline = None
     while _is_there(path, within):
         try:
-            if within is None:
-                shutil.rmtree(path)
-            else:
-                shutil.rmtree(path, dir_fd=within)
+            if not _is_removed(path, within):
+                descriptor = os.open(path, LISTING, dir_fd=within)
+                try:
+                    _empty(descriptor)
+                finally:
+                    os.close(descriptor)
+                os.rmdir(path, dir_fd=within)
         except OSError as error:
             deadline = deadline or time.monotonic() + WRITTEN_TO_S
-            if error.errno not in {errno.ENOTEMPTY, errno.ENOENT} or time.monotonic() > deadline:
+            if error.errno not in WRITTEN_TO or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def _empty(descriptor: int) -> None:
+    """Remove all that is in a directory; neither descriptors nor the stack limit how deep, and no link is followed."""
+    way: list[
+        tuple[tuple[int, int], str, list[str]]
+    ] = []  # of each directory above: itself, where we are, what is left
+    here = os.dup(descriptor)
+    try:
+        left = os.listdir(here)  # noqa: PTH208 - a descriptor has no path
+        while left or way:
+            if left:
+                name = left.pop()
+                if not _is_removed(name, here):
+                    below = os.open(name, LISTING, dir_fd=here)
+                    way.append((_identity(here), name, left))
+                    here = _instead(here, below)
+                    left = os.listdir(here)  # noqa: PTH208 - as above
+                continue
+            here = _instead(here, os.open("..", LISTING, dir_fd=here))
+            above, name, left = way.pop()
+            if above != _identity(here):
+                raise OSError(errno.ESTALE, "somebody moved a directory while it was removed")
+            os.rmdir(name, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _is_removed(name: Path | str, within: int | None) -> bool:
+    """Remove what is no directory, and tell whether that is gone."""
+    try:
+        os.unlink(name, dir_fd=within)
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        return False
+    except PermissionError:  # a sticky directory of another user's
+        if within is None or os.fstat(within).st_uid == os.geteuid():
+            raise
+        os.chown(within, os.geteuid(), -1)
+        return _is_removed(name, within)
+    return True
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _instead(descriptor: int, other: int) -> int:
+    os.close(descriptor)
+    return other
 
 
 def _is_there(path: Path | str, within: int | None) -> bool:

@@ -174,10 +174,7 @@ def empty(place: Place) -> None:
     """Remove all that is in a directory; OSError."""
     while entries := place.entries():
         for entry in entries:
-            try:
-                os.unlink(entry, dir_fd=place.descriptor)
-            except IsADirectoryError:
-                durable.remove_tree(entry, within=place.descriptor)
+            durable.remove_tree(entry, within=place.descriptor)
 
 
 def move_all(emptied: Place, target: Place) -> None:
@@ -234,16 +231,37 @@ def check_file(descriptor: int, path: Path) -> None:
 def who_moves(store: Path) -> str:
     """Return in words who can move a store away, since a directory above it is his; empty when only root can."""
     for directory in Path(os.path.realpath(store)).parents:
-        try:
-            status = directory.stat()
-        except OSError:
-            continue
-        mode = stat.S_IMODE(status.st_mode)
-        if status.st_uid not in {ROOT, os.geteuid()}:
-            return f"{directory} belongs to user {status.st_uid}"
-        if mode & OTHERS_WRITE and not mode & stat.S_ISVTX:
-            return f"{directory} can be written to by others (mode {mode:04o})"
+        with contextlib.suppress(OSError):
+            if who := _who_renames(directory):
+                return who
     return ""
+
+
+def who_changes(path: Path) -> str:
+    """Return in words who can write what is at a path, or put something else there; empty when only root can. OSError.
+
+    That is whoever owns or may write it, a directory above it, or a link on the way or a directory above that. In a
+    sticky directory of root's nobody renames what is not his.
+    """
+    return next(filter(None, map(_who_renames, _on_the_way(path.absolute()))), "")
+
+
+def _on_the_way(path: Path, links: int = 0) -> Iterator[Path]:
+    if links > MOST_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    for each in (path, *path.parents):
+        yield each
+        if each.is_symlink():
+            yield from _on_the_way(each.parent / each.readlink(), links + 1)
+
+
+def _who_renames(path: Path) -> str:
+    status = path.lstat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in {ROOT, os.geteuid()}:
+        return f"{path} belongs to user {status.st_uid}"
+    kept = stat.S_ISLNK(status.st_mode) or (stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX)
+    return f"{path} can be written to by others (mode {mode:04o})" if mode & OTHERS_WRITE and not kept else ""
 
 
 def walked(path: Path) -> int:

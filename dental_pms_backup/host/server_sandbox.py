@@ -150,11 +150,9 @@ def running(argv: Sequence[str], inside: Path, *, longest_s: float) -> Iterator[
     check()
     place, who = inside.parent, user()
     inside.mkdir(mode=0o700)
-    os.chown(inside, who.pw_uid, who.pw_gid)
-    (place / "passwd").write_text(f"{USER}:x:{who.pw_uid}:{who.pw_gid}::/nonexistent:/usr/sbin/nologin\n")
-    (place / "group").write_text(f"{USER}:x:{who.pw_gid}:\n")
-    for name in ("passwd", "group"):
-        (place / name).chmod(0o644)
+    os.chown(inside, who.pw_uid, who.pw_gid, follow_symlinks=False)
+    _show(place / "passwd", f"{USER}:x:{who.pw_uid}:{who.pw_gid}::/nonexistent:/usr/sbin/nologin\n")
+    _show(place / "group", f"{USER}:x:{who.pw_gid}:\n")
     info, log = place / "sandbox.json", inside.with_suffix(".log")
     sandboxed = _argv(argv, inside, who)
     start = _in_unit(sandboxed, info, log, longest_s) if SYSTEMD.is_dir() else _below_us(sandboxed, info, log)
@@ -163,6 +161,13 @@ def running(argv: Sequence[str], inside: Path, *, longest_s: float) -> Iterator[
         process = os.pidfd_open(number)
         afterwards.callback(_await_end, process)
         yield Sandbox(inside=inside, process=process, number=number)
+
+
+def _show(path: Path, text: str) -> None:
+    """Make a new file that everybody may read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)  # whatever the umask
 
 
 @contextlib.contextmanager

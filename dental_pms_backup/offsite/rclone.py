@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import places, programs
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
@@ -51,6 +51,11 @@ def connect(settings: Offsite) -> Remote:
         raise ConfigError(
             (f"offsite.rclone_config: {settings.rclone_config}: no such file, expected rclone's configuration",),
             hint=f"rclone config --config {shell_word(settings.rclone_config)}",
+        )
+    if who := places.who_changes(settings.rclone_config):
+        raise ConfigError(
+            (f"offsite.rclone_config: {who}, expected that only root can: it may name programs that rclone runs",),
+            hint=f"namei -l {shell_word(settings.rclone_config)}   # each of these has to be root's, mode go-w",
         )
     remote = Remote(address=settings.remote, config_file=settings.rclone_config)
     name = settings.remote.partition(":")[0]

@@ -160,7 +160,7 @@ def victim(new_site: Site, live: OnHost) -> Iterator[Site]:
     sql(live, f"create role {name} login", f'create database "{name}" owner {name}')
     site.server = postgres.in_database(live, name)
     site.configure({"native.database": name})
-    site.place.chmod(0o777)
+    site.place.chmod(0o1777)
     (site.place / "script").write_text(f"\\! touch {site.place}/touched\n")
     sql(site.server, f"set role {name}; create table lines as select n::text as content from generate_series(1, 9) n")
     site.takes("db")
@@ -293,7 +293,7 @@ esac"""
 )
 def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Site) -> None:
     victim.fake("psql", OLD_PSQL)
-    (victim.place / "clients").chmod(0o777)
+    (victim.place / "clients").chmod(0o1777)
     for command in scope.some(COMMANDS, 6):
         before = {path.name for path in (victim.place / "clients").iterdir()}
         assert "db: the file cannot be replayed (line " in fails(victim, elsewhere(victim, command)), command

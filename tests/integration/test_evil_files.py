@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.drill import leftovers
 from dental_pms_backup.store.sets import Kind
 from tests import faults
+from tests.integration import drills
 from tests.integration.faults import events, fails, listening, recovers
 from tests.integration.support import PATH, Disk, Site, environment, executable, mounted_tmpfs, on_disk, wait_until
 
@@ -424,6 +426,25 @@ def test_a_file_of_his_in_the_store_is_not_restored_as_a_sets(site: Site, stream
         command = done.stderr.partition("hint: ")[2].strip()
         subprocess.run(["sh", "-c", command], check=True)
     recovers(site)
+
+
+@pytest.mark.fault("Somebody evil", "he can rename in drill.directory, and gives root's only copy a drill's name there")
+def test_no_drill_works_where_another_can_rename(somebody: Somebody) -> None:
+    site, name = somebody.site, f"dental-pms-drill-{leftovers.mark_of(somebody.site.store)}-x"
+    (somebody.home / "only").mkdir(mode=0o700)
+    (somebody.home / "only/copy").write_text("root's")
+    somebody.does(f"mv only {name}")
+    site.configure({"drill.directory": str(somebody.home)})
+    before = on_disk(somebody.home)
+    met = drills.fails(site, "latest", cause="refused", status=4)
+    assert f"drill.directory: {somebody.home} belongs to user {NOBODY}, expected {somebody.home} and what" in met.stderr
+    assert on_disk(somebody.home) == before
+    site.configure({"drill.directory": str(site.place)})
+    (somebody.home / name).rename(site.place / name)  # as if he had brought it there, too
+    assert site.run("drill", "latest").returncode == 0
+    assert (site.place / name / "copy").exists()
+    (site.place / name).rename(somebody.home / "only")
+    drills.recovers(site)
 
 
 @pytest.mark.fault(

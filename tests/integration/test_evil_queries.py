@@ -73,7 +73,7 @@ def evil_view(site: Site, tries: tuple[str, ...], whose: str) -> Iterator[str]:
     """Have a view in the database whose functions try all that; the role that they would give rights to."""
     app, trace = f"app_{site.place.name}", site.place / "trace"
     quoted = ", ".join("$try$" + each.format(app=app, trace=trace) + "$try$" for each in tries)
-    site.place.chmod(0o777)
+    site.place.chmod(0o1777)
     made, asks = (text.format(app=app, database=site.server.database) for text in WHOSE[whose])
     sql(site.server, VIEW.format(app=app, tries=quoted, whose=made, asks=asks))
     try:

@@ -244,7 +244,7 @@ def test_no_setting_of_the_database_hides_a_table_that_was_filled_anew_as_the_du
     sql(site.server, *(f'alter database "{site.server.database}" set {name} = {to}' for name, to in SETTINGS.items()))
     for name in SETTINGS:
         assert postgres.ask(site.server, f"show {name}") == pinned_settings.SETTINGS[name].replace("\\", "")
-    site.place.chmod(0o777)
+    site.place.chmod(0o1777)
     dumped, psql = site.place / "dumped", f"{bin_dir()}/psql -qX -v ON_ERROR_STOP=1 -c"
     emptied = f'{psql} "truncate public.anew"'
     filled = f'{psql} "insert into public.anew values (1)"'  # noqa: S608 - ours

@@ -295,7 +295,7 @@ def in_the_middle(
     site.fake("psql", IN_THE_MIDDLE)
     (site.place / HELD).touch()
     (site.place / GIVEN).parent.mkdir()
-    (site.place / GIVEN).parent.chmod(0o777)  # the client is another user's
+    (site.place / GIVEN).parent.chmod(0o1777)  # the client is another user's
     database = site.server.database if road == "--replace" else f"{site.server.database}_restoring_%"
     waiting = f"""select pid from pg_stat_activity where datname like '{database}' and pid <> pg_backend_pid()
         and xact_start is not null and wait_event = 'ClientRead'"""  # noqa: S608 - ours

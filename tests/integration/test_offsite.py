@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.support import CANARIES, PATH, Journal, Ran, Site, environment, on_disk
 
+NOBODY = 65534
 PASSWORD = "crypt-canary-51b7"  # noqa: S105 - of a place that is thrown away
 pytestmark = pytest.mark.skipif(shutil.which("rclone", path=PATH) is None, reason="rclone is not installed")
 
@@ -132,6 +133,24 @@ def test_no_remote_and_no_rclone_configuration_are_named(site: Site) -> None:
     site.configure({"offsite.remote": "crypt:", "offsite.rclone_config": str(site.place / "missing.conf")})
     done = site.run("offsite", "push")
     assert (done.returncode, "missing.conf: no such file" in done.stderr) == (78, True)
+
+
+def test_rclones_configuration_that_others_can_change_starts_no_program(site: Site, there: Path) -> None:
+    file, ran = there.parent / "rclone.conf", site.place / "ran"
+    text = file.read_text().replace(f"type = alias\nremote = {there}", "type = webdav\nurl = http://127.0.0.1:1")
+    file.write_text(text.replace("127.0.0.1:1", f"127.0.0.1:1\nbearer_token_command = /usr/bin/touch {ran}"))
+    for path, owner, mode in ((file, NOBODY, 0o600), (file, 0, 0o660), (site.place, NOBODY, 0o755)):
+        os.chown(path, owner, 0)
+        path.chmod(mode)
+        done = site.run("offsite", "list")
+        assert (done.returncode, ran.exists()) == (78, False), done.stderr
+        what = f"belongs to user {NOBODY}" if owner else f"can be written to by others (mode {mode:04o})"
+        assert f"offsite.rclone_config: {path} {what}, expected that only root can" in done.stderr
+        assert f"hint: namei -l {file}   # each of these has to be root's" in done.stderr
+        os.chown(path, 0, 0)
+        path.chmod(0o755 if path.is_dir() else 0o600)
+    assert site.run("offsite", "list").returncode == 1
+    assert ran.exists()
 
 
 def test_a_flipped_byte_there_is_found(site: Site, there: Path) -> None:

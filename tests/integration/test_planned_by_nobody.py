@@ -54,7 +54,7 @@ IS_SUPERUSER = "select rolsuper from pg_roles where rolname = '{app}'"
 def owned(new_site: Site, live: OnHost) -> Iterator[tuple[Site, str]]:
     """A site whose database is a role's without rights, which has made such tables there; the role."""
     site, app = new_site, f"planned_{new_site.place.name}".lower()
-    site.place.chmod(0o777)
+    site.place.chmod(0o1777)
     sql(live, f"create role {app} login", f'create database "{app}" owner {app}')
     site.server = postgres.in_database(live, app)
     site.configure({"native.database": app, "application.table": None})

@@ -371,7 +371,7 @@ def test_a_psql_that_does_not_know_restrict_gets_a_dump_without_it(own_database:
 esac
 exec "$real" "$@\"""",
     )
-    (site.place / "clients").chmod(0o777)
+    (site.place / "clients").chmod(0o1777)
     done = site.run("restore", "db", "latest")
     assert done.returncode == 0, done.stderr
     assert in_new(site, printed(done)["restore_target"]) == before
@@ -383,7 +383,7 @@ exec "$real" "$@\"""",
 def test_a_set_that_was_changed_is_refused_before_a_database_is_made(own_database: Site) -> None:
     site = own_database
     site.fake("psql", 'case "$*" in *--file=-*) tee -a "$0.seen" | "$real" "$@"; exit ;; esac\nexec "$real" "$@"')
-    (site.place / "clients").chmod(0o777)
+    (site.place / "clients").chmod(0o1777)
     seen = site.place / "clients/psql.seen"
     (file,) = site.store.glob("db/db_*.sql.gz")
     content = file.read_bytes()
@@ -412,7 +412,7 @@ def test_nothing_is_committed_before_the_proof_however_late_it_comes(own_databas
     whole = f'until grep --quiet "database dump complete" {given}; do sleep 0.05; done; sleep 1'
     path = site.fake_on_path("perl", f'{COUNTING}{whole}; "$real" "$@" <"$0.$$" && touch {proven}')
     site.fake("psql", GIVEN.replace("committed", f'$(ls {proven}) >>"$0.order"; echo committed'))
-    (site.place / "clients").chmod(0o777)
+    (site.place / "clients").chmod(0o1777)
     done = site.run("restore", "db", "latest", PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (site.place / "clients/psql.order").read_text() == f"{proven}\n"
@@ -423,7 +423,7 @@ def test_what_turns_out_not_to_be_whole_is_not_committed(own_database: Site) -> 
     site = own_database
     path = site.fake_on_path("perl", f"{COUNTING}cat >/dev/null; exit 1")
     site.fake("psql", SAYS_WHEN_COMMITTED)
-    (site.place / "clients").chmod(0o777)
+    (site.place / "clients").chmod(0o1777)
     assert "the content is not sound (perl: exit status 1)" in fails(site, "latest", PATH=path)
     assert not (site.place / "clients/psql.said").exists()
     assert site.run("restore", "db", "latest").returncode == 0
@@ -448,7 +448,7 @@ def test_what_only_gzip_says_is_whole_is_replayed_by_gzip(own_database: Site, st
     file.write_bytes(gzip.compress(text[:5000]) + gzip.compress(text[5000:]))
     know(site, Kind.DB)
     path = site.fake_on_path("gzip", 'echo "$@" >>"$0.said"; exec "$real" "$@"')
-    (site.place / "fakes").chmod(0o777)
+    (site.place / "fakes").chmod(0o1777)
     done = site.run("restore", "db", "latest" if stored else str(file), PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
     # proven and replayed; of a set, its roles were looked at, and made before the replay by igzip and the one by gzip
@@ -460,7 +460,7 @@ def test_what_only_gzip_says_is_whole_is_replayed_by_gzip(own_database: Site, st
 def test_nothing_of_a_file_from_elsewhere_runs_before_it_is_proven(own_database: Site, program: str) -> None:
     site = own_database
     file = site.place / "elsewhere.sql.gz"
-    (site.place).chmod(0o777)
+    (site.place).chmod(0o1777)
     lines = [program.format(place=site.place), "create table touched (n int);", *["-- nothing" * 100] * 40_000]
     file.write_bytes(gzip.compress("\n".join(lines).encode()))
     assert "does not end with its completion mark" in fails(site, str(file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import resource
 import stat
 from pathlib import Path
 
@@ -145,14 +145,14 @@ def test_directory_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch:
 def test_a_directory_is_removed_in_which_a_killed_program_writes_for_a_moment_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rmtree, left = shutil.rmtree, [errno.ENOTEMPTY, errno.ENOENT]
+    rmdir, left = os.rmdir, [errno.ENOTEMPTY, errno.ENOENT]
 
-    def meets_it(path: Path) -> None:
+    def meets_it(path: Path, *, dir_fd: int | None) -> None:
         if left:
             raise OSError(left.pop(), "it came or went meanwhile")
-        rmtree(path)
+        rmdir(path, dir_fd=dir_fd)
 
-    monkeypatch.setattr(shutil, "rmtree", meets_it)
+    monkeypatch.setattr(os, "rmdir", meets_it)
     place = tmp_path / "restoring"
     (place / "2026").mkdir(parents=True)
     durable.remove_tree(place)
@@ -163,14 +163,36 @@ def test_a_directory_is_removed_in_which_a_killed_program_writes_for_a_moment_mo
 def test_a_directory_that_cannot_be_removed_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def refuse(path: Path) -> None:
-        asked.append(path)
+    def refuse(path: Path, *, dir_fd: int | None) -> None:
+        asked.append((path, dir_fd))
         raise OSError(errno.EACCES, "no")
 
-    monkeypatch.setattr(shutil, "rmtree", refuse)
+    monkeypatch.setattr(os, "rmdir", refuse)
     with pytest.raises(OSError, match="no"):
         durable.remove_tree(tmp_path)
-    assert asked == [tmp_path]
+    assert asked == [(tmp_path, None)]
+
+
+def test_a_directory_is_removed_however_deep_it_is_and_no_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/file").touch()
+    top = os.open(tmp_path, os.O_RDONLY)
+    here = os.dup(top)
+    for _ in range(1100):  # more than calls in calls, or descriptors, may be
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.symlink(tmp_path / "kept", "link", dir_fd=here)
+    os.close(here)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 20, hard))
+    try:
+        durable.remove_tree("d", within=top)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(top)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "kept"]
 
 
 def test_a_pipe_that_nobody_writes_to_is_no_small_file(tmp_path: Path) -> None:

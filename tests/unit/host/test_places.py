@@ -155,3 +155,26 @@ def test_who_can_move_a_store_away_is_named(tmp_path: Path) -> None:
     assert places.who_moves(store) == f"{tmp_path / 'home'} can be written to by others (mode 0775)"
     os.chown(tmp_path / "home", NOBODY, NOBODY)
     assert places.who_moves(store) == f"{tmp_path / 'home'} belongs to user {NOBODY}"
+
+
+@as_root
+def test_who_can_put_something_else_at_a_path_is_named(tmp_path: Path) -> None:
+    """Each directory and each link on the way counts, and the file that a link leads to."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "etc").mkdir()
+    file, link = tmp_path / "home/rclone.conf", tmp_path / "etc/rclone.conf"
+    file.touch(mode=0o600)
+    link.symlink_to("../home/rclone.conf")
+    assert places.who_changes(link) == ""
+    for each in (file, tmp_path / "home", tmp_path / "etc", link):
+        os.chown(each, NOBODY, NOBODY, follow_symlinks=False)
+        assert places.who_changes(link) == f"{each} belongs to user {NOBODY}".replace(
+            f"{file} ", f"{tmp_path}/etc/../home/rclone.conf "
+        ).replace(f"{tmp_path / 'home'} ", f"{tmp_path}/etc/../home ")
+        os.chown(each, 0, 0, follow_symlinks=False)
+    file.chmod(0o1666)  # it is a directory that is sticky
+    assert "rclone.conf can be written to by others (mode 1666)" in places.who_changes(link)
+    file.unlink()
+    file.symlink_to(link)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        places.who_changes(link)

@@ -372,6 +372,20 @@ def test_configured_directory_without_the_program_is_a_fault_of_the_configuratio
     assert raised.value.problems == (f"native.bin_dir: no pg_dump in {tmp_path}, expected the client programs",)
 
 
+@pytest.mark.parametrize("others_write", ["bin/pg_dump", "bin", "."])
+def test_configured_programs_that_others_can_change_are_not_started(tmp_path: Path, others_write: str) -> None:
+    path = program(tmp_path / "bin", "pg_dump", f"touch {tmp_path}/started\n")
+    (tmp_path / others_write).chmod(0o775)
+    with pytest.raises(ConfigError) as raised:
+        postgres.matching(on_host(bin_dir=tmp_path / "bin"), FACTS, "pg_dump")
+    assert raised.value.problems == (
+        f"native.bin_dir: {tmp_path / others_write} can be written to by others (mode 0775), "
+        "expected programs that only root can change",
+    )
+    assert raised.value.hint == f"namei -l {path}   # each of these has to be root's, mode go-w"
+    assert not (tmp_path / "started").exists()
+
+
 @pytest.mark.parametrize(
     "answer",
     ["", "garbage", "[]", "3", "null", "{}", '{"version": 160004}', '{"unknown": 1}'],
