@@ -22,7 +22,11 @@ def push(config: Config, wanted: Sequence[str], *, now: datetime) -> Iterator[st
     """Copy sets, by default those that are not there yet, and yield each name once its copy was compared."""
     with journal.failure_told(Event.OFFSITE_FAILED):
         remote = rclone.connect(config.offsite)
-        for stored in _missing(config, remote) if not wanted else _named(config, wanted):
+        there = set(rclone.names(remote))
+        here = [stored for stored in sets.listing(config.store) if stored.manifest]
+        missing = [stored for stored in here if stored.name not in there]
+        rclone.push_known(remote, config.store, [stored for stored in here if stored.name in there], beat=notify.alive)
+        for stored in missing if not wanted else _named(config, wanted):
             rclone.push(remote, config.store, stored, beat=notify.alive)
             journal.write(
                 Event.OFFSITE_PUSHED,
@@ -66,9 +70,13 @@ def fetch(config: Config, name: str, *, now: datetime) -> StoredSet:
     return stored
 
 
-def _missing(config: Config, remote: rclone.Remote) -> list[StoredSet]:
-    there = set(rclone.names(remote))
-    return [stored for stored in sets.listing(config.store) if stored.name not in there and stored.manifest]
+def told(stored: StoredSet) -> str:
+    """Return in a line that a set was fetched, and what is known of it."""
+    known = "" if stored.is_good else f"it is {stored.state}"
+    if not known and stored.suspicions:
+        known = "what its run found strange was accepted"
+    look = f"; {known}: dental-pms-backup show {stored.name}" if known else ""
+    return f"{stored.name}: fetched and verified{look}"
 
 
 def _named(config: Config, wanted: Sequence[str]) -> list[StoredSet]:

@@ -1,5 +1,6 @@
 """Copies in the second place: encrypted, compared, and good for coming back. Real rclone, over a local directory."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.store import drill_record
+from tests.integration.drills import change_manifest
 from tests.integration.support import CANARIES, PATH, Journal, Ran, Site, environment, on_disk
 
 PASSWORD = "crypt-canary-51b7"  # noqa: S105 - of a place that is thrown away
@@ -38,6 +41,10 @@ def obscured(password: str) -> str:
         ["rclone", "obscure", "-"], input=password, env=environment(), capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def rclone(site: Site, *words: str) -> None:
+    subprocess.run(["rclone", f"--config={site.place}/rclone.conf", *words], env=environment(), check=True)
 
 
 def pushes(site: Site) -> Ran:
@@ -112,6 +119,28 @@ def test_the_first_set_makes_the_directory_over_there(site: Site, there: Path) -
     pushes(site)
     assert site.run("offsite", "list").stdout.split() == site.sets()
     assert len(list(there.iterdir())) == 1
+
+
+def test_what_is_known_of_a_set_goes_there_and_comes_back_with_it(site: Site, there: Path) -> None:
+    (name,) = site.sets()
+    change_manifest(site, name, lambda manifest: manifest.update(suspicions=["db: another server"]))
+    assert site.run("accept", name).returncode == 0
+    pushes(site)
+    shutil.rmtree(site.store)
+    said = f"{name}: fetched and verified; what its run found strange was accepted: dental-pms-backup show {name}\n"
+    assert site.run("offsite", "fetch", name).stdout == said
+    manifest = json.loads((site.store / f"sets/{name}.json").read_text())
+    found = {"drilled_at": manifest["taken_at"], "result": "failed", "proofs": {"load": "failed"}}
+    drill_record.write(site.store, name, manifest, found)  # in the morning after the push
+    before = on_disk(there)
+    assert pushes(site).stdout == pushes(site).stdout == ""
+    assert {path: facts for path, facts in on_disk(there).items() if path in before} == before
+    for state in ("failed", "suspect"):
+        shutil.rmtree(site.store)
+        done = site.run("offsite", "fetch", name)
+        said = f"{name}: fetched and verified; it is {state}: dental-pms-backup show {name}\n"
+        assert (done.returncode, done.stdout) == (0, said), done.stderr
+        rclone(site, "delete", "--include=/sets/*.accepted", "crypt:")  # as an earlier version has left it
 
 
 @pytest.mark.parametrize("kind", ["alias", "local", "unknown"])
