@@ -12,17 +12,18 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
 from dental_pms_backup.host import programs
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
+from dental_pms_backup.store.drill_record import Result
 from dental_pms_backup.store.marks import Mark
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dental_pms_backup.config.settings import Offsite
     from dental_pms_backup.store.sets import Artefact, StoredSet
@@ -81,10 +82,20 @@ def names(remote: Remote) -> list[str]:
     return sorted(match[1] for match in found if match)
 
 
+def manifests(remote: Remote, wanted: Sequence[str], *, beat: Beat = None) -> dict[str, Mapping[str, Any]]:
+    """Return what can be read of the manifests of sets over there, by name; OffsiteError when that is none."""
+    with tempfile.TemporaryDirectory() as place:
+        arguments = ("copy", "--files-from-raw=-", remote.address, place)
+        files = [f"sets/{name}.json" for name in wanted]
+        ended, _ = _call(remote, *arguments, text_in=_lines(files), beat=beat)
+        found = {name: sets.read_manifest(sets.manifest_path(Path(place), name), name) for name in wanted}
+    if not any(found.values()):
+        _demand(remote, ended)
+    return {name: manifest for name, manifest in found.items() if manifest}
+
+
 def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
-    if stored.state not in {"verified", "proven"}:
-        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set")
     _check_sums(store, stored, beat=beat)
     *files, manifest = _files(stored)
     _copy(remote, str(store), remote.address, files, beat)
@@ -96,7 +107,8 @@ def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -
 def push_known(remote: Remote, store: Path, listed: Sequence[StoredSet], *, beat: Beat = None) -> None:
     """Copy what is known of sets beside their manifests, so that it comes back with them; OffsiteError unless it is so.
 
-    What a drill has proven of a set that is trimmed here says nothing of the whole one that may be over there.
+    A drill that has proven a set which is trimmed here says nothing of the whole one that may be over there, nor does
+    one that found the store's files damaged.
     """
     files = [file for stored in listed for file in _known(store, stored)]
     stale = _unequal(remote, store, files, beat) if files else []
@@ -181,9 +193,9 @@ def _files(stored: StoredSet) -> list[str]:
 
 
 def _known(store: Path, stored: StoredSet) -> list[str]:
-    trimmed = (stored.manifest or {}).get("trimmed", False)
-    stays = [Mark.ACCEPTED] if trimmed and stored.state == "proven" else publishing.KNOWN
-    files = [f"sets/{stored.name}.{suffix}" for suffix in stays]
+    trimmed, proof = (stored.manifest or {}).get("trimmed", False), stored.proof or {"result": "", "proofs": {}}
+    of_here = (trimmed and proof["result"] == Result.PASSED) or proof["proofs"].get("checksums") == Result.FAILED
+    files = [f"sets/{stored.name}.{suffix}" for suffix in ([Mark.ACCEPTED] if of_here else publishing.KNOWN)]
     return [file for file in files if (store / file).is_file()]
 
 

@@ -163,6 +163,22 @@ def test_no_remote_and_no_rclone_configuration_are_named(site: Site) -> None:
     assert (done.returncode, "missing.conf: no such file" in done.stderr) == (78, True)
 
 
+def test_another_stores_set_of_the_same_name_there_is_told_by_push_and_left_as_it_is(site: Site, there: Path) -> None:
+    (name,) = site.sets()
+    pushes(site)
+    before = on_disk(there)
+    change_manifest(site, name, lambda manifest: manifest.update(taken_at="2026-01-01T01:30:00+00:00"))
+    new = site.takes("attachments")
+    said = (
+        f"dental-pms-backup: set {name}: another set of this name is offsite, expected this store's; does another "
+        f"store copy there?\nhint: dental-pms-backup show {name}\n"
+    )
+    for words, copied in (((), f"{new}: copied and compared\n"), ((name,), "")):
+        done = site.run("offsite", "push", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (1, copied, said)
+    assert {path: facts for path, facts in on_disk(there).items() if path in before} == before
+
+
 def test_a_flipped_byte_there_is_found(site: Site, there: Path) -> None:
     (name,) = site.sets()
     pushes(site)
@@ -202,6 +218,10 @@ def test_a_copy_that_was_cut_off_is_copied_again(site: Site, there: Path) -> Non
     assert site.run("offsite", "list").stdout == ""
     assert pushes(site).stdout == f"{name}: copied and compared\n"
     assert site.run("offsite", "verify").returncode == 0
+    rclone(site, "delete", "--include=/sets/*", "crypt:")
+    done = site.run("offsite", "verify")
+    said = f"{name}: set {name}: not offsite, expected it there: it was copied at "
+    assert (done.returncode, done.stdout.startswith(said)) == (1, True), done.stdout
 
 
 def test_a_place_that_is_full_fails_the_push_and_the_set_is_not_listed(site: Site, there: Path) -> None:
@@ -228,6 +248,11 @@ def test_a_wrong_password_brings_nothing_back(site: Site, there: Path) -> None:
 def test_a_damaged_set_is_not_copied(site: Site, there: Path) -> None:
     (name,) = site.sets()
     (site.store / f"attachments_{name}.tgz").write_bytes(b"short")
+    new = site.takes("attachments")
+    done = site.run("offsite", "push")
+    assert (done.returncode, done.stdout) == (1, f"{new}: copied and compared\n")  # it holds up no other
+    shutil.rmtree(there)
+    there.mkdir()
     done = site.run("offsite", "push", name)
     assert (done.returncode, done.stdout) == (1, "")
     assert "is damaged, expected a verified set" in done.stderr
