@@ -277,7 +277,7 @@ def _offsite_fetch(arguments: Arguments) -> int:
     from dental_pms_backup.offsite import copying
 
     stored = copying.fetch(_settings(arguments), arguments.set, now=_now())
-    output.lines([f"{stored.name}: fetched and verified"])
+    output.lines([copying.told(stored)])
     return DONE
 
 

@@ -1,7 +1,8 @@
 """The second place: an rclone remote of type crypt, so that nothing leaves the host in clear.
 
 A set's files go first and its manifest last, as in the store. What rclone reports is not believed: every file is
-compared after the copy. Nothing is ever removed or overwritten over there.
+compared after the copy. Nothing is ever removed over there, nor written over but what is known of a set by what is
+known of it now: the admin's word, and what its last drill found.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
 from dental_pms_backup.host import places, programs
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
+from dental_pms_backup.store.drill_record import Result
+from dental_pms_backup.store.marks import Mark
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dental_pms_backup.config.settings import Offsite
     from dental_pms_backup.store.sets import Artefact, StoredSet
@@ -84,15 +87,45 @@ def names(remote: Remote) -> list[str]:
     return sorted(match[1] for match in found if match)
 
 
+def manifests(remote: Remote, wanted: Sequence[str], *, beat: Beat = None) -> dict[str, Mapping[str, Any]]:
+    """Return what can be read of the manifests of sets over there, by name; OffsiteError when that is none."""
+    with tempfile.TemporaryDirectory() as place:
+        arguments = ("copy", "--files-from-raw=-", remote.address, place)
+        files = [f"sets/{name}.json" for name in wanted]
+        ended, _ = _call(remote, *arguments, text_in=_lines(files), beat=beat)
+        found = {name: sets.read_manifest(sets.manifest_path(Path(place), name), name) for name in wanted}
+    if not any(found.values()):
+        _demand(remote, ended)
+    return {name: manifest for name, manifest in found.items() if manifest}
+
+
 def push(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
     """Copy a set and prove by comparison that every file arrived; OffsiteError otherwise."""
-    if stored.state not in {"verified", "proven"}:
-        raise OffsiteError(f"set {stored.name} is {stored.state}, expected a verified set")
     _check_sums(store, stored, beat=beat)
     *files, manifest = _files(stored)
-    for group in (files, [manifest]):
-        _copy(remote, str(store), remote.address, group, beat)
+    _copy(remote, str(store), remote.address, files, beat)
+    push_known(remote, store, [stored], beat=beat)
+    _copy(remote, str(store), remote.address, [manifest], beat)
     compare(remote, store, stored, beat=beat)
+
+
+def push_known(remote: Remote, store: Path, listed: Sequence[StoredSet], *, beat: Beat = None) -> None:
+    """Copy what is known of sets beside their manifests, so that it comes back with them; OffsiteError unless it is so.
+
+    A drill that has proven a set which is trimmed here says nothing of the whole one that may be over there, nor does
+    one that found the store's files damaged.
+    """
+    files = [file for stored in listed for file in _known(store, stored)]
+    stale = _unequal(remote, store, files, beat) if files else []
+    if stale:
+        arguments = ("copy", "--ignore-times", "--files-from-raw=-", str(store), remote.address)
+        _rclone(remote, *arguments, text_in=_lines(stale), beat=beat)
+        stale = _unequal(remote, store, stale, beat)
+    if stale:
+        raise OffsiteError(
+            f"offsite: {len(stale)} files of what is known of sets are not the same offsite ({stale[0]}), expected all",
+            hint="dental-pms-backup offsite push",
+        )
 
 
 def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None) -> None:
@@ -102,11 +135,7 @@ def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None
     """
     trimmed = (stored.manifest or {}).get("trimmed", False)
     files = [artefact.path for artefact in stored.artefacts] if trimmed else _files(stored)
-    arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
-    # which files are equal is said on stdout; the exit status tells no more
-    _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
-    equal = {line[2:] for line in out.splitlines() if line.startswith("= ")}
-    missing = [file for file in files if file not in equal]
+    missing = _unequal(remote, store, files, beat)
     if missing:
         raise OffsiteError(
             f"set {stored.name}: {len(missing)} of {len(files)} files are not the same offsite ({missing[0]}), "
@@ -116,7 +145,10 @@ def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None
 
 
 def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> StoredSet:
-    """Bring a set back into the store, verified before it gets its names; OffsiteError when it is not whole."""
+    """Bring a set back into the store, verified before it gets its names; OffsiteError when it is not whole.
+
+    What is known of it, that it is suspect or failed its drill, is no reason to refuse it: it comes back with the set.
+    """
     if name not in names(remote):
         raise UsageError(
             f'"{name}": no such set offsite, expected one of the list', hint="dental-pms-backup offsite list"
@@ -125,10 +157,11 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
         raise UsageError(f"set {name} is in the store already, so it is not fetched")
     with tempfile.TemporaryDirectory(prefix=publishing.FETCHING, dir=store) as temporary:
         place = Path(temporary)
-        files = [*(kind.path(name) for kind in Kind), f"sets/{name}.sha256", f"sets/{name}.json"]
+        beside = [f"sets/{name}.{suffix}" for suffix in ("sha256", *publishing.KNOWN, "json")]
+        files = [*(kind.path(name) for kind in Kind), *beside]
         _copy(remote, remote.address, str(place), files, beat)
         fetched = next((stored for stored in sets.listing(place) if stored.name == name), None)
-        if fetched is None or fetched.state != "verified" or fetched.manifest is None:
+        if fetched is None or fetched.problems or fetched.manifest is None:
             raise OffsiteError(f"set {name}: what came back is not whole, expected every file of its manifest")
         _check_all(place, fetched, beat=beat)
         publishing.adopt(store, place, fetched, fetched.manifest)
@@ -162,6 +195,22 @@ def _files(stored: StoredSet) -> list[str]:
         f"sets/{stored.name}.sha256",
         f"sets/{stored.name}.json",
     ]
+
+
+def _known(store: Path, stored: StoredSet) -> list[str]:
+    trimmed, proof = (stored.manifest or {}).get("trimmed", False), stored.proof or {"result": "", "proofs": {}}
+    of_here = (trimmed and proof["result"] == Result.PASSED) or proof["proofs"].get("checksums") == Result.FAILED
+    files = [f"sets/{stored.name}.{suffix}" for suffix in ([Mark.ACCEPTED] if of_here else publishing.KNOWN)]
+    return [file for file in files if (store / file).is_file()]
+
+
+def _unequal(remote: Remote, store: Path, files: Sequence[str], beat: Beat) -> list[str]:
+    """Return which of the store's files are not the same over there, by downloading them."""
+    arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
+    # which files are equal is said on stdout; the exit status tells no more
+    _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
+    equal = {line[2:] for line in out.splitlines() if line.startswith("= ")}
+    return [file for file in files if file not in equal]
 
 
 def _copy(remote: Remote, origin: str, destination: str, files: Sequence[str], beat: Beat) -> None:

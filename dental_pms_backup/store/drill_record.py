@@ -33,13 +33,15 @@ def write(store: Path, name: str, manifest: Mapping[str, Any], facts: Mapping[st
 
 
 def read(store: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the last drill of a set found; None without one, or when it drilled anything but this manifest.
+    """Return what the last drill of a set found; None without one, or when it proved anything but this manifest.
 
-    A manifest holds the checksums of the set's files, so that a proof is one of exactly these files.
+    A manifest holds the checksums of the set's files, so that a proof is one of exactly these files. That a set failed
+    is no such proof: it stays failed when retention takes a stream of it, until a drill of what is left passes.
     """
     try:
         record = json.loads(durable.read(_path(store, name), LARGEST_RECORD_BYTES))
-        sound = record["set"] == name and _is_sound(record) and record["manifest_sha256"] == _digest(manifest)
+        same = record["result"] == Result.FAILED or record["manifest_sha256"] == _digest(manifest)
+        sound = record["set"] == name and _is_sound(record) and same
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record if sound else None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
 from dental_pms_backup.host import durable, places
 from dental_pms_backup.store import drill_record, sets
+from dental_pms_backup.store.marks import Mark
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind, StoredSet, Stream
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FETCHING = ".fetching-"
+KNOWN = (Mark.ACCEPTED, drill_record.SUFFIX)  # the files beside a manifest that say what its set is known to be
 DRAFT_OF_MANIFEST = re.compile(rf"\.({NAME_PATTERN})\.json{re.escape(durable.DRAFT_SUFFIX)}")
 OWN_NAME = re.compile(
     rf"db|sets|attachments_{NAME_PATTERN}\.tgz|RESTORE\.txt|last-run\.json|ledger\.jsonl|lost\+found|\.lock|\.drill-lock|\..*\.draft"
@@ -138,12 +140,18 @@ def publish(store: Path, name: str, manifest: Mapping[str, Any]) -> None:
 
 
 def adopt(store: Path, place: Path, stored: StoredSet, manifest: Mapping[str, Any]) -> None:
-    """Publish a verified set that lies in another directory of the store's filesystem, as ``publish`` does."""
+    """Publish a verified set that lies in another directory of the store's filesystem, as ``publish`` does.
+
+    What is known of it comes first: at no moment does a set that failed look like one that did not.
+    """
     prepare(store)
     for artefact in stored.artefacts:
         with open(place / artefact.path, "rb") as file:
             os.fsync(file.fileno())
         durable.rename(place / artefact.path, durable.draft_path(store / artefact.path))
+    for name in (f"sets/{stored.name}.{suffix}" for suffix in KNOWN):
+        if durable.exists(place / name):
+            durable.write(store / name, durable.read(place / name))
     publish(store, stored.name, manifest)
 
 
@@ -204,7 +212,7 @@ def remove(store: Path, stored: StoredSet, stream: Stream) -> list[str]:
             durable.sync_directory(store / "sets")  # never the checksums first: ``recover`` knows the other case only
     elif not staying and durable.exists(store / "sets"):
         durable.remove(sets.manifest_path(store, stored.name))
-        for suffix in ("sha256", "accepted", "pinned", drill_record.SUFFIX):
+        for suffix in ("sha256", Mark.PINNED, *KNOWN):
             durable.unlink(store / f"sets/{stored.name}.{suffix}")
         durable.sync_directory(store / "sets")
     for artefact in going:

@@ -1,5 +1,6 @@
 """Copies in the second place: encrypted, compared, and good for coming back. Real rclone, over a local directory."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dental_pms_backup.store import drill_record
+from tests.integration.drills import change_manifest
 from tests.integration.support import CANARIES, PATH, Journal, Ran, Site, environment, on_disk
 
 NOBODY = 65534
@@ -39,6 +42,10 @@ def obscured(password: str) -> str:
         ["rclone", "obscure", "-"], input=password, env=environment(), capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def rclone(site: Site, *words: str) -> None:
+    subprocess.run(["rclone", f"--config={site.place}/rclone.conf", *words], env=environment(), check=True)
 
 
 def pushes(site: Site) -> Ran:
@@ -115,6 +122,28 @@ def test_the_first_set_makes_the_directory_over_there(site: Site, there: Path) -
     assert len(list(there.iterdir())) == 1
 
 
+def test_what_is_known_of_a_set_goes_there_and_comes_back_with_it(site: Site, there: Path) -> None:
+    (name,) = site.sets()
+    change_manifest(site, name, lambda manifest: manifest.update(suspicions=["db: another server"]))
+    assert site.run("accept", name).returncode == 0
+    pushes(site)
+    shutil.rmtree(site.store)
+    said = f"{name}: fetched and verified; what its run found strange was accepted: dental-pms-backup show {name}\n"
+    assert site.run("offsite", "fetch", name).stdout == said
+    manifest = json.loads((site.store / f"sets/{name}.json").read_text())
+    found = {"drilled_at": manifest["taken_at"], "result": "failed", "proofs": {"load": "failed"}}
+    drill_record.write(site.store, name, manifest, found)  # in the morning after the push
+    before = on_disk(there)
+    assert pushes(site).stdout == pushes(site).stdout == ""
+    assert {path: facts for path, facts in on_disk(there).items() if path in before} == before
+    for state in ("failed", "suspect"):
+        shutil.rmtree(site.store)
+        done = site.run("offsite", "fetch", name)
+        said = f"{name}: fetched and verified; it is {state}: dental-pms-backup show {name}\n"
+        assert (done.returncode, done.stdout) == (0, said), done.stderr
+        rclone(site, "delete", "--include=/sets/*.accepted", "crypt:")  # as an earlier version has left it
+
+
 @pytest.mark.parametrize("kind", ["alias", "local", "unknown"])
 def test_a_remote_that_does_not_encrypt_is_refused_and_gets_nothing(site: Site, there: Path, kind: str) -> None:
     with (site.place / "rclone.conf").open("a") as file:
@@ -151,6 +180,22 @@ def test_rclones_configuration_that_others_can_change_starts_no_program(site: Si
         path.chmod(0o755 if path.is_dir() else 0o600)
     assert site.run("offsite", "list").returncode == 1
     assert ran.exists()
+
+
+def test_another_stores_set_of_the_same_name_there_is_told_by_push_and_left_as_it_is(site: Site, there: Path) -> None:
+    (name,) = site.sets()
+    pushes(site)
+    before = on_disk(there)
+    change_manifest(site, name, lambda manifest: manifest.update(taken_at="2026-01-01T01:30:00+00:00"))
+    new = site.takes("attachments")
+    said = (
+        f"dental-pms-backup: set {name}: another set of this name is offsite, expected this store's; does another "
+        f"store copy there?\nhint: dental-pms-backup show {name}\n"
+    )
+    for words, copied in (((), f"{new}: copied and compared\n"), ((name,), "")):
+        done = site.run("offsite", "push", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (1, copied, said)
+    assert {path: facts for path, facts in on_disk(there).items() if path in before} == before
 
 
 def test_a_flipped_byte_there_is_found(site: Site, there: Path) -> None:
@@ -192,6 +237,10 @@ def test_a_copy_that_was_cut_off_is_copied_again(site: Site, there: Path) -> Non
     assert site.run("offsite", "list").stdout == ""
     assert pushes(site).stdout == f"{name}: copied and compared\n"
     assert site.run("offsite", "verify").returncode == 0
+    rclone(site, "delete", "--include=/sets/*", "crypt:")
+    done = site.run("offsite", "verify")
+    said = f"{name}: set {name}: not offsite, expected it there: it was copied at "
+    assert (done.returncode, done.stdout.startswith(said)) == (1, True), done.stdout
 
 
 def test_a_place_that_is_full_fails_the_push_and_the_set_is_not_listed(site: Site, there: Path) -> None:
@@ -218,6 +267,11 @@ def test_a_wrong_password_brings_nothing_back(site: Site, there: Path) -> None:
 def test_a_damaged_set_is_not_copied(site: Site, there: Path) -> None:
     (name,) = site.sets()
     (site.store / f"attachments_{name}.tgz").write_bytes(b"short")
+    new = site.takes("attachments")
+    done = site.run("offsite", "push")
+    assert (done.returncode, done.stdout) == (1, f"{new}: copied and compared\n")  # it holds up no other
+    shutil.rmtree(there)
+    there.mkdir()
     done = site.run("offsite", "push", name)
     assert (done.returncode, done.stdout) == (1, "")
     assert "is damaged, expected a verified set" in done.stderr

@@ -1,4 +1,4 @@
-"""What a drill found about a set counts only for exactly the manifest that it drilled."""
+"""What a drill has proven counts only for exactly the manifest that it drilled; that a set failed stays."""
 
 from __future__ import annotations
 
@@ -83,6 +83,18 @@ def test_drill_hides_no_suspicion_and_no_damage(tmp_path: Path, facts: dict[str,
     assert sets.find(tmp_path, NAME).state == "suspect"
     (tmp_path / f"attachments_{NAME}.tgz").unlink()
     assert sets.find(tmp_path, NAME).state == "damaged"
+
+
+def test_set_that_failed_stays_failed_without_one_of_its_streams_until_a_drill_of_what_is_left_passes(
+    tmp_path: Path,
+) -> None:
+    stored = published(tmp_path)
+    drill_record.write(tmp_path, NAME, stored.manifest or {}, FAILED)
+    publishing.remove(tmp_path, stored, Stream.ATTACHMENTS)
+    trimmed = sets.find(tmp_path, NAME)
+    assert trimmed.state == "failed"
+    drill_record.write(tmp_path, NAME, trimmed.manifest or {}, PASSED)
+    assert sets.find(tmp_path, NAME).state == "proven"
 
 
 def test_record_goes_with_its_set_and_a_set_without_a_stream_is_proven_no_more(tmp_path: Path) -> None:
