@@ -92,8 +92,7 @@ def look(
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)
     of_roles = _set_for_roles(config, dump, live, watch=watch)
-    given = [each for about, each in own.items() if each == stays.get(about)]
-    unknown = frozenset(database_settings.left_out(live, [*given, *of_roles]))
+    unknown = frozenset(database_settings.left_out(live, [*database_settings.given(live, own), *of_roles]))
     own, stays = ({about: each for about, each in those.items() if each not in unknown} for those in (own, stays))
     custom = written_by.known(live, own_settings.custom(taken))
     settings = written_by.settings(dump, descriptor, live, [*stays.values(), *of_roles], head.lc_monetary)
@@ -311,7 +310,7 @@ def _tell_policies(live: DatabaseSource, database: str) -> None:
 def _set_for_roles(config: Config, dump: BackupFile, live: DatabaseSource, *, watch: Watch) -> Sequence[str]:
     """Return the statements by which a set's roles will get settings; a file from elsewhere gives them none."""
     roles = backup_file.roles_of(config.store, dump)
-    if roles is None or not roles.checksum:
+    if roles is None or not roles.ours:
         return []
     with backup_file.opened(roles) as descriptor:
         backup_file.verify(roles, descriptor, watch=watch)

@@ -86,6 +86,12 @@ def wanted(live: DatabaseSource, own: Statements) -> Statements:
     return {about: statement for about, statement in both.items() if about not in inherited}
 
 
+def given(live: DatabaseSource, own: Statements) -> Collection[str]:
+    """Return the set's ``own`` statements by which the restored database is to get what live has not."""
+    now, stays = own_settings.statements(own_settings.of(live.server)), wanted(live, own)
+    return [each for about, each in own.items() if now.get(about) != each == stays.get(about)]
+
+
 def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]:
     """Return which of a set's statements set what the server does not take, and say so.
 
@@ -93,13 +99,13 @@ def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]
     RefusedError names that.
     """
     statements = list(statements)
-    program = postgres.matching(live.server, live.facts, "psql")
-    lacking = [*unknown_settings.among(statements, lambda script: _takes(live, script))]
+    lacking = [*unknown_settings.odd(statements)]
+    lacking += unknown_settings.among(statements, lambda script: _takes(live, script))
     comments = (each for each in statements if each.startswith("COMMENT"))  # in bytes that are no text there
     lacking += [each for each in comments if not _takes(live, _tried(live, each))]
-    shut_out = unknown_settings.shutting_out([each for each in statements if each not in lacking], live.server, program)
+    shut_out = unknown_settings.shutting_out([each for each in statements if each not in lacking], live.server)
     for statement in lacking:
-        if unknown_settings.name(statement).lower() in pinned_settings.WRITTEN_BY:
+        if unknown_settings.name(statement) in pinned_settings.WRITTEN_BY:
             raise _not_taken(f"{unknown_settings.told(statement)}", "a value that it does not know")
     left = [*lacking, *shut_out]
     if left:
