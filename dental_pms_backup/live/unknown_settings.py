@@ -7,19 +7,20 @@ A server takes the name of a library that it does not have, and then lets nobody
 from __future__ import annotations
 
 import json
+import operator
 import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.live import own_settings, pinned_settings, postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from dental_pms_backup.live.postgres import Server
 
 VALUE = rf"(?:{own_settings.LITERAL}|[\w.-]+)"
 SETS = re.compile(
-    rf"""ALTER (?:DATABASE :"DBNAME"|ROLE (?P<role>{own_settings.IDENT})(?: IN DATABASE :"DBNAME")?) """
+    rf"""ALTER (?:DATABASE :"DBNAME"|ROLE (?P<role>{own_settings.IDENT})(?P<here> IN DATABASE :"DBNAME")?) """
     rf"(?P<sets>SET (?P<name>{own_settings.IDENT}) TO (?P<value>{VALUE}(?:, {VALUE})*);)\s*"
 )
 SETS_SOMETHING = re.compile(rf'ALTER (?:DATABASE|ROLE) (?::"DBNAME"|{own_settings.IDENT}(?: IN DATABASE \S+)?) SET ')
@@ -77,6 +78,24 @@ def values(match: re.Match[str]) -> Sequence[str]:
     """Return what such a statement sets something to, decoded: of a list each."""
     each = re.findall(f"{own_settings.LITERAL}|[\\w.-]+", match["value"])
     return [own_settings.unquoted(value) if value.endswith("'") else value for value in each]
+
+
+def in_force(statements: Iterable[str], role: str) -> Mapping[str, str]:
+    """Return what statements set for sessions of a role, decoded, by its name in small letters; no lists.
+
+    What is set for the role in the database goes before what is for the role, and that before what the database has.
+    One whose bytes are no text is not among them.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for statement in statements:
+        match = SETS.fullmatch(statement)
+        if match is None or (match["role"] and own_settings.plain(match["role"]) != role):
+            continue
+        rank = (2 if match["here"] else 1) if match["role"] else 0
+        set_to = values(match)
+        if len(set_to) == 1 and not own_settings.IS_BYTES.match(match["value"]):
+            found[_key(match)] = max(found.get(_key(match), (-1, "")), (rank, set_to[0]), key=operator.itemgetter(0))
+    return {key: value for key, (_, value) in found.items()}
 
 
 def name(statement: str) -> str:

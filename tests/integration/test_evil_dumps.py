@@ -680,6 +680,41 @@ def test_no_library_that_a_set_or_a_file_names_is_loaded(victim: Site, how: str)
     faults.recovered()
 
 
+@pytest.mark.fault("Somebody evil", "the name of a role, and a comment of the database, read like a setting of ours")
+def test_no_name_and_no_comment_is_read_as_a_setting(victim: Site) -> None:
+    site, app, maintenance = victim, victim.server.database, postgres.in_database(victim.server, "postgres")
+    bad = "ALTER ROLE pms SET lc_monetary TO E'C.UTF-8@\\'';table a.b;--';"
+    up = f"if (select usesuper from pg_user where usename = current_user) then alter role {app} superuser; end if;"
+    function = f"create function a.f() returns text language plpgsql as 'begin {up} return ''''; end'"
+    sql(maintenance, "create role pms superuser login", f"alter role {app} createrole")
+    try:
+        site.configure({"native.user": "pms", "native.run_as": "postgres"})
+        sql(replace(site.server, user=app), "create schema a", function, "create view a.b as select a.f()")
+        said = "ALTER ROLE pms SET lc_monetary TO '''';"
+        sql(
+            replace(site.server, user=app),
+            f'create role "{bad}"',
+            f"alter role \"{bad}\" in database {app} set work_mem = '4MB'",
+            f"comment on database {app} is '{said}'",
+        )
+        set_name = site.takes("db")
+        with listening(site) as journal:
+            done = site.run("restore", "db", set_name, wrapper=journal.wrapper)
+            told = events(journal.close())
+        assert done.returncode == 0, done.stderr
+        assert sql(maintenance, f"select rolsuper from pg_roles where rolname = '{app}'") == "f"
+        faults.saw(status=0, store=AS_IT_WAS, events=told)
+    finally:
+        for made in databases_like(maintenance, app):
+            if made != app:
+                sql(maintenance, f'drop database "{made}"')
+        site.configure({"native.user": site.server.user})
+        sql(maintenance, f"alter role {app} nosuperuser nocreaterole", "drop role pms")
+        sql(site.server, f'drop owned by "{bad}"', f'drop role "{bad}"')
+    site.takes("db")
+    recovers(site)
+
+
 @contextlib.contextmanager
 def trap(path: Path) -> Iterator[threading.Event]:
     """Lay a file that knows whether somebody has opened it."""
