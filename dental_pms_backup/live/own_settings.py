@@ -95,7 +95,6 @@ STATEMENT = re.compile(
     )\n""",
     re.VERBOSE,
 )
-SET_FOR_IT = re.compile(rf'ALTER DATABASE :"DBNAME" SET (?P<name>{IDENT}) TO (?P<value>{LITERAL});\n')
 IS_BYTES = re.compile(r"E'(?:[^\\]|\\\\)*\\[0-7]")
 ABOUT = {
     'ALTER DATABASE :"DBNAME" OWNER TO ': OWNER,
@@ -153,16 +152,6 @@ def script(wanted: str, database: str) -> str:
     """Return the SQL that gives a database, whichever one the session is connected to, what stands in such a text."""
     told = database.replace("\\", "\\\\").replace("'", "\\'")  # psql's own quotes
     return f"{UNLOGGED}\\set DBNAME '{told}'\n{FOR_EVERYBODY}{wanted}"
-
-
-def custom(found: Mapping[str, str]) -> dict[str, str]:
-    """Return the value of each setting of the database that is the application's or an extension's own, by its name.
-
-    One whose bytes are no text is not among them.
-    """
-    parts = [part for statement in found.values() if (part := SET_FOR_IT.fullmatch(statement))]
-    values = {plain(part["name"]): unquoted(part["value"]) for part in parts if not IS_BYTES.match(part["value"])}
-    return {name: value for name, value in values.items() if "." in name and not name.startswith(OUR_PREFIX)}
 
 
 def schemas(found: Mapping[str, str]) -> str:

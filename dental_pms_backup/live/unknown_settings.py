@@ -98,6 +98,12 @@ def in_force(statements: Iterable[str], role: str) -> Mapping[str, str]:
     return {key: value for key, (_, value) in found.items()}
 
 
+def custom(statements: Iterable[str], role: str) -> Mapping[str, str]:
+    """Return what is in force for a role of the settings that are the application's or an extension's own."""
+    found = in_force(statements, role)
+    return {key: found[key] for key in found if "." in key and not key.startswith(own_settings.OUR_PREFIX)}
+
+
 def name(statement: str) -> str:
     """Return the name of what such a statement sets, empty for any other statement."""
     match = SETS.fullmatch(statement)
