@@ -28,7 +28,7 @@ from dental_pms_backup.errors import (
     VerificationError,
 )
 from dental_pms_backup.host import notify, stop
-from dental_pms_backup.live import own_settings, sources
+from dental_pms_backup.live import own_settings, sources, unknown_settings
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.drill_record import Result
 from dental_pms_backup.store.sets import Kind, Stream
@@ -199,7 +199,8 @@ def _custom(job: Job) -> Mapping[str, str]:
     if Kind.SETTINGS not in job.files:
         return {}
     try:
-        return own_settings.custom(own_settings.read(verify_file.unpacker(), job.files[Kind.SETTINGS]))
+        own = own_settings.read(verify_file.unpacker(), job.files[Kind.SETTINGS])
+        return unknown_settings.custom(own.values(), "")  # the set's roles come with theirs
     except ValueError:
         return {}
 

@@ -99,8 +99,14 @@ STATEMENT = re.compile(
     )\n""",
     re.VERBOSE,
 )
-SET_FOR_IT = re.compile(rf'ALTER DATABASE :"DBNAME" SET (?P<name>{IDENT}) TO (?P<value>{LITERAL});\n')
-IS_BYTES = re.compile(r" E'(?:|.*[^\\])(?:\\\\)*\\[0-7]", re.DOTALL)
+IS_BYTES = re.compile(r"E'(?:[^\\]|\\\\)*\\[0-7]")
+ABOUT = {
+    'ALTER DATABASE :"DBNAME" OWNER TO ': OWNER,
+    'ALTER DATABASE :"DBNAME" CONNECTION LIMIT ': "connection limit",
+    "COMMENT ": "comment",
+    "GRANT ": RIGHTS,
+    "REVOKE ": RIGHTS,
+}
 OUR_PREFIX = "dental_pms."  # of what our own statements tell each other
 # What every new database has; a restore takes it away until all else is done.
 FOR_EVERYBODY = 'GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO PUBLIC;\n'
@@ -152,16 +158,6 @@ def script(wanted: str, database: str) -> str:
     return f"{UNLOGGED}\\set DBNAME '{told}'\n{FOR_EVERYBODY}{wanted}"
 
 
-def custom(found: Mapping[str, str]) -> dict[str, str]:
-    """Return the value of each setting of the database that is the application's or an extension's own, by its name.
-
-    One whose bytes are no text is not among them.
-    """
-    parts = (SET_FOR_IT.fullmatch(statement) for statement in found.values() if not IS_BYTES.search(statement))
-    values = {plain(part["name"]): unquoted(part["value"]) for part in parts if part}
-    return {name: value for name, value in values.items() if "." in name and not name.startswith(OUR_PREFIX)}
-
-
 def schemas(found: Mapping[str, str]) -> str:
     """Return the search_path of the database, as SQL names its schemas; empty where it has none that can be told."""
     statement = found.get("setting search_path", "")
@@ -182,8 +178,7 @@ def _about(match: re.Match[str]) -> str:
     if match["setting"]:
         whose = f" of role {plain(match['role'])}" if match["role"] else ""
         return f"setting {plain(match['setting'])}{whose}"
-    words = {"OWNER": OWNER, "COMMENT": "comment", "CONNECTION": "connection limit", "GRANT": RIGHTS, "REVOKE": RIGHTS}
-    return next((about for word, about in words.items() if f"{word} " in match[0].partition(" IS ")[0]), "")
+    return next((about for begins, about in ABOUT.items() if match[0].startswith(begins)), "")
 
 
 def plain(name: str) -> str:

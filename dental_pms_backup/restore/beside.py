@@ -14,7 +14,7 @@ from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, Su
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.live import own_settings
+from dental_pms_backup.live import own_settings, unknown_settings
 from dental_pms_backup.restore import (
     backup_file,
     database_settings,
@@ -49,8 +49,8 @@ VIEWS_NAMED = 5
 class Opened:
     """An open dump, what it says of itself, and the server that can take it.
 
-    ``own`` are its set's own settings of the database, and ``custom`` the values of those that are no setting of the
-    server's: the application's secrets may be among them. What is ``left_out`` the server does not take.
+    ``own`` are its set's own settings of the database, and ``custom`` the values of those, and of the user's, that are
+    no setting of the server's: the application's secrets may be among them. ``left_out`` the server does not take.
     """
 
     backup: BackupFile
@@ -91,11 +91,10 @@ def look(
     taken = database_settings.of_set(config.store, dump, watch=watch)
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)
-    of_roles = _set_for_roles(config, dump, live, watch=watch)
-    given = [each for about, each in own.items() if each == stays.get(about)]
-    unknown = frozenset(database_settings.left_out(live, [*given, *of_roles]))
+    of_roles, of_user = _set_for_roles(config, dump, live, watch=watch)
+    unknown = frozenset(database_settings.left_out(live, [*database_settings.given(live, own), *of_roles]))
     own, stays = ({about: each for about, each in those.items() if each not in unknown} for those in (own, stays))
-    custom = written_by.known(live, own_settings.custom(taken))
+    custom = written_by.known(live, unknown_settings.custom([*taken.values(), *of_user], live.facts.user))
     settings = written_by.settings(dump, descriptor, live, [*stays.values(), *of_roles], head.lc_monetary)
     database_settings.tell_differences(live, taken, stays)
     return Opened(
@@ -308,14 +307,16 @@ def _tell_policies(live: DatabaseSource, database: str) -> None:
         journal.write(Event.RESTORE_SEES_ALL, text, priority=journal.WARNING, fields=fields)
 
 
-def _set_for_roles(config: Config, dump: BackupFile, live: DatabaseSource, *, watch: Watch) -> Sequence[str]:
-    """Return the statements by which a set's roles will get settings; a file from elsewhere gives them none."""
+def _set_for_roles(
+    config: Config, dump: BackupFile, live: DatabaseSource, *, watch: Watch
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return by which statements a set's roles will get settings, and which it has for our user; no file's but ours."""
     roles = backup_file.roles_of(config.store, dump)
-    if roles is None or not roles.checksum:
-        return []
+    if roles is None or not roles.ours:
+        return [], []
     with backup_file.opened(roles) as descriptor:
         backup_file.verify(roles, descriptor, watch=watch)
-        return replay.set_for_roles(live, descriptor)
+        return replay.set_for_roles(live, descriptor), replay.set_for_roles(live, descriptor, too=live.facts.user)
 
 
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:

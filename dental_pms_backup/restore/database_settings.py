@@ -50,13 +50,14 @@ def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
 
 def _of_values(found: Statements, dump: BackupFile) -> Statements:
     kept = {f"setting {name}" for name in pinned_settings.WRITTEN_BY}
+    kept = {about for about in found if about.lower() in kept}
     left = ", ".join(sorted(found.keys() - kept))
     if left:
         root = dump.file.parent.parent
         text = f"the database's own {left} are not taken of a set that is not in the store: if you trust it, type "
         text += f"BACKUP_DIR={shell_word(root)} before the same command with {dump.stamp} as the set"
         journal.write(Event.RESTORE_SETTINGS_STAY, text, priority=journal.WARNING)
-    return {about: found[about] for about in found.keys() & kept}
+    return {about: found[about] for about in kept}
 
 
 def for_live(live: DatabaseSource, taken: Statements) -> Statements:
@@ -78,12 +79,18 @@ def tell_differences(live: DatabaseSource, taken: Statements, stays: Statements)
 def wanted(live: DatabaseSource, own: Statements) -> Statements:
     """Return what the restored database is to have: what live has, then the set's ``own``, whose owner goes first.
 
-    What all databases of the server have, it has without being given it.
+    What all databases of the server have, it has without being given it; the set's ``own`` goes before that.
     """
-    now = own_settings.statements(own_settings.of(live.server))
-    both = {**own, **now} | {about: own[about] for about in own.keys() & {own_settings.OWNER}}
-    inherited = own_settings.of_all(live.server)
-    return {about: statement for about, statement in both.items() if about not in inherited}
+    now, inherited = own_settings.statements(own_settings.of(live.server)), own_settings.of_all(live.server)
+    its_own = {about: statement for about, statement in now.items() if about not in inherited}
+    both = {**own, **its_own} | {about: own[about] for about in own.keys() & {own_settings.OWNER}}
+    return {about: each for about, each in both.items() if about not in inherited or each != now[about]}
+
+
+def given(live: DatabaseSource, own: Statements) -> Collection[str]:
+    """Return the set's ``own`` statements by which the restored database is to get what live has not."""
+    now, stays = own_settings.statements(own_settings.of(live.server)), wanted(live, own)
+    return [each for about, each in own.items() if now.get(about) != each == stays.get(about)]
 
 
 def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]:
@@ -93,13 +100,13 @@ def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]
     RefusedError names that.
     """
     statements = list(statements)
-    program = postgres.matching(live.server, live.facts, "psql")
-    lacking = [*unknown_settings.among(statements, lambda script: _takes(live, script))]
+    lacking = [*unknown_settings.odd(statements)]
+    lacking += unknown_settings.among(statements, lambda script: _takes(live, script))
     comments = (each for each in statements if each.startswith("COMMENT"))  # in bytes that are no text there
     lacking += [each for each in comments if not _takes(live, _tried(live, each))]
-    shut_out = unknown_settings.shutting_out([each for each in statements if each not in lacking], live.server, program)
+    shut_out = unknown_settings.shutting_out([each for each in statements if each not in lacking], live.server)
     for statement in lacking:
-        if unknown_settings.name(statement).lower() in pinned_settings.WRITTEN_BY:
+        if unknown_settings.name(statement) in pinned_settings.WRITTEN_BY:
             raise _not_taken(f"{unknown_settings.told(statement)}", "a value that it does not know")
     left = [*lacking, *shut_out]
     if left:

@@ -165,10 +165,15 @@ def _filled(
     return shut_out.replaced(client, filling, stdin, _first(live.facts.major, into.custom), into.replacing, beat=beat)
 
 
-def set_for_roles(live: DatabaseSource, descriptor: int) -> Sequence[str]:
-    """Return the statements of a set's open file of roles that will set something for a role; none if it has others."""
+def set_for_roles(live: DatabaseSource, descriptor: int, *, too: str = "") -> Sequence[str]:
+    """Return the statements of a set's open file of roles that will set something for a role; none if it has others.
+
+    Those of the role ``too`` are among them, whatever it has now.
+    """
+    os.lseek(descriptor, 0, os.SEEK_SET)
     with descriptors.memory("control") as control, descriptors.memory("listed") as out:
         replay_filters.write_roles_control(control, live, ours=True, lists=True)
+        replay_filters.write(control, replay_filters.words(f"bare={too}"))
         argvs = GZIP, filters.argv("roles.pl", replay_filters.path(control))
         ended = programs.pipeline(*argvs, stdin=descriptor, out=out)
         listed = os.pread(out, own_settings.LARGEST_BYTES, 0).decode("utf-8", "replace")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
 from dental_pms_backup.host import descriptors, filters, programs
-from dental_pms_backup.live import own_settings, pinned_settings, postgres
+from dental_pms_backup.live import own_settings, pinned_settings, postgres, unknown_settings
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
 
@@ -30,12 +30,11 @@ SET = """\
 select set_config(key, value, false) from json_each_text({settings});
 select count(*) from pg_settings where name in (select json_object_keys({settings})) and context <> 'user';
 """
-SET_FOR_IT = r"ALTER {whose} SET lc_monetary TO (E?'(?:[^']|'')*');"
 # How one unit is kept, and how it reads, as the live database has it; then the same as the set was written.
 READ_AS = """\
 select encode(cash_send(1::numeric::money), 'hex');
 set lc_monetary = {value};
-select encode(cash_send(1::numeric::money), 'hex')"""
+select encode(cash_send(1::numeric::money), 'hex');"""
 
 # The same locale of another C library, as in an image of Alpine, writes and reads in its own way.
 READS = """\
@@ -99,13 +98,12 @@ def _reads(live: DatabaseSource, locale: str, amount: object) -> bool:
 
 def _reads_alike(live: DatabaseSource, locale: str, own: Iterable[str]) -> bool:
     """Tell whether an amount is kept alike by a locale, and by the one that the restored database is to have."""
-    user = rf"(?:{re.escape(live.facts.user)}|{re.escape(postgres.quoted(live.facts.user))})"
-    both = [re.compile(SET_FOR_IT.format(whose=whose)) for whose in (f"ROLE {user}", 'DATABASE :"DBNAME"')]
-    statements = list(own)
-    found = [match[1] for pattern in both for each in statements if (match := pattern.search(each))]
-    set_for_it = next(iter(found), None)  # what a role has goes before what the database has
-    its_own = f"set lc_monetary = {set_for_it};" if set_for_it else ""
-    one, other = postgres.ask(live.server, its_own + READ_AS.format(value=postgres.literal(locale))).splitlines()
+    set_for_it = unknown_settings.in_force(own, live.facts.user).get("lc_monetary")
+    its_own = f"set lc_monetary = {postgres.literal(set_for_it)};\n" if set_for_it is not None else ""
+    try:
+        one, other = databases.tell(live.server, its_own + READ_AS.format(value=postgres.literal(locale))).splitlines()
+    except RestoreError:
+        return False
     return one == other
 
 

@@ -1,7 +1,11 @@
 """Somebody evil wrote what is restored, or what was backed up: it fills a new database, and reaches nothing else."""
 
+import contextlib
 import gzip
+import os
 import re
+import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,6 +27,7 @@ from tests.integration.support import Site, as_cluster_user, awaited, dump, sql
 
 NOT_OURS = "rolname !~ '^dental_pms_restore_|^evil_.*_owner$'"  # of a restore that another test has killed; the heir
 AS_IT_WAS = "the live database as it was"
+OF_CLUSTER = b"--\n-- PostgreSQL database cluster dump complete\n"
 AT_END = "--\n-- PostgreSQL database dump complete\n"
 # What somebody who becomes the superuser for a moment would do; each by itself, and quietly.
 REACH = """\
@@ -638,6 +643,98 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
         sql(victim.server, f"drop role if exists {victim.server.database}_made")
     beside.unlink()
     recovers(victim)
+
+
+def as_set_for_roles(site: Site, statements: str, how: str) -> str:
+    """Have the set's file of roles say more; return the set, or its dump in a copy of the store."""
+    (file,) = site.store.glob("db/globals_*")
+    content = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(content.replace(OF_CLUSTER, statements.encode() + OF_CLUSTER)))
+    know(site, Kind.GLOBALS)
+    if how == "a set":
+        return site.sets()[0]
+    shutil.copytree(site.store, site.place / "usb")
+    (dumped,) = (site.place / "usb").glob("db/db_*")
+    return str(dumped)
+
+
+@pytest.mark.fault("Somebody evil", "the file of roles has the server load a library of his")
+@pytest.mark.parametrize("how", ["a set", "a file from elsewhere"])
+def test_no_library_that_a_set_or_a_file_names_is_loaded(victim: Site, how: str) -> None:
+    traps = [victim.place / f"{name}.so" for name in ("plain", "spelled", "odd")]
+    preloads = (
+        f"session_preload_libraries TO '{traps[0]}'",
+        f"\"Session_Preload_Libraries\" TO '{traps[1]}'",
+        f"local_preload_libraries = 'plpgsql', '{traps[2]}'",
+    )
+    sets = "".join(f"ALTER ROLE {{app}}_made SET {each};\n" for each in (*preloads, "work_mem TO '6MB'"))
+    wanted = as_set_for_roles(victim, filled(victim, f"CREATE ROLE {{app}}_made;\n{sets}"), how)
+    with contextlib.ExitStack() as laid:
+        met = [laid.enter_context(trap(each)) for each in traps]
+        with listening(victim) as journal:
+            done = victim.run("restore", "db", wanted, wrapper=journal.wrapper)
+            told = events(journal.close())
+        assert (done.returncode, [each for each in met if each.is_set()]) == (0, []), done.stderr
+    faults.saw(status=0, store=AS_IT_WAS, events=told)
+    asked = f"select rolconfig from pg_roles where rolname = '{victim.server.database}_made'"
+    assert sql(victim.server, asked) == ("{work_mem=6MB}" if how == "a set" else "")
+    sql(victim.server, f"drop role {victim.server.database}_made")
+    faults.recovered()
+
+
+@pytest.mark.fault("Somebody evil", "the name of a role, and a comment of the database, read like a setting of ours")
+def test_no_name_and_no_comment_is_read_as_a_setting(victim: Site) -> None:
+    site, app, maintenance = victim, victim.server.database, postgres.in_database(victim.server, "postgres")
+    bad = "ALTER ROLE pms SET lc_monetary TO E'C.UTF-8@\\'';table a.b;--';"
+    up = f"if (select usesuper from pg_user where usename = current_user) then alter role {app} superuser; end if;"
+    function = f"create function a.f() returns text language plpgsql as 'begin {up} return ''''; end'"
+    sql(maintenance, "create role pms superuser login", f"alter role {app} createrole")
+    try:
+        site.configure({"native.user": "pms", "native.run_as": "postgres"})
+        sql(replace(site.server, user=app), "create schema a", function, "create view a.b as select a.f()")
+        said = "ALTER ROLE pms SET lc_monetary TO '''';"
+        sql(
+            replace(site.server, user=app),
+            f'create role "{bad}"',
+            f"alter role \"{bad}\" in database {app} set work_mem = '4MB'",
+            f"comment on database {app} is '{said}'",
+        )
+        set_name = site.takes("db")
+        with listening(site) as journal:
+            done = site.run("restore", "db", set_name, wrapper=journal.wrapper)
+            told = events(journal.close())
+        assert done.returncode == 0, done.stderr
+        assert sql(maintenance, f"select rolsuper from pg_roles where rolname = '{app}'") == "f"
+        faults.saw(status=0, store=AS_IT_WAS, events=told)
+    finally:
+        for made in databases_like(maintenance, app):
+            if made != app:
+                sql(maintenance, f'drop database "{made}"')
+        site.configure({"native.user": site.server.user})
+        sql(maintenance, f"alter role {app} nosuperuser nocreaterole", "drop role pms")
+        sql(site.server, f'drop owned by "{bad}"', f'drop role "{bad}"')
+    site.takes("db")
+    recovers(site)
+
+
+@contextlib.contextmanager
+def trap(path: Path) -> Iterator[threading.Event]:
+    """Lay a file that knows whether somebody has opened it."""
+    os.mkfifo(path)
+    path.chmod(0o666)
+    opened = threading.Event()
+
+    def wait() -> None:
+        os.close(os.open(path, os.O_WRONLY))
+        opened.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield opened
+    finally:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        thread.join()
 
 
 def test_no_live_role_is_given_by_its_name_in_other_bytes(victim: Site) -> None:

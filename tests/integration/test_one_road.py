@@ -136,24 +136,44 @@ def practice(small: Site) -> Iterator[Site]:
                 sql(there, *off, *given_up, "drop subscription s")
 
 
+RATED = """\
+create table rated (n int check (n < current_setting('app.rate')::int));
+insert into rated values (1);
+create materialized view rates as select current_setting('app.rate') as rate;
+"""
+
+
+@pytest.fixture
+def rated(practice: Site) -> Iterator[Site]:
+    """The practice, with a setting of its own for the role that dumps."""
+    sql(practice.server, "alter role current_user set app.rate = '7'")
+    script(practice, RATED)
+    try:
+        yield practice
+    finally:
+        sql(practice.server, "alter role current_user reset app.rate")
+
+
 @pytest.mark.each_release
-def test_what_a_practice_has_comes_back_by_every_road_whatever_is_set_for_its_sessions(practice: Site) -> None:
-    site = practice
+def test_what_a_practice_has_comes_back_by_every_road_whatever_is_set_for_its_sessions(rated: Site) -> None:
+    site = rated
     site.configure({"drill.checks": {"there": "select true"}})
     logins = "select count(*) from ddl_log where tag = 'login'"
     seen = int(sql(site.server, logins))
+    rates = "select (select rate from rates), (select n from rated)"
     name = site.takes("db")
     of_ours = 1 if major() >= 17 else 0  # the first of a run's sessions, which does not know the server yet
     assert int(sql(site.server, logins)) - seen == 2 * of_ours, "with the one that asks"
     for limit in ("idle_session_timeout", *(["transaction_timeout"] if major() >= 17 else [])):
         assert postgres.ask(site.server, f"show {limit}") == "0"
-    before = sql(site.server, LOOK)
+    before = sql(site.server, LOOK, rates)
+    assert before.endswith("7|1")
     assert drills_well(site, name)["proof_identity"] == "passed"
     for road in ROADS:
         done, there = goes(site, road, name)
         as_said = road == "replaced" or done.stderr.endswith(AS_SUPERUSER)
         assert (road, done.returncode, as_said) == (road, 0, True), done.stderr
-        assert (road, sql(there, LOOK)) == (road, before)
+        assert (road, sql(there, LOOK, rates)) == (road, before)
         if road == "in place":
             run_as_admin(printed(done)["restore_drop"])
             assert [name for name in databases_like(there, there.database) if "_before_" in name] == []
@@ -284,6 +304,7 @@ def test_amounts_in_a_file_of_another_disk_are_never_silently_others(small: Site
     quoted = postgres.quoted(site.server.database)
     anew = f"drop database {quoted}", f"create database {quoted} template template0"
     sql(site.server, f"alter database {quoted} set lc_monetary = 'fr_CA.UTF-8'", f"comment on database {quoted} is 'x'")
+    sql(site.server, f"alter database {quoted} set datestyle = 'ISO, DMY'")
     sql(site.server, "create table fees as select 12.50::numeric::money as fee, 1 as id")
     taken = site.takes("db")
     file = usb / f"db/db_{taken}.sql.gz"
@@ -291,6 +312,7 @@ def test_amounts_in_a_file_of_another_disk_are_never_silently_others(small: Site
     sql(maintenance, *anew)
     done, _ = goes(site, "in place", str(file))
     assert (done.returncode, sql(site.server, "select fee::numeric from fees")) == (0, "12.50"), done.stderr
+    assert sql(site.server, "show datestyle") == "ISO, DMY"
     assert "the database's own comment, owner are not taken of a set that is not in the store" in done.stderr
     assert f"type BACKUP_DIR='{usb}' before the same command with {taken} as the set" in done.stderr
     whole = file.read_bytes()

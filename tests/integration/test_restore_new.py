@@ -168,6 +168,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert "proof_settings=passed\n" in site.run("drill").stdout
         sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
         sql(elsewhere, "alter role dental_front connection limit -1", "alter role dental_front reset all")
+        sql(elsewhere, "alter role all set search_path = public")  # the set's own goes before it
         for reset in ("role all", f'database "{name}"'):  # to an empty database; then in the place of one that has it
             sql(elsewhere, "alter role all reset intervalstyle")
             done = site.run("restore", "db", taken, "--in-place", "--yes")
@@ -189,7 +190,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert "|C|C|postgres|77|it's\nlive|" in kept
         assert '{IntervalStyle=sql_standard,search_path=reports,"dental.secret=setting-canary' in kept
     finally:
-        sql(elsewhere, "drop role dental_front", "alter role all reset intervalstyle")
+        sql(elsewhere, "drop role dental_front", "alter role all reset all")
 
 
 def test_a_live_database_in_which_text_is_other_text_is_refused_and_the_hint_makes_one(own_database: Site) -> None:

@@ -16,6 +16,7 @@ ALTER DATABASE :"DBNAME" CONNECTION LIMIT 77;
 ALTER DATABASE :"DBNAME" SET search_path TO 'app', 'public';
 ALTER ROLE reception IN DATABASE :"DBNAME" SET "dental.secret" TO 'x IS COMMENT ';
 REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;
+REVOKE ALL ON DATABASE :"DBNAME" FROM "OWNER COMMENT CONNECTION x";
 REVOKE ALL ON DATABASE :"DBNAME" FROM dental;
 GRANT CONNECT ON DATABASE :"DBNAME" TO reception WITH GRANT OPTION;
 -- settings of the database complete
@@ -33,7 +34,7 @@ ABOUT = [
 def test_each_statement_is_about_something() -> None:
     found = own_settings.statements(TEXT)
     assert list(found) == ABOUT
-    assert found["rights"].count("\n") == 3
+    assert found["rights"].count("\n") == 4
     assert "".join(found.values()) == "".join(TEXT.partition("= on;\n")[2].rpartition("--")[:1])
 
 
