@@ -441,6 +441,21 @@ def test_owners_who_are_not_superusers_are_counted(tmp_path: Path) -> None:
         "CREATE SCHEMA s AUTHORIZATION a;",
     ):
         assert passed(tmp_path, f"{dump}{other}\n", *words).sql == "1"
+    known = (*words, "mighty=Ärztin", "mighty=\ufffdrztin")
+    for encoding, role, others in (
+        ("UTF8", '"Ärztin"', 0),  # the superuser himself
+        ("LATIN1", "postgres", 0),  # the same bytes in each encoding
+        ("UTF8", '"büro"', 1),  # not ASCII, as a superuser's name is
+        ("UTF8", "Ärztin", 1),  # without quotes the server may make small letters of it
+        ("LATIN1", '"Ärztin"', 1),  # other letters than those of the superuser
+        ("SQL_ASCII", '"Ärztin"', 1),
+        ("UTF8", '"\ufffdrztin"', 1),  # may stand for what is no UTF-8
+        ("UTF8", "x" * 64, 1),
+        ("UTF8", "postgres" + " " * 900_000, 0),  # within reasonable time
+        ("UTF8", "postgres" + " " * 3_000_000, 1),  # a statement that is too long to be looked at
+    ):
+        told = f"SET client_encoding = '{encoding}';\n{dump}ALTER TABLE b OWNER TO {role};\n"
+        assert passed(tmp_path, told, *known).sql == str(others), role[:80]
 
 
 EVENTS = """\
