@@ -231,7 +231,7 @@ sub as_rights {
         my ($role) = $bare =~ /^ALTER DEFAULT PRIVILEGES FOR (?:ROLE|USER) ($ident)/i;
         return ["", 0] if !defined $role || is_whoever($role) || is_one_of("mighty", $role);
     }
-    return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
+    return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
         $other = $bare !~ /^RESET| DEFAULT$/i;
         $others++ if $other;
