@@ -179,7 +179,7 @@ sub kind {
     my ($statement) = @_;
     return "" if $statement !~ /^(CREATE|ALTER|DROP|COMMENT ON|GRANT|REVOKE|REFRESH|SECURITY LABEL|IMPORT|COPY|DO|CALL|SET|SELECT|INSERT|UPDATE|DELETE|WITH)\b/i;
     my $first = uc $1;
-    (my $bare = $statement) =~ s/\s*;$//;
+    my $bare = bare($statement);
     return shown($bare) if $bare =~ /^(?:$grant)$/i;
     return "SET " . shown($1) if $statement =~ /^SET ($ident) /i;
     return $first if $statement !~ /^(?:CREATE(?: OR REPLACE)?|ALTER|DROP|COMMENT ON|REFRESH)((?: [A-Z]+)*?) (?:IF (?:NOT )?EXISTS )?((?!(?i:AGGREGATE|FUNCTION|PROCEDURE|ROUTINE|TABLE|VIEW|SCHEMA|TYPE|DOMAIN|INDEX|TRIGGER|EXTENSION|SERVER|CAST|OPERATOR|LANGUAGE|SUBSCRIPTION|PUBLICATION|POLICY|RULE|SEQUENCE|MATERIALIZED|FOREIGN|EVENT|ACCESS|DEFAULT|TEXT|USER|UNIQUE|ONLY|CLASS|FAMILY|DATA|WRAPPER|MAPPING|SEARCH|PARSER|TEMPLATE|METHOD|TRANSFORM|TRUSTED|PROCEDURAL|COLLATION|CONVERSION|STATISTICS)\b)$name)/i;
@@ -195,6 +195,12 @@ sub part {
     return " OWNER TO " . shown($1) if $statement =~ /^ALTER [^'\$]* OWNER TO ($ident)\s*;?$/i;
     return " ON " . shown($1) if $statement =~ /^CREATE (?:(?:UNIQUE )?INDEX|POLICY) $ident ON (?:ONLY )?($name)/i;
     return "";
+}
+
+# Without what ends it: looking for that from the end, for a statement may be nothing but spaces.
+sub bare {
+    my ($statement) = @_;
+    return $statement =~ /^(.*\S)\s*+;\z/s ? $1 : "";
 }
 
 sub shown {
@@ -213,19 +219,19 @@ sub named {
 # Whether a statement may be run by a superuser: it has to be all of what the grammar knows. Returns what it is to be there.
 sub as_rights {
     my ($statement) = @_;
-    (my $bare = $statement) =~ s/\s*;$//;
+    my $bare = bare($statement);
     if ($bare =~ /^ALTER ($owned) OWNER TO ($ident)$/i) {
         my ($object, $role) = ($1, $2);
         return if is_whoever($role);
         my $may_not = may_not_own($role);
-        $others++ if !$may_not;
+        $others++ if !is_certainly_mighty($role);
         return [$is{ours} || !$may_not ? $statement : "ALTER $object OWNER TO $is{owner};", 0];
     }
     if ($bare =~ /^$default$/i && !$is{ours}) {    # what a role that may do more will make is not the file's
         my ($role) = $bare =~ /^ALTER DEFAULT PRIVILEGES FOR (?:ROLE|USER) ($ident)/i;
         return ["", 0] if !defined $role || is_whoever($role) || is_one_of("mighty", $role);
     }
-    return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i && $bare !~ /\b(?:DATABASE|TABLESPACE|PARAMETER)\b/i;
+    return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
         $other = $bare !~ /^RESET| DEFAULT$/i;
         $others++ if $other;
@@ -256,11 +262,20 @@ sub is_whoever {
     return $role =~ /^(?:current_user|current_role|session_user|user|public|none)$/i;
 }
 
+# It may be one, whatever the server makes of the bytes of its name: then it gets nothing.
 sub is_one_of {
     my ($kind, $role) = @_;
     my $bytes = named($role);
     my $known = $roles{$kind};
     return $$known{$bytes} || length $bytes > 63 || $bytes =~ /[^ -~]/ && grep { /[^ -~]/ } keys %$known;
+}
+
+# It is one, and no other role can have that name: only then it may have everything. Of bytes that are none of ASCII the
+# server makes other ones, as of a word without quotes, and the known names are UTF-8; what was none stands there as such.
+sub is_certainly_mighty {
+    my ($role) = @_;
+    my $is_exact = $role !~ /[^ -~]/ || $role =~ /^"/ && lc $encoding eq "utf8" && $role !~ /\xef\xbf\xbd/;
+    return $is_exact && $roles{mighty}{named($role)};
 }
 
 # What stands before a statement: that nothing but the dump has set anything; and what an old psql has to be told before it
@@ -487,6 +502,7 @@ sub ended {
     if ($long) {
         refuse("a COPY that pg_dump does not write") if ($words->[0] // "") eq "copy";
         check_words(@$words);
+        $others++ if "@$words" =~ /^(?:alter|set|create schema)\b/;
         put(substr($text, $from, $at - $from), "a long statement");
     }
     else {

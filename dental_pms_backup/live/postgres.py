@@ -111,8 +111,9 @@ def to_database(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text as SQL quotes it."""
-    return "'" + text.replace("'", "''") + "'"
+    """Return a text as SQL quotes it, whatever standard_conforming_strings is in the session that it is typed in."""
+    inside = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{inside}'" if "\\" in text else f"'{inside}'"
 
 
 def quoted(name: str) -> str:

@@ -17,6 +17,7 @@ WHY = dict.fromkeys((NO_SUCH_OBJECT, NO_SUCH_FUNCTION, NO_SUCH_TABLE, NO_SUCH_SC
 }
 OF_A_ROLE = re.compile(r"GRANT |REVOKE |SET SESSION|CREATE POLICY|ALTER DEFAULT|ALTER .* OWNER TO ")
 SETTING = re.compile(r"SET (\S+)")
+PLAIN = re.compile(r"\w+", re.ASCII)
 CONSTRAINT = re.compile(r"ALTER TABLE (.*) ADD CONSTRAINT (.*)")
 INDEX = re.compile(r"CREATE UNIQUE INDEX (.*) ON (.*)")
 ROWS = re.compile(r"rows of ([^\t]*)")
@@ -55,7 +56,8 @@ def way_back(state: str, what: str, path: str = "") -> str:
     if "?" in what:  # bytes of its name are not shown
         return ""
     if state == NO_SUCH_OBJECT and setting:
-        return _mended(f"/^SET {setting[1]} /d", "without that setting")
+        plain = PLAIN.fullmatch(setting[1])
+        return _mended(f"/^SET {setting[1]} /d", "without that setting") if plain else ""
     if state == NO_SUCH_OBJECT and OF_A_ROLE.match(what):
         return "zgrep -oE '(OWNER|GRANT .*) TO [^;]+' FILE | sort -u   # make the roles that it names; then try again"
     if state in {NO_SUCH_OBJECT, NO_SUCH_FUNCTION, NO_SUCH_TABLE, NO_SUCH_SCHEMA}:
@@ -72,7 +74,7 @@ def _without_rule(state: str, what: str) -> str:
     if state in {KEY_BROKEN, CHECK_BROKEN} and constraint:
         named = _sed(constraint[2])
         return _mended(f"/ADD CONSTRAINT {named} /s/;$/ NOT VALID;/", "the rows that are there are not checked")
-    if state == CHECK_BROKEN and re.fullmatch(r"\w+", check):
+    if state == CHECK_BROKEN and PLAIN.fullmatch(check):
         true = rf"s/^    CONSTRAINT {check} CHECK (.*)\(,\{{0,1\}}\)$/    CONSTRAINT {check} CHECK (true)\1/"
         return _mended(true, "without that check")
     if state in {NOT_UNIQUE, EXCLUDED, IS_NULL} and constraint:
@@ -91,9 +93,9 @@ def _without_rule(state: str, what: str) -> str:
 
 
 def _sed(text: str) -> str:
-    """Return a text as a pattern or replacement of sed has it."""
+    """Return a text that somebody else may have chosen as a pattern or replacement of sed has it."""
     return re.sub(r"([\\/.*^$\[\]&])", r"\\\1", text)
 
 
 def _mended(script: str, comment: str) -> str:
-    return f"gzip -dc FILE | sed {shlex.quote(script)} >{MENDED} {comment}"
+    return f"gzip -dc FILE | sed --sandbox {shlex.quote(script)} >{MENDED} {comment}"

@@ -231,7 +231,8 @@ def drop_command(server: Server, user: str, database: str, subscriptions: Sequen
 
 def admins_psql(server: Server, user: str, sql: str, *, database: str = MAINTENANCE) -> list[str]:
     """Return the argv with which an admin runs SQL, in the maintenance database or in another."""
-    words = ["psql", "--username", user, "--dbname", database, "--command", sql]
+    at_database = ["--dbname", database] if re.fullmatch(r"\w+", database) else [postgres.to_database(database)]
+    words = ["psql", "--username", user, *at_database, "--command", sql]
     match server:
         case postgres.OnHost(run_as=run_as, host=host, port=port):
             who = ["runuser", "-u", run_as, "--"] if run_as else []

@@ -122,7 +122,7 @@ def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
     return RefusedError(
         f"db: {dump.file}: has amounts of money, and no manifest says with which lc_monetary they were written, "
         "expected its first line to say it: by another one they would be other amounts; nothing was touched",
-        hint=f"{{ echo {shell_word(line)}; gzip -dcf {shell_word(dump.file)}; }} >said.sql; "
+        hint=f"{{ printf '%s\\n' {shell_word(line)}; gzip -dcf {shell_word(dump.file)}; }} >said.sql; "
         "dental-pms-backup restore db said.sql   # if it was this one",
     )
 

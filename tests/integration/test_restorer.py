@@ -48,6 +48,16 @@ grant select (id, status), update (kind) on wide.patients to dental_app with gra
 set session authorization dental_app;
 grant select (id) on wide.patients to dental_reader;
 reset session authorization;
+create schema parameter authorization dental_owner;
+create table parameter.database (tablespace int);
+alter table parameter.database owner to dental_owner;
+revoke all on parameter.database from dental_owner;
+grant usage on schema parameter to dental_app;
+grant select (tablespace) on parameter.database to dental_app with grant option;
+set session authorization dental_app;
+grant select (tablespace) on parameter.database to dental_reader;
+reset session authorization;
+alter default privileges for role dental_owner in schema parameter grant select on tables to dental_reader;
 revoke update on wide.patients from dental_owner;
 grant usage on type wide.mood to dental_reader;
 revoke usage on type wide.mood from public;

@@ -301,7 +301,11 @@ REVOKE GRANT OPTION FOR ALL ON SEQUENCE public.s FROM a, "b c";
 GRANT SELECT ON LARGE OBJECT 12345 TO a;
 ALTER DEFAULT PRIVILEGES FOR ROLE dental_owner IN SCHEMA reports GRANT SELECT ON TABLES TO "dental reports";
 ALTER DEFAULT PRIVILEGES FOR ROLE dental_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
+REVOKE ALL ON TABLE public.parameter FROM app;
+GRANT USAGE ON SCHEMA database TO parameter;
+ALTER DEFAULT PRIVILEGES FOR ROLE app IN SCHEMA parameter GRANT SELECT ON TABLES TO tablespace;
 SET SESSION AUTHORIZATION dental_app;
+GRANT SELECT(tablespace) ON TABLE public.database TO tablespace;
 RESET SESSION AUTHORIZATION;
 """
 
@@ -336,6 +340,9 @@ NOT_RIGHTS = (
     "GRANT pg_execute_server_program TO b;",
     "GRANT ALL ON TABLESPACE a TO b;",
     "GRANT SET ON PARAMETER a TO b;",
+    "GRANT ALL ON PARAMETER a TO b;",
+    'GRANT ALL ON TABLESPACE "a" TO b;',
+    "REVOKE CREATE ON DATABASE parameter FROM b;",
     "GRANT CONNECT ON DATABASE live TO b;",
     "GRANT SELECT ON TABLE a TO b; SELECT evil();",
     "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f(); SELECT 1;",
@@ -441,6 +448,21 @@ def test_owners_who_are_not_superusers_are_counted(tmp_path: Path) -> None:
         "CREATE SCHEMA s AUTHORIZATION a;",
     ):
         assert passed(tmp_path, f"{dump}{other}\n", *words).sql == "1"
+    known = (*words, "mighty=Ärztin", "mighty=\ufffdrztin")
+    for encoding, role, others in (
+        ("UTF8", '"Ärztin"', 0),  # the superuser himself
+        ("LATIN1", "postgres", 0),  # the same bytes in each encoding
+        ("UTF8", '"büro"', 1),  # not ASCII, as a superuser's name is
+        ("UTF8", "Ärztin", 1),  # without quotes the server may make small letters of it
+        ("LATIN1", '"Ärztin"', 1),  # other letters than those of the superuser
+        ("SQL_ASCII", '"Ärztin"', 1),
+        ("UTF8", '"\ufffdrztin"', 1),  # may stand for what is no UTF-8
+        ("UTF8", "x" * 64, 1),
+        ("UTF8", "postgres" + " " * 900_000, 0),  # within reasonable time
+        ("UTF8", "postgres" + " " * 3_000_000, 1),  # a statement that is too long to be looked at
+    ):
+        told = f"SET client_encoding = '{encoding}';\n{dump}ALTER TABLE b OWNER TO {role};\n"
+        assert passed(tmp_path, told, *known).sql == str(others), role[:80]
 
 
 EVENTS = """\
