@@ -52,31 +52,43 @@ insert into pg_temp.dental_pms_guard values (1)"""
 MARK = "set local dental_pms.whole = '{mark}';"
 # What a dump that is not pg_dump's may look for; ours are looked up in pg_catalog before it and after it.
 AS_USUAL = 'set search_path = "$user", public'
-# Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
-# its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
-# in part. A partitioned table has, beside rows loaded through it, those of its partitions. Which table it was is said
-# by its place in the list: what the application made can run here, and say what it likes.
-COUNT = """\
+# Whatever the dump has set: what is ours is read as what it is.
+OURS_AGAIN = """\
 reset session authorization;
 reset search_path;
 set local standard_conforming_strings = on;
+set client_encoding = 'UTF8';
+"""
+# Fails unless each table has the rows of the dump. A name without a table is none, else the replay had stopped at it:
+# its COPY stood in a comment or a function. An extension may fill its own tables of configuration, which the dump has
+# in part. A partitioned table has, beside rows loaded through it, those of its partitions. Which table it was is said
+# by its place in the list: what the application made can run here, and say what it likes. It runs between two lines of
+# this, as the planner looks at a table, and may set a path by then: each name and operator is the system's by its name.
+COUNT = """\
 select set_config('dental_pms.rows', {rows}, true);
 \\set VERBOSITY terse
-do $$ declare dumped jsonb := current_setting('dental_pms.rows'); name text; rows bigint; relation regclass;
- parent boolean; filled boolean; counted bigint; wrong int := 0; first int; place int; begin
- for name, rows, place in select * from json_each_text(current_setting('dental_pms.rows')::json) with ordinality loop
-  relation := to_regclass(name);
-  if relation is not null and exists (select from pg_class where oid = relation and relkind in ('r', 'p')) then
-   select relkind = 'p', exists (select from pg_extension where relation = any (extconfig)) into parent, filled
-    from pg_class where oid = relation;
-   if parent then select sum(value::bigint) into rows from jsonb_each_text(dumped)
-    where to_regclass(key) in (select relid from pg_partition_tree(relation)); end if;
-   execute format('select count(*) from %s %s', case when parent then '' else 'only' end, relation) into counted;
-   if counted < rows or counted > rows and not filled then
-    wrong := wrong + 1; first := coalesce(first, place); end if;
+do $$ declare dumped pg_catalog.json := pg_catalog.current_setting('dental_pms.rows'); name pg_catalog.text;
+ rows pg_catalog.int8; counted pg_catalog.int8; of_rows pg_catalog.text; parent pg_catalog.bool; filled pg_catalog.bool;
+ relation pg_catalog.regclass; wrong pg_catalog.int4 := 0; first pg_catalog.int4; place pg_catalog.int4; begin
+ for name, rows, place in select * from pg_catalog.json_each_text(dumped) with ordinality loop
+  relation := pg_catalog.to_regclass(name);
+  select c.relkind operator(pg_catalog.=) 'p', exists (select from pg_catalog.pg_extension e
+    where c.oid operator(pg_catalog.=) any (e.extconfig)), pg_catalog.format('%I.%I', n.nspname, c.relname)
+   into parent, filled, of_rows
+   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+   where c.oid operator(pg_catalog.=) relation
+    and c.relkind operator(pg_catalog.=) any (array['r', 'p']::pg_catalog."char"[]);
+  if found then
+   if parent then select pg_catalog.sum(value::pg_catalog.int8) into rows from pg_catalog.json_each_text(dumped)
+    where pg_catalog.to_regclass(key) operator(pg_catalog.=) any (
+     select t.relid from pg_catalog.pg_partition_tree(relation) t); end if;
+   execute pg_catalog.format('select pg_catalog.count(*) from %s %s', case when parent then '' else 'only' end, of_rows)
+    into counted;
+   if counted operator(pg_catalog.<) rows or (counted operator(pg_catalog.>) rows and not filled) then
+    wrong := wrong operator(pg_catalog.+) 1; first := coalesce(first, place); end if;
   end if;
  end loop;
- if wrong > 0 then raise 'DP002 % %', wrong, first; end if; end $$;
+ if wrong operator(pg_catalog.>) 0 then raise 'DP002 % %', wrong, first; end if; end $$;
 \\set VERBOSITY sqlstate
 """
 STRICT = (*psql.STRICT, "--output=/dev/null")
@@ -238,8 +250,7 @@ def _after(dump: Dump, into: Into, verified: Verified, mark: str) -> str:
     if verified.unpack != dump.unpack:
         raise RestoreError(f"db: {dump.unpack[0]} does not unpack all of the dump, expected as {verified.unpack[0]}")
     rows = postgres.literal(json.dumps(verified.rows, ensure_ascii=False))
-    # whatever the dump has set: what is ours is read as what it is
-    ours = f"set client_encoding = 'UTF8';\n{pinned_settings.TABLES_ONLY}"
+    ours = f"{OURS_AGAIN}{pinned_settings.TABLES_ONLY}"
     ours += replay_guards.rows_are_in(into.restorer.role) if into.restorer and dump.ours else ""
     return f"{ours}{COUNT.format(rows=rows)}{MARK.format(mark=mark)}\n"
 

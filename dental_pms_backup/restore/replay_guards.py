@@ -39,7 +39,7 @@ create table {role}.said (settings pg_catalog.text);
 insert into {role}.said values ('');
 create function {role}.settings(by_the_dump boolean) returns void language plpgsql security definer as $dental_pms$
  declare stack pg_catalog.text; now pg_catalog.text; begin
- get diagnostics stack = pg_context;
+ get diagnostics stack := pg_context;
  select pg_catalog.concat(pg_catalog.current_setting('role'),
    pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name)) into now
   from pg_catalog.pg_settings s

@@ -481,7 +481,22 @@ NOTICED = {
         "insert into public.ledger values (9)",
         "1 tables have not the rows of the dump, the first is public.ledger",
     ),
+    "a row, and operators by which it is not counted": (
+        "insert into public.ledger select 9 where not exists (select from public.ledger where amount = 9)",
+        "1 tables have not the rows of the dump, the first is public.ledger",
+    ),
 }
+# The planner runs what is in statistics while we count.
+HIDES = """\
+CREATE FUNCTION public.never(bigint, bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'select false';
+CREATE OPERATOR public.< (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = public.never);
+CREATE OPERATOR public.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = public.never);
+CREATE FUNCTION public.hide(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $hide$ BEGIN
+ IF current_query() ~ 'dental_pms.rows' AND current_user ~ '^dental_pms_restore_' THEN
+  PERFORM set_config('search_path', 'public, pg_catalog', true); END IF;
+ RETURN n; END $hide$;
+CREATE STATISTICS public.hiding ON (public.hide(1) + n), n FROM public.aaa;
+"""
 
 
 def made_by_the_app(site: Site, steps: tuple[str, ...], more: str = "") -> None:
@@ -529,7 +544,7 @@ def test_what_the_application_made_changes_nothing_of_others_in_a_restore(victim
 @pytest.mark.parametrize("what", list(NOTICED))
 def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(victim: Site, what: str) -> None:
     step, no = NOTICED[what]
-    made_by_the_app(victim, (step,))
+    made_by_the_app(victim, (step,), HIDES if "operators" in what else "")
     assert no in fails(victim, victim.takes("db"))
     sql(victim.server, "drop table public.aaa, public.zzz")
     victim.takes("db")

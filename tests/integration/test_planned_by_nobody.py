@@ -366,3 +366,80 @@ def test_our_sql_asks_no_relation_that_is_not_the_systems() -> None:
 )
 def test_a_relation_in_a_query_is_found(query: str, asked: list[str]) -> None:
     assert list(relations(query)) == asked
+
+
+# Bodies of ours, by module and beginning, that name the system's own shortly: in their sessions nobody's code has run.
+NOTHING_RAN_BEFORE = {
+    ("drill/load.py", "declare name text;"): "before anything of the set is there",
+    ("drill/admin_queries.py", "declare setting text;"): "ours alone, in the copy, as the one that follows",
+    ("drill/admin_queries.py", "declare name text;"): "",
+    ("restore/empty.py", "declare s text;"): "before anything of the set is there, as the two that follow",
+    ("restore/shut_out.py", "declare earlier xid[];"): "",
+    ("restore/shut_out.py", "begin if current_setting('dental_pms.objects')"): "",
+    ("restore/replay_role.py", "begin for turn"): "the superuser's, as the two that follow",
+    ("restore/replay_role.py", "begin if exists"): "",
+    ("restore/replay_guards.py", "declare each record;"): "",
+}
+BODY = re.compile(r"(?P<head>[^;$]*)(?P<tag>[$][a-z_]*[$])(?P<body>.*?)(?P=tag)", re.DOTALL)
+LITERAL = re.compile(r"'((?:[^']|'')*)'")
+QUERY = re.compile(r"(?:select|update|delete|insert)\b")
+NO_FUNCTION = re.compile("exists|coalesce|any|all|array|values|and|or|not|if|in|when|then")
+FROM = re.compile(r"\s*(?:only )?([\w.{}]++)(?! ?\()")
+NO_OPERATORS = re.compile(
+    r"operator\(pg_catalog\.[^)]+\)|:=|::|(?<=\()\*(?=\))|select \*|\bfor [\w, ]+ in\b"
+    r"|using errcode =|(?<=set settings )="
+)
+BY_OPERATORS = re.compile(
+    r"[-+*/<>=~!@#%^&|?]+|\b(?:in|i?like|similar|between|nullif|greatest|least|using|distinct from|case (?!when)\w+)\b"
+)
+
+
+def bodies(text: str) -> Iterator[str]:
+    """Yield what stands in plpgsql in a text, but for functions that have a path of their own."""
+    for found in BODY.finditer(text):
+        if "set search_path = " not in found["head"] and re.search(r"\bbegin\b", found["body"]):
+            yield found["body"].strip()
+
+
+def by_the_path(body: str) -> Iterator[str]:
+    """Yield the names and operators in a body, and in what it executes, that are looked up along a path."""
+    for literal in LITERAL.findall(body):
+        if QUERY.match(literal):
+            yield from by_the_path(re.sub("%[sIL]", "given.name", literal))
+    plain = LITERAL.sub("''", body)
+    called = NO_OPERATORS.sub(" ", plain)
+    if declared := re.match(r"declare (.*?)\bbegin\b", plain, re.DOTALL):
+        yield from re.findall(r"(?:^|;)\s*\w+ (\w+)(?![\w.])", declared[1])
+    yield from re.findall(r"::(\w+)(?![\w.])", plain)
+    yield from (name for name in re.findall(r"(?<![\w.}])(\w+) ?\(", called) if not NO_FUNCTION.fullmatch(name))
+    yield from BY_OPERATORS.findall(called)
+    for found in re.finditer(r"\b(?:from|join|update)\s", plain):
+        names = (FROM.match(item) for item in listed(plain[found.end() :]))
+        yield from (name[1] for name in names if name and "." not in name[1])
+
+
+def test_no_name_in_a_body_of_ours_is_looked_up_once_code_of_the_application_may_have_run() -> None:
+    found: set[tuple[str, str]] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for text in texts(ast.parse(path.read_text())):
+            looked = {body: list(by_the_path(body)) for body in bodies(text)}
+            found |= {(str(path.relative_to(PACKAGE)), " ".join(body.split()[:3])) for body in looked if looked[body]}
+    assert found == set(NOTHING_RAN_BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("body", "looked_up"),
+    [
+        ("declare n bigint; m pg_catalog.int8; begin n := 1; end", ["bigint"]),
+        ("begin if a operator(pg_catalog.<) b or a > b then raise 'a < b'; end if; end", [">"]),
+        (
+            "begin for a, b in select * from pg_catalog.f(x::text) loop m := to_regclass(a); end loop; end",
+            ["text", "to_regclass"],
+        ),
+        ("begin perform from pg_class where n in (1); end", ["in", "pg_class"]),
+        ("begin execute pg_catalog.format('select count(*) from only %s', t) into n; end", ["count"]),
+        ("begin return case n when 1 then 2 end; end", ["case n"]),
+    ],
+)
+def test_a_name_that_is_looked_up_along_a_path_is_found(body: str, looked_up: list[str]) -> None:
+    assert sorted(by_the_path(body)) == sorted(looked_up)
