@@ -55,7 +55,7 @@ class Part:
     """A stream's part of the manifest, with all its drafts verified and durable.
 
     ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back;
-    ``leading_out_count`` are links whose target is not in the archive.
+    ``leading_out_count`` are links whose target is not in the archive. ``hides_damage`` is as in the facts.
     """
 
     stream: Stream
@@ -63,6 +63,7 @@ class Part:
     changed: tuple[str, ...] = ()
     too_long_count: int = 0
     leading_out_count: int = 0
+    hides_damage: Sequence[Sequence[str]] = ()
 
 
 def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
@@ -90,6 +91,7 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     return Part(
         stream=Stream.DB,
         manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles, own]},
+        hides_damage=facts.hides_damage,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.host.wording import size
+from dental_pms_backup.live import own_settings
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def of_set(
             case Stream.DB:
                 rows = part.manifest["rows"]
                 yield from _of_database(size_bytes, rows, earlier, limits)
+                yield from _of_damage(part.hides_damage)
             case Stream.ATTACHMENTS:
                 rows_with_files = rows.get(table, rows.get(f"public.{table}", 0)) if table else 0
                 yield from _of_attachments(size_bytes, part.manifest["entries"], rows_with_files, earlier, limits)
@@ -50,6 +52,16 @@ def _of_database(
         return
     yield from _shrunk(Kind.DB, size_bytes, earlier, limits.db_shrink_percent)
     yield from _emptied(rows, _last_rows(earlier), limits.rows_shrink_percent)
+
+
+def _of_damage(hides_damage: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield who may have read a damaged page: as he has, without its rows, it stays in the server's memory for all."""
+    for setting, role in hides_damage:
+        whose = f"role {own_settings.plain(role)}" if role else "whoever reads this database"
+        yield (
+            f"db: {setting} is on for {whose}, expected off: rows of a damaged page may be missing, and no error says "
+            "so; reset it, restart the server and run again"
+        )
 
 
 def _of_attachments(

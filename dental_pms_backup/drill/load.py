@@ -109,7 +109,7 @@ def make_database(server: Server, encoding: str, source: Mapping[str, Any], cust
     """
     create = f"create database {DATABASE} template template0 encoding '{encoding}'"
     plain = "C.UTF-8" if encoding == "UTF8" else "C"
-    wanted, why = _locale(source), ""
+    wanted, why = locale(source), ""
     try:
         postgres.ask(server, f"{create} {wanted or f'locale {postgres.literal(plain)}'}", timeout_s=600)
     except BackupError:
@@ -134,7 +134,7 @@ def _is_set(server: Server, name: str, value: str) -> bool:
     return ended.ok
 
 
-def _locale(source: Mapping[str, Any]) -> str:
+def locale(source: Mapping[str, Any]) -> str:
     """Return the options that make a database order text as another, nothing where the manifest does not say how."""
     if not source.keys() >= {"collate", "ctype"}:
         return ""
@@ -144,7 +144,8 @@ def _locale(source: Mapping[str, Any]) -> str:
         case "c":
             return f"{both} {LIBC}"
         case "i":
-            return f"{both} locale_provider icu icu_locale {named['locale']}"
+            rules = f" icu_rules {postgres.literal(str(source['icu_rules']))}" if source.get("icu_rules") else ""
+            return f"{both} locale_provider icu icu_locale {named['locale']}{rules}"
         case "b":
             return f"{both} locale_provider builtin builtin_locale {named['locale']}"
         case _:

@@ -45,9 +45,17 @@ select json_build_object('version', current_setting('server_version_num')::int, 
  'system', (select system_identifier::text from pg_control_system()), 'oid', (select oid::bigint from pg_database
   where datname = current_database()), 'port', current_setting('port')::int,
  'superuser', current_setting('is_superuser') = 'on',
+ 'hides_damage', (with hides (name) as (values ('zero_damaged_pages'), ('ignore_checksum_failure'))
+  select coalesce(json_agg(found order by found), '[]') from (
+   select array[name, ''] from hides where current_setting(name)::bool
+   union select array[name, coalesce(rolname, '')] from pg_db_role_setting cross join unnest(setconfig) entry
+    join hides on case when name = split_part(entry, '=', 1) then split_part(entry, '=', 2)::bool end
+    left join pg_roles r on r.oid = setrole
+    where setdatabase in (0, (select oid from pg_database where datname = current_database()))
+  ) _ (found)),
  'settings', (select jsonb_strip_nulls(jsonb_build_object('encoding', pg_encoding_to_char(d.encoding),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
-  'locale', coalesce(j->>'datlocale', j->>'daticulocale'),
+  'locale', coalesce(j->>'datlocale', j->>'daticulocale'), 'icu_rules', j->>'daticurules',
   'superuser', (select rolname from pg_roles where oid = 10),
   'amount', case when {has_money} then (-1234567.89)::numeric::money::text end))
    || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.config.values import Road
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -103,7 +103,8 @@ class Facts:
     ``started`` is when it was started, as it writes it: only ever compared. ``oid`` is the database's own number on the
     server, which one that is made anew under its name has not. ``settings`` decide how
     pg_dump writes a value, and how text is ordered: the columns of pg_database for that differ from version to version.
-    ``superuser`` tells whether we are one there.
+    ``superuser`` tells whether we are one there. ``hides_damage`` are settings by which somebody reads a damaged page
+    of the database without an error, each with his role, which is empty for whoever comes.
     One of them is the superuser that made the cluster, whose the system's objects are: pg_dump writes what differs.
     """
 
@@ -117,6 +118,7 @@ class Facts:
     port: int = 5432
     superuser: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    hides_damage: Sequence[Sequence[str]] = field(default_factory=list)
 
     @property
     def major(self) -> int:

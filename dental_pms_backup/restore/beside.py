@@ -185,10 +185,10 @@ def made(dump: Opened, *, now: datetime, as_superuser: bool) -> Iterator[Into]:
     name, role = free_name(live, "_restoring_", now), replay_role.new_role()
     try:
         if as_superuser:
-            databases.create_like(live.server, live.facts.database, name)
+            databases.create_like(live.server, live.facts.database, name, order=likeness.order(dump.backup, live))
             yield Into(database=name)
         else:
-            with replay_role.made(live, name, role, ours=dump.ours) as by:
+            with replay_role.made(live, name, role, dump.backup) as by:
                 yield Into(database=name, restorer=by)
     except BaseException:
         _drop(live, name, role)
@@ -242,7 +242,7 @@ def _fill_as_superuser(
     journal.write(Event.RESTORE_AS_SUPERUSER, text, priority=journal.WARNING, fields={"target": into.database})
     live = dump.live
     databases.drop(live.server, into.database)
-    databases.create_like(live.server, live.facts.database, into.database)
+    databases.create_like(live.server, live.facts.database, into.database, order=likeness.order(dump.backup, live))
     leftover_roles.remove_or_leave(live, into.restorer.role)
     _replay(config, dump, dataclasses.replace(into, restorer=None), verified.unpack, lambda: verified, watch=watch)
 

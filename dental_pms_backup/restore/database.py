@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 from dental_pms_backup.errors import BackupError, RefusedError, UsageError, shell_word
 from dental_pms_backup.host import stop
 from dental_pms_backup.live import postgres, sources, table_files
-from dental_pms_backup.restore import backup_file, beside, database_settings, databases, safety_set, switch, terms
+from dental_pms_backup.restore import (
+    backup_file,
+    beside,
+    database_settings,
+    databases,
+    likeness,
+    safety_set,
+    switch,
+    terms,
+)
 from dental_pms_backup.restore.replay import Into
 from dental_pms_backup.restore.terms import Prospect, Restored
 from dental_pms_backup.store.sets import NAME_FORMAT, Kind, Stream
@@ -304,6 +313,7 @@ def _check_replaces(dump: Opened, verified: Verified, wanted: str, terms: Terms)
             hint=f"dental-pms-backup restore db {shell_word(wanted)}   # "
             "beside the live database; then the command that it prints",
         )
+    likeness.check_replaced(dump.backup, dump.live)
     if not terms.as_superuser and beside.owned_by_others(dump, verified.unpack):
         raise RefusedError(
             "restore: --replace is work of the superuser, and the set has objects of others, expected --as-superuser: "

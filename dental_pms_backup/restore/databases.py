@@ -31,12 +31,12 @@ KIB = 1024
 UNFINISHED = re.compile(r".*_restoring_[0-9]{4}(?:_[0-9]{2}){2}_[0-9]{6}")
 # The columns of pg_database that say which locale differ from version to version.
 CREATE = """\
-select format('create database %I template template0 owner %I encoding %L lc_collate %L lc_ctype %L', {new},
-  coalesce({owner}, r.rolname), pg_encoding_to_char(d.encoding), j->>'datcollate', j->>'datctype')
- || case j->>'datlocprovider' when 'c' then ' locale_provider libc'
+select format('create database %I template template0 owner %I encoding %L ', {new}, coalesce({owner}, r.rolname),
+  pg_encoding_to_char(d.encoding)) || coalesce({order}, format('lc_collate %L lc_ctype %L', j->>'datcollate',
+   j->>'datctype') || case j->>'datlocprovider' when 'c' then ' locale_provider libc'
   when 'i' then format(' locale_provider icu icu_locale %L', coalesce(j->>'datlocale', j->>'daticulocale'))
    || coalesce(format(' icu_rules %L', nullif(j->>'daticurules', '')), '')
-  when 'b' then format(' locale_provider builtin builtin_locale %L', j->>'datlocale') else '' end
+  when 'b' then format(' locale_provider builtin builtin_locale %L', j->>'datlocale') else '' end)
  || format(' tablespace %I allow_connections false connection limit %s', t.spcname, d.datconnlimit)
  from pg_database d join pg_roles r on r.oid = d.datdba join pg_tablespace t on t.oid = d.dattablespace,
   to_jsonb(d) j where d.datname = {live} \\gexec
@@ -143,13 +143,15 @@ def room(server: Server, live: str) -> Room | None:
     return Room(free_bytes=int(line[3]) * KIB, wal_bytes=int(wal[1])) if line and wal else None
 
 
-def create_like(server: Server, live: str, new: str, *, owner: str | None = None) -> None:
+def create_like(server: Server, live: str, new: str, *, owner: str | None = None, order: str = "") -> None:
     """Make an empty database, as template0 has it, with the owner, encoding, locale and tablespace of the live one.
+
+    What ``order`` says, as SQL, it has instead of the live one's locale.
 
     Nobody but its owner and superusers can connect to it, until it has the live one's privileges.
     """
-    named = "null" if owner is None else literal(owner)
-    tell(server, CREATE.format(new=literal(new), name=quoted(new), live=literal(live), owner=named))
+    named, ordered = "null" if owner is None else literal(owner), literal(order) if order else "null"
+    tell(server, CREATE.format(new=literal(new), name=quoted(new), live=literal(live), owner=named, order=ordered))
 
 
 def drop(server: Server, database: str) -> None:

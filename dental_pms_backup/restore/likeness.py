@@ -1,57 +1,106 @@
-"""Whether text reads on the live server as it did where a set was taken.
+"""Whether text reads in a restored database as it did where a set was taken.
 
-In another encoding the same bytes are other letters, or none: no way to load a set puts that right. In another order
-of text only what is sorted comes otherwise.
+In another encoding the same bytes are other letters, or none: no way to load a set puts that right. By another locale
+what is computed of text while a set is loaded would be other text, and rows would be in other partitions: the new
+database gets the set's.
 """
 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dental_pms_backup.drill import load
 from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import postgres
-from dental_pms_backup.restore import databases
+from dental_pms_backup.restore import databases, written_by
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.backup_file import BackupFile
 
-ORDER = ("collate", "ctype", "locale_provider", "locale")
+ORDER = ("collate", "ctype", "locale_provider", "locale", "icu_rules")
+PROVIDERS_SINCE = 15
+LIBC = "c"
 
 
 def check(dump: BackupFile, live: DatabaseSource) -> None:
-    """Raise RefusedError where the live database has another encoding than the set's, and tell of another order.
+    """Raise RefusedError where live has another encoding, or lacks the set's locale; tell of another one.
 
     Of what no manifest says it nobody knows.
     """
     taken, now = dump.written_by, live.facts.settings
     if taken.get("encoding", now.get("encoding")) != now.get("encoding"):
-        raise _other_encoding(str(taken["encoding"]), live)
-    other = [name for name in ORDER if name in taken and taken[name] != now.get(name)]
-    if other:
-        differs = ", ".join(f"{name} {now.get(name)} instead of {taken[name]}" for name in other)
-        journal.write(
-            Event.RESTORE_OTHER_ORDER,
-            f"the live database sorts text otherwise than the one of the set did ({differs}); the content is the same",
-            priority=journal.WARNING,
-            fields={"target": live.facts.database},
+        raise _refused(
+            f"the live database has the encoding {now['encoding']}, expected {taken['encoding']}, as the set has: "
+            "the same text would be other text",
+            dump,
+            live,
+        )
+    if not order(dump, live):
+        return
+    if lacking := _lacking(dump, live):
+        raise RefusedError(
+            f"db: the database of the set sorted text by the locale {lacking}, expected a server that has it: what is "
+            "computed of text would be other text; nothing was touched",
+            hint=written_by.command_for(live, lacking),
+        )
+    journal.write(
+        Event.RESTORE_OTHER_ORDER,
+        f"the live database sorts text otherwise than the one of the set did ({_differences(dump, live)}); "
+        "the restored one does it as that of the set did",
+        priority=journal.WARNING,
+        fields={"target": live.facts.database},
+    )
+
+
+def check_replaced(dump: BackupFile, live: DatabaseSource) -> None:
+    """Raise RefusedError where a set is to be loaded into the live database itself, and that has another locale."""
+    if order(dump, live):
+        raise _refused(
+            f"the live database sorts text otherwise than the one of the set did ({_differences(dump, live)}), "
+            "expected the same for --replace: what is computed of text would be other text",
+            dump,
+            live,
         )
 
 
-def _other_encoding(taken: str, live: DatabaseSource) -> RefusedError:
-    server, name = live.server, live.facts.database
-    aside = databases.name_like(name, f"_{live.facts.settings['encoding'].lower()}")
+def order(dump: BackupFile, live: DatabaseSource) -> str:
+    """Return the options that make a database sort text as the set's did; nothing where the live one does."""
+    taken, now = (_ordered(each, live) for each in (dump.written_by, live.facts.settings))
+    return load.locale(taken) if taken != now else ""
+
+
+def _ordered(settings: Mapping[str, Any], live: DatabaseSource) -> Mapping[str, Any]:
+    usual = {"locale_provider": LIBC} if live.facts.major >= PROVIDERS_SINCE else {}
+    return {**usual, **{name: settings[name] for name in ORDER if name in settings}}
+
+
+def _lacking(dump: BackupFile, live: DatabaseSource) -> str:
+    """Return the locale that a set's database had and the server lacks, empty where it has it."""
+    named = (str(dump.written_by.get(name, "C")) for name in ("collate", "ctype"))
+    return next((name for name in named if not written_by.known(live, {"lc_time": name})), "")
+
+
+def _differences(dump: BackupFile, live: DatabaseSource) -> str:
+    taken, now = (_ordered(each, live) for each in (dump.written_by, live.facts.settings))
+    both = ((name, now.get(name, "none"), taken.get(name, "none")) for name in ORDER)
+    return ", ".join(f"{name} {has} instead of {had}" for name, has, had in both if has != had)
+
+
+def _refused(what: str, dump: BackupFile, live: DatabaseSource) -> RefusedError:
+    server, name, now = live.server, live.facts.database, live.facts.settings
+    encoding = str(dump.written_by.get("encoding", now.get("encoding")))
+    aside = databases.name_like(name, "_aside")
+    plain = f"locale {postgres.literal('C.UTF-8' if encoding == 'UTF8' else 'C')}"
+    locale = plain if _lacking(dump, live) else load.locale(_ordered(dump.written_by, live)) or plain
     statements = (
         f"alter database {postgres.quoted(name)} rename to {postgres.quoted(aside)}",
-        f"create database {postgres.quoted(name)} template template0 encoding {postgres.literal(taken)} "
-        f"locale {postgres.literal('C.UTF-8' if taken == 'UTF8' else 'C')}",
+        f"create database {postgres.quoted(name)} template template0 encoding {postgres.literal(encoding)} {locale}",
     )
     command = shlex.join([*databases.admins_psql(server, live.facts.user, statements[0]), "--command", statements[1]])
-    return RefusedError(
-        f"db: the live database has the encoding {live.facts.settings['encoding']}, expected {taken}, as the set has: "
-        "the same text would be other text; nothing was touched",
-        hint=f"{command}   # nobody may be connected",
-    )
+    return RefusedError(f"db: {what}; nothing was touched", hint=f"{command}   # nobody may be connected")

@@ -26,13 +26,14 @@ from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.host import client_cage, listeners, programs
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost, literal
-from dental_pms_backup.restore import databases, empty, leftover_roles, live_roles, replay_guards
+from dental_pms_backup.restore import databases, empty, leftover_roles, likeness, live_roles, replay_guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.backup_file import BackupFile
 
 ITERATIONS = 4096  # what PostgreSQL itself takes
 ANSWERS_S = 30
@@ -185,7 +186,7 @@ def new_role() -> str:
 
 
 @contextlib.contextmanager
-def made(live: DatabaseSource, database: str, role: str, *, ours: bool) -> Iterator[Restorer]:
+def made(live: DatabaseSource, database: str, role: str, dump: BackupFile) -> Iterator[Restorer]:
     """Make a role and an empty database of its own like the live one; RefusedError where the server lets no role in.
 
     Neither is removed with the block.
@@ -193,24 +194,24 @@ def made(live: DatabaseSource, database: str, role: str, *, ours: bool) -> Itera
     password = secrets.token_urlsafe(24)
     kept = verifier(password)
     with _passfile(live.server, password) as passfile:
-        _make(live, database, role, kept, ours=ours)
+        _make(live, database, role, kept, dump)
         server = next((each for each in _roads(live.server, role, passfile) if _lets_in(each, role, database)), None)
         if server is None:
             raise _not_let_in(live.server)
         owner = postgres.ask(live.server, OWNER)
-        heir = owner if ours else _heir(live)
-        yield Restorer(role=role, server=server, verifier=kept, owner=owner, heir=heir, ours=ours)
+        heir = owner if dump.ours else _heir(live)
+        yield Restorer(role=role, server=server, verifier=kept, owner=owner, heir=heir, ours=dump.ours)
 
 
-def _make(live: DatabaseSource, database: str, role: str, kept: str, *, ours: bool) -> None:
+def _make(live: DatabaseSource, database: str, role: str, kept: str, dump: BackupFile) -> None:
     settings = literal(json.dumps(UNLOGGED | pinned_settings.TO_LOAD))
     databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(kept), settings=settings))
-    databases.create_like(live.server, live.facts.database, database, owner=role)
-    there = [] if ours else postgres.ask(live.server, EXTENSIONS).splitlines()
+    databases.create_like(live.server, live.facts.database, database, owner=role, order=likeness.order(dump, live))
+    there = [] if dump.ours else postgres.ask(live.server, EXTENSIONS).splitlines()
     known = [each for each in there if each in HARMLESS]
     array = f"array[{', '.join(literal(each) for each in known)}]"
-    script = MAKE_EXTENSION.format(role=role, ours=str(ours).lower(), known=array) + replay_guards.before_any(role)
-    script += replay_guards.before(role) if ours else ""
+    script = MAKE_EXTENSION.format(role=role, ours=str(dump.ours).lower(), known=array) + replay_guards.before_any(role)
+    script += replay_guards.before(role) if dump.ours else ""
     script += OWN_PUBLIC.format(role=role) if live.facts.major < empty.PUBLIC_IS_OWNED_SINCE else ""
     databases.tell(live.server, script, database=database)
 

@@ -127,7 +127,8 @@ def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
     )
 
 
-def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
+def command_for(live: DatabaseSource, locale: str) -> str:
+    """Return the command with which an admin gives the server a locale."""
     name, at, modifier = locale.partition("@")
     language, _, encoding = name.partition(".")
     command = shlex.join(["localedef", "-i", language + at + modifier, "-c", "-f", _charmap(encoding), locale])
@@ -137,10 +138,14 @@ def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
             how = f"{shlex.join(['docker', 'restart', name])}   # and into the image"
         case postgres.OnHost():
             how = "systemctl restart postgresql"
+    return f"{command} && {how}"
+
+
+def _lacks(live: DatabaseSource, locale: str) -> RefusedError:
     return RefusedError(
         f"db: the set has amounts of money, written with lc_monetary = {locale}, expected a server that has this "
         "locale: by another one they would be other amounts; nothing was touched",
-        hint=f"{command} && {how}",
+        hint=command_for(live, locale),
     )
 
 

@@ -1,5 +1,6 @@
 """A run that meets a fault of the database says so, publishes nothing, and the next run succeeds."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -17,7 +18,8 @@ import pytest
 
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
-from tests.integration.faults import FAILED, LOCK_ALL, Met, fails, recovers, succeeds
+from tests.integration.drills import change_manifest
+from tests.integration.faults import FAILED, LOCK_ALL, Met, fails, is_suspect, recovers, succeeds
 from tests.integration.support import (
     Argvs,
     Journal,
@@ -314,6 +316,47 @@ def test_a_damaged_page_fails_the_run(site: Site, live: OnHost) -> None:
         sql(live, "drop database damaged with (force)")
     assert "invalid page" in done.stderr
     site.configure({"native.database": "practice"})
+    recovers(site)
+
+
+@pytest.mark.fault("Database", "a damaged page was read as an empty one")
+@pytest.mark.parametrize(
+    ("lets", "user", "whose"),
+    [
+        ("alter database damaged set zero_damaged_pages = on", "postgres", "whoever reads this database"),
+        ("alter role dental_app set zero_damaged_pages = on", "postgres", "role dental_app"),
+        ("alter system set zero_damaged_pages = on", "backup_reader", "whoever reads this database"),
+    ],
+    ids=[
+        "by a setting of the database",
+        "by a setting of one role",
+        "by a setting of the server, where the role that dumps is no superuser",
+    ],
+)
+def test_a_set_without_the_rows_of_a_damaged_page_is_suspect(
+    site: Site, live: OnHost, lets: str, user: str, whose: str
+) -> None:
+    sql(live, "checkpoint")
+    sql(live, "create database damaged template practice strategy file_copy")
+    sql(live, "create role backup_reader login in role pg_read_all_data bypassrls", lets)
+    sql(live, "select pg_reload_conf()")
+    server = postgres.in_database(live, "damaged")
+    try:
+        place = sql(server, "select current_setting('data_directory') || '/' || pg_relation_filepath('images')")
+        with Path(place).open("r+b") as file:
+            file.write(os.urandom(64))
+        sql(server, "grant select on images to dental_app")
+        sql(dataclasses.replace(server, user="dental_app"), "select count(*) from images")
+        site.configure({"native.database": "damaged", "native.user": user})
+        change_manifest(site, site.sets()[0], lambda manifest: manifest["streams"]["db"].update(source={}))
+        _, done = is_suspect(site)
+    finally:
+        sql(live, "drop database damaged with (force)", "drop role backup_reader")
+        sql(live, "alter role dental_app reset zero_damaged_pages")
+        sql(live, "alter system reset zero_damaged_pages")
+        sql(live, "select pg_reload_conf()")
+    assert f"db: zero_damaged_pages is on for {whose}, expected off" in done.stderr
+    site.configure({"native.database": "practice", "native.user": site.server.user})
     recovers(site)
 
 
