@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dental_pms_backup.live import postgres
+from dental_pms_backup.live.postgres import OnHost
 from tests import faults
-from tests.integration.support import CANARIES, Journal, Site, executable, processes_about, signalled, sql, wait_until
+from tests.integration.support import (
+    CANARIES,
+    Journal,
+    Ran,
+    Site,
+    executable,
+    processes_about,
+    signalled,
+    sql,
+    wait_until,
+)
 
 FAILED = "failure={}\nbackup_run_status=failed\n"
 OK = "backup_run_status=ok"
@@ -119,6 +130,12 @@ def assert_whole(site: Site, name: str) -> None:
             subprocess.run(["tar", "--list"], input=content, stdout=subprocess.DEVNULL, check=True)
         else:
             assert re.search(rb"(database dump|cluster dump|settings of the database) complete", content[-200:])
+
+
+def kept_beside(site: Site, done: Ran) -> OnHost:
+    """Return the database that was live, which a restore in its place says that it kept."""
+    (name,) = re.findall(f"^restore_kept=({site.server.database}.+)$", done.stdout, re.MULTILINE)
+    return postgres.in_database(site.server, name)
 
 
 def at_rest(site: Site) -> None:

@@ -1,6 +1,7 @@
 """Somebody evil has psql read our words as something else, or has our sessions be his: none of it does him any good."""
 
 import gzip
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 from dental_pms_backup.live import pinned_settings, postgres
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import events, fails, listening, recovers
-from tests.integration.support import Ran, Site, as_cluster_user, bin_dir, sql
+from tests.integration.faults import events, fails, kept_beside, listening, recovers
+from tests.integration.support import Ran, Site, as_cluster_user, bin_dir, dump, sql
 
 AS_IT_WAS = "the live database as it was"
+CAME_LATER = "create table public.later ()"
+PROVEN = faults.AS_BEFORE + ", the drilled one proven"
+REPLACED = "the set's content, live kept beside"
 DUMP = """\
 --
 -- PostgreSQL database dump
@@ -69,12 +73,16 @@ IN_RIGHTS = (
 IN_ROLES = f'CREATE ROLE "x{HALF}";\nCREATE ROLE " \\! touch {{trace}} #";'
 # Other names of such encodings, each with bytes that are UTF-8, and of which the last takes a quote along.
 ALIASES = {"WIN932": HALF.encode(), "WIN936": b"\xc3\xa9\xb0", "WIN949": b"\xc3\xa9\xb0", "WIN950": b"\xc3\xa9\xb0"}
+HIDES = "an encoding in which psql may take a quote for a part of a character"
+OF_THE_FILE = f"db: the file cannot be replayed (line 22: {HIDES}), expected"
+OF_THE_ROLES = f"db: the roles of the set that the server lacks cannot be made (line 7: {HIDES})"
 LATER = "SELECT pg_catalog.set_config('client_encoding', 'SJIS', false);"
+# Last what is said of it; nothing where the encoding is as it was, by the time of what would be misread.
 FILES = {
-    "under the rows that are counted": (IN_COUNT, "SET client_encoding = 'SJIS';", ""),
-    "under the rows that are counted, by a function": (IN_COUNT, LATER, ""),
-    "under the rights that are given": ("x", f"SET client_encoding = 'SJIS';\n{IN_RIGHTS}", ""),
-    "under the roles beside it": ("x", "", IN_ROLES),
+    "under the rows that are counted": (IN_COUNT, "SET client_encoding = 'SJIS';", "", OF_THE_FILE),
+    "under the rows that are counted, by a function": (IN_COUNT, LATER, "", ""),
+    "under the rights that are given": ("x", f"SET client_encoding = 'SJIS';\n{IN_RIGHTS}", "", OF_THE_FILE),
+    "under the roles beside it": ("x", "", IN_ROLES, OF_THE_ROLES),
 }
 
 
@@ -101,22 +109,25 @@ def typed(site: Site, *words: str, store: str) -> Ran:
 @pytest.mark.parametrize("where", list(FILES))
 def test_no_encoding_hides_a_quote_from_psql(own_database: Site, trace: Path, where: str) -> None:
     site = own_database
-    table, last, roles = FILES[where]
+    table, last, roles, said = FILES[where]
     stamp = "2026-01-02_030405"
-    dump = DUMP.format(encoding="UTF8", table=table, last=last).format(trace=trace)
+    evil = DUMP.format(encoding="UTF8", table=table, last=last).format(trace=trace)
     file = site.place / f"db_{stamp}.sql.gz"
-    file.write_bytes(gzip.compress(dump.encode()))
+    file.write_bytes(gzip.compress(evil.encode()))
     if roles:
         beside = ROLES.format(encoding="SJIS", last=roles.format(trace=trace))
         (site.place / f"globals_{stamp}.sql.gz").write_bytes(gzip.compress(beside.encode()))
-    typed(site, "restore", "db", str(file), "--to", f"{site.server.database}_new", store=AS_IT_WAS)
+    live = dump(site.server)
+    done = typed(site, "restore", "db", str(file), "--to", f"{site.server.database}_new", store=AS_IT_WAS)
+    assert (said in done.stderr, done.returncode) == (True, 1 if said else 0), done.stderr
     assert not trace.exists()
     for encoding, half in ALIASES.items() if roles else ():
         raw = ROLES.format(encoding=encoding, last=roles.format(trace=trace)).encode().replace(HALF.encode(), half)
         (site.place / f"globals_{stamp}.sql.gz").write_bytes(gzip.compress(raw))
         done = site.run("restore", "db", str(file), "--to", f"{site.server.database}_new")
-        assert "an encoding in which psql may take a quote" in done.stderr
+        assert HIDES in done.stderr
         assert not trace.exists()
+    assert dump(site.server) == live
     recovers(site)
 
 
@@ -128,11 +139,18 @@ def test_no_encoding_of_the_database_hides_a_quote_from_psql(own_database: Site,
     site.takes()
     name = b"\x81\x5c".decode("gb18030") + f"\\u3042' \\! touch {trace} #"
     setting = f"alter database \"{site.server.database}\" set client_encoding = 'GB18030'"
-    sql(site.server, f'create table public."{name}" (n int)', setting)
-    done = typed(site, "restore", "db", "latest", "--in-place", "--yes", store="the set's content, live kept beside")
+    sql(site.server, f'create table public."{name}" (n int)', CAME_LATER, setting)
+    done = typed(site, "restore", "db", "latest", "--in-place", "--yes", store=REPLACED)
     assert done.returncode == 0, done.stderr
     assert not trace.exists()
+    has_replaced(site, done)
     recovers(site)
+
+
+def has_replaced(site: Site, done: Ran) -> None:
+    """Expect that what was live is kept beside, and what is live has not what came into that after the set."""
+    seen = [sql(server, "select to_regclass('public.later')") for server in (site.server, kept_beside(site, done))]
+    assert seen == ["", "later"]
 
 
 APP = """\
@@ -174,10 +192,12 @@ def test_our_sessions_are_ours_whatever_role_the_database_gives_them(owned: tupl
     site, app = owned
     site.configure({"drill.same_as_live": {"evil": "select case when evil_once() then 'same' end"}})
     site.takes()
-    drilled = typed(site, "drill", "latest", store=AS_IT_WAS)
-    assert drilled.returncode == 0, drilled.stderr
-    done = typed(site, "restore", "db", "latest", "--in-place", "--yes", store=AS_IT_WAS)
+    drilled = typed(site, "drill", "latest", store=PROVEN)
+    assert "proof_same_as_live_evil=passed\n" in drilled.stdout, drilled.stderr
+    sql(site.server, CAME_LATER)
+    done = typed(site, "restore", "db", "latest", "--in-place", "--yes", store=REPLACED)
     assert done.returncode == 0, done.stderr
+    has_replaced(site, done)
     elsewhere = postgres.in_database(site.server, "postgres")
     assert sql(elsewhere, f"select rolsuper from pg_roles where rolname = '{app}'") == "f"  # noqa: S608 - ours
     assert not trace.exists()
@@ -193,10 +213,23 @@ LENDS = {
     "a view that writes to the system": "CREATE VIEW public.tables AS SELECT * FROM pg_catalog.pg_class;\n"
     "GRANT UPDATE ON TABLE public.tables TO PUBLIC;",
 }
+# How what was lent would be used, what is said of that, and how a superuser would have it to lend.
 USES = {
-    "a function that runs as its owner": "select public.up()",
-    "a view of the passwords": "select count(*) from public.hashes",
-    "a view that writes to the system": "update public.tables set relname = relname",
+    "a function that runs as its owner": (
+        "select public.up()",
+        "permission denied to alter role|must be superuser to alter superuser roles",
+        "function public.up()",
+    ),
+    "a view of the passwords": (
+        "select count(*) from public.hashes",
+        "permission denied for table pg_authid",
+        "view public.hashes",
+    ),
+    "a view that writes to the system": (
+        "update public.tables set reltuples = 1",
+        "permission denied for table pg_class",
+        "view public.tables",
+    ),
 }
 
 
@@ -206,13 +239,16 @@ def test_a_superuser_gets_nothing_that_lends_his_rights(own_database: Site, what
     site = own_database
     file = site.place / "evil.sql"
     file.write_text(DUMP.format(encoding="UTF8", table="x", last=LENDS[what]))
-    new = f"{site.server.database}_new"
+    live, new = dump(site.server), f"{site.server.database}_new"
     done = typed(site, "restore", "db", str(file), "--to", new, store=AS_IT_WAS)
     assert done.returncode == 0, done.stderr
-    used = as_cluster_user(
-        replace(postgres.in_database(site.server, new), user="dental_app"), "psql", "-Xc", USES[what]
-    )
-    assert "permission denied" in used.stderr or "must be" in used.stderr.lower()
+    assert dump(site.server) == live
+    made = postgres.in_database(site.server, new)
+    statement, refused, lent = USES[what]
+    for lends, said in (("select 1", f"^ERROR:  ({refused})"), (f"alter {lent} owner to postgres", "^$")):
+        sql(made, lends)
+        used = as_cluster_user(replace(made, user="dental_app"), "psql", "-Xc", f"begin; {statement}; rollback")
+        assert re.match(said, used.stderr), (lends, used.stderr)
     recovers(site)
 
 
@@ -224,9 +260,10 @@ def test_a_file_says_nothing_of_what_a_superuser_will_make(own_database: Site) -
     whoever = ("", *(f" FOR ROLE {name}" for name in ("postgres", "current_user", "Session_User", "CURRENT_ROLE")))
     each = "\n".join(f"ALTER DEFAULT PRIVILEGES{role} {grant}" for role in whoever)
     file.write_text(DUMP.format(encoding="UTF8", table="x", last=each))
-    new = f"{site.server.database}_new"
+    live, new = dump(site.server), f"{site.server.database}_new"
     done = typed(site, "restore", "db", str(file), "--to", new, store=AS_IT_WAS)
     assert done.returncode == 0, done.stderr
+    assert dump(site.server) == live
     assert sql(postgres.in_database(site.server, new), "select count(*) from pg_default_acl") == "0"
     recovers(site)
 

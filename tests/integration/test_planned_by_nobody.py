@@ -17,9 +17,9 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import FAILED, OK, at_rest, events, fails, listening, recovers
+from tests.integration.faults import FAILED, OK, assert_whole, at_rest, events, fails, kept_beside, listening, recovers
 from tests.integration.support import Ran, Site, bin_dir, sql, wait_until
-from tests.integration.test_evil_settings import typed
+from tests.integration.test_evil_settings import AS_IT_WAS, REPLACED, typed
 
 PACKAGE = Path(dental_pms_backup.__file__).parent
 # The planner computes what is constant in what describes a table, as whoever asks about it.
@@ -96,14 +96,25 @@ def test_no_session_of_ours_runs_what_describes_a_table(owned: tuple[Site, str])
     done = typed(site, "run", store=faults.A_NEW_SET)
     nothing_ran(site, app, done)
     assert done.stdout.endswith(f"{OK}\n")
+    assert_whole(site, site.sets()[-1])
     site.mend()
     sql(site.server, f"set role {app}; {FILLED}")
     (site.attachments / "attachments").symlink_to(".")
     taken = site.takes()
-    restored = ("restore db latest --in-place --yes", f"restore all {taken} --in-place --yes", "restore db latest")
-    for words in restored:
-        done = typed(site, *words.split(), store="live replaced by the set's content, or as it was")
+    empties = f"set role {app}; select count(*) from public.empty"  # noqa: S608 - ours
+    set_has = sql(site.server, empties)
+    for words, store in (
+        ("restore db latest", AS_IT_WAS),
+        (f"restore db {taken} --in-place --yes", REPLACED),
+        (f"restore all {taken} --in-place --yes", REPLACED),
+    ):
+        sql(site.server, f"set role {app}; insert into public.empty default values")
+        live_has = sql(site.server, empties)
+        done = typed(site, *words.split(), store=store)
         nothing_ran(site, app, done)
+        assert sql(site.server, empties) == (live_has if store == AS_IT_WAS else set_has)
+        if store == REPLACED:
+            assert sql(kept_beside(site, done), empties) == live_has
     recovers(site)
     nothing_ran(site, app, done)
 
@@ -166,6 +177,7 @@ def test_nothing_comes_into_the_place_of_a_sequence_that_is_dumped(
 ) -> None:
     site, app = owned
     sql(site.server, SEQUENCES.format(app=app))
+    stored = site.set_files()
     waiting = (WAITING.format(whose=OF_THE_DUMP), WAITING.format(whose=f"usename = '{app}'"))
     with his_session(site, app) as holds, his_session(site, app) as swaps, listening(site) as journal:
         does(holds, "begin; lock table public.indexed in access exclusive mode;")
@@ -183,12 +195,12 @@ def test_nothing_comes_into_the_place_of_a_sequence_that_is_dumped(
     nothing_ran(site, app, Ran([], 0, out, err))
     assert (process.returncode, out) == (1, FAILED.format(cause)) if cause else out.endswith(f"{OK}\n"), err
     assert "hint: dental-pms-backup run   # when the migration that changed tables" in err or not cause, err
-    faults.saw(
-        status=process.returncode,
-        cause=cause,
-        store="a new, verified set of the attachments" if cause else faults.A_NEW_SET,
-        events=events(told),
-    )
+    if cause:
+        assert site.set_files() == stored
+    else:
+        assert_whole(site, site.sets()[-1])
+    store = faults.AS_BEFORE if cause else faults.A_NEW_SET
+    faults.saw(status=process.returncode, cause=cause, store=store, events=events(told))
     at_rest(site)
     recovers(site)
     nothing_ran(site, app, Ran([], 0, out, err))
