@@ -1,7 +1,8 @@
-"""What a program is given to read from and write to, beside files: memory and pipes, while a block lasts."""
+"""What a program is given to read from and write to, beside files: memory and pipes, and who keeps its last words."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import fcntl
@@ -14,7 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+LINE_LENGTH = 1000
+MOST_OF_A_LINE_BYTES = 4 * LINE_LENGTH  # in UTF-8
 PIPE_BYTES = 1 << 20  # what every user may ask for: /proc/sys/fs/pipe-max-size
+
+
+class Said:
+    """The last lines that a program says, of bounded length: one may have no end."""
+
+    def __init__(self, most_lines: int) -> None:
+        self._most = most_lines
+        self._lines: collections.deque[str] = collections.deque(maxlen=most_lines)
+        self._rest = b""
+
+    def write(self, chunk: bytes) -> None:
+        """Keep what is worth it of the next bytes that were said."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        self._lines += map(_shown, lines)
+        if len(self._rest) > 2 * MOST_OF_A_LINE_BYTES:
+            self._rest = self._rest[:MOST_OF_A_LINE_BYTES] + self._rest[-MOST_OF_A_LINE_BYTES:]
+
+    def lines(self) -> tuple[str, ...]:
+        """Return them; what has no end of line is one, too."""
+        return (*self._lines, *([_shown(self._rest)] if self._rest else []))[-self._most :]
 
 
 @contextlib.contextmanager
@@ -67,3 +90,10 @@ def wide_pipe() -> tuple[int, int]:
     with contextlib.suppress(OSError):  # a user who has many pipes gets no more: slower, and as good
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return reading, writing
+
+
+def _shown(line: bytes) -> str:
+    shown = line.decode("utf-8", "replace").strip().replace("\t", " ")
+    if len(shown) > LINE_LENGTH:  # a long name, and what is wrong with it
+        shown = f"{shown[: LINE_LENGTH // 2]}...{shown[3 - LINE_LENGTH // 2 :]}"
+    return shown if shown.isprintable() else "(not text)"  # it may be the data itself

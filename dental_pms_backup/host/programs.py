@@ -7,7 +7,6 @@ since they may hold what must not be told.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import math
@@ -24,6 +23,7 @@ import sh
 
 from dental_pms_backup.errors import TemporaryError, ToolMissingError, shell_word
 from dental_pms_backup.host import descriptors, stop
+from dental_pms_backup.host.descriptors import Said
 from dental_pms_backup.host.feeder import Feeder
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ logging.getLogger("sh").setLevel(logging.ERROR)  # it logs argv
 _seen_ended: weakref.WeakSet[Any] = weakref.WeakSet()
 
 LINES_KEPT = 1000
-LINE_LENGTH = 1000
+CHUNK_BYTES = 4096
 END_GRACE_S = 3.0
 SHORT_NAP_S = 0.01
 CAPTURE_LIMIT_BYTES = 4 << 20
@@ -74,7 +74,7 @@ class Running:
         self.names = [program_of(argv) for argv in argvs]
         self._argvs = argvs
         self._started: list[Any] = []
-        self._said: list[collections.deque[str]] = []
+        self._said: list[Said] = []
         self._feeder: Feeder | None = None
 
     def start(self, stdin: int | None, out: int | None) -> None:
@@ -85,7 +85,7 @@ class Running:
                 following, writing = (
                     (-1, descriptors.copy_of(out)) if argv is self._argvs[-1] else descriptors.wide_pipe()
                 )
-                self._said.append(collections.deque(maxlen=LINES_KEPT))
+                self._said.append(Said(LINES_KEPT))
                 try:
                     self._started.append(_start(argv, reading, writing, self._said[-1]))
                 finally:  # an end kept open here would hide the end of input, or of the reader
@@ -121,8 +121,8 @@ class Running:
         _wait(self._started, beat)
         self.end()
         return tuple(
-            Ended(program=name, exit_code=process.exit_code, said=tuple(lines))
-            for name, process, lines in zip(self.names, self._started, self._said, strict=True)
+            Ended(program=name, exit_code=process.exit_code, said=said.lines())
+            for name, process, said in zip(self.names, self._started, self._said, strict=True)
         )
 
     def end(self) -> None:
@@ -224,7 +224,7 @@ def background(argv: Sequence[str], *, log: Path) -> Iterator[None]:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        process = _start(argv, stdin, out, collections.deque(maxlen=LINES_KEPT))
+        process = _start(argv, stdin, out, Said(LINES_KEPT))
     finally:
         os.close(out)
         os.close(stdin)
@@ -258,7 +258,7 @@ def program_of(argv: Sequence[str]) -> str:
     return os.path.basename(words[0])  # noqa: PTH119 - a word of an argv, not a file of ours
 
 
-def _start(argv: Sequence[str], stdin: int, out: int, said: collections.deque[str]) -> Any:
+def _start(argv: Sequence[str], stdin: int, out: int, said: Said) -> Any:
     # setpriv --pdeathsig: whatever becomes of us, our programs do not outlive us
     wrapped = ["--pdeathsig", "KILL", "--", path_of(argv[0]), *argv[1:]]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -267,7 +267,8 @@ def _start(argv: Sequence[str], stdin: int, out: int, said: collections.deque[st
             *wrapped,
             _in=stdin,
             _out=out,
-            _err=_collector(said),
+            _err=said,
+            _err_bufsize=CHUNK_BYTES,
             _env=environment | {"LC_ALL": "C"},
             _cwd="/",  # ours may have gone, or be closed to the user who runs the program
             _bg=True,
@@ -277,17 +278,6 @@ def _start(argv: Sequence[str], stdin: int, out: int, said: collections.deque[st
         )
     except ValueError:  # sh misses what its child should have told before it became the program
         raise TemporaryError(f"{program_of(argv)}: killed before it began") from None
-
-
-def _collector(said: collections.deque[str]) -> Callable[[str], None]:
-    def collect(line: str) -> None:  # exactly one parameter: sh looks at the arity
-        text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
-        shown = text.strip().replace("\t", " ")
-        if len(shown) > LINE_LENGTH:  # a long name, and what is wrong with it
-            shown = f"{shown[: LINE_LENGTH // 2]}...{shown[3 - LINE_LENGTH // 2 :]}"
-        said.append(shown if shown.isprintable() else "(not text)")  # it may be the data itself
-
-    return collect
 
 
 def _wait(started: Sequence[Any], beat: Callable[[], None] | None) -> None:

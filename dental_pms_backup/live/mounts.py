@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ PROCESSES = Path("/proc")
 OURS = PROCESSES / "self/mountinfo"
 CONFIGURED = "/etc/dental-pms/backup.yaml"
 NAMED = 3
+GET_USER_NAMESPACE, GET_OWNER = 0xB701, 0xB704
 NEVER_DONE = {errno.EBUSY, errno.EINVAL}  # what rename(2) says of "."
 
 
@@ -76,21 +79,28 @@ def check_swappable(place: Place, around: Place, archive: Path) -> None:
         if error.errno not in NEVER_DONE:
             raise _not_swappable(place, around, archive, error) from None
     if found := in_the_way(place.path):
+        process = next(filter(None, found.values()), "")
+        seen = f", where process {process} sees it" if process else ""
+        look = f"ps -fp {process}; findmnt --task {process}" if process else ""
         raise RefusedError(
-            f"attachments: {_told(found)} mounted below {place.path}, expected no mount there: the swap would move it",
-            hint=f"findmnt --submounts {shell_word(place.path)}   # unmount what is there, "
+            f"attachments: {_told(sorted(found))} mounted below {place.path}{seen}, expected no mount there: the swap "
+            "would move it",
+            hint=f"{look or f'findmnt --submounts {shell_word(place.path)}'}   # unmount what is there, "
             "or stop the container that has it; or restore with --to DIR, and copy what is needed",
         )
 
 
-def in_the_way(directory: Path) -> list[Path]:
-    """Return what is mounted below a directory, here or where any process sees it: it moves with what it lies on."""
+def in_the_way(directory: Path) -> dict[Path, str]:
+    """Return what is mounted below a directory, here or where a process sees it that is not just anybody's.
+
+    It moves with what it lies on. Of what is not mounted here, the process stands with it.
+    """
     here = of()
-    found = below(directory, here)
+    found = dict.fromkeys(below(directory, here), "")
     real = os.path.realpath(directory)
     if (ours := _in_filesystem(real, here)) is None:
-        return sorted(found)
-    for mounts in _everybodys():
+        return found
+    for process, mounts in _others({0, os.geteuid(), directory.stat().st_uid}):
         by_id = {mount.id: mount for mount in mounts}
         for mount in mounts:
             around = by_id.get(mount.around)
@@ -98,8 +108,8 @@ def in_the_way(directory: Path) -> list[Path]:
                 continue
             lies_at = os.path.normpath(f"{around.root}/{os.path.relpath(mount.point, around.point)}")
             if lies_at.startswith(f"{ours[1].rstrip('/')}/"):
-                found.add(directory / os.path.relpath(lies_at, ours[1]))
-    return sorted(found)
+                found.setdefault(directory / os.path.relpath(lies_at, ours[1]), process)
+    return found
 
 
 def elsewhere(directory: Path) -> Path | None:
@@ -147,18 +157,38 @@ def _in_filesystem(real: str, mounts: Iterable[Mount]) -> tuple[str, str] | None
     return last.device, os.path.normpath(f"{last.root}/{os.path.relpath(real, last.point)}")
 
 
-def _everybodys() -> Iterator[list[Mount]]:
-    """Yield the mounts of each mount namespace that a process is in and that can be looked at."""
+def _others(users: set[int]) -> Iterator[tuple[str, list[Mount]]]:
+    """Yield a process in each mount namespace of the host or of these users that can be looked at, and its mounts."""
     seen = set()
     for process in PROCESSES.iterdir():
         try:
             if not process.name.isdigit() or (name := (process / "ns/mnt").readlink()) in seen:
                 continue
+            seen.add(name)
+            if not _is_of(process / "ns/mnt", users):
+                continue
             found = of(process / "mountinfo")
         except OSError:
             continue
-        seen.add(name)
-        yield found
+        yield process.name, found
+
+
+def _is_of(namespace: Path, users: set[int]) -> bool:
+    """Tell whether a mount namespace is the host's own or one of some users', as anybody may make one (ioctl_ns(2))."""
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        around = fcntl.ioctl(descriptor, GET_USER_NAMESPACE)
+    except PermissionError:  # it is not below ours
+        return True
+    finally:
+        os.close(descriptor)
+    try:
+        if os.path.samestat(os.fstat(around), (PROCESSES / "self/ns/user").stat()):
+            return True
+        (owner,) = struct.unpack("I", fcntl.ioctl(around, GET_OWNER, bytes(4)))
+    finally:
+        os.close(around)
+    return owner in users
 
 
 def _decoded(word: str) -> str:

@@ -283,6 +283,12 @@ def test_a_command_of_psql_in_a_dump_that_is_drilled_gets_nowhere(own_database: 
     recovers(site)
 
 
+def test_the_drills_user_gets_no_number_that_a_container_is_likely_to_have(place: Path) -> None:
+    (place / "etc").mkdir()
+    subprocess.run(["systemd-sysusers", f"--root={place}", TREE / "systemd/dental-pms-backup.sysusers"], check=True)
+    assert (place / "etc/passwd").read_text().startswith(f"{server_sandbox.USER}:x:613:613:")
+
+
 def test_without_its_system_user_a_private_cluster_is_not_made(site: Site) -> None:
     passwd = site.place / "passwd"
     lines = Path("/etc/passwd").read_text().splitlines(True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -24,6 +25,21 @@ def bound(source: Path, point: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", point], check=True)
+
+
+@contextlib.contextmanager
+def mounted_by_anybody(point: Path) -> Iterator[None]:
+    """Have a user who owns nothing mount something for himself, as anybody may."""
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "unshare", "--user", "--map-root-user"]
+    script = 'mount -t tmpfs none "$0" && echo ready && read word'
+    argv += ["--mount", "sh", "-c", script, str(point)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -108,7 +124,11 @@ def test_nothing_is_restored_where_a_swap_would_move_a_mount(own_database: Site,
         site.configure({"attachments.path": str(site.attachments)})
         done = site.run("restore", "attachments", taken, "--in-place", "--yes")
         assert (done.returncode, f"{point} is mounted below" in done.stderr) == (4, True), "in a container alone"
-    done = site.run("restore", "all", taken, "--in-place", "--yes")
+        (process,) = re.findall(f"mounted below {site.attachments}, where process ([0-9]+) sees it", done.stderr)
+        assert f"hint: ps -fp {process}; findmnt --task {process}   # unmount what is there" in done.stderr
+        assert str(point) in Path(f"/proc/{process}/mountinfo").read_text()
+    with mounted_by_anybody(site.attachments / "2026"):
+        done = site.run("restore", "all", taken, "--in-place", "--yes")
     assert done.returncode == 0, done.stderr
     drop = [line for line in done.stdout.splitlines() if line.startswith("restore_drop=rm ")]
     subprocess.run(shlex.split(drop[0].partition("=")[2]), check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -108,6 +109,14 @@ def test_long_line_of_stderr_is_cut_in_the_middle(tmp_path: Path) -> None:
     (ended,), _ = run(tmp_path, "head -c 300000 /dev/zero | tr '\\0' x >&2; echo : what is wrong >&2; echo end >&2")
     assert [len(line) for line in ended.said] == [1000, 3]
     assert ended.said[0].endswith("xxx: what is wrong")
+
+
+def test_a_line_of_stderr_without_end_takes_no_memory(tmp_path: Path) -> None:
+    took_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (ended,), _ = run(tmp_path, "echo first >&2; head -c 40000000 /dev/zero | tr '\\0' x >&2; printf end >&2")
+    assert [len(line) for line in ended.said] == [5, 1000]
+    assert ended.said[1].endswith("xend")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - took_kib < 20 << 10
 
 
 def test_stderr_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
