@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 ORDER = ("collate", "ctype", "locale_provider", "locale")
 
 
-def check(dump: BackupFile, live: DatabaseSource) -> None:
+def check(dump: BackupFile, live: DatabaseSource, said: str | None) -> None:
     """Raise RefusedError where the live database has another encoding than the set's, and tell of another order.
 
-    Of what no manifest says it nobody knows.
+    Where no manifest has the encoding, it is what the dump has ``said`` in its first lines. The server makes text of
+    that one its own, but for SQL_ASCII, which is bytes and no text. Of the order that no manifest has nobody knows.
     """
     taken, now = dump.written_by, live.facts.settings
-    if taken.get("encoding", now.get("encoding")) != now.get("encoding"):
-        raise _other_encoding(str(taken["encoding"]), live)
+    encoding = taken.get("encoding", now.get("encoding"))
+    if "encoding" not in taken and said and "SQL_ASCII" in {said.upper(), now.get("encoding")}:
+        encoding = said.upper()
+    if encoding != now.get("encoding"):
+        raise _other_encoding(str(encoding), live)
     other = [name for name in ORDER if name in taken and taken[name] != now.get(name)]
     if other:
         differs = ", ".join(f"{name} {now.get(name)} instead of {taken[name]}" for name in other)
