@@ -29,6 +29,11 @@ HEAD_BYTES = 64 << 10
 GZIP_MEMBER = 31  # zlib's wbits for it
 MADE_BY = re.compile(rb"^-- Dumped (?:from database|by pg_dump) version (\d{1,4})", re.MULTILINE)
 RESTRICTED = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+# Behind nothing but comments and other settings: in a row it would be anybody's word.
+ENCODED = re.compile(
+    rb"\A(?:(?:--.*|\\restrict \w+|SET \w+ = [^;\n]*;|SELECT pg_catalog\.set_config.*)?\n)*?"
+    rb"SET client_encoding = '(\w+)';\n"
+)
 MONEY_AS = re.compile(rb"\ASET lc_monetary = '([ -&(-\[\]-~]*)';\n")  # what an admin has put before a dump
 COUNTS_LIMIT_BYTES = 4 << 20
 # A dump's bytes in a table and its indexes, at most, for each byte of the compressed file
@@ -103,11 +108,12 @@ class BackupFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the first lines of a dump say: major version, token of its line restrict, lc_monetary; None without."""
+    """What the first lines say: major version, token of the line restrict, lc_monetary, encoding; None without."""
 
     major: int | None
     token: str | None
     lc_monetary: str | None
+    encoding: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +237,7 @@ def head(backup: BackupFile, descriptor: int) -> Head:
     if backup.packed:
         with contextlib.suppress(zlib.error):
             text = zlib.decompressobj(GZIP_MEMBER).decompress(text, HEAD_BYTES)
-    given = MONEY_AS.search(text)
+    given, encoded = MONEY_AS.search(text), ENCODED.match(text)
     text = text.partition(b"\nSET ")[0]
     majors = [int(found) for found in MADE_BY.findall(text)]
     token = RESTRICTED.search(text)
@@ -239,6 +245,7 @@ def head(backup: BackupFile, descriptor: int) -> Head:
         major=max(majors, default=None),
         token=token[1].decode() if token else None,
         lc_monetary=given[1].decode() if given else None,
+        encoding=encoded[1].decode() if encoded else None,
     )
 
 

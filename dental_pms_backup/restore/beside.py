@@ -87,7 +87,7 @@ def look(
         )
     if clears:
         leftover_roles.clear(live)
-    likeness.check(dump, live)
+    likeness.check(dump, live, head.encoding)
     taken = database_settings.of_set(config.store, dump, watch=watch)
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)

@@ -28,19 +28,19 @@ PROVIDERS_SINCE = 15
 LIBC = "c"
 
 
-def check(dump: BackupFile, live: DatabaseSource) -> None:
+def check(dump: BackupFile, live: DatabaseSource, said: str | None) -> None:
     """Raise RefusedError where live has another encoding, or lacks the set's locale; tell of another one.
 
-    Of what no manifest says it nobody knows.
+    Where no manifest has the encoding, it is what the dump has ``said`` in its first lines. The server makes text of
+    that one its own, but for SQL_ASCII, which is bytes and no text. Of the order that no manifest has nobody knows.
     """
     taken, now = dump.written_by, live.facts.settings
-    if taken.get("encoding", now.get("encoding")) != now.get("encoding"):
-        raise _refused(
-            f"the live database has the encoding {now['encoding']}, expected {taken['encoding']}, as the set has: "
-            "the same text would be other text",
-            dump,
-            live,
-        )
+    encoding = taken.get("encoding", now.get("encoding"))
+    if "encoding" not in taken and said and "SQL_ASCII" in {said.upper(), now.get("encoding")}:
+        encoding = said.upper()
+    if encoding != now.get("encoding"):
+        what = f"the live database has the encoding {now['encoding']}, expected {encoding}, as the set has: "
+        raise _refused(f"{what}the same text would be other text", dump, live, str(encoding))
     if not order(dump, live):
         return
     if lacking := _lacking(dump, live):
@@ -66,6 +66,7 @@ def check_replaced(dump: BackupFile, live: DatabaseSource) -> None:
             "expected the same for --replace: what is computed of text would be other text",
             dump,
             live,
+            str(live.facts.settings.get("encoding")),
         )
 
 
@@ -92,9 +93,8 @@ def _differences(dump: BackupFile, live: DatabaseSource) -> str:
     return ", ".join(f"{name} {has} instead of {had}" for name, has, had in both if has != had)
 
 
-def _refused(what: str, dump: BackupFile, live: DatabaseSource) -> RefusedError:
-    server, name, now = live.server, live.facts.database, live.facts.settings
-    encoding = str(dump.written_by.get("encoding", now.get("encoding")))
+def _refused(what: str, dump: BackupFile, live: DatabaseSource, encoding: str) -> RefusedError:
+    server, name = live.server, live.facts.database
     aside = databases.name_like(name, "_aside")
     plain = f"locale {postgres.literal('C.UTF-8' if encoding == 'UTF8' else 'C')}"
     locale = plain if _lacking(dump, live) else load.locale(_ordered(dump.written_by, live)) or plain

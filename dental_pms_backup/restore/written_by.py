@@ -13,7 +13,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.host import descriptors, filters, journal, programs
+from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, unknown_settings
 from dental_pms_backup.restore import databases
 from dental_pms_backup.store import verify_file
@@ -65,7 +66,18 @@ def settings(
         raise _writes_otherwise(dump, locale, str(said["amount"]))
     elif not _reads_alike(live, locale, own) and _has_money(dump, descriptor):
         raise _reads_otherwise(live, locale)
+    _tell_lacking(live, {name: value for name, value in wanted.items() if name not in there})
     return there
+
+
+def _tell_lacking(live: DatabaseSource, lacking: Mapping[str, str]) -> None:
+    """Say which of the settings by which a set is written are not in force while it is loaded."""
+    if lacking:
+        named = ", ".join(f"{name} = {value}" if value.isprintable() else name for name, value in lacking.items())
+        text = f"the server does not take {named}, with which the set was written, so that what is computed while it "
+        text += "is loaded may be other: generated columns and materialized views"
+        fields: dict[str, journal.Field] = {"target": live.facts.database}
+        journal.write(Event.RESTORE_SETTINGS_LEFT, text, priority=journal.WARNING, fields=fields)
 
 
 def known(live: DatabaseSource, wanted: Mapping[str, str]) -> Mapping[str, str]:

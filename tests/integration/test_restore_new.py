@@ -202,6 +202,9 @@ def test_a_live_database_in_which_text_is_other_text_is_refused_and_the_hint_mak
     sql(elsewhere, gone, f"create database \"{name}\" template template0 encoding 'SQL_ASCII' locale 'C'")
     said = fails(site, taken, "--in-place", "--yes", status=4)
     assert "the live database has the encoding SQL_ASCII, expected UTF8, as the set has" in said
+    file = site.place / "elsewhere.sql.gz"
+    shutil.copy(site.store / f"db/db_{taken}.sql.gz", file)
+    assert "has the encoding SQL_ASCII, expected UTF8" in fails(site, str(file), "--in-place", "--yes", status=4)
     run_as_admin(said.partition("hint: ")[2].partition("   #")[0])
     try:
         done = site.run("restore", "db", taken, "--in-place", "--yes")

@@ -30,3 +30,20 @@ def test_a_plain_dump_whose_rows_cannot_be_counted_is_not_sound(
         with pytest.raises(VerificationError) as raised:
             backup_file.verify(backup, descriptor, watch=Watch())
     assert raised.value.message == f"{file}: the rows cannot be counted (perl: exit status 3), expected a dump"
+
+
+@pytest.mark.parametrize(
+    ("first", "encoding"),
+    [
+        ("SET lc_monetary = 'C';\n--\n-- a dump\n--\n\n\\restrict abc\n\nSET lock_timeout = 0;\n", "LATIN1"),
+        ("", "LATIN1"),
+        ("COPY public.notes (note) FROM stdin;\n", None),
+        ("SET x = 0; SELECT 1;\n", None),
+    ],
+)
+def test_the_encoding_is_what_the_head_says_and_no_row(tmp_path: Path, first: str, encoding: str | None) -> None:
+    file = tmp_path / "mine.sql"
+    file.write_text(f"{first}SET client_encoding = 'LATIN1';\nSET standard_conforming_strings = on;\n")
+    backup = backup_file.find(tmp_path / "store", str(file), Kind.DB)
+    with backup_file.opened(backup) as descriptor:
+        assert backup_file.head(backup, descriptor).encoding == encoding
