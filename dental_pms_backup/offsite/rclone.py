@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import programs, wording
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
@@ -100,7 +100,7 @@ def compare(remote: Remote, store: Path, stored: StoredSet, *, beat: Beat = None
     arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
     # which files are equal is said on stdout; the exit status tells no more
     _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
-    equal = {line[2:] for line in out.splitlines() if line.startswith("= ")}
+    equal = {line[2:] for line in wording.lines(out) if line.startswith("= ")}
     missing = [file for file in files if file not in equal]
     if missing:
         raise OffsiteError(

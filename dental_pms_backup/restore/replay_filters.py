@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.host import descriptors, filters, programs, wording
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import live_roles, replay_guards, replay_role
 
@@ -128,7 +128,7 @@ def write_roles_control(
 
     It ``lists`` what is set for a role, and prints nothing else.
     """
-    existing = [json.loads(line) for line in postgres.ask(live.server, EXISTING_ROLES).splitlines()]
+    existing = [json.loads(line) for line in wording.lines(postgres.ask(live.server, EXISTING_ROLES))]
     bare = [role for role, is_bare in existing if is_bare]
     roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
     known = words(*roles, *(f"left={each}" for each in left))
