@@ -14,7 +14,7 @@ from dental_pms_backup.host import filters, places, programs
 from dental_pms_backup.live import mounts, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from dental_pms_backup.live.sources import AttachmentsSource
@@ -85,7 +85,7 @@ def attachments(
     names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
     """
     with _opened(source) as place:
-        sparse = tells_of_holes(place, mounts.OURS.read_text("utf-8", "surrogateescape"))
+        sparse = tells_of_holes(place, mounts.of())
         tar_argv = argv(place, index, sparse=sparse)
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
         known_as = [path for path in (source.path, source.path.resolve(), source.mount) if path]
@@ -134,10 +134,10 @@ def _may_lack_content(tar: programs.Ended) -> bool:
     return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
 
 
-def tells_of_holes(directory: Path, mountinfo: str) -> bool:
-    """Tell from /proc/self/mountinfo whether all filesystems at and below a directory tell where files have holes."""
+def tells_of_holes(directory: Path, mounted: Iterable[mounts.Mount]) -> bool:
+    """Tell whether all filesystems at and below a directory tell where files have holes."""
     place = f"{os.path.realpath(directory)}/"
-    kinds = {f"{mount.point.rstrip('/')}/": mount.kind for mount in mounts.listed(mountinfo)}
+    kinds = {f"{mount.point.rstrip('/')}/": mount.kind for mount in mounted}
     around = max((point for point in kinds if place.startswith(point)), key=len, default="")
     found = {kind for point, kind in kinds.items() if point == around or point.startswith(place)}
     return bool(found) and found <= TELL_OF_HOLES

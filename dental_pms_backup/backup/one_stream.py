@@ -79,6 +79,7 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
+        odd_names.refuse(server)  # pg_dumpall has no snapshot: a role may have come since
         roles, _ = _verify(order, draft, reading)
     with publishing.draft(order.store, Kind.SETTINGS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "settings") as beat:

@@ -37,7 +37,7 @@ def as_json(value: object) -> None:
     """Print a value as JSON."""
     import json
 
-    lines(json.dumps(value, indent=2).splitlines())
+    lines(json.dumps(value, indent=2).split("\n"))
 
 
 def explain(error: BackupError) -> None:

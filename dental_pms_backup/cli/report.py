@@ -258,7 +258,7 @@ def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: boo
     pairs = list(zip(paths, found, strict=True))
     if as_json:
         listed = [{"path": path, "extracted": str(file)} for path, file in pairs]
-        yield from json.dumps(listed, indent=2).splitlines()
+        yield from json.dumps(listed, indent=2).split("\n")
         return
     for path, file in pairs:
         yield f"extracted_path={path}"

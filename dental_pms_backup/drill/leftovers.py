@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, shell_word
-from dental_pms_backup.host import durable, journal, places, programs, server_sandbox
+from dental_pms_backup.host import durable, journal, places, programs, server_sandbox, wording
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import compose
 
@@ -64,10 +64,8 @@ def clear(mark: str, directory: Path) -> int:
 
 def _left_containers(mark: str) -> list[str]:
     """Return the ids of the containers that drills of a store left: by name, too, since an image may have the label."""
-    found = compose.docker(
-        "ps", "--all", "--no-trunc", f"--filter=label={LABEL}={mark}", f"--format={OURS}"
-    ).splitlines()
-    rows = [line.split(" ") for line in found]
+    found = compose.docker("ps", "--all", "--no-trunc", f"--filter=label={LABEL}={mark}", f"--format={OURS}")
+    rows = [line.split(" ") for line in wording.lines(found)]
     return [
         identifier for identifier, name, *service in rows if name.startswith(f"{PREFIX}{mark}-") and not any(service)
     ]

@@ -177,12 +177,21 @@ def roles(server: Server, descriptor: int, *, beat: Beat = None) -> str:
 
 
 def _filtered(descriptor: int, control: Sequence[str]) -> str:
-    """Return what the filter of roles makes of an open, compressed file of them; nothing where it does not know it."""
+    """Return what the filter of a restore makes of an open, compressed file of roles; DrillError where it takes none.
+
+    Nothing where the file cannot be read: of that the load tells.
+    """
     os.lseek(descriptor, 0, os.SEEK_SET)
     with descriptors.memory("control") as words, descriptors.memory("roles") as out:
         os.write(words, "".join(f"{word}\0" for word in control).encode())
         argvs = verify_file.GZIP, filters.argv("roles.pl", f"/proc/{os.getpid()}/fd/{words}")
-        if programs.failed(programs.pipeline(*argvs, stdin=descriptor, out=out)):
+        unpacked, filtered = programs.pipeline(*argvs, stdin=descriptor, out=out)
+        if said := filters.complaint(filtered):
+            raise DrillError(
+                f"globals: no restore takes the roles ({said}), expected them as pg_dumpall writes them",
+                hint="dental-pms-backup run   # a new set",
+            )
+        if not (unpacked.ok and filtered.ok):
             return ""
         return os.pread(out, own_settings.LARGEST_BYTES, 0).decode("utf-8", "replace")
 

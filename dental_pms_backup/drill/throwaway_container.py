@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dental_pms_backup.config.values import Road
 from dental_pms_backup.drill import leftovers, private_cluster
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, ToolMissingError, shell_word
-from dental_pms_backup.host import journal, programs, stop
+from dental_pms_backup.host import journal, programs, stop, wording
 from dental_pms_backup.live import compose, postgres, roads
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost
 
@@ -279,7 +279,7 @@ def _volume_at(path: str) -> str:
 
 def _check_mounts(name: str) -> None:
     """Raise RefusedError when a container that has not started yet would have more than new volumes of its own."""
-    mounts = docker("inspect", "--type=container", f"--format={MOUNTS}", name).splitlines()
+    mounts = wording.lines(docker("inspect", "--type=container", f"--format={MOUNTS}", name))
     if not all(ANONYMOUS.fullmatch(mount) for mount in mounts if mount):
         raise RefusedError(
             "drill: the throwaway container would have a directory or volume that is not its own, expected new volumes "
@@ -310,5 +310,5 @@ def _wait_for(name: str) -> None:
 def _said(name: str) -> str:
     """Return the last line that a container said, redacted; nothing of a set has come into it yet."""
     ended, out = programs.capture(["docker", "logs", "--tail=5", name], timeout_s=DOCKER_ANSWERS_S)
-    line = next((each for each in reversed([*out.splitlines(), *ended.said]) if each.strip()), "")
+    line = next((each for each in reversed([*wording.lines(out), *ended.said]) if each.strip()), "")
     return f" ({journal.redacted(line.strip())})" if line.isprintable() and line else ""

@@ -15,7 +15,7 @@ def uids(port: int) -> set[int]:
     """Return the users who listen on a port at 127.0.0.1; nobody where that cannot be told."""
     found = set()
     try:
-        lines = TABLE.read_text().splitlines()[1:]
+        lines = TABLE.read_text().split("\n")[1:-1]
     except OSError:
         return set()
     for fields in (line.split() for line in lines):

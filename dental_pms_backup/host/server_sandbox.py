@@ -200,9 +200,9 @@ def _in_unit(sandboxed: Sequence[str], info: Path, log: Path, longest_s: float) 
 
 def _shared_directories() -> Iterator[str]:
     """Yield what gives a unit our own /tmp and /var/tmp where ours are private ones (systemd.exec(5), PrivateTmp=)."""
-    mounts = Path("/proc/self/mountinfo").read_text()
+    mounts = Path("/proc/self/mountinfo").read_bytes()  # the name of a mount may be no text
     unit = re.search(r"/([^/\n]+\.service)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
-    if unit and re.search(r"^\S+ \S+ \S+ \S*/systemd-private-\S* (/var)?/tmp ", mounts, re.MULTILINE):
+    if unit and re.search(rb"^\S+ \S+ \S+ \S*/systemd-private-\S* (/var)?/tmp ", mounts, re.MULTILINE):
         yield from (f"JoinsNamespaceOf={unit[1]}", "PrivateTmp=yes")
 
 

@@ -1,4 +1,4 @@
-"""Figures for people: sizes, time spans and moments."""
+"""Figures for people: sizes, time spans and moments; and the lines of what a program or the kernel prints."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def moment_of(text: str) -> str:
         return moment(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         return text
+
+
+def lines(text: str) -> list[str]:
+    """Return the lines of what a program prints, without their ends: nothing but a newline ends one.
+
+    A name in it may hold whatever else ``splitlines`` takes for an end, from a form feed to U+2028.
+    """
+    return text.removesuffix("\n").split("\n") if text else []

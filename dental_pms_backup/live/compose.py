@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DatabaseError, DockerError, RefusedError, SourceError, shell_word
-from dental_pms_backup.host import journal, programs
+from dental_pms_backup.host import journal, programs, wording
 from dental_pms_backup.live import in_container, mounts
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _containers(project: Project, service: str) -> list[Container]:
 
 def _inspected(ids: Sequence[str], service: str, directory: Path | None) -> list[Container]:
     """Return containers, of a project in a directory if one is given, and those of a service if compose made them."""
-    lines = docker("inspect", "--type=container", f"--format={INSPECTED}", *ids).splitlines()
+    lines = wording.lines(docker("inspect", "--type=container", f"--format={INSPECTED}", *ids))
     try:
         found = [json.loads(line) for line in lines]
         found = [entry for entry in found if directory is None or _stands_in(entry, directory)]
@@ -201,7 +201,7 @@ def _labels_of_images(ids: Sequence[str]) -> dict[str, Mapping[str, str]]:
     if not ended.ok and not any("no such image" in line.lower() for line in ended.said):
         said = [str(ended), *ended.said][-1]
         raise DockerError(f"docker: {said}, expected an answer", hint="systemctl status docker.service")
-    return {entry["id"]: entry["labels"] or {} for entry in map(json.loads, filter(str.strip, out.splitlines()))}
+    return {entry["id"]: entry["labels"] or {} for entry in map(json.loads, filter(str.strip, wording.lines(out)))}
 
 
 def _tell_of_labels(name: str) -> None:

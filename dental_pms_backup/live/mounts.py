@@ -38,19 +38,24 @@ class Mount:
     kind: str
 
 
-def listed(text: str) -> list[Mount]:
-    """Return the mounts of a /proc/PID/mountinfo (see proc(5)), the ones that hide others last."""
+def listed(content: bytes) -> list[Mount]:
+    """Return the mounts of a /proc/PID/mountinfo (see proc(5)), the ones that hide others last.
+
+    Anybody can have a mount of any name in it, in which the kernel escapes space, tab, newline and backslash alone.
+    """
     found = []
-    for line in text.splitlines():
+    for line in map(os.fsdecode, content.split(b"\n")):
         before, _, after = line.partition(" - ")
-        id_, around, device, root, point = (_decoded(word) for word in before.split(" ")[:5])
-        found.append(Mount(id=id_, around=around, device=device, root=root, point=point, kind=after.split(" ")[0]))
+        match [_decoded(word) for word in before.split(" ")[:5]]:
+            case [id_, around, device, root, point]:
+                kind = after.partition(" ")[0]
+                found.append(Mount(id=id_, around=around, device=device, root=root, point=point, kind=kind))
     return found
 
 
 def of(file: Path = OURS) -> list[Mount]:
     """Return the mounts that a process sees; OSError."""
-    return listed(file.read_text("utf-8", "surrogateescape"))
+    return listed(file.read_bytes())
 
 
 def below(directory: Path, mounts: Iterable[Mount]) -> set[Path]:

@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.host import descriptors, programs
+from dental_pms_backup.host import descriptors, programs, wording
 from dental_pms_backup.live import pinned_settings, postgres
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def of(server: Server) -> str:
 
 def of_all(server: Server) -> set[str]:
     """Return which statements of the database a server is asked in are those of all its databases, by their keys."""
-    return {f"setting {name}" for name in postgres.ask(server, pinned_settings.CHECK + OF_ALL).splitlines()}
+    return {f"setting {name}" for name in wording.lines(postgres.ask(server, pinned_settings.CHECK + OF_ALL))}
 
 
 def read(unpack: Sequence[str], descriptor: int) -> dict[str, str]:

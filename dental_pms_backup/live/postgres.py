@@ -147,7 +147,7 @@ def ask(
     argv = client(server, "psql", *words, session=session)
     ended, out = programs.capture(argv, timeout_s=timeout_s)
     if ended.ok:
-        return out.strip()
+        return out.strip("\n")  # a name may begin or end with any other space
     if isinstance(server, InContainer):
         in_container.check_named(server.name, ended.said)
     said = complaint(ended)

@@ -123,7 +123,7 @@ def _first_process(container: Container) -> int:
 
     dockerd may run elsewhere, and a number is given anew.
     """
-    if not container.pid or container.id not in (PROCESSES / str(container.pid) / "cgroup").read_text():
+    if not container.pid or container.id.encode() not in (PROCESSES / str(container.pid) / "cgroup").read_bytes():
         raise SourceError(f"{container.name}: its processes are not seen here, expected dockerd on this host")
     return container.pid
 
@@ -131,8 +131,8 @@ def _first_process(container: Container) -> int:
 def _user(pid: int) -> tuple[int, int]:
     """Return user and group of the first process that does not run as root, be it behind an init that does."""
     for process in (pid, *_children(pid)):
-        status = (PROCESSES / str(process) / "status").read_text()
-        uid, gid = (int(re.findall(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[0]) for name in ("Uid", "Gid"))
+        status = (PROCESSES / str(process) / "status").read_bytes()  # its name may be no text
+        uid, gid = (int(re.findall(rb"^%b:\s+(\d+)" % name, status, re.MULTILINE)[0]) for name in (b"Uid", b"Gid"))
         if uid != 0:
             return uid, gid
     raise SourceError("the container's programs run as root, expected a user of their own")

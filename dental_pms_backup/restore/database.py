@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError, UsageError, shell_word
-from dental_pms_backup.host import stop
+from dental_pms_backup.host import stop, wording
 from dental_pms_backup.live import postgres, sources, table_files
 from dental_pms_backup.restore import (
     backup_file,
@@ -268,7 +268,7 @@ def _to_lose(live: DatabaseSource, counts: Mapping[str, int] | None) -> bool:
 
 def _check_prepared(live: DatabaseSource) -> None:
     """Raise RefusedError when a transaction was prepared in the live database and never ended."""
-    found = [json.loads(line) for line in postgres.ask(live.server, PREPARED).splitlines()]
+    found = [json.loads(line) for line in wording.lines(postgres.ask(live.server, PREPARED))]
     if found:
         gid, owner, since = found[0]
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import programs, wording
 from dental_pms_backup.live import postgres, psql, sessions
 from dental_pms_backup.live.postgres import literal, quoted
 
@@ -101,10 +101,11 @@ with recursive reads (relation, other) as (select r.ev_class, d.refobjid from pg
   where d.refobjid <> r.ev_class),
  below (view, relation) as (select m.oid, m.oid from pg_class m where m.relkind = 'm' and m.relispopulated
  union select view, other from below join reads using (relation))
-select distinct format('%I.%I', n.nspname, v.relname) from below join pg_class v on v.oid = view
- join pg_class t on t.oid = relation join pg_namespace n on n.oid = v.relnamespace join pg_roles o on o.oid = v.relowner
+select to_json(named) from (select distinct format('%I.%I', n.nspname, v.relname) as named from below
+ join pg_class v on v.oid = view join pg_class t on t.oid = relation join pg_namespace n on n.oid = v.relnamespace
+ join pg_roles o on o.oid = v.relowner
  where t.relrowsecurity and (t.relforcerowsecurity or t.relowner <> v.relowner)
-  and not (o.rolsuper or o.rolbypassrls) order by 1;
+  and not (o.rolsuper or o.rolbypassrls)) views order by named;
 """
 
 
@@ -118,7 +119,8 @@ class Room:
 
 def names(server: Server) -> set[str]:
     """Return the names of all databases of a server."""
-    return set(tell(server, "select datname from pg_database;").splitlines())
+    found = tell(server, "select to_json(datname::text) from pg_database;")
+    return {json.loads(name) for name in wording.lines(found)}
 
 
 def unfinished(server: Server) -> list[str]:
@@ -172,7 +174,7 @@ def row_counts(server: Server, database: str, tables: Iterable[str]) -> dict[str
     columns = json.loads(tell(server, COLUMNS.format(tables=wanted), database=database))
     counts = (COUNT.format(table=table, column=column) for table, column in columns.items())
     out = tell(server, f"set row_security = off;\n{''.join(counts)}", database=database, timeout_s=COUNTS_S)
-    return {table: int(rows) for table, rows in zip(columns, out.splitlines(), strict=True)}
+    return {table: int(rows) for table, rows in zip(columns, wording.lines(out), strict=True)}
 
 
 def analyze(server: Server, database: str) -> None:
@@ -187,7 +189,7 @@ def as_made(database: str) -> str:
 
 def views_with_policies(server: Server, database: str) -> list[str]:
     """Return the materialized views whose owner sees not all rows, by policies, of the tables that they are made of."""
-    return tell(server, VIEWS_WITH_POLICIES, database=database).splitlines()
+    return [json.loads(view) for view in wording.lines(tell(server, VIEWS_WITH_POLICIES, database=database))]
 
 
 def take_name(server: Server, made: str, name: str, own: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, OutputError, RefusedError, RestoreError, UsageError, shell_word
-from dental_pms_backup.host import descriptors, durable, filters, journal, places, programs
+from dental_pms_backup.host import descriptors, durable, filters, journal, places, programs, wording
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.restore import backup_file, original_names, unpack
 from dental_pms_backup.store.sets import Kind, Stream
@@ -184,7 +184,7 @@ def _table(dump: BackupFile, descriptor: int, how: Sequence[str], name: str) -> 
         ended = _through(descriptor, how, [LIST], out, lambda: None)
         if failed := programs.failed(ended):
             raise RestoreError(f"db: {failed}, expected the tables of the dump")
-        listed = os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape").splitlines()
+        listed = wording.lines(os.pread(out, LARGEST_LIST_BYTES, 0).decode("utf-8", "surrogateescape"))
     found = list(dict.fromkeys(listed))  # one that has partitions may come in several parts
     chosen = [table for table in found if name in {table, *_names(table)}]
     if len(chosen) == 1:

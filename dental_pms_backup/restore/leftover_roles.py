@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RestoreError
-from dental_pms_backup.host import journal
+from dental_pms_backup.host import journal, wording
 from dental_pms_backup.live.postgres import literal
 from dental_pms_backup.restore import databases
 
@@ -53,7 +53,7 @@ def remove_or_leave(live: DatabaseSource, role: str, *, filled: str = "") -> Non
 
 def clear(live: DatabaseSource) -> None:
     """Drop the roles that restores have left which were cut off, but for those whose database is still there."""
-    for role in databases.tell(live.server, LEFT).splitlines():
+    for role in wording.lines(databases.tell(live.server, LEFT)):
         try:
             remove(live, role)
         except BackupError:  # it owns what is left of that restore, until somebody drops it

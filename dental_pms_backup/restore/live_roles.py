@@ -6,8 +6,10 @@ that nobody uses yet (PostgreSQL manual, "The Autovacuum Daemon").
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.host import wording
 from dental_pms_backup.live import postgres
 
 if TYPE_CHECKING:
@@ -15,26 +17,30 @@ if TYPE_CHECKING:
 
 # Roles that may do more than what every role may, and whoever is a member of one, at whatever depth.
 MIGHTY = """\
-select r.rolname from pg_roles r where r.rolname ~ '^pg_' or exists (select from pg_roles p where
+select to_json(r.rolname::text) from pg_roles r where r.rolname ~ '^pg_' or exists (select from pg_roles p where
  (p.rolsuper or p.rolcreaterole or p.rolcreatedb or p.rolreplication or p.rolbypassrls
   or p.rolname ~ '^pg_' and p.rolname <> 'pg_database_owner') and pg_has_role(r.oid, p.oid, 'member'))"""
 # Roles that are in use: of one that logs in the password could be changed, of a database's owner what is set there.
 IN_USE = """\
-select r.rolname from pg_roles r where exists (select from pg_roles p where
+select to_json(r.rolname::text) from pg_roles r where exists (select from pg_roles p where
  (p.rolcanlogin or exists (select from pg_database where datdba = p.oid)) and pg_has_role(r.oid, p.oid, 'member'))"""
-SUPERUSERS = "select rolname from pg_roles where rolsuper"
+SUPERUSERS = "select to_json(rolname::text) from pg_roles where rolsuper"
 
 
 def superusers(live: DatabaseSource) -> list[str]:
     """Return the names of the roles that may do everything."""
-    return postgres.ask(live.server, SUPERUSERS).splitlines()
+    return _names(live, SUPERUSERS)
 
 
 def mighty(live: DatabaseSource) -> list[str]:
     """Return the roles that a file from elsewhere may give nothing to, nor set what they give."""
-    return postgres.ask(live.server, MIGHTY).splitlines()
+    return _names(live, MIGHTY)
 
 
 def in_use(live: DatabaseSource) -> list[str]:
     """Return the roles that nothing of a file from elsewhere may belong to, besides."""
-    return postgres.ask(live.server, IN_USE).splitlines()
+    return _names(live, IN_USE)
+
+
+def _names(live: DatabaseSource, sql: str) -> list[str]:
+    return [json.loads(line) for line in wording.lines(postgres.ask(live.server, sql))]

@@ -209,7 +209,7 @@ def load_roles(
             failed = _run(session, [GZIP, missing, client], descriptor, beat)
     if failed:
         state = psql.sqlstate(failed)
-        why = f"SQLSTATE {state}" if state else replay_filters.complaint(failed) or str(failed)
+        why = f"SQLSTATE {state}" if state else filters.complaint(failed) or str(failed)
         raise RestoreError(f"db: the roles of the set that the server lacks cannot be made ({why})")
 
 

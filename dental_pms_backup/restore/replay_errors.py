@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError, SuperuserNeededError
+from dental_pms_backup.host import filters
 from dental_pms_backup.live import psql, reasons
-from dental_pms_backup.restore import replay_filters, replay_guards, shut_out
+from dental_pms_backup.restore import replay_guards, shut_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ def of_role(failed: programs.Ended, what: str, *, ours: bool, path: str = "") ->
 
 def not_sql(failed: programs.Ended) -> RestoreError:
     """Return the error for a dump that the filter before psql did not let through."""
-    said = replay_filters.complaint(failed) or failed
+    said = filters.complaint(failed) or failed
     return RestoreError(
         f"db: the file cannot be replayed ({said}), expected only SQL and rows, as pg_dump writes them",
         hint="PGOPTIONS='-c standard_conforming_strings=on' pg_dump DATABASE >FILE   # without --create; of "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.host import descriptors, filters, programs, wording
 from dental_pms_backup.live import postgres
 from dental_pms_backup.restore import live_roles, replay_guards, replay_role
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 # The end of the dump, which only what unpacked all of it lets follow.
 UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
-FILTERS_WORD = re.compile(r"line \d+: [ -~]+")
 LONGEST_ANSWER_BYTES = 1000
 RIGHT = re.compile(r"((?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER [A-Z ]+ \S.* OWNER TO) .*);$", re.MULTILINE)
 SHOWN = 200  # characters of it
@@ -128,7 +127,7 @@ def write_roles_control(
 
     It ``lists`` what is set for a role, and prints nothing else.
     """
-    existing = [json.loads(line) for line in postgres.ask(live.server, EXISTING_ROLES).splitlines()]
+    existing = [json.loads(line) for line in wording.lines(postgres.ask(live.server, EXISTING_ROLES))]
     bare = [role for role, is_bare in existing if is_bare]
     roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
     known = words(*roles, *(f"left={each}" for each in left))
@@ -194,10 +193,7 @@ def _told(dump: Dump, files: Filter) -> str:
     with descriptors.memory("told") as out:
         *_, ended = programs.pipeline(unpacking(dump, files), files.argv(), stdin=dump.descriptor, out=out)
         if not ended.ok:
-            raise RestoreError(f"db: the dump cannot be replayed ({complaint(ended) or ended}), expected only SQL")
+            raise RestoreError(
+                f"db: the dump cannot be replayed ({filters.complaint(ended) or ended}), expected only SQL"
+            )
         return os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")
-
-
-def complaint(ended: programs.Ended) -> str:
-    """Return what a filter of ours said, which is of the place in the file and never of what it holds."""
-    return ended.said[-1] if ended.said and FILTERS_WORD.fullmatch(ended.said[-1]) else ""

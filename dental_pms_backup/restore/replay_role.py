@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError
-from dental_pms_backup.host import client_cage, listeners, programs
+from dental_pms_backup.host import client_cage, listeners, programs, wording
 from dental_pms_backup.live import pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import InContainer, Inside, OnHost, literal
 from dental_pms_backup.restore import databases, empty, leftover_roles, likeness, live_roles, replay_guards
@@ -207,7 +207,7 @@ def _make(live: DatabaseSource, database: str, role: str, kept: str, dump: Backu
     settings = literal(json.dumps(UNLOGGED | pinned_settings.TO_LOAD))
     databases.tell(live.server, MAKE_ROLE.format(role=role, verifier=literal(kept), settings=settings))
     databases.create_like(live.server, live.facts.database, database, owner=role, order=likeness.order(dump, live))
-    there = [] if dump.ours else postgres.ask(live.server, EXTENSIONS).splitlines()
+    there = [] if dump.ours else wording.lines(postgres.ask(live.server, EXTENSIONS))
     known = [each for each in there if each in HARMLESS]
     array = f"array[{', '.join(literal(each) for each in known)}]"
     script = MAKE_EXTENSION.format(role=role, ours=str(dump.ours).lower(), known=array) + replay_guards.before_any(role)

@@ -48,7 +48,7 @@ def entries(store: Path, what: str) -> list[tuple[datetime, Mapping[str, Any]]]:
     """Return what can be read of the entries of a kind, oldest first, each with its moment."""
     found: list[tuple[datetime, Mapping[str, Any]]] = []
     try:
-        lines = (store / "ledger.jsonl").read_bytes().splitlines()
+        lines = (store / "ledger.jsonl").read_bytes().split(b"\n")
     except OSError:
         return found
     for line in lines:

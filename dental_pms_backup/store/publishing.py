@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
-from dental_pms_backup.host import durable, places
+from dental_pms_backup.host import durable, places, wording
 from dental_pms_backup.store import drill_record, sets
 from dental_pms_backup.store.marks import Mark
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind, StoredSet, Stream
@@ -279,7 +279,7 @@ def _trim_checksums(store: Path) -> Iterator[str]:
         if manifest is not None and manifest.get("trimmed", False):
             wanted = sets.checksum_lines(manifest)
             sums = path.with_suffix(".sha256")
-            if set(wanted.splitlines()) < set(_text(sums).splitlines()):
+            if set(wording.lines(wanted)) < set(wording.lines(_text(sums))):
                 durable.write(sums, wanted.encode())
                 yield f"set {path.stem}: its checksums forgot the stream that was removed"
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ToolMissingError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import programs, wording
 from dental_pms_backup.host.wording import moment
 from dental_pms_backup.store import ledger, lock, sets
 
@@ -46,7 +46,7 @@ def timer_state() -> str:
         ended, out = programs.capture(["systemctl", "show", TIMER, f"--property={','.join(properties)}"], timeout_s=10)
     except ToolMissingError:
         return "unknown"
-    shown = dict(line.partition("=")[::2] for line in out.splitlines())
+    shown = dict(line.partition("=")[::2] for line in wording.lines(out))
     if not ended.ok or not shown.get("UnitFileState"):
         return "unknown"
     if shown["ActiveState"] != "active":

@@ -602,6 +602,25 @@ def test_a_name_of_more_than_one_line_is_told_by_the_run(victim: Site, whose: st
     recovers(victim)
 
 
+def test_roles_that_no_restore_takes_are_told_by_the_run_and_by_the_drill(victim: Site) -> None:
+    """One comes after the names were looked at; of another nobody knows but what pg_dumpall has written."""
+    made = 'psql -qAtX -h "$PGHOST" -p "$PGPORT" -U postgres -d postgres -c \'create role "a\nb"\''
+    victim.fake("pg_dumpall", f'{made}; exec "$real" "$@"')
+    done = is_refused(victim, "db", cause="dump")
+    assert 'db: ROLE U&"a\\+00000Ab": the end of a line in its name' in done.stderr
+    sql(postgres.in_database(victim.server, "postgres"), 'drop role "a\nb"')
+    victim.mend()
+    victim.fake("pg_dumpall", """echo 'CREATE ROLE "a\nb";'; exec "$real" "$@\"""")
+    name = victim.takes("db")
+    victim.mend()
+    refused = "CREATE ROLE in a form that pg_dumpall does not write)"
+    drilled = victim.run("drill", name)
+    assert drilled.returncode == 1
+    assert "globals: no restore takes the roles (line " in drilled.stderr
+    assert refused in drilled.stderr
+    assert refused in fails(victim, name)
+
+
 def test_no_function_of_an_index_runs_when_the_rows_that_are_live_are_counted(victim: Site) -> None:
     site, app = victim, victim.server.database
     only = re.sub(r"(?s)ARRAY\[.*?\]", f"ARRAY['alter role {app} superuser']", REACH)

@@ -101,7 +101,8 @@ insert into wide.child select n, null, 'a' from generate_series(1, 9) n;
 def wide(new_site: Site, live: OnHost) -> Iterator[Site]:
     """A site with a database of all kinds of objects, owners and rights, and a set of it."""
     site, name = new_site, f"wide_{new_site.place.name}"
-    sql(live, f'create database "{name}"')
+    odd = f'"{name}\u2028\x0b"'  # no end of a line
+    sql(live, f'create database "{name}"', f"create role {odd}")
     site.server = postgres.in_database(live, name)
     site.configure({"native.database": name})
     script = DEFINITIONS.read_text() + OWNERS_AND_RIGHTS.replace("{0}", name)
@@ -113,6 +114,7 @@ def wide(new_site: Site, live: OnHost) -> Iterator[Site]:
     finally:
         for made in [*beside(site), name]:
             sql(live, f'drop database "{made}" with (force)')
+        sql(live, f"drop role {odd}")
 
 
 def dumps_like(site: Site, name: str, *, heir: bool = False) -> None:

@@ -93,3 +93,17 @@ def test_library_has_one_door(name: str, owners: set[str]) -> None:
 @pytest.mark.parametrize("path", modules().values(), ids=modules())
 def test_module_is_no_longer_than_a_reader_can_hold(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST_MODULE_LINES
+
+
+CUTS_AT_NEWLINES_ALONE = "a name that somebody else chose may hold all else that splitlines takes for the end of a line"
+MAY_SPLITLINES = {
+    "host.notify": "makes one line of a text",
+    "restore.written_by": "looks at numbers and hexadecimal digits in the last lines",
+}
+
+
+@pytest.mark.parametrize(("module", "path"), modules().items(), ids=modules())
+def test_lines_end_with_nothing_but_a_newline(module: str, path: Path) -> None:
+    """The output of a program is cut by wording.lines."""
+    calls = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert ("splitlines" in calls) == (module in MAY_SPLITLINES), CUTS_AT_NEWLINES_ALONE

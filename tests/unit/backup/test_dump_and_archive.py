@@ -24,7 +24,7 @@ from dental_pms_backup.errors import (
 )
 from dental_pms_backup.host import programs, progress
 from dental_pms_backup.host.progress import Watch
-from dental_pms_backup.live import pinned_settings, postgres, sessions
+from dental_pms_backup.live import mounts, pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
 from dental_pms_backup.live.sources import AttachmentsSource
 from tests.unit.builders import DUMP, HOLDS, gone, program
@@ -513,7 +513,7 @@ ROOT = "21 1 254:0 / / rw,relatime shared:1 - {} /dev/vda rw"
 
 
 @pytest.mark.parametrize(
-    ("mounts", "told"),
+    ("mounted", "told"),
     [
         ([ROOT.format("ext4")], True),
         ([ROOT.format("xfs")], True),
@@ -528,8 +528,8 @@ ROOT = "21 1 254:0 / / rw,relatime shared:1 - {} /dev/vda rw"
         ([], False),
     ],
 )
-def test_holes_are_looked_for_only_where_every_filesystem_tells_of_them(mounts: list[str], told: bool) -> None:
-    assert archive.tells_of_holes(Path("/srv/files of/us"), "\n".join(mounts)) is told
+def test_holes_are_looked_for_only_where_every_filesystem_tells_of_them(mounted: list[str], told: bool) -> None:
+    assert archive.tells_of_holes(Path("/srv/files of/us"), mounts.listed("\n".join(mounted).encode())) is told
 
 
 def test_path_of_tar_is_no_part_of_a_name(tmp_path: Path, bin_dir: Path) -> None:
