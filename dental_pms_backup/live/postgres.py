@@ -60,6 +60,8 @@ select json_build_object('version', current_setting('server_version_num')::int, 
   'amount', case when exists (select from pg_attribute where atttypid in (790, 791) and attrelid >= 16384)
    or exists (select from pg_type where typbasetype in (790, 791)) then (-1234567.89)::numeric::money::text end))
    || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)
+   || coalesce((select jsonb_build_object('of_our_role', string_agg(lower(name), ' ')) from pg_settings
+    where source in ('client', 'user', 'database user') and lower(name) = any (string_to_array('{names}', ' '))), '{}')
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))
 """.replace("{names}", " ".join(pinned_settings.WRITTEN_BY))
 # not every role may see the setting itself
