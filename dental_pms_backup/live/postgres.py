@@ -59,6 +59,8 @@ select json_build_object('version', current_setting('server_version_num')::int, 
   'superuser', (select rolname from pg_roles where oid = 10),
   'amount', case when {has_money} then (-1234567.89)::numeric::money::text end))
    || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)
+   || coalesce((select jsonb_build_object('of_our_role', string_agg(lower(name), ' ')) from pg_settings
+    where source in ('client', 'user', 'database user') and lower(name) = any (string_to_array('{names}', ' '))), '{}')
   from pg_database d, to_jsonb(d) j where d.datname = current_database()))
 """.replace("{names}", " ".join(pinned_settings.WRITTEN_BY)).replace("{has_money}", pinned_settings.HAS_MONEY)
 # not every role may see the setting itself

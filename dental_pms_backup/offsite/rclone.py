@@ -209,7 +209,7 @@ def _unequal(remote: Remote, store: Path, files: Sequence[str], beat: Beat) -> l
     arguments = ("check", "--download", "--one-way", "--combined=-", "--files-from-raw=-")
     # which files are equal is said on stdout; the exit status tells no more
     _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
-    equal = {line[2:] for line in out.splitlines() if line.startswith("= ")}
+    equal = {line[2:] for line in wording.lines(out) if line.startswith("= ")}
     return [file for file in files if file not in equal]
 
 

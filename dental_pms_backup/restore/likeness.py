@@ -1,8 +1,8 @@
-"""Whether text reads in a restored database as it did where a set was taken.
+"""Whether text and dates read in a restored database as they did where a set was taken.
 
 In another encoding the same bytes are other letters, or none: no way to load a set puts that right. By another locale
 what is computed of text while a set is loaded would be other text, and rows would be in other partitions: the new
-database gets the set's.
+database gets the set's. By another DateStyle 03/04/1970 is another day, for the application too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dental_pms_backup.drill import load
 from dental_pms_backup.errors import RefusedError
 from dental_pms_backup.host import journal
 from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import postgres
+from dental_pms_backup.live import postgres, table_files
 from dental_pms_backup.restore import databases, written_by
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.restore.backup_file import BackupFile
 
 ORDER = ("collate", "ctype", "locale_provider", "locale", "icu_rules")
+DATES = {"datestyle": "DateStyle", "timezone": "TimeZone", "intervalstyle": "IntervalStyle"}
 PROVIDERS_SINCE = 15
 LIBC = "c"
 
@@ -74,6 +75,41 @@ def order(dump: BackupFile, live: DatabaseSource) -> str:
     """Return the options that make a database sort text as the set's did; nothing where the live one does."""
     taken, now = (_ordered(each, live) for each in (dump.written_by, live.facts.settings))
     return load.locale(taken) if taken != now else ""
+
+
+def dates(dump: BackupFile, live: DatabaseSource) -> Mapping[str, str]:
+    """Return the statements by which an empty database, or one of another server, reads dates as the set's did.
+
+    They are what own_settings has for it, by what they are about. For any other database they are told, with the
+    command: an admin may have set it otherwise since.
+    """
+    taken, now = dump.written_by, live.facts.settings
+    ours = {name for each in (taken, now) for name in str(each.get("of_our_role", "")).split()}
+    other = [name for name in DATES.keys() - ours if str(taken.get(name, now.get(name))) != now.get(name)]
+    values = {name: (postgres.quoted(DATES[name]), postgres.literal(str(taken[name]))) for name in sorted(other)}
+    sets = {name: f"SET {setting} TO {value};" for name, (setting, value) in values.items()}
+    is_new = dump.system not in {"", live.facts.system} or not table_files.numbers(live.server)
+    given = [name for name in sets if is_new and written_by.known(live, {name: str(taken[name])})]
+    _tell_dates(dump, live, {name: sets[name] for name in sets.keys() - {*given}})
+    return {f"setting {DATES[name]}": f'ALTER DATABASE :"DBNAME" {sets[name]}\n' for name in given}
+
+
+def _tell_dates(dump: BackupFile, live: DatabaseSource, sets: Mapping[str, str]) -> None:
+    if not sets:
+        return
+    taken, now, name = dump.written_by, live.facts.settings, live.facts.database
+    differs = ", ".join(f"{DATES[each]} {now.get(each)} instead of {taken[each]}" for each in sorted(sets))
+    statements = " ".join(f"ALTER DATABASE {postgres.quoted(name)} {sets[each]}" for each in sorted(sets))
+    journal.write(
+        Event.RESTORE_SETTINGS_STAY,
+        f"the live database reads and writes dates and times otherwise than the one of the set did ({differs}), "
+        f"and so will the restored one; to have it as it was: {statements}",
+        priority=journal.WARNING,
+        fields={
+            "target": name,
+            "hint": f"{shlex.join(databases.admins_psql(live.server, live.facts.user, statements))}   # afterwards",
+        },
+    )
 
 
 def _ordered(settings: Mapping[str, Any], live: DatabaseSource) -> Mapping[str, Any]:

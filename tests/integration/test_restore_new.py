@@ -259,6 +259,31 @@ def test_what_is_computed_of_text_is_so_again_where_live_sorts_text_otherwise(ne
             sql(elsewhere, f'drop database "{each}" with (force)')
 
 
+DATES = "select to_char('03/04/1970'::date, 'DD Mon'), current_setting('TimeZone')"
+
+
+def test_dates_are_read_as_they_were_on_another_server_and_told_with_the_command_on_the_same(
+    own_database: Site,
+) -> None:
+    site, name = own_database, own_database.server.database
+    was = {"datestyle": "ISO, DMY", "timezone": "America/Toronto", "intervalstyle": "postgres"}  # of postgresql.conf
+    sql(site.server, f"alter role postgres in database \"{name}\" set intervalstyle to 'iso_8601'")
+    taken = site.takes("db")
+    change_manifest(site, taken, lambda has: has["streams"]["db"]["source"].update(was))
+    done = site.run("restore", "db", taken, "--to", f"{name}_new")
+    assert sql(postgres.in_database(site.server, f"{name}_new"), DATES).startswith("04 Mar|")
+    told = "dates and times otherwise than the one of the set did (DateStyle ISO, MDY instead of ISO, DMY, TimeZone "
+    assert f"the live database reads and writes {told}" in done.stderr
+    assert "IntervalStyle" not in done.stderr  # it is the role's that dumps, not the server's
+    sql(site.server, done.stderr.partition("to have it as it was: ")[2].partition("\n")[0])
+    assert sql(site.server, DATES) == "03 Apr|America/Toronto"
+    sql(site.server, f'alter database "{name}" reset all')
+    change_manifest(site, taken, lambda has: has["streams"]["db"]["source"].update(system_identifier="1"))
+    done = site.run("restore", "db", taken, "--in-place", "--yes", CONFIRM=name)
+    assert (done.returncode, "dates and times" in done.stderr) == (0, False), done.stderr
+    assert sql(site.server, DATES) == "03 Apr|America/Toronto"
+
+
 def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(live: OnHost) -> None:
     sql(live, "create database planted", "alter database planted set search_path = mine")
     sql(live, "grant create on database planted to dental_app with grant option")
