@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
-from dental_pms_backup.host import places, programs
+from dental_pms_backup.host import places, programs, wording
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.drill_record import Result
