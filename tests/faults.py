@@ -26,6 +26,7 @@ SUITES = {"trixie": "13", "bookworm": "12"}
 AS_BEFORE = "all sets as they were"
 A_NEW_SET = "a new, verified set"
 A_SUSPECT_SET = "a new set, marked suspect"
+NOT_READ = "not read"
 SUITE_IN_ID = re.compile(rf"(^|-)({'|'.join(SUITES)})(?=-|$)")
 HEAD = """\
 # Faults, and what happened
@@ -37,8 +38,8 @@ stands here is what those tests saw: `tests/run --all` writes this table from th
 from the committed one; `tests/run` compares the rows that it has seen.
 
 **Exit** is the exit status of the run that met the fault, with the word after `failure=`. **In the store**: what it
-left there. **Journal**: the events of its entries (`journalctl -u dental-pms-backup -x` explains them). **Next run**:
-what came of a run after the fault had gone. **Debian**: where it was seen.
+left there. **Journal**: the events of its entries (`journalctl -u dental-pms-backup -x` explains them), or "not read".
+**Next run**: what came of a run after the fault had gone. **Debian**: where it was seen.
 """
 COLUMNS = ("Fault", "Exit", "In the store", "Journal", "Next run", "Debian", "Test")
 
@@ -63,14 +64,17 @@ class _Now:
     row: Row | None = None
 
 
-def saw(*, status: int | str, cause: str = "", store: str, events: Sequence[str]) -> None:
-    """Tell what a command that met the fault did; a status that is no number is for what was killed."""
+def saw(*, status: int | str, cause: str = "", store: str, events: Sequence[str] | None) -> None:
+    """Tell what a command that met the fault did; a status that is no number is for what was killed.
+
+    ``events`` is nothing where the test did not read the journal.
+    """
     if _Now.row is None:
         return
     for known, new in (
         (_Now.row.exits, f"{status} {cause}".strip()),
         (_Now.row.stores, store),
-        (_Now.row.journals, ", ".join(events)),
+        (_Now.row.journals, NOT_READ if events is None else ", ".join(events)),
     ):
         if new not in known:
             known.append(new)

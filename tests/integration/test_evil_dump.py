@@ -24,7 +24,7 @@ from tests.evil_dump import (
 from tests.integration import drills
 from tests.integration.drills import left_behind
 from tests.integration.faults import events, listening
-from tests.integration.support import HEEDS_SIGNALS, TREE, Site, alive, environment, mounted_tmpfs, sql, wait_until
+from tests.integration.support import Journal, Site, alive, mounted_tmpfs, sql, wait_until
 
 PROVEN = faults.AS_BEFORE + ", the drilled one proven"
 OF_THE_HOST = (
@@ -96,26 +96,17 @@ def inside(site: Site) -> Path | None:
 
 
 @contextlib.contextmanager
-def drilling_until_tried(site: Site, script: str) -> Iterator["tuple[subprocess.Popen[str], Path]"]:
+def drilling_until_tried(site: Site, script: str, journal: Journal) -> Iterator["tuple[subprocess.Popen[str], Path]"]:
     """Drill a set with a program in it; the block begins when that has tried everything, and waits."""
     sql(site.server, planted(script))
     site.takes("db")
-    with subprocess.Popen(
-        [*HEEDS_SIGNALS, *site.command("drill", "latest")],
-        cwd=TREE,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            wait_until(lambda: inside(site) is not None or process.poll() is not None)
-            place = inside(site)
-            assert place, process.communicate()
-            yield process, place
-        finally:
-            process.kill()
+    stored = drills.without_records(site)
+    with site.running("drill", "latest", wrapper=journal.wrapper) as process:
+        wait_until(lambda: inside(site) is not None or process.poll() is not None)
+        place = inside(site)
+        assert place, process.communicate()
+        yield process, place
+    assert drills.without_records(site) == stored
 
 
 def recovers(site: Site) -> None:
@@ -141,6 +132,7 @@ def test_a_dump_that_is_loaded_by_a_drill_gets_nowhere(own_database: Site) -> No
         listener(socket.AF_UNIX, str(outside)) as by_path,
         listener(socket.AF_UNIX, f"\0{site.place.name}") as by_name,
         listener(socket.AF_INET, ("127.0.0.1", 0)) as by_port,
+        listening(site) as journal,
     ):
         tries = Tries(
             read=[*OF_THE_HOST, str(site.store), str(site.config), str(secret), live, f"{live}/data"],
@@ -152,21 +144,22 @@ def test_a_dump_that_is_loaded_by_a_drill_gets_nowhere(own_database: Site) -> No
             bound=BOUND,
             memory=True,
         )
-        with drilling_until_tried(site, tries.script()) as (process, place):
+        with drilling_until_tried(site, tries.script(), journal) as (process, place):
             tried = evil_dump.refused((place / "tries").read_text())
             assert len(of_the_user(but=idle.pid)) <= BOUND
             (place / "go").touch()
             out, err = process.communicate(timeout=120)
+        told = journal.close()
         assert (by_path[1:], by_name[1:], by_port[1:]) == ([], [], [])
         assert idle.poll() is None
         assert of_the_user(but=idle.pid) == []
-    assert len(tried) == 35
+    assert len(tried) == 36
     assert (process.returncode, err) == (0, ""), out
     assert out.endswith("drill_status=proven\n")
     assert secret.read_text() == "secret"
     assert not (site.place / "evil").exists()
     assert left_behind(site) == []
-    faults.saw(status=process.returncode, store=PROVEN, events=[])
+    faults.saw(status=process.returncode, store=PROVEN, events=events(told))
     recovers(site)
 
 
@@ -177,17 +170,17 @@ def test_a_dump_that_is_loaded_by_a_drill_gets_nowhere(own_database: Site) -> No
 )
 def test_what_a_dump_started_does_not_outlive_a_drill_that_is_killed(own_database: Site) -> None:
     site = own_database
-    script = Tries(bomb=30, bound=31).script()
-    with drilling_until_tried(site, script.replace("waits();", LEAVES_WHAT_IS_HARD_TO_REMOVE + "waits();")) as (
-        process,
-        place,
-    ):
-        assert (place / "sticky/file").exists()
-        assert len(of_the_user()) > 30
-        process.kill()
-        process.wait(timeout=30)
-        wait_until(lambda: of_the_user() == [])
-    faults.saw(status="killed", store=faults.AS_BEFORE, events=[])
+    script = Tries(bomb=30, bound=31).script().replace("waits();", LEAVES_WHAT_IS_HARD_TO_REMOVE + "waits();")
+    with listening(site) as journal:
+        with drilling_until_tried(site, script, journal) as (process, place):
+            assert (place / "sticky/file").exists()
+            assert len(of_the_user()) > 30
+            process.kill()
+            process.wait(timeout=30)
+            wait_until(lambda: of_the_user() == [])
+        told = journal.close()
+    assert list(site.store.glob("sets/*.drill.json")) == []
+    faults.saw(status="killed", store=faults.AS_BEFORE, events=events(told))
     sql(site.server, f"drop table {evil_dump.TABLE}")
     with listening(site) as journal:
         name = site.takes("db")

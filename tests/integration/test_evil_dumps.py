@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,9 @@ from dental_pms_backup.store.sets import Kind
 from tests import faults, scope
 from tests.integration.conftest import databases_like
 from tests.integration.drills import know
-from tests.integration.faults import events, listening
+from tests.integration.faults import cause, events, kept_beside, listening
 from tests.integration.faults import fails as is_refused
-from tests.integration.support import Site, as_cluster_user, awaited, dump, sql
+from tests.integration.support import Ran, Site, as_cluster_user, awaited, dump, session, sql
 
 NOT_OURS = "rolname !~ '^dental_pms_restore_|^evil_.*_owner$'"  # of a restore that another test has killed; the heir
 AS_IT_WAS = "the live database as it was"
@@ -223,12 +224,12 @@ def fails(site: Site, *words: str) -> str:
     before = reached(site)
     with listening(site) as journal:
         done = site.run("restore", "db", *words, wrapper=journal.wrapper)
-        told = events(journal.close())
+        told = journal.close()
     assert (done.returncode, done.stdout) == (1, ""), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "the live database is as it was, and nothing is left of the new one" in done.stderr
     assert reached(site) == before
-    faults.saw(status=1, cause="restore", store=AS_IT_WAS, events=told)
+    faults.saw(status=1, cause=cause(told), store=AS_IT_WAS, events=events(told))
     return done.stderr
 
 
@@ -302,8 +303,9 @@ def test_no_command_in_a_file_is_run_by_a_psql_that_knows_no_restrict(victim: Si
     for command in scope.some(COMMANDS, 6):
         before = {path.name for path in (victim.place / "clients").iterdir()}
         assert "db: the file cannot be replayed (line " in fails(victim, elsewhere(victim, command)), command
-        for seen in {path.name for path in (victim.place / "clients").iterdir()} - before:
-            assert "touched" not in (victim.place / "clients" / seen).read_text()
+        read = [path.read_text() for path in (victim.place / "clients").iterdir() if path.name not in before]
+        assert any("CREATE TABLE public.lines" in each for each in read), "what psql read of the file was seen"
+        assert not any("touched" in each for each in read), command
     for command in READ_OTHERWISE:
         said = fails(victim, elsewhere(victim, command))
         assert "SQLSTATE 42601" in said or "BEGIN in the definition of a function" in said
@@ -352,7 +354,11 @@ def test_what_a_file_makes_runs_as_a_role_without_rights(victim: Site, how: str)
     after = reached(victim)
     for each in ("roles", "members", "settings", "system", "files"):
         assert after[each] == before[each]
-    faults.saw(status=0, store=AS_IT_WAS, events=told)
+    assert sql(victim.server, "select count(*) from only public.checked") == "1"
+    assert dump(kept_beside(victim, done)) == before["live"]
+    faults.saw(status=0, store="the file's content, live kept beside", events=told)
+    again = victim.run("restore", "db", victim.sets()[-1], "--in-place", "--yes", "--no-safety-set")
+    assert (again.returncode, dump(victim.server)) == (0, before["live"]), again.stderr
     faults.recovered()
 
 
@@ -457,9 +463,12 @@ CREATE FUNCTION public.at_{table}(n integer) RETURNS integer LANGUAGE plpgsql IM
     AS $at$ BEGIN PERFORM public.steps(ARRAY[{step}]); RETURN n; END $at$;
 CREATE TABLE public.{table} (n integer, m integer GENERATED ALWAYS AS (n + public.at_{table}(1)) STORED);
 """
+# Until a session of whichever database holds the lock by that number.
 SLOWLY = """\
 CREATE FUNCTION public.slowly(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $slowly$ BEGIN
-    IF session_user ~ '^dental_pms_restore_' THEN PERFORM pg_sleep(2); END IF; RETURN n; END $slowly$;
+    WHILE session_user ~ '^dental_pms_restore_' AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks
+        WHERE locktype = 'advisory' AND objid = CASE WHEN current_query() ~* '^analyze' THEN 4712 ELSE 4711 END)
+    LOOP PERFORM pg_sleep(0.02); END LOOP; RETURN n; END $slowly$;
 CREATE TABLE public.slow (n integer);
 INSERT INTO public.slow VALUES (1);
 CREATE INDEX ON public.slow (public.slowly(n));
@@ -533,6 +542,7 @@ def test_what_the_application_made_changes_nothing_of_others_in_a_restore(victim
     assert sql(site.server, rights) == expected
     assert sql(site.server, "select public.admin_fn()") == "harmless"
     assert sql(site.server, "select count(*) from pg_shdescription where description = 'mine'") == "0"
+    assert dump(kept_beside(site, done)) == before
     sql(maintenance, f"alter database {app} owner to {app}")
     faults.saw(status=0, store="the set's content, live kept beside", events=told)
     recovers(site)
@@ -568,19 +578,21 @@ def test_what_runs_while_a_table_is_made_sets_nothing_for_what_follows_in_a_rest
 def test_nobody_else_logs_in_as_the_role_that_restores(victim: Site) -> None:
     site = victim
     made_by_the_app(site, (KNOWN_BY_HIM,), SLOWLY)
-    name = site.takes("db")
+    name, before = site.takes("db"), dump(site.server)
     maintenance = postgres.in_database(site.server, "postgres")
-    with listening(site) as journal:
+    with ExitStack() as goes_on, listening(site) as journal:
         with site.running("restore", "db", name, "--in-place", "--yes", wrapper=journal.wrapper) as process:
-            for asked in (AT_WORK.format("create index"), AT_WORK.format("analyze")):
-                role, database = awaited(partial(sql, maintenance, asked)).split("|")
+            for number, statement in ((4711, "create index"), (4712, "analyze")):
+                role, database = awaited(partial(sql, maintenance, AT_WORK.format(statement))).split("|")
                 tried = as_cluster_user(replace(site.server, user=role, database=database), "psql", "-Xc", "select 1")
                 assert f'role "{role}" is not permitted to log in' in tried.stderr
-            _, said = process.communicate(timeout=60)
+                goes_on.enter_context(session(maintenance, f"select pg_advisory_lock({number});"))
+            out, said = process.communicate(timeout=60)
         told = events(journal.close())
-    assert process.returncode == 0, said
-    faults.saw(status=0, store="the set's content, live kept beside", events=told)
-    recovers(site)
+        assert process.returncode == 0, said
+        assert dump(site.server) == dump(kept_beside(site, Ran([], 0, out, said))) == before
+        faults.saw(status=0, store="the set's content, live kept beside", events=told)
+        recovers(site)
 
 
 @pytest.mark.fault("Somebody evil", "a name has the end of a line in it, which an old pg_dump writes as it is")
@@ -806,12 +818,14 @@ CREATE STATISTICS public.told ON (public.tell(1) + n), n FROM public.counted;
 
 @pytest.mark.fault("Somebody evil", "what a file from elsewhere makes says a row as if it were what was counted")
 def test_nothing_that_a_file_makes_tells_a_row_in_our_name(victim: Site) -> None:
+    before = reached(victim)
     with listening(victim) as journal:
         done = victim.run("restore", "db", elsewhere(victim, TELLS), wrapper=journal.wrapper)
         told = journal.close()
     assert "canary" not in done.stderr + told
     assert "db: the replay failed (psql: exit status 3), expected every statement to succeed" in done.stderr
-    faults.saw(status=done.returncode, cause="restore", store=AS_IT_WAS, events=events(told))
+    assert reached(victim) == before
+    faults.saw(status=done.returncode, cause=cause(told), store=AS_IT_WAS, events=events(told))
     recovers(victim)
 
 
@@ -928,10 +942,10 @@ def test_a_file_from_elsewhere_is_never_the_superusers_nor_replayed_in_live(vict
     for words in (["--as-superuser"], ["--in-place", "--yes", "--replace"], ["--in-place", "--yes", "--as-superuser"]):
         with listening(victim) as journal:
             done = victim.run("restore", "db", file, *words, wrapper=journal.wrapper)
-            told = events(journal.close())
+            told = journal.close()
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
         assert "a file from elsewhere, expected a set with a manifest for --" in done.stderr
         assert f"hint: dental-pms-backup restore db '{file}'   # " in done.stderr
-        faults.saw(status=4, cause="refused", store=AS_IT_WAS, events=told)
-    assert reached(victim) == before
+        assert reached(victim) == before
+        faults.saw(status=4, cause=cause(told), store=AS_IT_WAS, events=events(told))
     recovers(victim)

@@ -16,7 +16,7 @@ from dental_pms_backup.drill import leftovers
 from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration import drills
-from tests.integration.faults import events, fails, listening, recovers
+from tests.integration.faults import cause, events, fails, listening, recovers
 from tests.integration.support import PATH, Disk, Site, environment, executable, mounted_tmpfs, on_disk, wait_until
 
 NOBODY = 65534
@@ -24,15 +24,16 @@ NOBODY = 65534
 CAPABLE = bytes.fromhex("0100000202200000000000000000000000000000")
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
 PASSES = 20
-# Tries again and again, and counts how often; $victim is root's directory, $outer each directory of a restore.
+# Tries again and again, and counts how often there was what to try it on; $victim is root's directory, $outer each
+# directory of a restore.
 LOOP = """
 cd {home}
 while :; do
     for outer in attachments.restoring-* new.restoring-* .dental-pms-extract-*; do
         [ -e "$outer" ] || continue
         {{ {script}; }} 2>/dev/null
+        echo >>passes
     done
-    echo >>passes
 done
 """
 
@@ -121,8 +122,8 @@ def unpacker() -> str:
     return "igzip" if shutil.which("igzip", path=PATH) else "gzip"
 
 
-def attacked(somebody: Somebody, words: list[str], script: str) -> tuple[int, str, str, list[str]]:
-    """Run a command, held halfway while somebody does what he can; return its exit status, output and events."""
+def attacked(somebody: Somebody, words: list[str], script: str) -> tuple[int, str, str, str]:
+    """Run a command, held halfway while somebody does what he can; return its exit status, output and journal."""
     site = somebody.site
     with (
         halfway_unpacking(site, somebody.home) as (path, waits, go),
@@ -136,7 +137,7 @@ def attacked(somebody: Somebody, words: list[str], script: str) -> tuple[int, st
             with go.open("w") as letting:
                 letting.write("go\n")
             out, err = process.communicate(timeout=120)
-        told = events(journal.close())
+        told = journal.close()
     assert on_disk(somebody.victim) == somebody.untouched, "root's directory is as it was"
     return process.returncode, out, err, told
 
@@ -157,13 +158,13 @@ def spoil(somebody: Somebody) -> Disk:
     return on_disk(somebody.attachments)
 
 
-def clear(somebody: Somebody) -> None:
-    """Take what somebody has left out of the way, as an admin does."""
+def clear(somebody: Somebody, live: str = "attachments") -> None:
+    """Take what somebody has left, and what was made there, out of the way, as an admin does."""
     if (somebody.home / "mine").exists():
         somebody.attachments.unlink()
         (somebody.home / "mine").rename(somebody.attachments)
     for path in somebody.home.iterdir():
-        if path != somebody.attachments:
+        if path.name != live:
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
 
 
@@ -189,7 +190,7 @@ def test_a_restore_in_place_writes_and_moves_nothing_through_his_link(
     assert (returned, on_disk(live)) == (status, spoilt if status else wanted), err
     assert says in err
     store = "the live attachments as they were" if status else "the live attachments as the set has them"
-    faults.saw(status=status, cause="restore" if status else "", store=f"{store}, and root's files", events=told)
+    faults.saw(status=status, cause=cause(told), store=f"{store}, and root's files", events=events(told))
     clear(somebody)
     again = somebody.site.run("restore", "attachments", name, "--in-place", "--yes")
     assert (again.returncode, on_disk(somebody.attachments)) == (0, wanted), again.stderr
@@ -207,7 +208,7 @@ def test_a_restore_into_a_new_directory_writes_nothing_through_his_link(somebody
     words = ["restore", "attachments", name, "--to", str(somebody.home / "new")]
     returned, _, err, told = attacked(somebody, words, script)
     assert (returned, on_disk(somebody.home / "new")) == (0, wanted), err
-    faults.saw(status=returned, store="all of the set in the new directory, and root's files", events=told)
+    faults.saw(status=returned, store="all of the set in the new directory, and root's files", events=events(told))
     clear(somebody)
     assert somebody.site.run(*words).returncode == 0
     faults.recovered()
@@ -227,7 +228,9 @@ def test_an_extraction_takes_nothing_of_roots_through_his_link(somebody: Somebod
     returned, _, err, told = attacked(somebody, words, script)
     assert (returned, (somebody.home / "0003.jpg").read_bytes()) == (0, wanted), err
     assert len(list((somebody.home / "attachments").iterdir())) == 40
-    faults.saw(status=returned, store="what was asked for, and root's files", events=told)
+    faults.saw(status=returned, store="what was asked for, and root's files", events=events(told))
+    clear(somebody, "live")
+    assert somebody.site.run(*words).returncode == 0
     faults.recovered()
 
 
@@ -275,11 +278,12 @@ def test_a_restore_moves_and_removes_nothing_that_no_restore_left(somebody: Some
     with listening(somebody.site) as journal:
         words = ("restore", "attachments", name, "--in-place", "--yes")
         done = somebody.site.run(*words, wrapper=journal.wrapper)
-        told = events(journal.close())
+        told = journal.close()
     assert (done.returncode, on_disk(somebody.home)) == (4, before), done.stderr
     assert "it is left alone" in done.stderr
     assert on_disk(somebody.victim) == somebody.untouched
-    faults.saw(status=4, cause="refused", store="the live attachments as they were, and root's files", events=told)
+    store = "the live attachments as they were, and root's files"
+    faults.saw(status=4, cause=cause(told), store=store, events=events(told))
     clear(somebody)
     assert on_disk(somebody.attachments) == spoilt
     assert somebody.site.run(*words).returncode == 0
@@ -475,6 +479,8 @@ def test_the_look_at_what_is_live_is_not_led_out_of_it(somebody: Somebody) -> No
     assert on_disk(somebody.victim) == somebody.untouched
     store = "the live attachments as the set has them, and root's files"
     faults.saw(status=0, store=store, events=told)
+    again = site.run(*words)
+    assert (again.returncode, on_disk(somebody.attachments)) == (0, wanted), again.stderr
     faults.recovered()
 
 
@@ -606,14 +612,14 @@ def test_an_archive_that_is_larger_than_the_disk_is_ended_before_that_is_full(si
             archive.addfile(entry, zeros)
     with (
         mounted_tmpfs(small, 32 << 20),
-        held(site, "tar", f'case "$*" in *--extract*) {almost_all} | "$real" "$@"; exit ;; esac') as (path, _, _),
-        site.running("extract", str(file), "zeros", "--to", str(small), PATH=path) as process,
+        held(site, "tar", f'case "$*" in *--extract*) {almost_all} | "$real" "$@"; exit ;; esac') as (path, waits, _),
     ):
         done = site.run("restore", "attachments", str(file), "--to", f"{small}/new")
         assert (done.returncode, list(small.iterdir())) == (4, []), "what a restore needs is known before"
         assert f"free in {small}, expected over 135.9 MB for a second copy; nothing was touched" in done.stderr
-        out, err = process.communicate(timeout=60)
-        assert list(small.iterdir()) == []
+        with site.running("extract", str(file), "zeros", "--to", str(small), PATH=path) as process:
+            out, err = process.communicate(timeout=60)
+        assert (waits.exists(), list(small.iterdir())) == (True, [])
     assert process.returncode == 1, out
     assert f"attachments: {small}: what is in the archive has taken all room but 1.7 MB and " in err
     assert f"hint: df -h {small}" in err

@@ -11,7 +11,7 @@ import pytest
 from dental_pms_backup.live import pinned_settings, postgres
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import events, fails, kept_beside, listening, recovers
+from tests.integration.faults import cause, events, fails, kept_beside, listening, recovers
 from tests.integration.support import Ran, Site, as_cluster_user, bin_dir, dump, sql
 
 AS_IT_WAS = "the live database as it was"
@@ -99,7 +99,7 @@ def typed(site: Site, *words: str, store: str) -> Ran:
     with listening(site) as journal:
         done = site.run(*words, wrapper=journal.wrapper)
         told = journal.close()
-    faults.saw(status=done.returncode, cause="restore" if done.returncode else "", store=store, events=events(told))
+    faults.saw(status=done.returncode, cause=cause(told), store=store, events=events(told))
     return done
 
 

@@ -125,7 +125,7 @@ def test_a_missing_database_is_refused_for_good(site: Site) -> None:
     recovers(site)
 
 
-@pytest.mark.fault("Database", "the server is down")
+@pytest.mark.fault("Database", "no socket is where the server's should be")
 def test_a_server_that_is_down_is_temporary_and_tried_again(site: Site) -> None:
     site.configure({"native.host": str(site.place), "retry.attempts": 3})
     done = fails(site, cause="database", status=75)

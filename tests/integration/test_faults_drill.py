@@ -311,7 +311,7 @@ def test_a_drill_that_is_killed_at_any_moment_leaves_nothing_after_the_next(site
     assert killed > KILLS / 4, "the moments are spread over a drill"
     assert "drill-cleared" in events(told)
     assert (dump(site.server), on_disk(site.attachments), drills.without_records(site)) == before
-    faults.saw(status="killed", store="all sets as they were, 0 times a false proof", events=[])
+    faults.saw(status="killed", store="all sets as they were, 0 times a false proof", events=None)
     faults.recovered("ok, every time, and nothing is left")
 
 

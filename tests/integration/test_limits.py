@@ -44,7 +44,7 @@ def test_a_limit_fails_the_run_or_does_not_matter(
     assert (ended[0] == 0, ended[-1]) == (False, 0), ended
     assert all(status in {0, 1, 75, 127} or status < 0 for status in ended), ended  # 127 is the loader's
     faults.saw(
-        status="0, 1, 75, 127 or killed", store="a new, verified set if 0, else all sets as they were", events=[]
+        status="0, 1, 75, 127 or killed", store="a new, verified set if 0, else all sets as they were", events=None
     )
     assert_is_what_the_practice_has(site, recovers(site))
     assert site.run("verify").returncode == 0

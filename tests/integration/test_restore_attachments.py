@@ -4,11 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 
 import pytest
 
 from tests import faults, scope
-from tests.integration.faults import events, listening
+from tests.integration.faults import cause, events, listening
 from tests.integration.support import (
     ENDS_WITHIN_S,
     TREE,
@@ -138,8 +139,8 @@ def test_what_was_unpacked_is_compared_with_the_archive(site: Site) -> None:
     assert (on_disk(site.attachments), beside(site)) == (spoilt, [])
 
 
-def dies(site: Site, moment: int) -> bool:
-    """Restore in place, killed at a call of the swap; tell whether it was."""
+def dies(site: Site, moment: int, whole: Sequence[Disk]) -> bool:
+    """Restore in place, killed at a call of the swap; tell whether it was, and the table whether it left that whole."""
     words = site.command("restore", "attachments", "latest", "--in-place", "--yes")[3:]
     with listening(site) as journal:
         done = subprocess.run(
@@ -153,7 +154,8 @@ def dies(site: Site, moment: int) -> bool:
         told = events(journal.close())
     assert done.returncode in {0, -signal.SIGKILL}, done.stderr
     if done.returncode:
-        faults.saw(status="killed", store="whole, the old content or the new", events=told)
+        store = "whole, the old content or the new" if on_disk(site.attachments) in whole else "in the swap, not whole"
+        faults.saw(status="killed", store=store, events=told)
     return done.returncode != 0
 
 
@@ -162,7 +164,7 @@ def test_a_swap_that_is_killed_at_any_step_is_undone_or_ended_by_the_next_restor
     restored = on_disk(site.attachments)
     spoilt = spoil(site)
     moment, ends = 0, []
-    while dies(site, moment):
+    while dies(site, moment, (spoilt, restored)):
         whole = on_disk(site.attachments) in (spoilt, restored)
         if not whole and UNDONE not in ends:  # of those that are alike one is enough
             run = site.run("run", "attachments")
@@ -215,10 +217,10 @@ def test_a_disk_without_room_is_told_before_anything_is_unpacked(site: Site) -> 
         site.configure({"attachments.path": str(disk / "attachments")})
         with listening(site) as journal:
             done = site.run("restore", "attachments", "latest", "--in-place", "--yes", wrapper=journal.wrapper)
-            told = events(journal.close())
+            told = journal.close()
         assert (done.returncode, on_disk(disk)) == (4, before)
         assert "for a second copy; nothing was touched" in done.stderr
-    faults.saw(status=4, cause="refused", store="the live attachments as they were", events=told)
+    faults.saw(status=4, cause=cause(told), store="the live attachments as they were", events=events(told))
     site.configure({"attachments.path": str(site.attachments)})
     assert in_place(site).returncode == 0
     faults.recovered()

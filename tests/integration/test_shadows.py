@@ -12,8 +12,19 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests import faults
 from tests.integration.conftest import databases_like
-from tests.integration.faults import OK, events, fails, is_suspect, listening, recovers
+from tests.integration.drills import without_records
+from tests.integration.faults import (
+    OK,
+    assert_whole,
+    events,
+    fails,
+    is_suspect,
+    kept_beside,
+    listening,
+    recovers,
+)
 from tests.integration.support import Ran, Site, sql
+from tests.integration.test_evil_settings import AS_IT_WAS, PROVEN, REPLACED
 
 PACKAGE = Path(dental_pms_backup.__file__).parent
 FILTERS = ".sed", ".pl", ".perl", ""
@@ -74,14 +85,15 @@ select (select count(distinct proname) from pg_proc where pronamespace = 'evil':
  (select count(*) from pg_class where relnamespace = 'evil'::regnamespace and relkind = 'v'),
  (select count(*) from pg_type where typnamespace = 'evil'::regnamespace and typtype = 'd')
 """
-COMMANDS = (
-    "run --dry-run",
-    "status",
-    "drill",
-    "restore db latest",
-    "restore db latest --in-place --yes",
-    "restore all latest --in-place --yes",
-)
+COMMANDS = {
+    "run --dry-run": faults.AS_BEFORE,
+    "status": faults.AS_BEFORE,
+    "drill": PROVEN,
+    "restore db latest": AS_IT_WAS,
+    "restore db latest --in-place --yes": REPLACED,
+    "restore all latest --in-place --yes": REPLACED,
+}
+ROWS = "set search_path = pg_catalog; select count(*) from public.attachments"
 IS_SUPERUSER = "select rolsuper from pg_roles where rolname = 'evil_app'"
 
 
@@ -140,13 +152,13 @@ def shadowed(own_database: Site) -> Iterator[tuple[Site, Path]]:
         sql(elsewhere, "drop role evil_app")
 
 
-def did(site: Site, *words: str) -> Ran:
+def did(site: Site, *words: str, store: str) -> Ran:
     """Type a command, which has to succeed, and tell the table of it."""
     with listening(site) as journal:
         done = site.run(*words, wrapper=journal.wrapper)
         told = journal.close()
     assert done.returncode == 0, done.stderr
-    faults.saw(status=done.returncode, store=faults.A_NEW_SET, events=events(told))
+    faults.saw(status=done.returncode, store=store, events=events(told))
     return done
 
 
@@ -174,17 +186,22 @@ def test_nothing_of_the_database_runs_under_a_name_of_ours(shadowed: tuple[Site,
     sql(site.server, "create table attachments (id int, storage_key text not null, byte_size bigint)")
     sql(site.server, "insert into attachments values (1, '2026/0001.jpg', 3700)")
     plant(site.server, trap)
-    assert did(site, "run").stdout.endswith(f"{OK}\n")
-    for words in (
-        "run --dry-run",
-        "status",
-        "drill",
-        "restore db latest",
-        "restore db latest --in-place --yes",
-        "restore all latest --in-place --yes",
-    ):
-        did(site, *words.split())
+    assert did(site, "run", store=faults.A_NEW_SET).stdout.endswith(f"{OK}\n")
+    assert_whole(site, site.sets()[-1])
+    for words, store in COMMANDS.items():
+        stored = without_records(site)
+        sql(site.server, "insert into public.attachments values (2, '2026/0002.jpg', 4400)")
+        live = sql(site.server, ROWS)
+        done = did(site, *words.split(), store=store)
+        assert sql(site.server, ROWS) == ("1" if store == REPLACED else live), words
+        if store == REPLACED:
+            assert sql(kept_beside(site, done), ROWS) == live
+        else:
+            assert without_records(site) == stored, words
+        assert ("drill_status=proven" in done.stdout) == (store == PROVEN)
         assert trap.read_text() == "", words
+    assert_whole(site, site.takes())
+    assert trap.read_text() == ""
     assert sql(postgres.in_database(site.server, "postgres"), IS_SUPERUSER) == "f"
     faults.recovered()
 

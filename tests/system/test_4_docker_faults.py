@@ -74,11 +74,11 @@ def test_a_container_that_crashes_again_and_again_is_temporary_and_the_hint_show
     seen = 0
 
     def has_begun_to_wait() -> bool:
-        """Tell whether it has been waiting, from its fifth time on for over three seconds, since a moment ago."""
+        """Tell whether it has been waiting, from its sixth time on for over six seconds, since a moment ago."""
         nonlocal seen
         before, (count, status) = seen, host.run(state).stdout.split()
         seen = int(count)
-        return status == "restarting" and seen > max(before, 4)
+        return status == "restarting" and seen > max(before, 5)
 
     host.run(f"echo 'no_such_setting = on' >>{CLUSTER}/postgresql.conf; docker restart {DB}")
     try:

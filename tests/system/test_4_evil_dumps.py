@@ -76,18 +76,25 @@ def reached(host: Machine) -> tuple[str, ...]:
     )
 
 
+def entries(host: Machine, began: str) -> list[admin.Entry]:
+    """Return what a command that was typed told the journal since a moment."""
+    return admin.entries(host, began, matches=f"-t {admin.PACKAGE}")
+
+
 @pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has commands of psql in it, and is restored in compose, by")
 def test_no_command_in_a_file_is_run_here_or_in_the_container(host: Machine) -> None:
     for command in scope.some(COMMANDS, 6):
         elsewhere(host, f"\n{command}\n")
-        before = reached(host)
+        before, began = reached(host), admin.moment(host)
         done = admin.dental(host, f"restore db {FILE}")
         assert (done.returncode, done.stdout) == (1, "")
         assert "a command of psql), expected only SQL and rows" in done.stderr
         assert "the live database is as it was, and nothing is left of the new one" in done.stderr
         assert reached(host) == before
-        table.saw(status=1, cause="restore", store=AS_IT_WAS, events=[])
+        told = entries(host, began)
+        (cause,) = {entry["DENTAL_PMS_CAUSE"] for entry in told if "DENTAL_PMS_CAUSE" in entry}
+        table.saw(status=1, cause=cause, store=AS_IT_WAS, events=admin.events(told))
     assert ("restore_status", "ok") in admin.took(host, "restore db latest")
     table.recovered()
 
@@ -95,12 +102,12 @@ def test_no_command_in_a_file_is_run_here_or_in_the_container(host: Machine) -> 
 @pytest.mark.fault("Somebody evil", "what a file from elsewhere makes runs while it is loaded in compose, by")
 def test_what_a_file_makes_runs_as_a_role_without_rights(host: Machine) -> None:
     elsewhere(host, f"\n{RUNS_WHILE_LOADED}\n")
-    before = reached(host)
+    before, began = reached(host), admin.moment(host)
     values = admin.took(host, f"restore db {FILE} --to dental_pms_restored")
     assert practice.sql(host, "select n from evil", "dental_pms_restored") == "1"
     after = reached(host)
     assert (after[0], after[2:]) == (before[0], before[2:])
-    table.saw(status=0, store=AS_IT_WAS, events=[])
+    table.saw(status=0, store=AS_IT_WAS, events=admin.events(entries(host, began)))
     assert values[-1] == ("restore_status", "ok")
     assert ("restore_status", "ok") in admin.took(host, "restore db latest")
     table.recovered()

@@ -82,8 +82,11 @@ def begin_by_timer_beside_one_by_hand(host: Machine) -> faults.Run:
 @pytest.mark.usefixtures("timer")
 def test_a_run_that_may_wait_for_another_one_succeeds_after_it(host: Machine) -> None:
     host.write(admin.CONFIG, f"{faults.CONFIG}lock_wait_s: 60\n")
+    main = f"$(systemctl show --property=MainPID --value {admin.SERVICE})"
+    asks = f"ls -l /proc/{main}/fd | grep --quiet '/[.]lock$'"
     with admin.locked_table(host):
         run = begin_by_timer_beside_one_by_hand(host)
+        admin.wait_for(lambda: host.run(asks, check=False).returncode == 0)
     faults.wait_until_ended(run)
     assert admin.properties(host, admin.SERVICE, "Result") == {"Result": "success"}
     assert host.run("tail --lines=1 /root/by-hand").stdout == "backup_run_status=ok\n"

@@ -104,21 +104,28 @@ def test_a_dump_gets_nowhere(host: Machine, source: str, how: str) -> None:
         )
         ask(host, source, planted(tries.script()))
         admin.took(host, "run db")
-        start = f"systemctl start --no-block {DRILL}" if how == "in the unit" else "dental-pms-backup drill latest"
-        host.run(f"nohup {start} >/root/drilled 2>&1 &")
+        start = f"systemctl start {DRILL}" if how == "in the unit" else "dental-pms-backup drill latest"
+        host.run(f"nohup sh -c '{start}; echo $?' >/root/drilled 2>&1 &")
         admin.wait_for(lambda: place(host, source) != "")
         directory = place(host, source)
         tried = evil_dump.refused(host.run(f"cat {directory}/tries").stdout)
         assert len(tried) > 20
         host.run(f"touch {directory}/go")
-        admin.wait_for(lambda: admin.sets(host)[-1]["state"] == "proven")
+        admin.wait_for(lambda: status_of_the_drill(host) != "")
+        assert status_of_the_drill(host) == "0\n", host.run("cat /root/drilled").stdout
+        assert admin.sets(host)[-1]["state"] == "proven"
         admin.wait_for(lambda: left_behind(host) == "", timeout_s=30)
         assert of_the_user(host, idle) == ""
         assert host.run("cat /root/connected").stdout == ""
         assert host.run(f"kill -0 {idle} && ls /evil /etc/evil /usr/evil /var/tmp/evil", check=False).stdout == ""
         host.run(f"kill -0 {idle}")
-    faults.saw(status=0, store=faults.AS_BEFORE + ", the drilled one proven", events=[])
+    faults.saw(status=0, store=faults.AS_BEFORE + ", the drilled one proven", events=None)
     faults.recovered("needed nothing")
+
+
+def status_of_the_drill(host: Machine) -> str:
+    """Return the line with its exit status, once it has ended; nothing before."""
+    return host.run("grep -x '[0-9][0-9]*' /root/drilled", check=False).stdout
 
 
 @pytest.mark.sample(2)
@@ -127,13 +134,17 @@ def test_nothing_outlives_a_drill_that_is_killed(host: Machine, source: str) -> 
     with processes(host) as idle:
         ask(host, source, planted(Tries(bomb=20, bound=21).script()))
         admin.took(host, "run db")
+        states = [(entry["set"], entry["state"]) for entry in admin.sets(host)]
         host.run(f"systemctl start --no-block {DRILL}")
         admin.wait_for(lambda: place(host, source) != "")
         host.run(f"systemctl kill --signal=KILL --kill-who=main {DRILL}")
+        was_killed = {"ActiveState": "failed", "Result": "signal"}
+        admin.wait_for(lambda: admin.properties(host, DRILL, *was_killed) == was_killed)
+        assert [(entry["set"], entry["state"]) for entry in admin.sets(host)] == states
         if source == "native":
             admin.wait_for(lambda: of_the_user(host, idle) == "", timeout_s=30)
             assert host.run("systemctl list-units --no-legend 'dental-pms-drill-*'").stdout == ""
-    faults.saw(status="killed", store=faults.AS_BEFORE, events=[])
+    faults.saw(status="killed", store=faults.AS_BEFORE, events=None)
     ask(host, source, f"drop table {evil_dump.TABLE}")
     admin.took(host, "run db")
     assert admin.dental(host, "drill latest").returncode == 0

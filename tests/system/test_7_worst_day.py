@@ -125,8 +125,10 @@ def test_a_backend_at_work_goes_on_with_the_restored_database(host: Machine) -> 
     host.run(f"docker exec -i {container} sh -s </root/backend.sh >/root/seen 2>&1 & echo $! >/root/backend.pid")
     held = practice.in_db(f"psql -U {practice.USER} -d {practice.DATABASE} -qAt")
     host.run(f'echo "begin; select count(*) from notes; select pg_sleep(600)" | {held} >/dev/null 2>&1 &')  # noqa: S608 - no SQL of anybody else
+    holds = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query ~ 'pg_sleep.600'"
     left = practice.sql(host, "delete from notes where id > 10; select count(*) from notes")
     try:
+        admin.wait_for(lambda: practice.sql(host, holds) == "1")
         admin.wait_for(lambda: host.run("tail -n 1 /root/seen").stdout == f"{left}\n")
         done = admin.dental(host, f"restore db {name} --in-place --yes")
         assert (done.returncode, done.stderr) == (0, "")
