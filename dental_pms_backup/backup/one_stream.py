@@ -12,7 +12,7 @@ from dental_pms_backup.errors import DatabaseError, VerificationError, shell_wor
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
-from dental_pms_backup.live import postgres, table_files
+from dental_pms_backup.live import own_settings, postgres, table_files
 from dental_pms_backup.store import publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WRITE_BACK_BYTES = 32 << 20
 LINKS_NAMED = 3
-TABLES_NAMED = 5
+NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,7 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     postgres.check_same(server, facts)
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
     with contextlib.suppress(DatabaseError):  # a table may be held for long: the set is what it is
+        _tell_computed_otherwise(order.name, facts.database, own_settings.of_owners(server))
         _tell_not_dumped(order.name, table_files.not_dumped(server))
     return Part(
         stream=Stream.DB,
@@ -183,11 +184,31 @@ def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:
     )
 
 
+def _tell_computed_otherwise(name: str, database: str, found: Sequence[tuple[str, str, str]]) -> None:
+    if not found:
+        return
+    told = [f"{setting} of role {role if role.isprintable() else '(not text)'}" for role, setting, _ in found[:NAMED]]
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    _, setting, value = found[0]
+    statement = f"ALTER DATABASE {postgres.quoted(database)} SET {setting} TO {postgres.literal(value)}"
+    journal.write(
+        Event.COMPUTED_OTHERWISE,
+        f"db: owners of generated columns or materialized views have other settings than the role that dumps: "
+        f"{', '.join(told)}{more}; a restore computes what they own by those of the role that dumps",
+        priority=journal.WARNING,
+        fields={
+            "stream": Stream.DB,
+            "set": name,
+            "hint": f"psql --command={shell_word(statement)} DATABASE   # if all who write there mean that",
+        },
+    )
+
+
 def _tell_not_dumped(name: str, tables: Sequence[tuple[str, str]]) -> None:
     if not tables:
         return
-    told = [f"{table} of {extension}" for extension, table in tables[:TABLES_NAMED]]
-    more = f" and {len(tables) - TABLES_NAMED} more" if len(tables) > TABLES_NAMED else ""
+    told = [f"{table} of {extension}" for extension, table in tables[:NAMED]]
+    more = f" and {len(tables) - NAMED} more" if len(tables) > NAMED else ""
     extension, table = tables[0]
     statement = f"ALTER EXTENSION {postgres.quoted(extension)} DROP TABLE {table}"
     journal.write(

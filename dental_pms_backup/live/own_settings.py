@@ -6,6 +6,7 @@ and rights. pg_dump writes them with --create only, for a database of the same n
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import TYPE_CHECKING
@@ -78,6 +79,18 @@ select name from pg_db_role_setting s, unnest(s.setconfig) entry, split_part(ent
   where o.setdatabase = (select oid from pg_database where datname = current_database()) and o.setrole = 0
    and split_part(e, '=', 1) = name)
 """
+# Who owns what is computed when it is loaded, and computes it by other settings than ours; a date's style in part only.
+OF_OWNERS = """\
+select coalesce(json_agg(json_build_array(rolname, name, value) order by rolname, name), '[]') from (
+ select r.rolname, lower(split_part(entry, '=', 1)) as name, substr(entry, strpos(entry, '=') + 1) as value,
+   lower(current_setting(split_part(entry, '=', 1), true)) as ours
+  from pg_db_role_setting s join pg_roles r on r.oid = s.setrole, unnest(s.setconfig) entry
+  where s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+   and exists (select from pg_class c where c.relowner = r.oid and (c.relkind = 'm' or exists (
+    select from pg_attribute a where a.attrelid = c.oid and a.attgenerated <> '')))) each
+ where name = any (string_to_array('{names}', ' ')) and case name when 'datestyle'
+  then strpos(replace(ours, ' ', ''), lower(replace(value, ' ', ''))) = 0 else ours <> lower(value) end
+""".replace("{names}", " ".join(pinned_settings.WRITTEN_BY))
 # A setting may be a secret of the application's.
 UNLOGGED = """\
 set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic';
@@ -126,6 +139,17 @@ def of(server: Server) -> str:
 def of_all(server: Server) -> set[str]:
     """Return which statements of the database a server is asked in are those of all its databases, by their keys."""
     return {f"setting {name}" for name in wording.lines(postgres.ask(server, pinned_settings.CHECK + OF_ALL))}
+
+
+def of_owners(server: Server) -> list[tuple[str, str, str]]:
+    """Return which settings, and of which roles, have what is computed at a load be otherwise than where it was.
+
+    Each is the role, the setting and its value; DatabaseError when the server does not answer.
+    """
+    try:
+        return [(role, name, value) for role, name, value in json.loads(postgres.ask(server, OF_OWNERS))]
+    except (ValueError, TypeError):
+        raise postgres.not_what_was_asked_for(server) from None
 
 
 def read(unpack: Sequence[str], descriptor: int) -> dict[str, str]:

@@ -112,13 +112,14 @@ def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]
     if left:
         named = ", ".join(unknown_settings.told(statement) for statement in left)
         text = f"the server does not take the set's own {named}, as it lacks a library or does not know that, so that"
-        journal.write(
-            Event.RESTORE_SETTINGS_LEFT,
-            f"{text} it is left out; all else is restored",
-            priority=journal.WARNING,
-            fields={"target": live.facts.database},
-        )
+        tell_left(live, f"{text} it is left out; all else is restored")
     return left
+
+
+def tell_left(live: DatabaseSource, text: str) -> None:
+    """Say which settings the server does not take."""
+    fields: dict[str, journal.Field] = {"target": live.facts.database}
+    journal.write(Event.RESTORE_SETTINGS_LEFT, text, priority=journal.WARNING, fields=fields)
 
 
 def _tried(live: DatabaseSource, statement: str) -> str:

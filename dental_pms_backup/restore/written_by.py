@@ -13,10 +13,9 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import descriptors, filters, journal, programs
-from dental_pms_backup.host.journal import Event
+from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, unknown_settings
-from dental_pms_backup.restore import databases
+from dental_pms_backup.restore import database_settings, databases
 from dental_pms_backup.store import verify_file
 
 if TYPE_CHECKING:
@@ -76,8 +75,7 @@ def _tell_lacking(live: DatabaseSource, lacking: Mapping[str, str]) -> None:
         named = ", ".join(f"{name} = {value}" if value.isprintable() else name for name, value in lacking.items())
         text = f"the server does not take {named}, with which the set was written, so that what is computed while it "
         text += "is loaded may be other: generated columns and materialized views"
-        fields: dict[str, journal.Field] = {"target": live.facts.database}
-        journal.write(Event.RESTORE_SETTINGS_LEFT, text, priority=journal.WARNING, fields=fields)
+        database_settings.tell_left(live, text)
 
 
 def known(live: DatabaseSource, wanted: Mapping[str, str]) -> Mapping[str, str]:

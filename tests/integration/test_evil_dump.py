@@ -24,7 +24,7 @@ from tests.evil_dump import (
 from tests.integration import drills
 from tests.integration.drills import left_behind
 from tests.integration.faults import events, listening
-from tests.integration.support import Journal, Site, alive, mounted_tmpfs, sql, wait_until
+from tests.integration.support import TREE, Journal, Site, alive, mounted_tmpfs, sql, wait_until
 
 PROVEN = faults.AS_BEFORE + ", the drilled one proven"
 OF_THE_HOST = (

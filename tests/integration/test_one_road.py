@@ -244,6 +244,23 @@ alter extension pgcrypto add table empty;""",
     done = site.run("run", "db")
     assert (done.returncode, done.stderr) == (0, f'{told} public."Recalls" of pgcrypto\n')
     sql(site.server, 'alter extension pgcrypto drop table "Recalls"')
+    role = f"{site.server.database}_app"
+    sql(site.server, f'create role "{role}"', f"alter role \"{role}\" set datestyle = 'ISO, DMY'")
+    sql(
+        site.server,
+        f"alter role \"{role}\" set timezone = 'America/Toronto'",
+        f'alter table patients owner to "{role}"',
+    )
+    try:
+        assert site.run("run", "db").stderr == ""
+        sql(site.server, "alter table patients add m int generated always as (n) stored")
+        told = "db: owners of generated columns or materialized views have other settings than the role that dumps: "
+        told += f"datestyle of role {role}, timezone of role {role}; a restore computes what they own by those of"
+        assert site.run("run", "db").stderr.startswith(told)
+        sql(site.server, f"alter role \"{role}\" set datestyle = 'iso'", f'alter role "{role}" reset timezone')
+        assert site.run("run", "db").stderr == ""
+    finally:
+        sql(site.server, f'drop owned by "{role}"', f'drop role "{role}"')
     done = site.run("run", "db")
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -39,6 +39,7 @@ MEANS = {
     Event.OTHER_DATABASES: "A run takes one database of the server",
     Event.DATABASE_MADE_ANEW: "it is another database than the one that the last good set was",
     Event.LABELS_OF_IMAGE: "All labels of docker compose on this container are those of its image",
+    Event.COMPUTED_OTHERWISE: "No dump holds generated columns and materialized views",
     Event.TABLES_NOT_DUMPED: "pg_dump leaves out the tables that an extension has",
     Event.STREAM_FAILED: "This run publishes no set and removes none",
     Event.ENTRIES_CHANGED: "changed or vanished while they were read",
