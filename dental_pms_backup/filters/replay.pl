@@ -8,7 +8,9 @@
 #
 # With "split" what changes owners and rights does not go to psql, which is a role's without rights, but to the file
 # RIGHTS: statements that a strict grammar takes whole, which can run nothing. Those that have to come last of all go to
-# LATE; CREATE EXTENSION becomes a call of the function that "extension" names. With "late" event triggers come at the
+# LATE; CREATE EXTENSION becomes a call of the function that "extension" names. In a set's dump REFRESH MATERIALIZED VIEW
+# becomes a call of a function there, which does it as the view's owner; where that may run with more rights than any role
+# has what others made, it goes to psql besides, with those that stand before it, which it may read. With "late" event triggers come at the
 # end of all that is passed on.
 #
 # A psql that knows \restrict gets all of it between \restrict and \unrestrict with a token of ours. For one that does not,
@@ -16,9 +18,9 @@
 #
 # CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, late, ours,
 # extension, settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
-# not be whose it was), mighty (a role that a file from elsewhere may give nothing to; any
-# number), in_use (a role that may own nothing of one, besides; any number), ends (the line that
-# follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
+# not be whose it was), mighty (a role that a file from elsewhere may give nothing to, and as which no view of a set is
+# refreshed that others may have a part in; any number), superuser (such a one of a set; any number), in_use (a role that
+# may own nothing of a file, besides; any number), ends (the line that follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
 # name an owner who is not mighty).
 use strict;
 use warnings;
@@ -27,7 +29,7 @@ use Psql;
 
 my ($control, $gate, $after, $rights_file, $late_file) = @ARGV;
 my %is;
-my %roles = (mighty => {}, in_use => {});
+my %roles = (mighty => {}, in_use => {}, superuser => {});
 for (Psql::control($control)) {
     my ($key, $value) = @$_;
     $roles{$key} ? ($roles{$key}{$value} = 1) : ($is{$key} = $value);
@@ -46,6 +48,7 @@ my ($out, $out_line) = ("", 1);
 my $line = 1;                           # of the input, where $text begins
 my $encoding = "";
 my ($rights, $late, $other, $others) = ("", "", 0, 0);
+my ($refreshes, @refreshed, %owners, %owner_of) = ("");
 my ($after_line, $whole) = (1, 0);
 my %checks;
 my $runs = 0;    # whether what the dump has made can have run: the server runs an immutable function while it makes a table
@@ -223,6 +226,8 @@ sub as_rights {
     if ($bare =~ /^ALTER ($owned) OWNER TO ($ident)$/i) {
         my ($object, $role) = ($1, $2);
         return if is_whoever($role);
+        $owners{ named($role) } = 1;
+        $owner_of{$1} = $role if $object =~ /^MATERIALIZED VIEW (.*)/is;
         my $may_not = may_not_own($role);
         $others++ if !is_certainly_mighty($role);
         return [$is{ours} || !$may_not ? $statement : "ALTER $object OWNER TO $is{owner};", 0];
@@ -240,6 +245,25 @@ sub as_rights {
     return [$statement, 0] if $is{ours} && $bare =~ /^(?:$published|$of_extension)$/i;
     return [$statement, 1] if $is{ours} && $bare =~ /^$event$/i;
     return;
+}
+
+# Leaves a view to be refreshed as its owner; if that may not be, has it refreshed at once, with those before it.
+sub refresh {
+    my ($view, $statement, $blank) = @_;
+    (my $literal = $view) =~ s/'/''/g;
+    push @refreshed, $statement;
+    refuse("too many rights") if length($refreshes) > $most_rights;
+    $refreshes .= "SELECT pg_temp.dental_pms_refresh('$literal');\n";
+    return put($blank) if is_for_its_owner($owner_of{$view});
+    put(pins() . $_, kind($_)) for @refreshed;
+    @refreshed = ();
+}
+
+sub is_for_its_owner {
+    my ($owner) = @_;
+    return if !defined $owner;
+    return 1 if !is_one_of("mighty", $owner);
+    return !grep { $_ ne named($owner) && !$roles{superuser}{$_} } keys %owners;
 }
 
 # Whether that is about an event trigger, which with "late" is made when all else is there: then it is kept for the end.
@@ -342,6 +366,7 @@ sub take {
             return put($blank);
         }
         return put($blank) if $statement =~ /^COMMENT ON EXTENSION /i;
+        return refresh($1, $statement, $blank) if $is{ours} && $statement =~ /^REFRESH MATERIALIZED VIEW ($name);$/;
     }
     return put($blank) if $is{late} && $simple && is_event($statement);
     # whose it is then nobody knows
@@ -587,7 +612,7 @@ refuse("the file ends before its end") if !$whole;
 put("\\unrestrict $is{token}\n") if $is{restricts};
 if ($is{split}) {
     keep($rights_file, $rights);
-    keep($late_file, $late);
+    keep($late_file, $refreshes . $late);
 }
 behind();
 flush();

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError, shell_word
+from dental_pms_backup.errors import BackupError, RefusedError, RestoreError, SuperuserNeededError
 from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
@@ -21,6 +21,7 @@ from dental_pms_backup.restore import (
     databases,
     leftover_roles,
     likeness,
+    materialized_views,
     replay,
     replay_filters,
     replay_role,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 DATABASE_FORMAT = "%Y_%m_%d_%H%M%S"
 GROWTH = 1.1
-VIEWS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,19 +292,7 @@ def _replay(
     if into.analyze and not into.restorer:
         databases.analyze(dump.live.server, into.database)
     if into.restorer:
-        _tell_policies(dump.live, into.database)
-
-
-def _tell_policies(live: DatabaseSource, database: str) -> None:
-    """Say what was filled by a role that sees all rows, though it belongs to one that does not."""
-    views = databases.views_with_policies(live.server, database)
-    if views:
-        more = f" and {len(views) - VIEWS_NAMED} more" if len(views) > VIEWS_NAMED else ""
-        text = "materialized views over tables with policies hold rows that their owners may not see, until they are "
-        text += f"refreshed: {', '.join(views[:VIEWS_NAMED])}{more}"
-        hint = f"psql --command={shell_word(f'REFRESH MATERIALIZED VIEW {views[0]}')} DATABASE"
-        fields: dict[str, journal.Field] = {"target": database, "hint": hint}
-        journal.write(Event.RESTORE_SEES_ALL, text, priority=journal.WARNING, fields=fields)
+        materialized_views.tell_filled_by_us(dump.live, into.database, ours=dump.ours)
 
 
 def _set_for_roles(

@@ -94,19 +94,6 @@ select line from dental_pms_df;
 select 'wal', pg_size_bytes(current_setting('max_wal_size'));
 """
 DF_LINE = re.compile(r"^\S.*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s", re.MULTILINE)
-# By what the catalog says that they read, be it by way of views.
-VIEWS_WITH_POLICIES = """\
-with recursive reads (relation, other) as (select r.ev_class, d.refobjid from pg_rewrite r join pg_depend d
-  on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
-  where d.refobjid <> r.ev_class),
- below (view, relation) as (select m.oid, m.oid from pg_class m where m.relkind = 'm' and m.relispopulated
- union select view, other from below join reads using (relation))
-select to_json(named) from (select distinct format('%I.%I', n.nspname, v.relname) as named from below
- join pg_class v on v.oid = view join pg_class t on t.oid = relation join pg_namespace n on n.oid = v.relnamespace
- join pg_roles o on o.oid = v.relowner
- where t.relrowsecurity and (t.relforcerowsecurity or t.relowner <> v.relowner)
-  and not (o.rolsuper or o.rolbypassrls)) views order by named;
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,11 +172,6 @@ def analyze(server: Server, database: str) -> None:
 def as_made(database: str) -> str:
     """Return the SQL that takes back what was set for a new database, and what was granted on it."""
     return AS_MADE.format(name=quoted(database), literal=literal(database))
-
-
-def views_with_policies(server: Server, database: str) -> list[str]:
-    """Return the materialized views whose owner sees not all rows, by policies, of the tables that they are made of."""
-    return [json.loads(view) for view in wording.lines(tell(server, VIEWS_WITH_POLICIES, database=database))]
 
 
 def take_name(server: Server, made: str, name: str, own: str) -> None:

@@ -16,6 +16,7 @@ from dental_pms_backup.restore import (
     databases,
     empty,
     leftover_roles,
+    materialized_views,
     replay_errors,
     replay_filters,
     replay_guards,
@@ -268,6 +269,7 @@ def _settle(
         sessions.opened(live.server) as session,
     ):
         replay_filters.write(middle, replay_role.after_rights(role, into.database))
+        replay_filters.write(middle, _filling(into) if role.ours else "")
         replay_filters.write(commit, "commit;\n")
         cat = ["cat", "--", *(replay_filters.path(each) for each in (files.rights, middle, files.late, commit))]
         client = postgres.client(live.server, program, *words, session=session.name, stdin=True)
@@ -276,6 +278,13 @@ def _settle(
             _, line = psql.stopped_at(failed)
             raise replay_errors.of_role(failed, replay_filters.right_at(line, cat), ours=role.ours)
     leftover_roles.remove_or_leave(live, role.role, filled=into.database)
+
+
+def _filling(into: Into) -> str:
+    """Return what stands before the materialized views are filled: by what the dump was read they are computed."""
+    read_by = postgres.literal(json.dumps({**into.written_by, **into.custom}))
+    to_load = SET.format(settings=postgres.literal(json.dumps(pinned_settings.TO_LOAD)))
+    return f"{to_load};\n{READ_BY.format(settings=read_by)};\n{materialized_views.fill()}"
 
 
 def _run(

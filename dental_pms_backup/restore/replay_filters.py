@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 UNPACKED = 'ends=$1; shift; "$@" && cat -- "$ends"'
 LONGEST_ANSWER_BYTES = 1000
 RIGHT = re.compile(r"((?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER [A-Z ]+ \S.* OWNER TO) .*);$", re.MULTILINE)
+REFRESH = re.compile(r"SELECT pg_temp\.dental_pms_refresh\('(.*)'\);$", re.MULTILINE)
 SHOWN = 200  # characters of it
 # One a line, whatever their names; and of each whether it has nothing of its own yet.
 EXISTING_ROLES = """\
@@ -114,8 +115,9 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
     write(files.control, words("split=1", f"extension={by.extension}", f"owner={postgres.quoted(by.heir)}"))
     if dump.ours:
         write(files.control, words("ours=1", f"settings={replay_guards.settings(by.role)}"))
-    else:
-        write(files.control, words(*(f"mighty={role}" for role in live_roles.mighty(live))))
+        write(files.control, words(*(f"superuser={role}" for role in live_roles.superusers(live))))
+    write(files.control, words(*(f"mighty={role}" for role in live_roles.mighty(live))))
+    if not dump.ours:
         write(files.control, words(*(f"in_use={role}" for role in live_roles.in_use(live))))
     write(files.rights, replay_role.before_rights(live, by))
 
@@ -183,8 +185,9 @@ def right_at(line: int, cat: Sequence[str]) -> str:
     with descriptors.memory("right") as out:
         programs.pipeline(cat, ["sed", "--quiet", f"{line}{{p;q;}}"], out=out)
         said = os.pread(out, LONGEST_ANSWER_BYTES, 0).decode("utf-8", "replace")
-    right = RIGHT.match(said)
-    return "".join(each if each.isprintable() else "?" for each in right[1])[:SHOWN] if right else ""
+    view, right = REFRESH.match(said), RIGHT.match(said)
+    found = f"REFRESH MATERIALIZED VIEW {view[1]}" if view else right[1] if right else ""
+    return "".join(each if each.isprintable() else "?" for each in found)[:SHOWN]
 
 
 def _told(dump: Dump, files: Filter) -> str:

@@ -372,11 +372,18 @@ def test_what_the_application_made_runs_as_a_role_without_rights(victim: Site) -
     as_application = replace(victim.server, user=app)
     loaded = as_cluster_user(as_application, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=filled(victim, script))
     assert loaded.returncode == 0, loaded.stderr
-    sql(victim.server, f"alter database {app} reset all")
+    sql(as_application, "create view public.plain as select 1 as n")
+    sql(victim.server, "create materialized view public.of_the_boss as select n from public.plain")
+    sql(as_application, "create or replace view public.plain as select public.reach() as n")
+    # his own view is filled as himself, who may set what he likes for a database of his
+    maintenance = postgres.in_database(victim.server, "postgres")
+    sql(maintenance, f"alter database {app} reset all", f"alter database {app} owner to postgres")
     name = victim.takes("db")
     made = comes(victim, name)
     assert dump(made) == dump(victim.server)
+    assert sql(made, "select count(*) from public.kept, public.of_the_boss") == "1"
     recovers(victim)
+    sql(maintenance, f"alter database {app} owner to {app}")
 
 
 RUN_WHILE_LOADED = ("checked", "domains", "generated", "defaults", "indexed", "triggered")

@@ -275,7 +275,23 @@ insert into recalls values (1, false), (2, true);
 create materialized view seen as select id from recalls;
 alter materialized view seen owner to "{0}_reads";
 refresh materialized view seen;
+create table notes (n int, who name);
+insert into notes values (1, '{0}_reads'), (2, 'nobody'), (3, 'postgres');
+grant select on notes to "{0}_reads";
+create materialized view mine as select n, current_setting('app.vat', true) as vat from notes where who = current_user;
+alter materialized view mine owner to "{0}_reads";
+create materialized view of_mine as select n from mine;
+alter materialized view of_mine owner to "{0}_reads";
+create view whose as select who from notes where who in (current_user, session_user);
+alter view whose owner to "{0}_reads";
+create materialized view "its" as select who from whose;
+alter materialized view its owner to "{0}_reads";
+alter database "{0}" set app.vat = '21';
 """
+OF_THE_SUPERUSER = 'create materialized view "the boss\'s" as select n from notes where who = current_user'
+FILLED = """\
+select (table seen), (select concat_ws(' ', n, vat) from mine), (table of_mine),
+ (select string_agg(who, ' ' order by who) from its)"""
 
 
 RATED = """\
@@ -285,24 +301,44 @@ create materialized view rates as select current_setting('app.rate') as rate;
 """
 
 
-def test_a_materialized_view_over_a_table_with_policies_is_proven_and_comes_back(small: Site) -> None:
+def test_a_setting_of_the_role_that_dumps_is_in_force_while_its_set_is_loaded(small: Site) -> None:
+    site = small
+    sql(site.server, "alter role current_user set app.rate = '7'")  # for who dumps, and not for who restores
+    try:
+        script(site, RATED)
+        name = site.takes("db")
+        assert drills_well(site, name)["proof_identity"] == "passed"
+        done, there = goes(site, "beside", name)
+        assert (done.returncode, sql(there, "table rated", "table rates")) == (0, "1\n7"), done.stderr
+    finally:
+        sql(site.server, "alter role current_user reset app.rate")
+
+
+def test_a_materialized_view_is_proven_and_comes_back_as_its_owner_sees_it(small: Site) -> None:
     site = small
     role = f"{site.server.database}_reads"
     try:
         script(site, POLICIES.format(site.server.database))
-        sql(site.server, "alter role current_user set app.rate = '7'")  # for who dumps, and not for who restores
-        script(site, RATED)
+        for view in ("mine", "of_mine", "its"):
+            sql(site.server, f"refresh materialized view {view}")
+        filled = sql(site.server, FILLED)
+        assert filled == f"1|1 21|1|postgres {role}"
         name = site.takes("db")
         assert drills_well(site, name)["proof_identity"] == "passed"
-        done, there = goes(site, "replaced", name)
-        assert (done.returncode, sql(there, "table seen")) == (0, "1"), done.stderr
-        done, there = goes(site, "beside", name)
-        assert (done.returncode, done.stderr.endswith(", until they are refreshed: public.seen\n")) == (0, True), done
-        assert sql(there, "refresh materialized view seen", "table seen", "table rated", "table rates") == "1\n1\n7"
+        for road in ROADS:
+            done, there = goes(site, road, name)
+            assert (done.returncode, done.stderr) == (0, ""), done
+            assert sql(there, FILLED) == filled, road
+        sql(site.server, OF_THE_SUPERUSER)
+        done, there = goes(site, "in place", site.takes("db"))
+        assert (done.returncode, sql(there, 'table "the boss\'s"')) == (0, ""), done.stderr
+        assert 'and not what their owners do, until they are refreshed: public."the boss\'s"\n' in done.stderr
+        sql(there, f'reassign owned by "{role}" to postgres')
+        done, there = goes(site, "in place", site.takes("db"))
+        assert (done.returncode, done.stderr, sql(there, 'table "the boss\'s"')) == (0, "", "3")
     finally:
-        sql(site.server, "alter role current_user reset app.rate")
         for each in databases_like(site.server, site.server.database):
-            sql(postgres.in_database(site.server, each), f'drop owned by "{role}"')
+            sql(postgres.in_database(site.server, each), f'drop owned by "{role}" cascade')
         sql(site.server, f'drop role "{role}"')
 
 

@@ -437,6 +437,35 @@ def test_what_stands_in_a_line_is_told_by_kind_and_name_and_never_by_a_row(
     assert passed(tmp_path, dump, f"tell={line}", *OF_A_SET).sql == told
 
 
+@pytest.mark.parametrize(
+    ("owners", "at_once"),
+    [
+        ((), (1, 2)),
+        (("app", "app"), ()),
+        (("postgres", "postgres"), ()),
+        (("makes_roles", "postgres"), (1, 2)),
+        (("postgres", "makes_roles"), (1,)),
+        (("app", "postgres"), (1, 2)),
+        (("postgres", "app"), (1,)),
+    ],
+)
+def test_a_view_is_refreshed_at_once_where_others_code_might_run_as_a_mighty_owner(
+    tmp_path: Path, owners: tuple[str, ...], at_once: tuple[int, ...]
+) -> None:
+    views = ("v", 'public."it\'s"')
+    given = "".join(
+        f"ALTER MATERIALIZED VIEW {view} OWNER TO {who};\n" for view, who in zip(views, owners, strict=False)
+    )
+    refresh = "".join(f"REFRESH MATERIALIZED VIEW {view};\n" for view in views)
+    known = ("mighty=postgres", "superuser=postgres", "mighty=makes_roles")
+    found = passed(tmp_path, given + refresh, *OF_A_SET, *known)
+    assert tuple(n for n, view in enumerate(views, 1) if f"REFRESH MATERIALIZED VIEW {view};" in found.sql) == at_once
+    calls = ("v", "public.\"it''s\"")
+    assert found.late == "".join(f"SELECT pg_temp.dental_pms_refresh('{call}');\n" for call in calls)
+    found = passed(tmp_path, given + refresh, *OF_ELSEWHERE)
+    assert (found.sql.count("REFRESH"), found.late) == (2, "")
+
+
 def test_owners_who_are_not_superusers_are_counted(tmp_path: Path) -> None:
     dump = "ALTER TABLE a OWNER TO postgres;\n"
     words = ("tell=0", "split=1", "ours=1", "mighty=postgres")
