@@ -23,7 +23,7 @@ from dental_pms_backup.host import descriptors, journal, notify, places, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import duration, size
 from dental_pms_backup.live import sources, swap
-from dental_pms_backup.store import ledger, lock, publishing, restore_txt, retention, sets
+from dental_pms_backup.store import latest, ledger, lock, publishing, restore_txt, retention, sets
 from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
         with drafts_discarded(store, order.name):
             parts = both_streams.take_all(order, found, config.database)
             stored = publish(order, parts, now)
-        stranger.tell_of_new(store, parts, earlier)
+        stranger.tell_of_new(store, parts, order.earlier)
         _refuse_suspect(stored)
         removed = _rotate(store, wanted, config.retention, stored.name, now)
         taken = Taken(
@@ -119,7 +119,7 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
     return one_stream.Order(
         store=config.store,
         name=publishing.new_name(config.store, now),
-        earlier=earlier,
+        earlier=latest.measure(earlier, now=now),
         limits=config.suspect,
         table=config.application.table,
         level=config.compression_level,

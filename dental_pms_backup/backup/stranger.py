@@ -77,9 +77,8 @@ def _database(parts: Sequence[Part]) -> Part | None:
 
 
 def _last(earlier: Sequence[StoredSet]) -> StoredSet | None:
-    """Return the newest good set of a database whose server it names; a safety set is of what was to be replaced."""
-    good = [each for each in earlier if each.is_good and not each.is_safety]
-    return next((each for each in reversed(good) if "system_identifier" in _part(each).get("source", {})), None)
+    """Return the newest set of a database whose server it names."""
+    return next((each for each in reversed(earlier) if "system_identifier" in _part(each).get("source", {})), None)
 
 
 def _part(stored: StoredSet) -> Mapping[str, Any]:

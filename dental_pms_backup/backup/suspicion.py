@@ -24,7 +24,7 @@ FEWEST_ROWS = 100
 def of_set(
     parts: Sequence[Part], earlier: Sequence[StoredSet], limits: Suspect, table: str | None, directory: str = "."
 ) -> Iterator[str]:
-    """Yield what is strange about a new set's parts, beside the sets in the store, oldest first.
+    """Yield what is strange about a new set's parts, beside the good ones in the store, oldest first.
 
     ``table`` is the application's table of attachments, whose rows have files in ``directory``, as the configuration
     names them.
@@ -108,7 +108,7 @@ def _emptied(rows: Mapping[str, int], last: Mapping[str, int], percent: int) -> 
 
 
 def _last_rows(earlier: Sequence[StoredSet]) -> Mapping[str, int]:
-    parts = [_part(stored, Stream.DB) for stored in reversed(earlier) if stored.is_good]
+    parts = [_part(stored, Stream.DB) for stored in reversed(earlier)]
     found: list[dict[str, int]] = [part["rows"] for part in parts if "rows" in part]
     return found[0] if found else {}
 
@@ -120,12 +120,11 @@ def _part(stored: StoredSet, stream: Stream) -> Mapping[str, Any]:
 
 
 def _last_good(kind: Kind, earlier: Sequence[StoredSet]) -> int | None:
-    good = [stored for stored in earlier if stored.is_good]
-    found = [artefact.size_bytes for stored in reversed(good) if (artefact := stored.artefact(kind))]
+    found = [artefact.size_bytes for stored in reversed(earlier) if (artefact := stored.artefact(kind))]
     return found[0] if found else None
 
 
 def _last_entry_count(earlier: Sequence[StoredSet]) -> int:
-    parts = [_part(stored, Stream.ATTACHMENTS) for stored in reversed(earlier) if stored.is_good]
+    parts = [_part(stored, Stream.ATTACHMENTS) for stored in reversed(earlier)]
     found: list[int] = [part["entries"] for part in parts if "entries" in part]
     return found[0] if found else 0

@@ -178,7 +178,7 @@ def _add_status(commands: Commands) -> None:
         commands,
         "status",
         "status",
-        "say how the last run ended, what the newest sets are, and when the next run starts",
+        "say how the last run ended, what the newest set of each stream is, and when the next run starts",
         reads=True,
     )
 

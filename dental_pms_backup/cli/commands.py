@@ -109,14 +109,14 @@ def _show(arguments: Arguments) -> int:
 
 def _verify(arguments: Arguments) -> int:
     from dental_pms_backup.cli import report
-    from dental_pms_backup.store import sets, verify_sets
+    from dental_pms_backup.store import latest, sets, verify_sets
 
     config = _settings(arguments)
-    store = config.store
-    chosen = [sets.find(store, _named(store, name)) for name in arguments.sets] or sets.listing(store)
+    named = dict.fromkeys(name for word in arguments.sets for name in latest.every(config.store, word, now=_now()))
+    chosen = [sets.find(config.store, name) for name in named] or sets.listing(config.store)
     if not chosen:
-        sets.find(store, "")  # says so
-    found = [verify_sets.verify_set(store, stored, watch=_watch(arguments, config)) for stored in chosen]
+        sets.find(config.store, "")  # says so
+    found = [verify_sets.verify_set(config.store, stored, watch=_watch(arguments, config)) for stored in chosen]
     verdicts = [verdict for verdict in found if verdict]
     if arguments.json:
         output.as_json([report.verdict_summary(verdict) for verdict in verdicts])

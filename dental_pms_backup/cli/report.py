@@ -97,7 +97,8 @@ def set_table(sets: Sequence[StoredSet], now: datetime, *, color: bool = False) 
     """Yield the lines of ``list``, oldest first; with ``color``, a set that is not good is red."""
     yield f"{'SET':<19}{'UTC':>18}{'AGE':>13}{'DB':>11}{'ATTACHMENTS':>13}  STATE"
     for stored in sets:
-        age = duration(max(0.0, (now - stored.taken_at).total_seconds()))
+        age_s = (now - stored.taken_at).total_seconds()
+        age = duration(age_s) if age_s >= 0 else f"in {duration(-age_s)}"
         sizes = [stored.size_bytes(stream) for stream in Stream]
         database, attachments = (size(count) if count is not None else "-" for count in sizes)
         state = f"{stored.state}{' (pinned)' if stored.pinned else ''}"
@@ -268,20 +269,34 @@ def extracted_lines(paths: Sequence[str], found: Sequence[Path], *, as_json: boo
 def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of ``status``."""
     yield f"store: {facts['store']} ({_counted(facts['sets'], 'set')})"
-    newest, proven = facts["newest_set"], facts["newest_proven"]
-    yield f"newest set: {_set_told(newest)}, {newest['state']}" if newest else "newest set: none"
-    yield f"newest proven set: {_set_told(proven)}" if proven else "newest proven set: none"
-    last = facts["last_run"]
-    yield f"last run: {last['result']}, began at {moment_of(last['at'])}" if last else "last run: none recorded"
-    if last and "cause" in last:
-        yield f"  {last['cause']}: {last.get('message', '')}"
-    yield from (f"  unreadable: {name}" for name in (last or {}).get("unreadable", ()))
+    if facts["dated_in_the_future"]:
+        yield f"dated in the future: {_counted(facts['dated_in_the_future'], 'set')}, passed over here and by latest"
+    for stream, newest in facts["newest"].items():
+        yield f"newest {WORD_OF[stream]}: {_set_told(newest)}"
+    yield f"newest proven database: {_set_told(facts['newest_proven'][Stream.DB])}"
+    yield from _last_run_lines(facts["last_run"])
+    for failed in facts["failed_before"]:
+        yield f"last run of the {WORD_OF[failed['stream']]}: failed, began at {moment_of(failed['at'])}"
+        yield f"  {failed['cause']}"
     yield f"running now: {'yes' if facts['running'] else 'no'}"
     yield f"timer: {facts['timer']}"
 
 
-def _set_told(told: Mapping[str, Any]) -> str:
-    return f"{told['set']}, taken at {moment_of(told['taken_at'])}, {duration(told['age_s'])} ago"
+def _last_run_lines(last: Mapping[str, Any] | None) -> Iterator[str]:
+    if last is None:
+        yield "last run: none recorded"
+        return
+    alone = next((f" of the {word} alone" for stream, word in WORD_OF.items() if last.get("streams") == [stream]), "")
+    yield f"last run{alone}: {last['result']}, began at {moment_of(last['at'])}"
+    if "cause" in last:
+        yield f"  {last['cause']}: {last.get('message', '')}"
+    yield from (f"  unreadable: {name}" for name in last.get("unreadable", ()))
+
+
+def _set_told(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "none"
+    return f"{told['set']}, taken at {moment_of(told['taken_at'])}, {duration(told['age_s'])} ago, {told['state']}"
 
 
 def _counted(count: int, thing: str) -> str:

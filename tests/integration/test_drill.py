@@ -49,7 +49,7 @@ def test_a_proven_set_is_called_so_with_what_was_proven(site: Site) -> None:
     assert site.run("list").stdout.splitlines()[1].endswith("  verified")
     drills_well(site, name)
     assert site.run("list").stdout.splitlines()[1].endswith("  proven")
-    assert f"newest proven set: {name}, " in site.run("status").stdout
+    assert f"newest proven database: {name}, " in site.run("status").stdout
     shown = site.run("show", name).stdout
     assert "state: proven\n" in shown
     assert "  identity: passed\n" in shown

@@ -418,8 +418,8 @@ def test_list_show_verify_and_status_say_the_same_for_people_and_programs(host: 
     assert status["last_run"]["result"] == "ok"
     said = admin.dental(host, "status").stdout.splitlines()
     assert said[0] == f"store: {admin.FALLBACK_STORE} (1 set)"
-    assert [said[2], said[4]] == ["newest proven set: none", "running now: no"]
-    assert said[3].startswith("last run: ok, began at ")
+    assert [said[3], said[5]] == ["newest proven database: none", "running now: no"]
+    assert said[4].startswith("last run: ok, began at ")
 
 
 def test_set_that_does_not_exist_is_wrong_usage(host: Machine) -> None:

@@ -9,9 +9,9 @@ import pytest
 from dental_pms_backup.backup import stranger
 from dental_pms_backup.backup.one_stream import Part
 from dental_pms_backup.host import journal
-from dental_pms_backup.store import ledger
+from dental_pms_backup.store import latest, ledger
 from dental_pms_backup.store.sets import StoredSet, Stream
-from tests.unit.builders import name_of, night, stored
+from tests.unit.builders import NOW, name_of, night, stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,8 @@ def earlier(
 
 
 def of(store: Path, new: Part, *sets: StoredSet) -> list[str]:
-    return [*stranger.suspicions(store, [new], sets), *stranger.unlike([new], sets)]
+    good = latest.measure(sets, now=NOW)
+    return [*stranger.suspicions(store, [new], good), *stranger.unlike([new], good)]
 
 
 def told(store: Path, capsys: pytest.CaptureFixture[str], new: Part, *sets: StoredSet) -> str:
@@ -82,9 +83,12 @@ def test_database_without_half_of_the_tables_is_suspect(left: int, suspect: bool
 def test_last_good_set_is_the_measure_and_an_accepted_one_is_good(tmp_path: Path) -> None:
     new = part(system_identifier="7302")
     moved: dict[str, Any] = {"system_identifier": "7302"}
-    for no_measure in (earlier(2, suspect=True, **moved), earlier(2, safety=True, **moved)):
+    of_the_future = earlier(400, **moved)
+    for no_measure in (earlier(2, suspect=True, **moved), earlier(2, safety=True, **moved), of_the_future):
         assert len(of(tmp_path, new, earlier(), no_measure)) == 1
     assert of(tmp_path, new, earlier(), earlier(2, suspect=True, accepted=True, **moved)) == []
+    assert of(tmp_path, new, of_the_future) == []  # where all are, this clock is wrong
+    assert len(of(tmp_path, part(), of_the_future)) == 1
 
 
 @pytest.mark.parametrize(

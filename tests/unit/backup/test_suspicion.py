@@ -7,8 +7,9 @@ import pytest
 from dental_pms_backup.backup import suspicion
 from dental_pms_backup.backup.one_stream import Part
 from dental_pms_backup.config.settings import Suspect
+from dental_pms_backup.store import latest
 from dental_pms_backup.store.sets import Kind, StoredSet, Stream
-from tests.unit.builders import name_of, night, stored
+from tests.unit.builders import NOW, name_of, night, stored
 
 ROWS = {"public.patients": 1000}
 SMALL = "db: 499 B, expected at least 50 % of the last good one's 1.0 kB"
@@ -63,7 +64,8 @@ def archive(size_bytes: int, entries: int, *, too_long_count: int = 0, links: tu
 def of_database(
     size_bytes: int, *sets: StoredSet, rows: dict[str, int] | None = None, limit: Suspect | None = None
 ) -> list[str]:
-    return list(suspicion.of_set([dump(size_bytes, ROWS if rows is None else rows)], sets, limit or limits(), None))
+    good = latest.measure(sets, now=NOW)
+    return list(suspicion.of_set([dump(size_bytes, ROWS if rows is None else rows)], good, limit or limits(), None))
 
 
 def of_attachments(
@@ -71,7 +73,7 @@ def of_attachments(
 ) -> list[str]:
     beside = [dump(10**6, {"public.attachments": rows_with_files})] if rows_with_files else []
     parts = [archive(size_bytes, entries), *beside]
-    return list(suspicion.of_set(parts, sets, limit or limits(), "attachments"))
+    return list(suspicion.of_set(parts, latest.measure(sets, now=NOW), limit or limits(), "attachments"))
 
 
 def test_first_set_has_nothing_to_be_compared_with() -> None:
@@ -112,8 +114,9 @@ def test_each_stream_has_its_own_share() -> None:
         earlier(2, size_bytes=10, suspicions=("db: small",)),
         earlier(2, size_bytes=10, problems=("db: missing",)),
         earlier(2, size_bytes=10, kinds=(Kind.ATTACHMENTS,)),
+        earlier(400, size_bytes=10),  # by a clock that was wrong
     ],
-    ids=["suspect", "damaged", "without the stream"],
+    ids=["suspect", "damaged", "without the stream", "dated in the future"],
 )
 def test_last_good_set_is_the_measure_behind_any_other(no_measure: StoredSet) -> None:
     assert of_database(499, earlier(), no_measure) == [SMALL]

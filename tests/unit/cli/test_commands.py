@@ -266,14 +266,15 @@ def test_failed_run_is_what_status_tells(practice: Practice) -> None:
     practice.run("run")
     status, out, _ = practice.run("status")
     lines = out.splitlines()
-    began = lines.pop(3)
+    began = lines.pop(4)
     assert re.fullmatch(r"last run: failed, began at [-0-9]{10} [:0-9]{8} CES?T \([-0-9]{10} [:0-9]{8} UTC\)", began)
-    assert (status, lines[:5]) == (
+    assert (status, lines[:6]) == (
         0,
         [
             f"store: {practice.store} (0 sets)",
-            "newest set: none",
-            "newest proven set: none",
+            "newest database: none",
+            "newest attachments: none",
+            "newest proven database: none",
             "  docker: docker: Cannot connect to the Docker daemon, expected an answer",
             "running now: no",
         ],

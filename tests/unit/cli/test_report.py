@@ -107,7 +107,7 @@ def test_list_is_a_table_of_all_sets() -> None:
         "SET                               UTC          AGE         DB  ATTACHMENTS  STATE",
         "2026-11-22_023000    2026-11-22 01:30          1 d     1.0 kB            -  damaged",
         "2026-11-23_023000    2026-11-23 01:30          0 s     3.0 kB       1.0 kB  verified",
-        "2027-01-01_000000    2027-01-01 01:30          0 s          -       1.0 kB  verified",
+        "2027-01-01_000000    2027-01-01 01:30      in 39 d          -       1.0 kB  verified",
     ]
 
 
@@ -247,16 +247,19 @@ def test_status_of_a_store_without_any_run() -> None:
     facts = {
         "store": "/b",
         "sets": 0,
-        "newest_set": None,
-        "newest_proven": None,
+        "dated_in_the_future": 0,
+        "newest": {"db": None, "attachments": None},
+        "newest_proven": {"db": None, "attachments": None},
         "last_run": None,
+        "failed_before": [],
         "running": False,
         "timer": "unknown",
     }
     assert list(report.status_lines(facts)) == [
         "store: /b (0 sets)",
-        "newest set: none",
-        "newest proven set: none",
+        "newest database: none",
+        "newest attachments: none",
+        "newest proven database: none",
         "last run: none recorded",
         "running now: no",
         "timer: unknown",
@@ -267,13 +270,23 @@ def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> N
     facts = {
         "store": "/b",
         "sets": 14,
-        "newest_set": {"set": NAME, "taken_at": NOW.isoformat(), "age_s": 3600, "state": "verified"},
-        "newest_proven": {
-            "set": "2026-11-22_023000",
-            "taken_at": "2026-11-22T01:30:00+00:00",
-            "age_s": 90_000,
+        "dated_in_the_future": 1,
+        "newest": {
+            "db": {"set": NAME, "taken_at": NOW.isoformat(), "age_s": 3600, "state": "verified"},
+            "attachments": None,
         },
+        "newest_proven": {
+            "db": {
+                "set": "2026-11-22_023000",
+                "taken_at": "2026-11-22T01:30:00+00:00",
+                "age_s": 90_000,
+                "state": "proven",
+            },
+            "attachments": None,
+        },
+        "failed_before": [{"stream": "db", "at": NOW.isoformat(), "cause": "database"}],
         "last_run": {
+            "streams": ["attachments"],
             "at": "2026-11-23T02:30:00+00:00",
             "result": "failed",
             "cause": "archive",
@@ -285,11 +298,16 @@ def test_status_after_a_failed_run_names_cause_and_what_could_not_be_read() -> N
     }
     assert list(report.status_lines(facts)) == [
         "store: /b (14 sets)",
-        f"newest set: {NAME}, taken at 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC), 1 h ago, verified",
-        "newest proven set: 2026-11-22_023000, taken at 2026-11-22 02:30:00 CET (2026-11-22 01:30:00 UTC), 1 d 1 h ago",
-        "last run: failed, began at 2026-11-23 03:30:00 CET (2026-11-23 02:30:00 UTC)",
+        "dated in the future: 1 set, passed over here and by latest",
+        f"newest database: {NAME}, taken at 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC), 1 h ago, verified",
+        "newest attachments: none",
+        "newest proven database: 2026-11-22_023000, taken at 2026-11-22 02:30:00 CET (2026-11-22 01:30:00 UTC), "
+        "1 d 1 h ago, proven",
+        "last run of the attachments alone: failed, began at 2026-11-23 03:30:00 CET (2026-11-23 02:30:00 UTC)",
         "  archive: attachments: x",
         "  unreadable: ./a: Cannot",
+        "last run of the database: failed, began at 2026-11-23 02:30:00 CET (2026-11-23 01:30:00 UTC)",
+        "  database",
         "running now: yes",
         "timer: disabled",
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dental_pms_backup.errors import UsageError
+from dental_pms_backup.host import journal
 from dental_pms_backup.store import drill_record, latest, publishing
 from dental_pms_backup.store.sets import Kind, Stream
 from tests.unit.builders import NAME, NOW, drafted, name_of, published
@@ -37,7 +38,9 @@ def known(store: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["suspect", "failed", "damaged", "dated in the future", "a safety set"])
-def test_latest_is_no_set_that_something_is_known_against(tmp_path: Path, what: str) -> None:
+def test_latest_is_no_set_that_something_is_known_against_and_says_so(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     known(tmp_path, what)
     with pytest.raises(UsageError) as raised:
         named(tmp_path, having=BOTH)
@@ -48,7 +51,10 @@ def test_latest_is_no_set_that_something_is_known_against(tmp_path: Path, what: 
     )
     published(tmp_path, OLDER, taken_at=NOW - timedelta(days=2))
     published(tmp_path, OLD, taken_at=NOW - timedelta(days=1))
+    journal.show(journal.Echo.WARNINGS)
     assert (named(tmp_path), named(tmp_path, "oldest"), named(tmp_path, NAME)) == (OLD, OLDER, NAME)
+    said = f"latest is the set {OLD}: the newer set {NAME} is {what}\n"
+    assert capsys.readouterr().err.startswith(said if what != "a safety set" else "")
 
 
 def test_latest_has_all_that_is_asked_for(tmp_path: Path) -> None:
@@ -62,6 +68,8 @@ def test_latest_has_all_that_is_asked_for(tmp_path: Path) -> None:
         OLDER,
     ]
     assert named(tmp_path, "oldest", (Kind.DB,)) == OLDER
+    assert latest.every(tmp_path, "latest", now=NOW) == [OLDER, NAME, OLD]
+    assert [latest.every(tmp_path, word, now=NOW) for word in ("oldest", NAME)] == [[OLDER], [NAME]]
 
 
 def test_latest_is_the_latest_by_utc_and_not_by_name(tmp_path: Path) -> None:

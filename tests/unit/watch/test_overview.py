@@ -1,17 +1,44 @@
-"""What systemd says of the timer, for people."""
+"""What status tells: of each stream by itself, and what systemd says of the timer."""
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dental_pms_backup.store import ledger
+from dental_pms_backup.store.sets import Stream
 from dental_pms_backup.watch import overview
-from tests.unit.builders import program
+from tests.unit.builders import NAME, NOW, name_of, night, program, published
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def test_status_tells_of_each_stream_by_itself_and_takes_no_set_of_the_future_for_the_newest(tmp_path: Path) -> None:
+    published(tmp_path, name_of(night(1)), taken_at=night(1))
+    published(tmp_path, taken_at=NOW, streams=[Stream.ATTACHMENTS])
+    published(tmp_path, name_of(night(400)), taken_at=night(400))
+    runs = [
+        (night(0), ["db", "attachments"], {"result": "failed", "cause": "tool"}),
+        (night(1), ["db", "attachments"], {"result": "ok"}),
+        (night(2), ["db", "attachments"], {"result": "failed", "cause": "database"}),
+        (NOW, ["attachments"], {"result": "ok"}),
+    ]
+    for at, streams, facts in runs:
+        ledger.record(tmp_path, "run", now=at, facts={"streams": streams, **facts})
+    ledger.report(tmp_path, {"at": NOW.isoformat(), "result": "ok"})
+    told = overview.status(tmp_path, now=NOW + timedelta(seconds=5))
+    assert {stream: (newest or {})["set"] for stream, newest in told["newest"].items()} == {
+        "db": name_of(night(1)),
+        "attachments": NAME,
+    }
+    assert (told["sets"], told["dated_in_the_future"], told["newest"]["attachments"]["age_s"]) == (3, 1, 5)
+    assert told["failed_before"] == [{"stream": "db", "at": night(2).isoformat(), "cause": "database"}]
+    ledger.report(tmp_path, {"at": night(2).isoformat(), "result": "failed"})
+    assert overview.status(tmp_path, now=NOW)["failed_before"] == []  # it is the last run, which is told
 
 
 @pytest.mark.parametrize(
