@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import compressor, dump_client, hold_names
 from dental_pms_backup.errors import DumpError
-from dental_pms_backup.host import programs
+from dental_pms_backup.host import filters, programs
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, sessions
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def roles(server: Server, facts: Facts, out: int, *, passwords: bool, beat: Call
             "--regexp-extended",
             *(f"--expression={each}" for each in (ROLE_IF_MISSING, WITHOUT_GRANTOR, WITH_SET)),
         ],
+        filters.argv("merge_memberships.pl"),
         compressor.argv(),
     ]
     _dump(server, facts, session, argvs, out=out, beat=beat)

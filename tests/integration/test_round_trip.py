@@ -128,6 +128,24 @@ def whole_server(server: OnHost, setting: str, value: str) -> Iterator[None]:
             pass
 
 
+@pytest.mark.skipif(major() < 16, reason="of PostgreSQL 16: before, a membership has one grantor")
+def test_a_membership_that_two_roles_have_granted_comes_back_as_it_was(
+    new_site: Site, live: OnHost, empty_database: OnHost
+) -> None:
+    sql(live, "create role doctors", "create role anna", "create role chief createrole")
+    sql(live, "grant doctors to chief with admin true", "grant doctors to anna with inherit true, set true")
+    sql(live, "set role chief; grant doctors to anna with inherit false, set false")
+    try:
+        name = new_site.takes("db")
+        (command,) = [line for line in instructed(new_site.store, name, containing="globals_") if "docker" not in line]
+        assert typed(command, empty_database).returncode == 0
+        can = "select pg_has_role('anna', 'doctors', 'usage'), pg_has_role('anna', 'doctors', 'set')"
+        assert sql(empty_database, can) == sql(live, can) == "t|t"
+    finally:
+        for server in (live, empty_database):
+            sql(server, "drop role if exists anna, chief, doctors")
+
+
 @contextlib.contextmanager
 def large_objects(live: OnHost) -> Iterator[OnHost]:
     """A database with large objects in it."""

@@ -22,7 +22,7 @@ from dental_pms_backup.errors import (
     StalledError,
     StoreError,
 )
-from dental_pms_backup.host import programs, progress
+from dental_pms_backup.host import filters, programs, progress
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import mounts, pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
@@ -265,6 +265,34 @@ def test_roles_come_into_being_only_where_they_are_missing(said: str, told: str)
     expressions = [f"--expression={each}" for each in (dump.ROLE_IF_MISSING, dump.WITHOUT_GRANTOR, dump.WITH_SET)]
     _, out = programs.capture(["sed", "--regexp-extended", *expressions], text_in=f"{said}\n")
     assert out == f"{told}\n"
+
+
+@pytest.mark.parametrize(
+    ("granted", "told"),
+    [
+        (["GRANT a TO b;"], ["GRANT a TO b;"]),
+        (["GRANT a TO b WITH ADMIN OPTION;", "GRANT a TO b;"], ["GRANT a TO b WITH ADMIN OPTION;"]),
+        (
+            ["GRANT a TO b WITH INHERIT TRUE, SET TRUE;", "GRANT a TO b WITH INHERIT FALSE, SET FALSE;"],
+            ["GRANT a TO b WITH INHERIT TRUE, SET TRUE;"],
+        ),
+        (
+            [
+                'GRANT a TO "b; TO c" WITH INHERIT FALSE, SET TRUE;',
+                "GRANT a TO d WITH INHERIT FALSE, SET FALSE;",
+                'GRANT a TO "b; TO c" WITH ADMIN OPTION, INHERIT TRUE, SET FALSE;',
+            ],
+            [
+                'GRANT a TO "b; TO c" WITH ADMIN OPTION, INHERIT TRUE, SET TRUE;',
+                "GRANT a TO d WITH INHERIT FALSE, SET FALSE;",
+            ],
+        ),
+        (["GRANT SET ON PARAMETER log_statement TO b;"] * 2,) * 2,
+    ],
+)
+def test_a_membership_that_several_have_granted_has_what_each_of_them_gave(granted: list[str], told: list[str]) -> None:
+    _, out = programs.capture(filters.argv("merge_memberships.pl"), text_in="\n".join(["--", *granted, "", "-- end\n"]))
+    assert out == "\n".join(["--", *told, "", "-- end\n"])
 
 
 def test_dump_comes_out_as_gzip(bin_dir: Path) -> None:
