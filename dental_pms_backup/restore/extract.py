@@ -150,8 +150,11 @@ def _found(content: Place, path: str) -> Path:
     through_link = any((content.for_programs / parent).is_symlink() for parent in member.parents[:-1])
     if through_link or not durable.exists(found):
         raise UsageError(f'"{path}": not in the archive, expected a path as "tar -tzf" lists it')
-    for each in (found, *(found.rglob("*") if found.is_dir() and not found.is_symlink() else ())):
-        mode = each.lstat().st_mode
+    rest = [found]
+    while rest:
+        mode = (each := rest.pop()).lstat().st_mode
+        if stat.S_ISDIR(mode):
+            rest += each.iterdir()
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
             raise _unrecorded(RefusedError(f'"{path}": neither a file nor a directory nor a link'))
     return found

@@ -219,6 +219,10 @@ def executable(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
+# The argv before a directory, in which it makes others: more of them than calls of Python may be in each other.
+IN_EACH_OTHER = ["perl", "-e", "chdir shift or die; for (1 .. 1100) { mkdir 'd' or die; chdir 'd' }"]
+
+
 def on_disk(directory: Path) -> Disk:
     """Return mode, time, size and checksum (or target) of every entry below a directory."""
     found = {}

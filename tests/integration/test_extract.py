@@ -13,7 +13,7 @@ import pytest
 from dental_pms_backup.live import postgres
 from tests.integration import filesystems
 from tests.integration.faults import listening
-from tests.integration.support import Ran, Site, on_disk, sql
+from tests.integration.support import IN_EACH_OTHER, Ran, Site, on_disk, sql
 from tests.integration.test_restore import hostile
 
 LETTER = "2026/letter to Mrs canary-name-0815.txt"
@@ -64,6 +64,14 @@ def test_files_of_odd_names_and_a_directory_come_out(site: Site) -> None:
     assert {name for name in on_disk(target) if name.startswith("odd")} == {
         name for name in expected if name.startswith("odd")
     }
+
+
+def test_directories_in_each_other_come_out_however_deep(site: Site) -> None:
+    subprocess.run([*IN_EACH_OTHER, site.attachments], check=True)
+    site.takes("attachments")
+    (target := site.place / "out").mkdir()
+    assert site.run("extract", "latest", "d", "--to", str(target)).returncode == 0
+    assert (target / "/".join(["d"] * 1100)).is_dir()
 
 
 PNG = "attachments/ab/0001.png"

@@ -12,6 +12,7 @@ from tests import faults, scope
 from tests.integration.faults import cause, events, listening
 from tests.integration.support import (
     ENDS_WITHIN_S,
+    IN_EACH_OTHER,
     TREE,
     Disk,
     Site,
@@ -235,6 +236,7 @@ def test_what_a_restore_left_that_was_killed_while_it_unpacked_is_removed_by_the
         signalled(process, signal.SIGKILL, within_s=30)
     (left,) = beside(site)
     assert ".restoring-" in left
+    subprocess.run([*IN_EACH_OTHER, site.place / left / "content"], check=True)
     assert "cut off" not in site.run("run", "attachments").stderr, "what is live is whole"
     done = site.run("restore", "attachments", site.sets()[-2], "--in-place", "--yes")
     assert done.returncode == 0
