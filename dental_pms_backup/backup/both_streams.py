@@ -48,7 +48,10 @@ class _Attempts:
 
 
 def take_all(order: one_stream.Order, found: Sources, wanted: settings.Database) -> list[Part]:
-    """Take every stream that was found; one stream's failure is raised only after the other was tried."""
+    """Take every stream that was found; one stream's failure is raised only after the other was tried.
+
+    The archive is begun once the dump's snapshot is held: the files of its rows are there by then.
+    """
     attempts = _Attempts()
     takes: dict[Stream, Callable[[], Part]] = {}
     if database := found.database:
@@ -57,7 +60,10 @@ def take_all(order: one_stream.Order, found: Sources, wanted: settings.Database)
         takes[Stream.ATTACHMENTS] = lambda: one_stream.attachments(order, attachments)
     if _side_by_side(found):
         with futures.ThreadPoolExecutor() as pool:
-            ended = [pool.submit(attempts.make, stream, take) for stream, take in takes.items()]
+            ended = [pool.submit(attempts.make, Stream.DB, takes[Stream.DB])]
+            while not (order.snapshot_held.wait(stop.LONGEST_NAP_S) or ended[0].done()):
+                pass
+            ended += [pool.submit(attempts.make, Stream.ATTACHMENTS, takes[Stream.ATTACHMENTS])]
             while futures.wait(ended, timeout=stop.LONGEST_NAP_S).not_done:
                 pass  # awake now and then: a signal that comes as this thread falls asleep is heard only then
         for each in ended:

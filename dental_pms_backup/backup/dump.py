@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dental_pms_backup.live.postgres import Facts, Server
+    from dental_pms_backup.live.sources import DatabaseSource
 
 # Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
 # ON_ERROR_STOP on a server that has some of them; and forgets who granted a membership, which must be a role with
@@ -47,17 +48,22 @@ def roles_argv(server: Server, facts: Facts, session: str, *, passwords: bool) -
 
 
 def database(
-    server: Server,
-    facts: Facts,
+    source: DatabaseSource,
     out: int,
     *,
     lock_wait_s: int,
     level: int = compressor.USUAL_LEVEL,
     beat: Callable[[], None] | None = None,
+    held: Callable[[], object] = bool,
 ) -> None:
-    """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0."""
-    session = sessions.new()
+    """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0.
+
+    ``held`` is called once what is in it is decided, where that is known before its end.
+    """
+    session, server, facts = sessions.new(), source.server, source.facts
     with hold_names.held(server, facts, lock_wait_s=lock_wait_s, beat=beat) as (snapshot, watched):
+        if snapshot:
+            held()
         argv = database_argv(server, facts, session, lock_wait_s=lock_wait_s, snapshot=snapshot)
         _dump(server, facts, session, [argv, compressor.argv(level)], out=out, beat=watched)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.backup import archive, compressor, dump, odd_names
@@ -37,7 +38,8 @@ class Order:
     """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
 
     ``level`` is the compressor's, from 1 to 9; ``table`` the application's table of attachments, None without one, and
-    ``directory`` where the files of its rows lie in the attachments.
+    ``directory`` where the files of its rows lie in the attachments. ``snapshot_held`` is set once it is decided what
+    the dump will have: a file that came before it has to be in the archive.
     """
 
     store: Path
@@ -48,6 +50,7 @@ class Order:
     level: int
     watch: Watch
     directory: str = "."
+    snapshot_held: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,14 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     files, had_rows = table_files.numbers(server), table_files.filled(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
-            dump.database(server, facts, draft.descriptor, lock_wait_s=wanted.lock_wait_s, level=order.level, beat=beat)
+            dump.database(
+                source,
+                draft.descriptor,
+                lock_wait_s=wanted.lock_wait_s,
+                level=order.level,
+                beat=beat,
+                held=order.snapshot_held.set,
+            )
         dumped, rows = _verify(order, draft, reading)
     table_files.check_not_rewritten(server, rows, files, had_rows)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:

@@ -35,7 +35,7 @@ KINDS = {Stream.DB: (Kind.DB, Kind.GLOBALS, Kind.SETTINGS), Stream.ATTACHMENTS: 
 BOTH = tuple(Stream)
 # cases of a fake client, by its arguments: what holds the names of sequences while pg_dump runs, and what looks for
 # names of more than one line
-HOLDS = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;; *array_length*) ;;"
+HOLDS = "*ON_ERROR_STOP=1) echo held$SNAPSHOT; exec cat >/dev/null ;; *array_length*) ;;"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

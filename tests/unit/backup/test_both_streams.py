@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FACTS = Facts(version=160004, database="pms", user="pms", size=1, started="2026-11-01", system="7301")
+SNAPSHOT = "SNAPSHOT=' 00000003-1B-1';"
 VERSION = '[ "$1" != --version ] || { echo "16.4"; exit; }\n'
 # begins, and goes on once the other stream has begun as well; fails when that does not happen
 MEETS = "touch {0}/{1}; n=0; until [ -e {0}/{2} ]; do n=$((n + 1)); [ $n -lt 1200 ] || exit 1; sleep 0.05; done\n"
@@ -44,14 +45,15 @@ class Practice:
         publishing.prepare(place / "store")
         self.programs(dump="", tar="")
 
-    def programs(self, *, dump: str, tar: str) -> None:
+    def programs(self, *, dump: str, tar: str, holds: str = SNAPSHOT) -> None:
         bin_dir = self.place / "bin"
         answer = json.dumps(dataclasses.asdict(FACTS))
+        held = HOLDS.replace(") ", f") {holds}", 1)
         program(
             bin_dir,
             "psql",
-            f'{VERSION}case "$*" in {HOLDS} *createdb*) printf "\\n{SETTINGS_TRAILER}" ;; '
-            f"*pg_settings*) echo {self.place} ;; *to_regclass*) ;; "
+            f'{VERSION}case "$*" in {held} *createdb*) printf "\\n{SETTINGS_TRAILER}" ;; '
+            f"*data_directory*) echo {self.place} ;; *to_regclass*) ;; "
             f"*pg_relation_filenode*) echo '{{}}' ;; *) echo '{answer}' ;; esac\n",
         )
         ends = f"cat <<'END'\nselect 1;\n{TRAILER}END\n"
@@ -103,11 +105,16 @@ def test_streams_are_taken_side_by_side_from_different_disks_when_there_are_core
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(4)))
     monkeypatch.setattr(disks, "DEVICES", devices(practice.place, practice.place, practice.images))
-    practice.programs(dump=MEETS.format(practice.place, "dump", "tar"), tar=MEETS.format(practice.place, "tar", "dump"))
+    held = practice.place / "held"
+    practice.programs(
+        dump=MEETS.format(practice.place, "dump", "tar"),
+        tar=f"[ -e {held} ] || exit 1\n{MEETS.format(practice.place, 'tar', 'dump')}",
+        holds=f"sleep 0.3; touch {held}; {SNAPSHOT}",
+    )
     assert [part.stream for part in practice.take()] == [Stream.DB, Stream.ATTACHMENTS]
 
 
-@pytest.mark.parametrize("why", ["two cores", "one disk", "unknown disks"])
+@pytest.mark.parametrize("why", ["two cores", "one disk", "unknown disks", "no snapshot is held"])
 def test_streams_are_taken_one_after_the_other_otherwise(
     practice: Practice, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +126,9 @@ def test_streams_are_taken_one_after_the_other_otherwise(
             (each / "slaves" / "sda").mkdir(parents=True)
     monkeypatch.setattr(disks, "DEVICES", found)
     note = practice.place / "note"
-    practice.programs(dump=f"echo dump >>{note}; sleep 0.3; echo end >>{note}\n", tar=f"echo tar >>{note}\n")
+    holds = "" if why == "no snapshot is held" else SNAPSHOT
+    dump = f"echo dump >>{note}; sleep 0.3; echo end >>{note}\n"
+    practice.programs(dump=dump, tar=f"echo tar >>{note}\n", holds=holds)
     assert len(practice.take()) == 2
     assert note.read_text() == "dump\nend\ntar\n"
 

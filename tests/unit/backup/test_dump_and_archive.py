@@ -26,7 +26,7 @@ from dental_pms_backup.host import filters, programs, progress
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import mounts, pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
-from dental_pms_backup.live.sources import AttachmentsSource
+from dental_pms_backup.live.sources import AttachmentsSource, DatabaseSource
 from tests.unit.builders import DUMP, HOLDS, gone, program
 
 CONTAINER = InContainer(container_id="c0ffee", name="dental-pms-db-1", image="postgres:16")
@@ -53,7 +53,7 @@ def dumped(bin_dir: Path, script: str, *, server: postgres.Server | None = None)
     program(bin_dir, "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) 16.4"; exit; }}\n{script}')
     program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {HOLDS} *) echo '{ANSWER}' ;; esac\n")
     with (bin_dir / "out").open("w+b") as out:
-        dump.database(server or native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        dump.database(DatabaseSource(server=server or native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60)
         return (bin_dir / "out").read_bytes()
 
 
@@ -98,7 +98,7 @@ def test_dump_does_not_begin_where_the_names_cannot_be_held(said: str, hint: str
         f"case \"$*\" in *ON_ERROR_STOP=1) echo 'psql:<stdin>:7: {said}' >&2; exit 3 ;; *) echo '{ANSWER}' ;; esac\n",
     )
     with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError) as raised:
-        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        dump.database(DatabaseSource(server=native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60)
     assert raised.value.message == f"db: psql: exit status 3: psql:<stdin>:7: {said}, expected exit status 0"
     assert raised.value.hint.startswith(f"dental-pms-backup run   # when {hint}")
     assert (bin_dir / "out").read_bytes() == b""
@@ -109,7 +109,7 @@ def test_names_are_held_to_the_end_of_the_dump(bin_dir: Path) -> None:
     program(bin_dir, "pg_dump", '[ "$1" != --version ] || { echo 16.4; exit; }\nexec sleep 300\n')
     program(bin_dir, "psql", gone_early.format(ANSWER))
     with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError) as raised:
-        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        dump.database(DatabaseSource(server=native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60)
     assert raised.value.message == "db: psql ended before the dump did"
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_snapshot_goes_into_no_command_line(said: str, bin_dir: Path)
     holds = f"*ON_ERROR_STOP=1) printf '{said}\\n'; exec cat >/dev/null ;;"
     program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
     with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError, match="an answer that is none"):
-        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        dump.database(DatabaseSource(server=native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60)
 
 
 def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_are_still_here(
@@ -132,7 +132,7 @@ def test_the_session_that_holds_names_ends_by_itself_unless_it_is_told_that_we_a
     holds = f"*ON_ERROR_STOP=1) echo held; exec cat >{said} ;;"
     program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
     with (bin_dir / "out").open("w+b") as out:
-        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        dump.database(DatabaseSource(server=native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60)
     text = said.read_text()
     assert text.startswith("set lock_timeout = '60s';\n")
     assert text.splitlines()[-1] == "rollback;"
@@ -153,7 +153,7 @@ def test_the_table_that_cannot_be_dumped_is_named(bin_dir: Path) -> None:
     holds = "*ON_ERROR_STOP=1) echo held; exec cat >/dev/null ;;"
     program(bin_dir, "psql", f"case \"$*\" in --version) echo 16.4 ;; {holds} *) echo '{ANSWER}' ;; esac\n")
     with (bin_dir / "out").open("w+b") as out, pytest.raises(DumpError) as failed:
-        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60)
+        dump.database(DatabaseSource(server=native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60)
     assert 'exit status 1: table "my "" own".scans: ' in failed.value.message
     assert "invalid memory alloc request size" in failed.value.message
     assert failed.value.hint.startswith("psql -U OWNER -c 'SELECT max(octet_length(COLUMN)) FROM TABLE'")
@@ -421,7 +421,7 @@ def test_dump_that_does_not_move_is_given_up_and_its_programs_are_ended(
         pytest.raises(StalledError) as raised,
         watch.showing("db", out.fileno(), 0) as beat,
     ):
-        dump.database(native(bin_dir), FACTS, out.fileno(), lock_wait_s=60, beat=beat)
+        dump.database(DatabaseSource(server=native(bin_dir), facts=FACTS), out.fileno(), lock_wait_s=60, beat=beat)
     assert raised.value.message == "db: no byte moved for 16 min 40 s"
     assert gone(int((tmp_path / "id").read_text()))
 
