@@ -19,7 +19,7 @@ from dental_pms_backup.errors import (
     cause_of,
     shell_word,
 )
-from dental_pms_backup.host import descriptors, journal, notify, places, stop
+from dental_pms_backup.host import descriptors, journal, notify, owners, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import duration, size
 from dental_pms_backup.live import sources, swap
@@ -178,7 +178,7 @@ def _begin(store: Path, wanted: Sequence[Stream]) -> None:
     if publishing.keeps_no_modes(store):
         text = f"{store}: others can read the files here, expected a filesystem that keeps their mode, 0600"
         _warn(Event.STORE_READABLE, "", text, f"findmnt -T {shell_word(store)}   # mount it with umask=077")
-    if who := places.who_moves(store):
+    if who := owners.who_moves(store):
         text = f"{store}: {who}, who can move the store away while a run writes, expected root's directories above it"
         _warn(Event.STORE_MOVABLE, "", text, f"namei -l {shell_word(store)}   # or another place by backup_dir")
     recover(store)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DockerError, RefusedError, RoomError, shell_word
-from dental_pms_backup.host import durable, journal, places, programs, server_sandbox, wording
+from dental_pms_backup.host import durable, journal, owners, places, programs, server_sandbox, wording
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import compose
 
@@ -92,7 +92,7 @@ def private_directory(mark: str, directory: Path) -> Iterator[Path]:
 
 def _check(directory: Path) -> None:
     try:
-        who = places.who_changes(directory)
+        who = owners.who_changes(directory)
     except OSError:  # whoever makes something there says so
         return
     if who:
@@ -149,7 +149,7 @@ def _is_ours(left: Place) -> bool:
             found.append(os.stat(OURS_BY, dir_fd=left.descriptor, follow_symlinks=False))
         except FileNotFoundError:
             return False
-    return all(each.st_uid == os.geteuid() and not stat.S_IMODE(each.st_mode) & places.OTHERS_WRITE for each in found)
+    return all(each.st_uid == os.geteuid() and not stat.S_IMODE(each.st_mode) & owners.OTHERS_WRITE for each in found)
 
 
 def _warn(text: str, hint: str) -> None:

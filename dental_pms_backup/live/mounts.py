@@ -87,11 +87,12 @@ def check_swappable(place: Place, around: Place, archive: Path) -> None:
     if found := in_the_way(place.path):
         process = next(filter(None, found.values()), "")
         seen = f", where process {process} sees it" if process else ""
-        look = f"ps -fp {process}; findmnt --task {process}" if process else ""
+        shown = f"ps -fp {process}; findmnt --task {process}" if process else ""
+        shown = shown or f"findmnt --submounts {shell_word(place.path)}"
         raise RefusedError(
             f"attachments: {_told(sorted(found))} mounted below {place.path}{seen}, expected no mount there: the swap "
             "would move it",
-            hint=f"{look or f'findmnt --submounts {shell_word(place.path)}'}   # unmount what is there, "
+            hint=f"{shown}   # unmount what is there, "
             "or stop the container that has it; or restore with --to DIR, and copy what is needed",
         )
 
@@ -138,14 +139,14 @@ def _not_swappable(place: Place, around: Place, archive: Path, error: OSError) -
             hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
         )
     other = elsewhere(place.path)
-    new = shell_word(place.path / NEW)
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
         hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
         if other
-        else f"stop the application, then: mkdir -m 700 {new} && "
-        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner -C {new}   "
-        f"# then remove all but {NEW} there, move what is in {NEW} up, and start it",
+        else f"stop the application, then: mkdir -m 700 {shell_word(place.path / NEW)} && "
+        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
+        f"-C {shell_word(place.path / NEW)}   # then remove all but that directory there, move what is in it up, and "
+        "start it",
     )
 
 

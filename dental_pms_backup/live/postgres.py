@@ -20,7 +20,7 @@ from dental_pms_backup.errors import (
     ToolMissingError,
     shell_word,
 )
-from dental_pms_backup.host import client_cage, places, programs, server_sandbox
+from dental_pms_backup.host import client_cage, owners, programs, server_sandbox
 from dental_pms_backup.host.journal import redacted
 from dental_pms_backup.live import in_container, pinned_settings
 from dental_pms_backup.live.server import Facts, InContainer, Inside, OnHost, Server
@@ -270,7 +270,7 @@ def _installed(server: OnHost, program: str) -> list[Path]:
         path = server.bin_dir / program
         if not os.access(path, os.X_OK):
             raise ConfigError((f"native.bin_dir: no {program} in {server.bin_dir}, expected the client programs",))
-        if who := places.who_changes(path):
+        if who := owners.who_changes(path):
             raise ConfigError(
                 (f"native.bin_dir: {who}, expected programs that only root can change",),
                 hint=f"namei -l {shell_word(path)}   # each of these has to be root's, mode go-w",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
-from dental_pms_backup.host import places, programs, wording
+from dental_pms_backup.host import owners, programs, wording
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.drill_record import Result
@@ -55,7 +55,7 @@ def connect(settings: Offsite) -> Remote:
             (f"offsite.rclone_config: {settings.rclone_config}: no such file, expected rclone's configuration",),
             hint=f"rclone config --config {shell_word(settings.rclone_config)}",
         )
-    if who := places.who_changes(settings.rclone_config):
+    if who := owners.who_changes(settings.rclone_config):
         raise ConfigError(
             (f"offsite.rclone_config: {who}, expected that only root can: it may name programs that rclone runs",),
             hint=f"namei -l {shell_word(settings.rclone_config)}   # each of these has to be root's, mode go-w",

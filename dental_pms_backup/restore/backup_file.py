@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import RefusedError, UsageError, VerificationError
-from dental_pms_backup.host import descriptors, places, programs
+from dental_pms_backup.host import descriptors, owners, programs
 from dental_pms_backup.store import sets, verify_file
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind
 from dental_pms_backup.store.verify_file import Verified
@@ -171,7 +171,7 @@ def opened(backup: BackupFile) -> Iterator[int]:
         raise UsageError(f"{backup.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
     try:
         if backup.ours:
-            places.check_file(descriptor, backup.file)
+            owners.check_file(descriptor, backup.file)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, RefusedError, UsageError, shell_word
-from dental_pms_backup.host import stop, wording
-from dental_pms_backup.live import postgres, sources, table_files
+from dental_pms_backup.host import stop
+from dental_pms_backup.live import sources, table_files
 from dental_pms_backup.restore import (
     backup_file,
     beside,
     database_settings,
     databases,
     likeness,
+    prepared_transactions,
     safety_set,
     switch,
     terms,
@@ -43,11 +42,6 @@ if TYPE_CHECKING:
 
 OF_NOTHING = "none, the live database was empty"
 LEAVES_IT = "the live database is not touched"
-# Transactions that were prepared and forgotten: no database is renamed, and no table dropped, before they are ended.
-PREPARED = """\
-select json_build_array(gid, owner, prepared::timestamp(0)) from pg_prepared_xacts
- where database = current_database() order by prepared
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +174,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
         verified = backup_file.verify(dump, descriptor, watch=watch)
         found = beside.look(config, dump, descriptor, live, watch=watch, clears=not on.dry_run)
         _check_superuser(found, wanted, as_superuser=on.as_superuser)
-        _check_prepared(live)
+        prepared_transactions.check(live)
         room = "no room for a second database is needed"
         if on.replay:
             _check_replaces(found, verified, wanted, on)
@@ -264,23 +258,6 @@ def _becomes(on: Terms, *, something: bool) -> str:
 
 def _to_lose(live: DatabaseSource, counts: Mapping[str, int] | None) -> bool:
     return counts is None or bool(counts) or table_files.has_others(live.server)
-
-
-def _check_prepared(live: DatabaseSource) -> None:
-    """Raise RefusedError when a transaction was prepared in the live database and never ended."""
-    found = [json.loads(line) for line in wording.lines(postgres.ask(live.server, PREPARED))]
-    if found:
-        gid, owner, since = found[0]
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        is_text = gid.isprintable() and owner.isprintable()
-        named = f'transaction "{gid}" of {owner}' if is_text else "a transaction"
-        ends = f"rollback prepared {postgres.literal(gid)}" if is_text else "select * from pg_prepared_xacts"
-        command = shlex.join(databases.admins_psql(live.server, live.facts.user, ends, database=live.facts.database))
-        raise RefusedError(
-            f"db: {named}, prepared at {since}{more}, is not ended, expected no prepared transaction in the live "
-            "database; nothing was touched",
-            hint=f"{command}   # commit prepared or rollback prepared, as is wanted",
-        )
 
 
 def _check_name(live: DatabaseSource, target: str) -> None:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import LockHeldError, StoreError, shell_word
-from dental_pms_backup.host import places, stop
+from dental_pms_backup.host import owners, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def held(store: Path, *, wait_s: float = 0, beat: Callable[[], None] | None = No
     store; under DRILLS it is the only drill, beside which runs go on. RefusedError when another user can rename there:
     whoever writes to a store holds one of its locks.
     """
-    places.check_store(store)
+    owners.check_store(store)
     wait_s = max(wait_s, LEAST_WAIT_S)
     try:
         descriptor = os.open(store / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, RefusedError, StoreError
-from dental_pms_backup.host import durable, places, wording
+from dental_pms_backup.host import durable, owners, wording
 from dental_pms_backup.store import drill_record, sets
 from dental_pms_backup.store.marks import Mark
 from dental_pms_backup.store.sets import NAME_PATTERN, Kind, StoredSet, Stream
@@ -55,7 +55,7 @@ def prepare(store: Path) -> None:
     A directory that holds anything else than a store does keeps its mode: it may be a mount point, or a typo.
     RefusedError when one of them is another user's, or reached by his link, or he may have put something into it.
     """
-    places.check_store(store, closing=True)
+    owners.check_store(store, closing=True)
     for directory in (store, store / "db", store / "sets"):
         try:
             if not directory.is_dir():
