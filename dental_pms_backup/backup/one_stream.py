@@ -102,7 +102,12 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
         _tell_not_dumped(order.name, table_files.not_dumped(server))
     return Part(
         stream=Stream.DB,
-        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles, own]},
+        manifest={
+            "source": postgres.described(server, facts),
+            "rows": rows,
+            "role_passwords": wanted.role_passwords,
+            "artefacts": [dumped, roles, own],
+        },
         hides_damage=facts.hides_damage,
     )
 

@@ -11,8 +11,9 @@
 # before every statement how to read it.
 #
 # CONTROL is NUL-ended words, each key=value: there (a role that the server has; any number), bare (one that has nothing
-# of its own yet; any number), left (a statement that is left out; any number), ours, token, restricts, lists (print the
-# statements that set something for a role, each with a NUL behind it, and nothing else).
+# of its own yet; any number), left (a statement that is left out; any number), ours, no_passwords, token, restricts, lists
+# (print the statements that set something for a role, or with "superusers" the names of those that it would make, each
+# with a NUL behind it, and nothing else).
 use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
@@ -78,11 +79,20 @@ sub bare {
 }
 
 my $encoding = "";
-my ($kept, $listed) = ("", "");
+my ($kept, $listed, $superusers) = ("", "", "");
 
 sub keep {
     my ($statement) = @_;
     $kept .= ($is{restricts} ? "" : Psql::pins($encoding)) . "$statement\n";
+}
+
+# Of a set that is to have no passwords whoever wrote them, as the programs of an image, would know them.
+sub make {
+    my ($role, $attributes) = @_;
+    my @each = grep { !($is{no_passwords} && /^PASSWORD /) } $attributes =~ /$attribute/g;
+    keep("ALTER ROLE $role WITH " . join(" ", @each) . ";") if @each;
+    ($role = $1) =~ s/""/"/g if $role =~ /^"(.*)"$/s;
+    $superusers .= "$role\0" if grep { $_ eq "SUPERUSER" } @each;
 }
 
 sub set_for_it {
@@ -111,9 +121,9 @@ while (pos $text < length $text) {
     elsif ($text =~ /\G(?:DO \$dental_pms\$ BEGIN )?CREATE ROLE ($ident);(?: EXCEPTION WHEN duplicate_object THEN NULL; END \$dental_pms\$;)?/gc) {
         keep("CREATE ROLE $1;") if missing($1);
     }
-    elsif ($text =~ /\G(ALTER ROLE ($ident) WITH ($attribute(?: $attribute)*);)/gc) {
-        my ($statement, $role, $attributes) = ($1, $2, $3);
-        keep($statement) if $ours && missing($role);
+    elsif ($text =~ /\GALTER ROLE ($ident) WITH ($attribute(?: $attribute)*);/gc) {
+        my ($role, $attributes) = ($1, $2);
+        make($role, $attributes) if $ours && missing($role);
         keep("ALTER ROLE $role CONNECTION LIMIT $1;") if $ours && bare($role) && $attributes =~ /\bCONNECTION LIMIT ([0-9]+)/;
     }
     elsif ($text =~ /\G(ALTER ROLE ($ident) $setting;)/gc) { set_for_it($1) if $ours && (missing($2) || bare($2)) }
@@ -139,5 +149,5 @@ while (pos $text < length $text) {
         refuse($line->($at), ($1 // "something") . " in a form that pg_dumpall does not write");
     }
 }
-print($listed), exit if $is{lists};
+print($is{lists} eq "superusers" ? $superusers : $listed), exit if $is{lists};
 print $is{restricts} ? "\\restrict $is{token}\n$kept\\unrestrict $is{token}\n" : $kept;

@@ -98,12 +98,21 @@ class BackupFile:
         )
 
     @property
+    def has_passwords(self) -> bool:
+        """Tell whether roles may come with a password: unless the manifest says that hashes were not asked for."""
+        return self._part.get("role_passwords") is not False
+
+    @property
     def _origin(self) -> Mapping[str, Any]:
         """Return what the manifest says of the database; nothing without a manifest."""
-        described = self.stored or self.elsewhere
-        part = (described.manifest or {"streams": {}})["streams"].get("db", {}) if described else {}
-        origin: Mapping[str, Any] = part.get("source", {})
+        origin: Mapping[str, Any] = self._part.get("source", {})
         return origin
+
+    @property
+    def _part(self) -> Mapping[str, Any]:
+        described = self.stored or self.elsewhere
+        part: Mapping[str, Any] = (described.manifest or {"streams": {}})["streams"].get("db", {}) if described else {}
+        return part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -314,7 +314,7 @@ def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:
     with backup_file.opened(roles) as descriptor:
         backup_file.verify(roles, descriptor, watch=watch)
         with watch.reading("db: roles", descriptor) as beat:
-            replay.load_roles(dump.live, descriptor, ours=roles.ours, left=dump.left_out, beat=beat)
+            replay.load_roles(dump.live, descriptor, roles, left=dump.left_out, beat=beat)
 
 
 def _drop(live: DatabaseSource, name: str, role: str) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RestoreError
-from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.host import descriptors, filters, journal, programs
+from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import (
     databases,
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.backup_file import BackupFile
     from dental_pms_backup.restore.replay_filters import Dump
     from dental_pms_backup.restore.replay_role import Restorer
     from dental_pms_backup.store.verify_file import Verified
 
+ROLES_NAMED = 3
 SUPERUSERS = replay_role.UNLOGGED | pinned_settings.TO_LOAD
 READ_BY = "select set_config(key, value, false) from json_each_text({settings})"
 SET = "select set_config(key, value, false) from json_each_text({settings}) where key in (select name from pg_settings)"
@@ -183,9 +186,13 @@ def set_for_roles(live: DatabaseSource, descriptor: int, *, too: str = "") -> Se
 
     Those of the role ``too`` are among them, whatever it has now.
     """
+    return _listed(live, descriptor, "settings", too=too)
+
+
+def _listed(live: DatabaseSource, descriptor: int, what: str, *, too: str = "") -> Sequence[str]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with descriptors.memory("control") as control, descriptors.memory("listed") as out:
-        replay_filters.write_roles_control(control, live, ours=True, lists=True)
+        replay_filters.write_roles_control(control, live, ours=True, lists=what)
         replay_filters.write(control, replay_filters.words(f"bare={too}"))
         argvs = GZIP, filters.argv("roles.pl", replay_filters.path(control))
         ended = programs.pipeline(*argvs, stdin=descriptor, out=out)
@@ -194,16 +201,23 @@ def set_for_roles(live: DatabaseSource, descriptor: int, *, too: str = "") -> Se
 
 
 def load_roles(
-    live: DatabaseSource, descriptor: int, *, ours: bool, left: Iterable[str] = (), beat: Callable[[], None]
+    live: DatabaseSource, descriptor: int, roles: BackupFile, *, left: Iterable[str] = (), beat: Callable[[], None]
 ) -> None:
     """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
 
     The statements that are ``left`` out are not run. Those of a file from elsewhere may do nothing, and not log in.
+    Superusers are told first: in a set they are what the programs of an image said.
     """
+    if mighty := _listed(live, descriptor, "superusers") if roles.ours else []:
+        named = [role if role.isprintable() else "(not text)" for role in mighty[:ROLES_NAMED]]
+        more = f" and {len(mighty) - ROLES_NAMED} more" if len(mighty) > ROLES_NAMED else ""
+        text = f"the set makes a superuser of each of these roles, which the server lacks: {' and '.join(named)}{more}"
+        journal.write(Event.RESTORE_MAKES_SUPERUSER, text, priority=journal.WARNING)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
     with descriptors.memory("control") as control:
-        replay_filters.write_roles_control(control, live, ours=ours, left=left)
+        replay_filters.write_roles_control(control, live, ours=roles.ours, left=left, passwords=roles.has_passwords)
         missing = filters.argv("roles.pl", replay_filters.path(control))
         with sessions.opened(live.server) as session:
             client = postgres.client(live.server, program, *words, session=session.name, stdin=True)

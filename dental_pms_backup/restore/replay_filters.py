@@ -123,17 +123,21 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
 
 
 def write_roles_control(
-    control: int, live: DatabaseSource, *, ours: bool, left: Iterable[str] = (), lists: bool = False
+    control: int, live: DatabaseSource, *, ours: bool, left: Iterable[str] = (), passwords: bool = True, lists: str = ""
 ) -> None:
     """Tell the filter of roles which ones the server has, whether the file is a set's, and what is ``left`` out.
 
-    It ``lists`` what is set for a role, and prints nothing else.
+    It ``lists`` ``settings`` of roles, or the ``superusers`` among those that it would make, and prints nothing else.
     """
     existing = [json.loads(line) for line in wording.lines(postgres.ask(live.server, EXISTING_ROLES))]
     bare = [role for role, is_bare in existing if is_bare]
     roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
     known = words(*roles, *(f"left={each}" for each in left))
-    known += words(*(["ours=1"] if ours else []), *(["lists=1"] if lists else []))
+    known += words(
+        *(["ours=1"] if ours else []),
+        *([] if passwords else ["no_passwords=1"]),
+        *([f"lists={lists}"] if lists else []),
+    )
     write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)
 
 

@@ -640,6 +640,24 @@ def test_roles_that_no_restore_takes_are_told_by_the_run_and_by_the_drill(victim
     assert refused in fails(victim, name)
 
 
+def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for(victim: Site) -> None:
+    """An image's pg_dumpall says what it likes: here of a role that nobody has ever made."""
+    boss = f"{victim.server.database}_boss"
+    maintenance = postgres.in_database(victim.server, "postgres")
+    made = f"CREATE ROLE {boss}; ALTER ROLE {boss} WITH SUPERUSER LOGIN PASSWORD 'known';".replace("; ", ";\n")
+    victim.fake("pg_dumpall", f"""echo "{made}"; exec "$real" "$@\"""")
+    name = victim.takes("db")
+    victim.mend()
+    try:
+        done = victim.run("restore", "db", name)
+        assert done.returncode == 0, done.stderr
+        assert f"the set makes a superuser of each of these roles, which the server lacks: {boss}\n" in done.stderr
+        may = f"select rolcanlogin, rolpassword is null from pg_authid where rolname = '{boss}'"
+        assert sql(maintenance, may) == "t|t"
+    finally:
+        sql(maintenance, f"drop role if exists {boss}")
+
+
 def test_no_function_of_an_index_runs_when_the_rows_that_are_live_are_counted(victim: Site) -> None:
     site, app = victim, victim.server.database
     only = re.sub(r"(?s)ARRAY\[.*?\]", f"ARRAY['alter role {app} superuser']", REACH)

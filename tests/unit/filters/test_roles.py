@@ -55,6 +55,14 @@ REVOKE ALL ON TABLESPACE fast FROM w;
 COMMENT ON TABLESPACE fast IS E'a\\b';
 SECURITY LABEL FOR x ON TABLESPACE fast IS 'a';
 """
+MADE = """\
+CREATE ROLE boss;
+ALTER ROLE boss WITH SUPERUSER LOGIN PASSWORD 'md5 SUPERUSER' VALID UNTIL 'infinity';
+CREATE ROLE plain;
+ALTER ROLE plain WITH NOSUPERUSER LOGIN PASSWORD 'x SUPERUSER';
+CREATE ROLE only;
+ALTER ROLE only WITH PASSWORD 'x';
+"""
 HEAD = "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n"
 UTF8 = "SET client_encoding = 'UTF8';\n"
 
@@ -104,6 +112,19 @@ def test_a_role_that_has_nothing_of_its_own_yet_gets_settings_and_limit_of_a_set
     given = """ALTER ROLE "dental ""r" CONNECTION LIMIT 4;\nALTER ROLE "dental ""r" SET search_path TO 'a; b', "c";\n"""
     assert kept == HEAD + UTF8 + (given if ours else "")
     assert roles(tmp_path, ROLES, *words[:3], "ours=1")[0] == HEAD + UTF8
+
+
+def test_a_set_without_passwords_gives_none_and_superusers_are_named(tmp_path: Path) -> None:
+    assert roles(tmp_path, MADE, "ours=1")[0] == HEAD + MADE
+    without = MADE.replace("ALTER ROLE only WITH PASSWORD 'x';\n", "")
+    for password in (" PASSWORD 'md5 SUPERUSER'", " PASSWORD 'x SUPERUSER'"):
+        without = without.replace(password, "")
+    assert roles(tmp_path, MADE, "ours=1", "no_passwords=1")[0] == HEAD + without
+    control = tmp_path / "control"
+    for there, named in (("other", "boss\0"), ("boss", "")):
+        control.write_text(f"ours=1\0lists=superusers\0there={there}\0")
+        argv = ["perl", str(FILTERS / "roles.pl"), str(control)]
+        assert subprocess.run(argv, input=MADE, capture_output=True, text=True, check=True).stdout == named
 
 
 def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ MEANS = {
     Event.RESTORE_OTHER_DATABASE: "The message names both databases",
     Event.RESTORE_ROOM_UNKNOWN: "without knowing whether a second database fits on that disk",
     Event.RESTORE_AS_SUPERUSER: "everything in it belongs to superusers",
+    Event.RESTORE_MAKES_SUPERUSER: "else has put it into the set",
     Event.RESTORE_SEES_ALL: "A restore fills the materialized views of a set as their owners",
     Event.RESTORE_OTHER_ORDER: "sorts text as that of the set did",
     Event.RESTORE_SETTINGS_LEFT: "so that nobody could connect. They are left out",
