@@ -87,13 +87,16 @@ def check_swappable(place: Place, around: Place, archive: Path) -> None:
     if found := in_the_way(place.path):
         process = next(filter(None, found.values()), "")
         seen = f", where process {process} sees it" if process else ""
-        shown = f"ps -fp {process}; findmnt --task {process}" if process else ""
-        shown = shown or f"findmnt --submounts {shell_word(place.path)}"
         raise RefusedError(
             f"attachments: {_told(sorted(found))} mounted below {place.path}{seen}, expected no mount there: the swap "
             "would move it",
-            hint=f"{shown}   # unmount what is there, "
-            "or stop the container that has it; or restore with --to DIR, and copy what is needed",
+            hint=(
+                f"ps -fp {shell_word(process)}; findmnt --task {shell_word(process)}"
+                if process
+                else f"findmnt --submounts {shell_word(place.path)}"
+            )
+            + "   # unmount what is there, or stop the container that has it; "
+            "or restore with --to DIR, and copy what is needed",
         )
 
 
