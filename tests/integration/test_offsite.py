@@ -136,6 +136,13 @@ def test_what_is_known_of_a_set_goes_there_and_comes_back_with_it(site: Site, th
     before = on_disk(there)
     assert pushes(site).stdout == pushes(site).stdout == ""
     assert {path: facts for path, facts in on_disk(there).items() if path in before} == before
+    after = on_disk(there)
+    change_manifest(site, name, lambda manifest: manifest.update(trimmed=True))
+    trimmed = json.loads((site.store / f"sets/{name}.json").read_text())
+    for proofs, result in (({"checksums": "failed"}, "failed"), ({"load": "passed"}, "passed")):
+        drill_record.write(site.store, name, trimmed, found | {"result": result, "proofs": proofs})
+        pushes(site)  # what is said of the store's files, or of those that are left, is not said of what is there
+        assert on_disk(there) == after
     for state in ("failed", "suspect"):
         shutil.rmtree(site.store)
         done = site.run("offsite", "fetch", name)

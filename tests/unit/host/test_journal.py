@@ -73,6 +73,7 @@ MEANS = {
     Event.SET_VERIFIED: "was read to its end and is what the manifest says",
     Event.SET_DAMAGED: "Do not rely on the set",
     Event.SET_SUSPECT: "No old set is removed until you accept this one",
+    Event.LATEST_NOT_NEWEST: "There is a newer set than the one",
     Event.SET_MARKED: "The mark of the set",
     Event.DRAFT_STAYS: "A run has left an unfinished file in the store",
     Event.RETENTION_FAILED: "retention did not come to its end",
