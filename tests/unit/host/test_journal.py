@@ -60,6 +60,7 @@ MEANS = {
     Event.RESTORE_AS_SUPERUSER: "everything in it belongs to superusers",
     Event.RESTORE_SEES_ALL: "A restore fills materialized views as a role that sees all rows",
     Event.RESTORE_OTHER_ORDER: "sorts text as that of the set did",
+    Event.RESTORE_OTHER_DATES: "a date that is typed may be another day",
     Event.RESTORE_SETTINGS_LEFT: "so that nobody could connect. They are left out",
     Event.RESTORE_SETTINGS_STAY: "a restore adds only what is not there at all",
     Event.RIGHTS_LEFT_OUT: "setuid or setgid bits, security attributes or device nodes",
