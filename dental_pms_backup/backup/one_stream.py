@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.backup import archive, compressor, dump, odd_names
+from dental_pms_backup.backup import archive, compressor, dump, left_out, odd_names
 from dental_pms_backup.errors import DatabaseError, VerificationError, shell_word
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
@@ -76,7 +76,7 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     files, had_rows = table_files.numbers(server), table_files.filled(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
-            dump.database(
+            said = dump.database(
                 source,
                 draft.descriptor,
                 lock_wait_s=wanted.lock_wait_s,
@@ -98,9 +98,18 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     _tell_taken(Stream.DB, dumped["size_bytes"], source.told)
     with contextlib.suppress(DatabaseError):  # a table may be held for long: the set is what it is
         _tell_not_dumped(order.name, table_files.not_dumped(server))
+    without = [*left_out.warnings(said)]
+    with contextlib.suppress(DatabaseError):  # nor is it worth less for what it may be without
+        without += left_out.by(server)
+    _tell_left_out(order.name, without)
     return Part(
         stream=Stream.DB,
-        manifest={"source": postgres.described(server, facts), "rows": rows, "artefacts": [dumped, roles, own]},
+        manifest={
+            "source": postgres.described(server, facts),
+            "rows": rows,
+            "without": without,
+            "artefacts": [dumped, roles, own],
+        },
         hides_damage=facts.hides_damage,
     )
 
@@ -209,6 +218,14 @@ def _tell_not_dumped(name: str, tables: Sequence[tuple[str, str]]) -> None:
             "hint": f"psql --command={shell_word(statement)} DATABASE   # if the extension does not fill it itself",
         },
     )
+
+
+def _tell_left_out(name: str, without: Sequence[str]) -> None:
+    if without:
+        more = f"; dental-pms-backup show {name} names {len(without) - TABLES_NAMED} more"
+        told = f"{'; '.join(without[:TABLES_NAMED])}{more if len(without) > TABLES_NAMED else ''}"
+        fields: dict[str, journal.Field] = {"stream": Stream.DB, "set": name}
+        journal.write(Event.DUMP_WITHOUT, f"db: the set is without: {told}", priority=journal.WARNING, fields=fields)
 
 
 def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:

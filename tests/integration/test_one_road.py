@@ -247,6 +247,38 @@ alter extension pgcrypto add table empty;""",
     assert (done.returncode, done.stderr) == (0, "")
 
 
+IN_NO_DUMP = """create extension postgres_fdw; create server lab foreign data wrapper postgres_fdw;
+create table visits (n int, y int) partition by list (y);
+create foreign table visits_2020 partition of visits for values in (2020) server lab;
+create foreign table prices (n int) server lab;
+create user mapping for postgres server lab options (user 'u', password 'canary');
+create publication p for all tables;
+create subscription s connection 'host=/nowhere' publication p with (connect = false)
+"""
+
+
+def test_what_pg_dump_leaves_out_or_warns_of_is_told_and_shown(small: Site) -> None:
+    site, role = small, f"{small.server.database}_reads"
+    script(site, f'{IN_NO_DUMP}; create role "{role}" login in role pg_read_all_data; create table notes (n int)')
+    site.configure({"native.user": role})
+    site.fake("pg_dump", 'echo "pg_dump: warning: it is late" >&2; exec "$real" "$@"')
+    try:
+        done = site.run("run", "db")
+        found = [
+            "pg_dump warns: it is late",
+            "rows of public.visits_2020, a foreign table that is a part of another",
+            "subscription s, for want of a superuser",
+            "the options of a user mapping for server lab, for want of a superuser",
+        ]
+        assert (done.returncode, done.stderr) == (0, f"db: the set is without: {'; '.join(found)}\n")
+        shown = site.run("show", "latest").stdout.splitlines()
+        assert [line for line in shown if "without" in line] == [f"db is without: {each}" for each in found]
+    finally:
+        ends = ("disable", "set (slot_name = none)")
+        sql(site.server, *(f"alter subscription s {each}" for each in ends), "drop subscription s")
+        sql(site.server, f'drop role "{role}"')
+
+
 POLICIES = """\
 create role "{0}_reads";
 create table recalls (id int, hidden bool);

@@ -40,6 +40,7 @@ MEANS = {
     Event.DATABASE_MADE_ANEW: "it is another database than the one that the last good set was",
     Event.LABELS_OF_IMAGE: "All labels of docker compose on this container are those of its image",
     Event.TABLES_NOT_DUMPED: "pg_dump leaves out the tables that an extension has",
+    Event.DUMP_WITHOUT: "pg_dump succeeded, but",
     Event.STREAM_FAILED: "This run publishes no set and removes none",
     Event.ENTRIES_CHANGED: "changed or vanished while they were read",
     Event.ATTACHMENTS_EMPTY: "has an archive without a single file",
