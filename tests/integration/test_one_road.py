@@ -1,9 +1,11 @@
 """What a set holds comes back the same by every road: in a drill, beside, in place, and in the live database itself."""
 
+import dataclasses
 import functools
 import gzip
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +16,17 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests.integration.conftest import databases_like
 from tests.integration.drills import change_manifest, drills_well
-from tests.integration.support import Ran, Site, as_cluster_user, bin_dir, major, sql
+from tests.integration.support import (
+    Ran,
+    Site,
+    as_cluster_user,
+    bin_dir,
+    cluster_user,
+    environment,
+    major,
+    sql,
+    wait_until,
+)
 from tests.integration.test_restore_new import printed, run_as_admin
 
 AS_SUPERUSER = "; all owners in the set are superusers, so that it is replayed as a superuser\n"
@@ -277,6 +289,31 @@ def test_what_pg_dump_leaves_out_or_warns_of_is_told_and_shown(small: Site) -> N
         ends = ("disable", "set (slot_name = none)")
         sql(site.server, *(f"alter subscription s {each}" for each in ends), "drop subscription s")
         sql(site.server, f'drop role "{role}"')
+
+
+def test_a_set_of_a_standby_says_which_rows_it_has_not_and_is_proven(small: Site) -> None:
+    site, place = small, small.place / "standby"
+    script(site, "create unlogged table waiting as select 1 as n; create table notes as select 1 as n")
+    place.mkdir()
+    shutil.chown(place, "postgres", "postgres")
+    made = as_cluster_user(site.server, "pg_basebackup", "-R", "-c", "fast", "-D", str(place / "data"))
+    assert made.returncode == 0, made.stderr
+    words = [str(bin_dir() / "postgres"), "-D", str(place / "data"), "-k", str(place), "-c", "listen_addresses="]
+    log = (site.place / "log").open("w")
+    process = subprocess.Popen([*cluster_user(site.server), *words], stdout=log, stderr=log, env=environment())
+    try:
+        standby = dataclasses.replace(site.server, host=str(place))
+        wait_until(lambda: as_cluster_user(standby, "psql", "-c", "select").returncode == 0)
+        site.configure({"native.host": str(place)})
+        done = site.run("run", "db")
+        told = "db: the set is without: rows of public.waiting, which is unlogged, on a standby\n"
+        assert (done.returncode, done.stderr) == (0, told)
+        done = site.run("drill")
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
 
 
 POLICIES = """\
