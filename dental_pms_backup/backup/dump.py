@@ -55,8 +55,8 @@ def database(
     level: int = compressor.USUAL_LEVEL,
     beat: Callable[[], None] | None = None,
     held: Callable[[], object] = bool,
-) -> None:
-    """Write the database, compressed, to ``out``; DumpError unless every program of the pipeline exited 0.
+) -> Sequence[str]:
+    """Write the database, compressed, to ``out``, and return what pg_dump said; DumpError unless all exited 0.
 
     ``held`` is called once what is in it is decided, where that is known before its end.
     """
@@ -65,7 +65,7 @@ def database(
         if snapshot:
             held()
         argv = database_argv(server, facts, session, lock_wait_s=lock_wait_s, snapshot=snapshot)
-        _dump(server, facts, session, [argv, compressor.argv(level)], out=out, beat=watched)
+        return _dump(server, facts, session, [argv, compressor.argv(level)], out=out, beat=watched)
 
 
 def roles(server: Server, facts: Facts, out: int, *, passwords: bool, beat: Callable[[], None] | None = None) -> None:
@@ -99,8 +99,11 @@ def _dump(
     *,
     out: int,
     beat: Callable[[], None] | None,
-) -> None:
-    """Run a pipeline that begins with a client; DatabaseError or DockerError when the server went away under it."""
+) -> Sequence[str]:
+    """Run a pipeline that begins with a client, and return what that said.
+
+    DatabaseError or DockerError when the server went away under it.
+    """
     attempts = sessions.PATIENT
     try:
         dump, *rest = programs.pipeline(*argvs, out=out, beat=beat)
@@ -115,3 +118,4 @@ def _dump(
     if dump.broken_pipe:
         raise DumpError(f"db: {rest[0].program} ended before the dump did, so that a part of it is missing")
     dump_client.check(server, facts, dump)
+    return dump.said

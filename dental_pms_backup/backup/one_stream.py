@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.backup import archive, compressor, dump, odd_names
+from dental_pms_backup.backup import archive, compressor, dump, left_out, odd_names
 from dental_pms_backup.errors import DatabaseError, VerificationError, shell_word
 from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
@@ -76,7 +76,7 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     files, had_rows = table_files.numbers(server), table_files.filled(server)
     with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "db") as beat:
-            dump.database(
+            said = dump.database(
                 source,
                 draft.descriptor,
                 lock_wait_s=wanted.lock_wait_s,
@@ -100,12 +100,17 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     with contextlib.suppress(DatabaseError):  # a table may be held for long: the set is what it is
         _tell_computed_otherwise(order.name, facts.database, own_settings.of_owners(server))
         _tell_not_dumped(order.name, table_files.not_dumped(server))
+    without = [*left_out.warnings(said)]
+    with contextlib.suppress(DatabaseError):  # nor is it worth less for what it may be without
+        without += left_out.by(server)
+    _tell_left_out(order.name, without)
     return Part(
         stream=Stream.DB,
         manifest={
             "source": postgres.described(server, facts),
             "rows": rows,
             "role_passwords": wanted.role_passwords,
+            "without": without,
             "artefacts": [dumped, roles, own],
         },
         hides_damage=facts.hides_damage,
@@ -236,6 +241,14 @@ def _tell_not_dumped(name: str, tables: Sequence[tuple[str, str]]) -> None:
             "hint": f"psql --command={shell_word(statement)} DATABASE   # if the extension does not fill it itself",
         },
     )
+
+
+def _tell_left_out(name: str, without: Sequence[str]) -> None:
+    if without:
+        more = f"; dental-pms-backup show {name} names {len(without) - TABLES_NAMED} more"
+        told = f"{'; '.join(without[:TABLES_NAMED])}{more if len(without) > TABLES_NAMED else ''}"
+        fields: dict[str, journal.Field] = {"stream": Stream.DB, "set": name}
+        journal.write(Event.DUMP_WITHOUT, f"db: the set is without: {told}", priority=journal.WARNING, fields=fields)
 
 
 def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup import __version__
@@ -64,6 +64,7 @@ def take(config: Config, wanted: Sequence[Stream], *, now: datetime, watch: Watc
     ):
         _begin(store, wanted)
         found = _reach_patiently(config, wanted)
+        now += timedelta(seconds=int(time.monotonic() - began))  # a set is not older than what it was waited for
         _check_apart(store, found)
         _check_database(config, found)
         earlier = sets.listing(store)

@@ -178,6 +178,7 @@ def _content_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
         yield f"{stream} content: {sum(part['rows'].values()):,} rows in {_counted(len(part['rows']), 'table')}"
     if "entries" in part:
         yield f"{stream} content: {part['entries']:,} files and directories"
+    yield from (f"{stream} is without: {what}" for what in part.get("without", ()))
     yield from (f"{stream} changed while being read: {name}" for name in part.get("changed", ()))
     yield from (f"{stream} are without what is behind the link: {name}" for name in part.get("leading_out", ()))
 

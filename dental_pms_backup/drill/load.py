@@ -237,9 +237,10 @@ def load_with_event_triggers_last(server: Server, descriptor: int, *, beat: Beat
     return not programs.failed(ended)
 
 
-def dump_argv(server: Server, encoding: str) -> list[str]:
-    """Return the argv that dumps what was loaded, as the set's own dump was made."""
-    return _client(server, "pg_dump", "--format=plain", "--no-password", f"--encoding={encoding}", IN_COPY)
+def dump_argv(server: Server, encoding: str, source: Mapping[str, Any]) -> list[str]:
+    """Return the argv that dumps what was loaded, as the set's own dump was made of its ``source``."""
+    less = ["--no-unlogged-table-data"] if source.get("standby") else []
+    return _client(server, "pg_dump", "--format=plain", "--no-password", f"--encoding={encoding}", *less, IN_COPY)
 
 
 def rows_argv(server: Server, *arguments: str, options: str) -> list[str]:

@@ -223,7 +223,7 @@ def _compare(job: Job, server: Server, encoding: str, went_in: Counting) -> Tall
     came_back = None
     with job.findings.proof(IDENTITY), job.findings.of_a_server_like_live(LOAD):
         notify.status("drill: db: dumping what came back")
-        dump_argv = load.dump_argv(server, encoding)
+        dump_argv = load.dump_argv(server, encoding, job.part(Stream.DB)["source"])
         with compare_dumps.counting(dump_argv) as counting:
             came_back = counting.tally(job.limit.beat)
         stored = went_in.tally(job.limit.beat)

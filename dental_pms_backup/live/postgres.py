@@ -56,7 +56,7 @@ select json_build_object('version', current_setting('server_version_num')::int, 
  'settings', (select jsonb_strip_nulls(jsonb_build_object('encoding', pg_encoding_to_char(d.encoding),
   'collate', j->>'datcollate', 'ctype', j->>'datctype', 'locale_provider', j->>'datlocprovider',
   'locale', coalesce(j->>'datlocale', j->>'daticulocale'), 'icu_rules', j->>'daticurules',
-  'superuser', (select rolname from pg_roles where oid = 10),
+  'superuser', (select rolname from pg_roles where oid = 10), 'standby', case when pg_is_in_recovery() then 'yes' end,
   'amount', case when {has_money} then (-1234567.89)::numeric::money::text end))
    || (select jsonb_object_agg(name, current_setting(name)) from unnest(string_to_array('{names}', ' ')) name)
    || coalesce((select jsonb_build_object('of_our_role', string_agg(lower(name), ' ')) from pg_settings

@@ -101,7 +101,7 @@ def _tell_dates(dump: BackupFile, live: DatabaseSource, sets: Mapping[str, str])
     differs = ", ".join(f"{DATES[each]} {now.get(each)} instead of {taken[each]}" for each in sorted(sets))
     statements = " ".join(f"ALTER DATABASE {postgres.quoted(name)} {sets[each]}" for each in sorted(sets))
     journal.write(
-        Event.RESTORE_SETTINGS_STAY,
+        Event.RESTORE_OTHER_DATES,
         f"the live database reads and writes dates and times otherwise than the one of the set did ({differs}), "
         f"and so will the restored one; to have it as it was: {statements}",
         priority=journal.WARNING,

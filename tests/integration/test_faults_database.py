@@ -1,6 +1,7 @@
 """A run that meets a fault of the database says so, publishes nothing, and the next run succeeds."""
 
 import dataclasses
+import fcntl
 import gzip
 import json
 import os
@@ -9,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -133,6 +136,19 @@ def test_a_server_that_is_down_is_temporary_and_tried_again(site: Site) -> None:
     assert len(re.findall("; try . of 3, the next in 0 s", done.stderr)) == 2
     site.configure({"native.host": site.server.host})
     recovers(site)
+
+
+def test_a_set_is_dated_when_its_run_begins_to_take_it_not_when_it_was_typed(site: Site) -> None:
+    site.configure({"lock_wait_s": 60})
+    with (site.store / ".lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with site.running("run", "db") as process:
+            time.sleep(5)
+            waited_until = datetime.now(UTC)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            process.communicate()
+    manifest = json.loads((site.store / f"sets/{site.sets()[-1]}.json").read_text())
+    assert datetime.fromisoformat(manifest["taken_at"]) > waited_until - timedelta(seconds=2)
 
 
 @pytest.mark.fault("Database", "permission denied on a table")

@@ -1,9 +1,11 @@
 """What a set holds comes back the same by every road: in a drill, beside, in place, and in the live database itself."""
 
+import dataclasses
 import functools
 import gzip
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +16,17 @@ from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
 from tests.integration.conftest import databases_like
 from tests.integration.drills import change_manifest, drills_well
-from tests.integration.support import Ran, Site, as_cluster_user, bin_dir, major, sql
+from tests.integration.support import (
+    Ran,
+    Site,
+    as_cluster_user,
+    bin_dir,
+    cluster_user,
+    environment,
+    major,
+    sql,
+    wait_until,
+)
 from tests.integration.test_restore_new import printed, run_as_admin
 
 AS_SUPERUSER = "; all owners in the set are superusers, so that it is replayed as a superuser\n"
@@ -263,6 +275,63 @@ alter extension pgcrypto add table empty;""",
         sql(site.server, f'drop owned by "{role}"', f'drop role "{role}"')
     done = site.run("run", "db")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+IN_NO_DUMP = """create extension postgres_fdw; create server lab foreign data wrapper postgres_fdw;
+create table visits (n int, y int) partition by list (y);
+create foreign table visits_2020 partition of visits for values in (2020) server lab;
+create foreign table prices (n int) server lab;
+create user mapping for postgres server lab options (user 'u', password 'canary');
+create publication p for all tables;
+create subscription s connection 'host=/nowhere' publication p with (connect = false)
+"""
+
+
+def test_what_pg_dump_leaves_out_or_warns_of_is_told_and_shown(small: Site) -> None:
+    site, role = small, f"{small.server.database}_reads"
+    script(site, f'{IN_NO_DUMP}; create role "{role}" login in role pg_read_all_data; create table notes (n int)')
+    site.configure({"native.user": role})
+    site.fake("pg_dump", 'echo "pg_dump: warning: it is late" >&2; exec "$real" "$@"')
+    try:
+        done = site.run("run", "db")
+        found = [
+            "pg_dump warns: it is late",
+            "rows of public.visits_2020, a foreign table that is a part of another",
+            "subscription s, for want of a superuser",
+            "the options of a user mapping for server lab, for want of a superuser",
+        ]
+        assert (done.returncode, done.stderr) == (0, f"db: the set is without: {'; '.join(found)}\n")
+        shown = site.run("show", "latest").stdout.splitlines()
+        assert [line for line in shown if "without" in line] == [f"db is without: {each}" for each in found]
+    finally:
+        ends = ("disable", "set (slot_name = none)")
+        sql(site.server, *(f"alter subscription s {each}" for each in ends), "drop subscription s")
+        sql(site.server, f'drop role "{role}"')
+
+
+def test_a_set_of_a_standby_says_which_rows_it_has_not_and_is_proven(small: Site) -> None:
+    site, place = small, small.place / "standby"
+    script(site, "create unlogged table waiting as select 1 as n; create table notes as select 1 as n")
+    place.mkdir()
+    shutil.chown(place, "postgres", "postgres")
+    made = as_cluster_user(site.server, "pg_basebackup", "-R", "-c", "fast", "-D", str(place / "data"))
+    assert made.returncode == 0, made.stderr
+    words = [str(bin_dir() / "postgres"), "-D", str(place / "data"), "-k", str(place), "-c", "listen_addresses="]
+    log = (site.place / "log").open("w")
+    process = subprocess.Popen([*cluster_user(site.server), *words], stdout=log, stderr=log, env=environment())
+    try:
+        standby = dataclasses.replace(site.server, host=str(place))
+        wait_until(lambda: as_cluster_user(standby, "psql", "-c", "select").returncode == 0)
+        site.configure({"native.host": str(place)})
+        done = site.run("run", "db")
+        told = "db: the set is without: rows of public.waiting, which is unlogged, on a standby\n"
+        assert (done.returncode, done.stderr) == (0, told)
+        done = site.run("drill")
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
 
 
 POLICIES = """\
