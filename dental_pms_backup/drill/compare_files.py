@@ -12,13 +12,14 @@ from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
 from dental_pms_backup.host import descriptors, filters, programs
 from dental_pms_backup.live import psql
-from dental_pms_backup.store import verify_file
+from dental_pms_backup.store import archive_listing, verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from dental_pms_backup.config.settings import Application
+    from dental_pms_backup.store.archive_listing import Looked
 
     Beat = Callable[[], None] | None
 
@@ -47,20 +48,21 @@ class Listing:
     pipeline: programs.Running
     place: Path
 
-    def count(self, beat: Beat = None) -> int:
-        """Wait for the archive's end and return how many entries it has; DrillError when a program fails."""
-        _demand(self.pipeline.wait(beat))
-        return _count(self.place / "entries", beat)
+    def looked(self, path: Path, beat: Beat = None) -> Looked:
+        """Wait for the archive's end and return what is in it; DrillError when a program fails."""
+        ended = self.pipeline.wait(beat)
+        _demand(ended)
+        with (self.place / "entries").open("rb") as entries:
+            return archive_listing.look_at(path, entries.fileno(), ended[-1], beat=beat)
 
 
 @contextlib.contextmanager
 def listing(descriptor: int, place: Path) -> Iterator[Listing]:
     """Read an open archive, from its beginning, beside what the block does."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    tar = ["tar", "--list", "--file=-", "--verbose", "--numeric-owner", "--quoting-style=escape"]
     with (
         _new(place / "entries") as out,
-        programs.running(verify_file.unpacker(), tar, stdin=descriptor, out=out) as pipeline,
+        programs.running(verify_file.unpacker(), archive_listing.LIST, stdin=descriptor, out=out) as pipeline,
     ):
         yield Listing(pipeline=pipeline, place=place)
 

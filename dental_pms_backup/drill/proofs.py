@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.host.progress import Watch
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.store.archive_listing import Looked
     from dental_pms_backup.store.sets import StoredSet
 
 TOLD_AT_MOST = 5
@@ -110,7 +111,7 @@ def prove(job: Job) -> None:
             return  # nothing else can be told of other files than the manifest's
         if listing:
             with job.findings.proof(ATTACHMENTS), job.reading("attachments: reading", again[Kind.ATTACHMENTS]) as beat:
-                _count_entries(job, listing.count(beat))
+                _check_archive(job, listing.looked(job.config.store / Kind.ATTACHMENTS.path(job.stored.name), beat))
             job.findings.figures["attachments_s"] = round(time.monotonic() - began, 1)
         if went_in:
             _prove_database(job, went_in)
@@ -132,11 +133,15 @@ def _check_files(job: Job) -> None:
                 raise DrillError(f"{artefact.path}: the checksum differs from the manifest's")
 
 
-def _count_entries(job: Job, found: int) -> None:
+def _check_archive(job: Job, looked: Looked) -> None:
+    """Raise DrillError unless an archive has as many entries as the run counted, and a restore would take it."""
+    found = looked.entry_count
     expected = job.part(Stream.ATTACHMENTS).get("entries", found)
     job.findings.figures["entries"] = found
     if found != expected:
         raise DrillError(f"attachments: {found} entries, expected {expected}")
+    if wrong := looked.wrong(ours=True):
+        raise DrillError(f"attachments: no restore takes the archive: it {wrong}")
 
 
 def _prove_database(job: Job, went_in: Counting) -> None:

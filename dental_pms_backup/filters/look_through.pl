@@ -1,25 +1,26 @@
 # Counts what must not be unpacked of an archive, and what a live directory has that the archive has not.
 #
-#   unpack | tar --list --verbose --full-time --utc --quoting-style=escape ... | perl look_through.pl [LIVE]
+#   unpack | tar --list --verbose --full-time --utc --quoting-style=c ... | perl look_through.pl [LIVE]
 #
-# Prints ten numbers: device nodes; entries that lie or link outside; lines that are none of tar's; then, of LIVE, what is
-# not in the archive, what is newer or of another size, and directories that cannot be read; and again of the archive,
-# files with a setuid or setgid bit, directories with one, what has attributes that tar marks, and all entries.
+# Prints eleven numbers: device nodes; entries that lie or link outside; lines that are none of tar's; then, of LIVE, what
+# is not in the archive, what is newer or of another size, and directories that cannot be read; and again of the archive,
+# files with a setuid or setgid bit, directories with one, what has attributes that tar marks, all entries, and how many
+# bytes the files have, with their holes.
 #
-# What stands behind the name of a link is its target: a symbolic link may point anywhere, tar follows none that it made; a
-# hard link may not. No name is kept, there may be millions: what they lack is all that is live but for what is met while
-# they are read. LIVE is where others write meanwhile.
+# A symbolic link may point anywhere, tar follows none that it made; a hard link may not. No name is kept, there may be
+# millions: what they lack is all that is live but for what is met while they are read. LIVE is where others write meanwhile.
 use strict;
 use warnings;
-no warnings qw(syscalls newline);    # a name may hold anything
+no warnings qw(syscalls newline overflow);    # a name may hold anything, and so may a time
 use lib __FILE__ =~ m{(.*)/};
 use Inside;
 use Lines;
+use Listing;
 
 my ($live) = @ARGV;
 $live = Inside::shut_in($live) if defined $live;
 my ($devices, $outside, $unknown, $all, $met, $other, $unread, $walked) = (0) x 8;
-my ($files, $directories, $attributes, $entries) = (0) x 4;
+my ($files, $directories, $attributes, $entries, $bytes) = (0) x 5;
 my ($before, $parent) = ("", "/");
 
 # Whether a path of directories is one in LIVE, without any link on it.
@@ -32,22 +33,27 @@ sub comes_into {
     return opendir my $entries, "$path/";
 }
 
+sub leads_out { return $_[0] =~ m{^/|(?:^|/)\.\.(?:/|\z)} }
+
+# Whether what was changed at a second is newer than a time of tar's, which may have a year of any length.
+sub is_newer {
+    my ($second, $time) = @_;
+    my ($year, $rest) = $time =~ /^(-?\d+)(-.*)/ or return $second > $time;
+    my @is = gmtime $second or return $second > 0;
+    my $is = sprintf "-%02d-%02d %02d:%02d:%02d", $is[4] + 1, @is[3, 2, 1, 0];
+    return ($is[5] + 1900 <=> $year || $is cmp $rest) > 0;
+}
+
 sub take_lines {
     for my $line (@_) {
-        my ($type, $mode, $size, $time, $name) =
-            $line =~ /^(.)(\S*)\s+\S+\s+(\S+(?:\s*,\s*\d+)?)\s+(\S+ [\d:]+)\S* +(.*)$/s
-            or ++$unknown, next;
+        my ($type, $mode, $size, $time, $name, $target) = Listing::entry($line) or ++$unknown, next;
         ++$entries;
         ++($type eq "d" ? $directories : $files) if $mode =~ /[sS]/;
         ++$attributes if $mode =~ /\*$/;
-        $name =~ s/ -> .*//s if $type eq "l";
+        $bytes += $size if $type eq "-";
         ++$devices if $type =~ /[bc]/;
-        ++$unknown if $type !~ /[-dlhpbcsC]/;
-        ++$outside
-            if $name =~ m{^/|(?:^|/)\.\.(?:/|$)} || ($type eq "h" && $name =~ m{ link to (?:/|(?:.*/)?\.\.(?:/|$))});
+        ++$outside if leads_out($name) || ($type eq "h" && leads_out($target));
         next if !defined $live || $type eq "d";
-        $name =~ s/ link to .*//s if $type eq "h";
-        $name = Lines::name($name) if index($name, "\\") >= 0;
         meet($type, $size, $time, $name);
     }
 }
@@ -63,9 +69,7 @@ sub meet {
     my @found = $walked ? lstat "$live/$name" : ();
     return if !@found || -d _;
     ++$met;
-    my @now = gmtime $found[9];
-    my $is = sprintf "%04d-%02d-%02d %02d:%02d:%02d", $now[5] + 1900, $now[4] + 1, @now[3, 2, 1, 0];
-    ++$other if $is gt $time || (-f _ && $type eq "-" && $size != $found[7]);
+    ++$other if is_newer($found[9], $time) || (-f _ && $type eq "-" && $size != $found[7]);
 }
 
 Lines::some(\*STDIN, \&take_lines, sub { ++$unknown });
@@ -79,4 +83,5 @@ while (defined(my $directory = pop @directories)) {
     }
 }
 my $more = $all > $met ? $all - $met : 0;
-print "$devices $outside $unknown $more $other $unread $files $directories $attributes $entries\n";
+print "$devices $outside $unknown $more $other $unread $files $directories $attributes $entries ";
+printf "%.0f\n", $bytes;

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.swap import Fresh, Live
     from dental_pms_backup.restore.backup_file import BackupFile
     from dental_pms_backup.restore.terms import Terms
-    from dental_pms_backup.restore.unpack import Looked, Rights
+    from dental_pms_backup.restore.unpack import Rights
+    from dental_pms_backup.store.archive_listing import Looked
 
 IS_KEPT = "what is live is moved into a directory beside it, with .before-restore- and the time in its name"
 

@@ -129,7 +129,11 @@ def _untar(
         leaving_room = unpack.leaves_room(content, beat)
         unpacked, tar = programs.pipeline(how, argv, stdin=descriptor, beat=leaving_room)
     # a path is in the archive with "./" or without, so that one of each pair is not found
-    other = [line for line in tar.said if not re.search(r"Not found in archive$|Exiting with failure", line)]
+    other = [
+        line
+        for line in tar.said
+        if not re.search(r": (Not found in archive|Exiting with failure status due to previous errors)$", line)
+    ]
     if not unpacked.ok or (not tar.ok and other):
         raise RestoreError(
             f"attachments: unpacking failed ({tar if unpacked.ok else unpacked}), expected every entry that was named",

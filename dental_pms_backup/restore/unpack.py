@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import enum
 import os
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
-from dental_pms_backup.host import client_cage, descriptors, disks, filters, journal, programs
+from dental_pms_backup.errors import RefusedError, RestoreError, shell_word
+from dental_pms_backup.host import client_cage, descriptors, disks, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
+from dental_pms_backup.store import archive_listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dental_pms_backup.host.places import Place
     from dental_pms_backup.restore.backup_file import BackupFile
+    from dental_pms_backup.store.archive_listing import Looked
 
     Beat = Callable[[], None]
 
 AS_STORED = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 WITHOUT_RIGHTS = ("--numeric-owner", "--xattrs", "--xattrs-include=user.*", "--acls")
-RIGHTS_SHOWN = ("--xattrs", "--xattrs-include=security.*", "--xattrs-include=trusted.*")
 DEVICES = ("(", "-type", "b", "-o", "-type", "c", ")")
 TAKE_OFF = ("-exec", "chmod", "ug-s", "{}", "+")
 # Root's links are followed on the way to a directory: what an archive says are root's could be moved onto that way.
@@ -32,23 +31,6 @@ ROOTS_LINKS = ("-type", "l", "-uid", "0", "-exec", "chown", "--no-dereference", 
 LEAST_BYTES = 64_000_000
 LEAST_FILES = 1000
 SMALL = 20
-LOSSES = (
-    "files that the set has not",
-    "files that are newer than the set's, or of another size",
-    "directories that cannot be read",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """What a look at an archive found: how much it unpacks to, and what is live and not in it, in words, counts only.
-
-    ``tar_bytes`` are those of all that tar reads: what is in the files without their holes, and a little for each.
-    """
-
-    tar_bytes: int
-    entry_count: int
-    losses: tuple[str, ...]
 
 
 class Rights(enum.Enum):
@@ -84,63 +66,30 @@ def look_through(
     It warns of the rights that will be missing. RefusedError when it has an entry that lies or links outside of it. Or
     a device node, unless it is a verified file of a set, which has what was there.
     """
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    listing = [
-        "tar",
-        "--list",
-        "--totals",
-        "--verbose",
-        "--full-time",
-        "--utc",
-        "--file=-",
-        "--absolute-names",
-        "--numeric-owner",
-        *RIGHTS_SHOWN,
-        "--quoting-style=escape",
-    ]
-    counting = filters.argv("look_through.pl", *([str(live.for_programs)] if live else []))
-    with descriptors.memory("listed") as out:
-        ended = programs.pipeline(unpack, listing, counting, stdin=descriptor, out=out, beat=beat)
-        answer = os.pread(out, 1000, 0).decode("ascii", "replace")
-    found = re.fullmatch(r"(\d+)" + r" (\d+)" * 9 + r"\n", answer)
-    read = [total[1] for line in ended[1].said if (total := re.match(r"Total bytes read: (\d+)", line))]
-    if found is None or not read or programs.failed(ended) or int(found[3]):
-        raise VerificationError(
-            f"{archive.file}: the archive cannot be listed, expected a file that is readable to its end"
-        )
-    wrong = {
-        "device nodes": 0 if archive.ours else int(found[1]),
-        "entries outside of the directory": int(found[2]),
-    }
-    counted = " and ".join(f"{count} {what}" for what, count in wrong.items() if count)
-    if counted:
+    looked = archive_listing.look_through(archive.file, descriptor, unpack, live=live, beat=beat)
+    if wrong := looked.wrong(ours=archive.ours):
         raise RefusedError(
-            f"{archive.file}: has {counted}, expected files, directories and links of the attachments; "
-            "nothing was touched",
+            f"{archive.file}: {wrong}; nothing was touched",
             hint="dental-pms-backup list   # choose another set: this archive was not made from attachments",
         )
-    files, directories, attributes = (int(count) for count in found.groups()[6:9])
-    _warn(files, directories, attributes, rights)
-    if rights is not Rights.ALL and found[1] != "0":
-        warn_of_rights(f"the archive has {found[1]} device nodes, which are left out")
-    losses = zip(found.groups()[3:6], LOSSES, strict=True)
-    return Looked(
-        tar_bytes=int(read[-1]),
-        entry_count=int(found[10]),
-        losses=tuple(f"{count} {what}" for count, what in losses if count != "0"),
-    )
+    if rights is not Rights.ALL:
+        _warn(looked, rights)
+    return looked
 
 
-def _warn(files: int, directories: int, attributes: int, rights: Rights) -> None:
+def _warn(looked: Looked, rights: Rights) -> None:
     """Tell of what an archive has that lends rights, and that is not unpacked."""
-    if rights is Rights.ALL:
-        return
-    counts = {"files with a setuid or setgid bit": files, "entries with security.* or trusted.* attributes": attributes}
+    counts = {
+        "files with a setuid or setgid bit": looked.setuid_files,
+        "entries with security.* or trusted.* attributes": looked.attributes,
+    }
     if rights is Rights.NONE:
-        counts["directories with a setgid bit"] = directories
+        counts["directories with a setgid bit"] = looked.setgid_directories
     told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
     if told:
         warn_of_rights(f"the archive has {told}, which are unpacked without")
+    if looked.devices:
+        warn_of_rights(f"the archive has {looked.devices} device nodes, which are left out")
 
 
 def warn_of_rights(text: str) -> None:

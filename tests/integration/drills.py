@@ -134,7 +134,7 @@ def without_table(text: bytes) -> bytes:
 
 
 def rearchived(change: Callable[[dict[str, bytes]], object]) -> Callable[[bytes], bytes]:
-    """Return a change of an archive: of the content of its regular files, by name; the others stay as they are."""
+    """Return a change of an archive: of the content and names of its regular files; the others stay as they are."""
 
     def changed(archive: bytes) -> bytes:
         out = io.BytesIO()
@@ -149,6 +149,8 @@ def rearchived(change: Callable[[dict[str, bytes]], object]) -> Callable[[bytes]
                 member.size = len(content)
                 member.pax_headers = {}
                 after.addfile(member, io.BytesIO(content))
+            for name in files.keys() - {member.name for member in members}:
+                after.addfile(tarfile.TarInfo(name))
         return out.getvalue()
 
     return changed

@@ -436,14 +436,15 @@ def test_a_query_that_live_is_too_busy_to_answer_is_not_checked(own_database: Si
 
 
 def test_every_row_finds_its_file_whatever_its_name(own_database: Site) -> None:
-    names = ["2026/0001.jpg", "tab\tand\nline", "back\\slash", "zähne 🦷", " ", "x link to y", "-rf", "*"]
+    names = ["2026/0001.jpg", "tab\tand\nline", "back\\slash", "zähne 🦷", " ", "x link to /y", "-rf", "*"]
     knows_its_files(own_database, names)
     (own_database.attachments / "attachments/known to no row").write_text("x")
-    (own_database.attachments / "attachments/hard").hardlink_to(own_database.attachments / "attachments/-rf")
-    sql(own_database.server, "insert into attachments values ('hard', 5)")
+    for name in ("hard", "x link to /d", "x link to e"):
+        (own_database.attachments / "attachments" / name).hardlink_to(own_database.attachments / "attachments/-rf")
+    sql(own_database.server, "insert into attachments values ('hard', 5), ('x link to /d', 5)")
     own_database.takes()
     said = drills_well(own_database)
-    assert (said["proof_files"], said["rows_with_files"], said["orphans"]) == ("passed", str(len(names) + 1), "1")
+    assert (said["proof_files"], said["rows_with_files"], said["orphans"]) == ("passed", str(len(names) + 2), "2")
 
 
 def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> None:

@@ -280,9 +280,12 @@ def test_what_is_no_file_is_taken_and_comes_back_and_a_socket_is_left_out(site: 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(site.attachments / "socket"))
     listener.close()
+    (site.attachments / "x link to ").mkdir()
+    for name in ("a", "b"):
+        (site.attachments / "x link to " / name).hardlink_to(site.attachments / "future")
     name, done = succeeds(site)
     assert done.stderr == ""
-    assert entries(site, name) == 27
+    assert entries(site, name) == 30
     (site.attachments / "socket").unlink()
     before = on_disk(site.attachments)
     restored = site.run("restore", "attachments", name, "--in-place", CONFIRM="YES")

@@ -137,8 +137,12 @@ def test_a_dump_without_its_roles_fails_the_drill(site: Site) -> None:
             ),
             "of 3 rows 0 have no file in the archive and 2 one of another size",
         ),
+        (
+            lambda files: files.update({"./../b.jpg": files.pop("./attachments/b.jpg")}),
+            "no restore takes the archive: it has 1 entries outside of the directory, expected files",
+        ),
     ],
-    ids=["missing", "truncated", "swapped with another"],
+    ids=["missing", "truncated", "swapped with another", "where no restore unpacks it"],
 )
 def test_an_archive_that_is_not_what_the_rows_say_fails_the_drill(
     own_database: Site, change: Callable[[dict[str, bytes]], object], says: str

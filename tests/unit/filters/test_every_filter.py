@@ -58,7 +58,7 @@ def test_no_module_has_a_filter_in_a_text() -> None:
 def test_lines_of_nothing_are_none_and_one_without_an_end_is_not_taken(words: tuple[str, ...]) -> None:
     empty = filtered(*words)
     assert (empty.status, empty.said, empty.out.strip(b"0 \n")) == (0, "", b"")
-    for cut in (b"-rw-r--r-- 0/0 1 2026-11-25 02:30:00 ./a", b"1\t1", b"\0", b"1\t1\n" + b"x" * (2 << 20)):
+    for cut in (b'-rw-r--r-- 0/0 1 2026-11-25 02:30:00 "./a"', b"1\t1", b"\0", b"1\t1\n" + b"x" * (2 << 20)):
         assert filtered(*words, given=cut).status != 0
 
 

@@ -11,14 +11,14 @@ from tests.unit.builders import filtered
 if TYPE_CHECKING:
     from pathlib import Path
 
-LISTED = rb"""drwxr-xr-x 0/0               0 2026-11-25 02:30 ./
-drwxr-xr-x 0/0               0 2026-11-25 02:30 ./in/
--rw-r--r-- 0/0              12 2026-11-25 02:30 ./in/plain name
--rw-r--r-- 0/0               3 2026-11-25 02:30 ./in/tab\tnew\nline\\\r\377\001
-hrw-r--r-- 0/0               0 2026-11-25 02:30 ./in/linked link to ./in/plain name
-lrwxrwxrwx 0/0               0 2026-11-25 02:30 ./in/points -> plain name
--rw-r--r-- 0/0               7 2026-11-25 ./other/of a day
--rw-r--r-- 0/0               8 2026-11-25 02:30 ./inner
+LISTED = rb"""drwxr-xr-x 0/0               0 2026-11-25 02:30 "./"
+drwxr-xr-x 0/0               0 2026-11-25 02:30 "./in/"
+-rw-r--r-- 0/0              12 2026-11-25 02:30 "./in/plain name"
+-rw-r--r-- 0/0               3 2026-11-25 02:30 "./in/tab\tnew\nline\\\r\377\001"
+hrw-r--r-- 0/0               0 2026-11-25 02:30 "./in/linked" link to "./in/plain name"
+lrwxrwxrwx 0/0               0 2026-11-25 02:30 "./in/points" -> "plain name"
+-rw-r--r-- 0/0               7 2026-11-25 "./other/of a day"
+-rw-r--r-- 0/0               8 2026-11-25 02:30 "./inner"
 """
 OF_IN = b"plain name\t12\ntab\\tnew\\nline\\\\\\r\xff\x01\t3\nlinked\t*\n"
 
@@ -32,14 +32,14 @@ def test_files_of_a_directory_are_listed_as_copy_writes_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"\0", b"\xff", b"-rw-r--r-- 0/0 3 2026-11-25 02:30 /etc", b"x" * (3 << 20)], ids=range(5)
+    "line", [b"", b"\0", b"\xff", b'-rw-r--r-- 0/0 3 2026-11-25 02:30 "/etc"', b"x" * (3 << 20)], ids=range(5)
 )
 def test_what_is_no_line_of_tar_is_no_list(line: bytes) -> None:
     assert filtered("list_files.pl", "", given=LISTED + line + b"\n").status != 0
 
 
 def test_a_long_list_takes_little_memory() -> None:
-    line = b"-rw-r--r-- 0/0 1 2026-11-25 02:30 ./in/" + b"x" * 200 + b"\n"
+    line = b'-rw-r--r-- 0/0 1 2026-11-25 02:30 "./in/' + b"x" * 200 + b'"\n'
     assert len(filtered("list_files.pl", "in", given=[line * 1000] * 60).out) == 60_000 * 203
 
 
