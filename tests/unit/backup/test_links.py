@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from dental_pms_backup.backup import links
+from dental_pms_backup.errors import InterruptedRunError
+from dental_pms_backup.host import programs, stop
 
 SEEN_AT = Path("/data")
 
@@ -47,3 +50,19 @@ def test_links_are_counted_and_the_first_are_named_so_that_they_can_be_printed(t
     (tmp_path / "\n0").symlink_to("/srv/big")
     found, count = links.leading_out(tmp_path, [tmp_path], None)
     assert (found[:2], len(found), count) == (["\\n0", "000"], links.NAMED, links.NAMED + 6)
+
+
+def test_links_that_take_many_steps_stop_no_run_and_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(20):
+        (tmp_path / f"{number:02}").symlink_to("a/../" * 200 + "a")
+    beats, pipeline = list[None](), programs.pipeline
+    assert links.leading_out(tmp_path, [tmp_path], lambda: beats.append(None)) == ([], 0)
+    assert len(beats) >= 20 * 400 // links.STEPS_A_BEAT
+    monkeypatch.setattr(links, "MOST_STEPS", 10 * 402)
+    assert links.leading_out(tmp_path, [tmp_path], None)[1] == 10
+    monkeypatch.setattr(programs, "pipeline", lambda *argvs, **words: pipeline(*argvs, **(words | {"beat": None})))
+    with pytest.raises(InterruptedRunError):
+        links.leading_out(tmp_path, [tmp_path], lambda: stop.request(signal.SIGTERM))
