@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROCESSES = Path("/proc")
 OURS = PROCESSES / "self/mountinfo"
 CONFIGURED = "/etc/dental-pms/backup.yaml"
+NEW = ".restored"  # which only root enters: where others rename, a tar of root's may be led anywhere
 NAMED = 3
 NEVER_DONE = {errno.EBUSY, errno.EINVAL}  # what rename(2) says of "."
 
@@ -122,13 +123,14 @@ def _not_swappable(place: Place, around: Place, archive: Path, error: OSError) -
             hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
         )
     other = elsewhere(place.path)
+    new = shell_word(place.path / NEW)
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
         hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
         if other
-        else "empty it, then: "
-        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
-        f"-C {shell_word(place.path)}",
+        else f"stop the application, then: mkdir -m 700 {new} && "
+        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner -C {new}   "
+        f"# then remove all but {NEW} there, move what is in {NEW} up, and start it",
     )
 
 

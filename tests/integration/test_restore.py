@@ -406,7 +406,12 @@ def test_attachments_on_a_disk_of_their_own_are_refused_with_the_command_that_do
     shutil.rmtree(site.attachments)
     with mounted_tmpfs(site.attachments, 1 << 20):
         (site.attachments / "kept").write_text("kept")
-        assert "hint: empty it, then: tar -xzpf" in refuses(site, "attachments", "latest", status=4)
+        said = refuses(site, "attachments", "latest", status=4)
+        new = site.attachments / ".restored"
+        command = said.partition("hint: stop the application, then: ")[2].partition("   # then remove all but")[0]
+        assert command.startswith(f"mkdir -m 700 {new} && tar -xzpf ")
+        subprocess.run(["sh", "-c", command], check=True)
+        assert (new.stat().st_mode & 0o777, (new / "2026/0001.jpg").is_file()) == (0o755, True)
 
 
 def test_a_restore_waits_for_no_run_and_is_refused_while_one_holds_the_store(site: Site) -> None:
