@@ -117,7 +117,7 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
 def _archive(
     order: Order, source: AttachmentsSource, draft: publishing.Draft, *, tries: int = archive.TRIES
 ) -> tuple[archive.Archived, Entry]:
-    """Archive a directory, anew where an entry shrank while it was read, and verify the draft."""
+    """Archive a directory, anew where an entry shrank or was moved meanwhile, and verify the draft."""
     index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
@@ -206,6 +206,11 @@ def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:
         count = f"{len(archived.changed)}{' or more' if archived.more_changed else ''}"
         found[Event.ENTRIES_CHANGED] = (
             f"{count} entries changed while they were read; dental-pms-backup show {name} names them"
+        )
+    if archived.moved_count:
+        found[Event.ENTRIES_MOVED] = (
+            f"{archived.moved_count} files were moved in {path} while the archive was made, each time that it was "
+            "made, and are not in it where they are now"
         )
     if archived.entry_count == 1:
         found[Event.ATTACHMENTS_EMPTY] = f"{path} is empty, expected the practice's files; is it the right directory?"
