@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import compressor, links
-from dental_pms_backup.errors import ArchiveError, BackupError, StoreError
-from dental_pms_backup.host import filters, places, programs
+from dental_pms_backup.errors import ArchiveError, BackupError, StoreError, shell_word
+from dental_pms_backup.host import descriptors, filters, places, programs
+from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import mounts, sources
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ TRIES = 3
 LONGEST_PATH_BYTES = 4095  # PATH_MAX without its NUL: tar reads what is deeper directory by directory, and writes none
 # Of a file that has fewer blocks than bytes but no hole that its filesystem tells of, as one that is compressed, tar
 # --sparse takes the part before a read error for the whole, or without any block nothing, and exits 0.
+# It also reads each byte of a hole there, which takes an hour and more for each TiB.
+MOST_HOLES_BYTES = 16 << 40
+SLACK_S = 60
 TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 
 
@@ -36,11 +41,13 @@ TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 class Archived:
     """What tar saw: entries written, and entries that changed while they were read, the last of them by name.
 
+    ``moved_count`` files were moved meanwhile, and are not in the archive where they are now.
     ``too_long_count`` entries have a path that can be archived, but is too long to be put back. ``leading_out`` are
     links, the first by name, of which only they themselves are in the archive.
     """
 
     entry_count: int
+    moved_count: int
     too_long_count: int
     changed: tuple[str, ...]
     more_changed: bool
@@ -82,19 +89,22 @@ def attachments(
 
     It is opened once, RefusedError unless it is the one that was found; tar follows no link below it. An entry that
     changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
-    names in ``unreadable``. None where another try may archive whole what shrank meanwhile.
+    names in ``unreadable``. None where another try may archive whole what shrank meanwhile, or what was moved.
     """
     with _opened(source) as place:
         sparse = tells_of_holes(place, mounts.of())
-        tar_argv = argv(place, index, sparse=sparse)
+        if not sparse:
+            _check_holes(source.path, place, beat)
+        tar_argv, began = argv(place, index, sparse=sparse), int(time.time())
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
+        usable = tar.exit_code in {0, TAR_CHANGED}
+        whole = usable and not _may_lack_content(tar)
+        moved_count = _moved(place, index, began, beat) if whole else 0
         known_as = [path for path in (source.path, source.path.resolve(), source.mount) if path]
         named, leading_out_count = links.leading_out(place, known_as, beat)
     if not packer.ok:
         raise compressor.writing_failed("attachments", packer, out)
-    usable = tar.exit_code in {0, TAR_CHANGED}
-    whole = usable and not _may_lack_content(tar)
-    if usable and not whole and not last_try:
+    if usable and (moved_count or not whole) and not last_try:
         return None
     names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
     if not whole:
@@ -104,6 +114,7 @@ def attachments(
     more_changed = len(tar.said) == programs.LINES_KEPT
     return Archived(
         entry_count=count,
+        moved_count=moved_count,
         too_long_count=too_long,
         changed=changed,
         more_changed=more_changed,
@@ -159,8 +170,33 @@ def _counted(index: Path, *, beat: Callable[[], None] | None) -> tuple[int, int]
     return count, _numbers(filters.argv("count_too_long.pl", str(index), str(LONGEST_PATH_BYTES)), 1, beat)[0]
 
 
-def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -> tuple[int, ...]:
-    ended, out = programs.capture(argv, timeout_s=COUNTS_S, beat=beat)
+def _moved(place: Path, index: Path, began: int, beat: Callable[[], None] | None) -> int:
+    """Return how many files an archive lacks that was begun at a second, since they were moved meanwhile."""
+    return _numbers(
+        filters.argv("moved.pl", str(place), str(index), str(began), str(began - SLACK_S)), 1, beat, timeout_s=None
+    )[0]
+
+
+def _check_holes(directory: Path, place: Path, beat: Callable[[], None] | None) -> None:
+    """Raise ArchiveError where files have more holes than tar, which has to read them here, would ever get through."""
+    finding = ["find", f"{place}/.", "-type", "f", "-size", "+1M", "-printf", "%s %b\\n"]
+    with descriptors.memory("holes") as out:
+        _, summed = programs.pipeline(finding, filters.argv("sum_holes.pl"), out=out, beat=beat)
+        answer = os.pread(out, 100, 0)
+    if not summed.ok or not answer:
+        raise ArchiveError(f"attachments: {summed}, while the holes of files were added up")
+    if int(answer) > MOST_HOLES_BYTES:
+        raise ArchiveError(
+            f"attachments: the files in {directory} have holes of {size(int(answer))}, each byte of which is read "
+            f"on that filesystem, expected at most {size(MOST_HOLES_BYTES)}",
+            hint=f"find {shell_word(directory)} -type f -size +100G   # then remove what is no file of the practice's",
+        )
+
+
+def _numbers(
+    argv: Sequence[str], count: int, beat: Callable[[], None] | None, *, timeout_s: float | None = COUNTS_S
+) -> tuple[int, ...]:
+    ended, out = programs.capture(argv, timeout_s=timeout_s, beat=beat)
     numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
     if not ended.ok or len(numbers) < count:
         raise ArchiveError(f"attachments: {ended}, while the entries were counted")

@@ -141,7 +141,7 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
 def _archive(
     order: Order, source: AttachmentsSource, draft: publishing.Draft, *, tries: int = archive.TRIES
 ) -> tuple[archive.Archived, Entry]:
-    """Archive a directory, anew where an entry shrank while it was read, and verify the draft."""
+    """Archive a directory, anew where an entry shrank or was moved meanwhile, and verify the draft."""
     index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
@@ -245,8 +245,8 @@ def _tell_not_dumped(name: str, tables: Sequence[tuple[str, str]]) -> None:
 
 def _tell_left_out(name: str, without: Sequence[str]) -> None:
     if without:
-        more = f"; dental-pms-backup show {name} names {len(without) - TABLES_NAMED} more"
-        told = f"{'; '.join(without[:TABLES_NAMED])}{more if len(without) > TABLES_NAMED else ''}"
+        more = f"; dental-pms-backup show {name} names {len(without) - NAMED} more"
+        told = f"{'; '.join(without[:NAMED])}{more if len(without) > NAMED else ''}"
         fields: dict[str, journal.Field] = {"stream": Stream.DB, "set": name}
         journal.write(Event.DUMP_WITHOUT, f"db: the set is without: {told}", priority=journal.WARNING, fields=fields)
 
@@ -258,6 +258,11 @@ def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:
         count = f"{len(archived.changed)}{' or more' if archived.more_changed else ''}"
         found[Event.ENTRIES_CHANGED] = (
             f"{count} entries changed while they were read; dental-pms-backup show {name} names them"
+        )
+    if archived.moved_count:
+        found[Event.ENTRIES_MOVED] = (
+            f"{archived.moved_count} files were moved in {path} while the archive was made, each time that it was "
+            "made, and are not in it where they are now"
         )
     if archived.entry_count == 1:
         found[Event.ATTACHMENTS_EMPTY] = f"{path} is empty, expected the practice's files; is it the right directory?"

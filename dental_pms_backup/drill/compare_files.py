@@ -67,6 +67,14 @@ def listing(descriptor: int, place: Path) -> Iterator[Listing]:
         yield Listing(pipeline=pipeline, place=place)
 
 
+def check(looked: Looked, expected: int | None) -> None:
+    """Raise DrillError unless an archive has as many entries as the run counted, and a restore would take it."""
+    if expected not in {None, looked.entry_count}:
+        raise DrillError(f"attachments: {looked.entry_count} entries, expected {expected}")
+    if wrong := looked.wrong(ours=True):
+        raise DrillError(f"attachments: no restore takes the archive: it {wrong}")
+
+
 def match(
     rows_argv: Sequence[str], application: Application, query: str, place: Path, *, beat: Beat = None
 ) -> Matched | None:

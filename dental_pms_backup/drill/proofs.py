@@ -134,14 +134,10 @@ def _check_files(job: Job) -> None:
 
 
 def _check_archive(job: Job, looked: Looked) -> None:
-    """Raise DrillError unless an archive has as many entries as the run counted, and a restore would take it."""
-    found = looked.entry_count
-    expected = job.part(Stream.ATTACHMENTS).get("entries", found)
-    job.findings.figures["entries"] = found
-    if found != expected:
-        raise DrillError(f"attachments: {found} entries, expected {expected}")
-    if wrong := looked.wrong(ours=True):
-        raise DrillError(f"attachments: no restore takes the archive: it {wrong}")
+    job.findings.figures["entries"] = looked.entry_count
+    compare_files.check(looked, job.part(Stream.ATTACHMENTS).get("entries"))
+    if looked.not_compared:
+        job.findings.reasons[ATTACHMENTS] = f"a restore compares no file: {looked.not_compared}"
 
 
 def _prove_database(job: Job, went_in: Counting) -> None:

@@ -142,14 +142,14 @@ def _not_swappable(place: Place, around: Place, archive: Path, error: OSError) -
             hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
         )
     other = elsewhere(place.path)
+    new = place.path / NEW
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
         hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
         if other
-        else f"stop the application, then: mkdir -m 700 {shell_word(place.path / NEW)} && "
-        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner "
-        f"-C {shell_word(place.path / NEW)}   # then remove all but that directory there, move what is in it up, and "
-        "start it",
+        else f"stop the application, then: mkdir -m 700 {shell_word(new)} && "
+        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner -C {shell_word(new)}   "
+        f"# then remove all but {shell_word(NEW)} there, move what is in it up, and start it",
     )
 
 

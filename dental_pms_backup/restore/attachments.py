@@ -43,6 +43,7 @@ class Ready:
     descriptor: int
     how: Sequence[str]
     rights: Rights
+    looked: Looked
     prospect: Prospect
 
     def restored(self, kept: Path) -> Restored:
@@ -88,7 +89,7 @@ def into_new(config: Config, wanted: str, name: str, on: Terms, *, now: datetime
                 return _prospect(archive, around, target=f"the new directory {target}", live=live)
             stamp = swap.free_stamp(around, target.name, now)
             with swap.fresh(around, f"{target.name}.{swap.RESTORING}-{stamp}") as fresh:
-                _unpack(descriptor, verified.unpack, fresh.content, rights, watch=watch)
+                _unpack(descriptor, verified.unpack, fresh.content, rights, looked, watch=watch)
                 stop.check()
                 new_directory.give_name(around, fresh, target)
     return Restored(stream=Stream.ATTACHMENTS, file=archive.file, target=str(target))
@@ -120,6 +121,7 @@ def ready(config: Config, wanted: str, on: Terms, *, now: datetime, watch: Watch
                 descriptor=descriptor,
                 how=verified.unpack,
                 rights=rights,
+                looked=looked,
                 prospect=dataclasses.replace(prospect, answer=Stream.ATTACHMENTS, losses=looked.losses, ends=ends),
             )
 
@@ -130,7 +132,7 @@ def unpacked(looked: Ready, stamp: str, *, watch: Watch) -> Iterator[Fresh]:
     live = looked.live
     with swap.fresh(live.around, live.beside(swap.RESTORING, stamp)) as fresh:
         swap_steps.copy_attributes(live.place, fresh.content)  # an archive without an entry for it leaves them so
-        _unpack(looked.descriptor, looked.how, fresh.content, looked.rights, watch=watch)
+        _unpack(looked.descriptor, looked.how, fresh.content, looked.rights, looked.looked, watch=watch)
         yield fresh
 
 
@@ -196,9 +198,16 @@ def _recover(live: Live) -> Sequence[str]:
     return ended
 
 
-def _unpack(descriptor: int, how: Sequence[str], content: Place, rights: Rights, *, watch: Watch) -> None:
-    """Unpack a verified archive into an empty directory, and compare every entry."""
+def _unpack(
+    descriptor: int, how: Sequence[str], content: Place, rights: Rights, looked: Looked, *, watch: Watch
+) -> None:
+    """Unpack a verified archive into an empty directory, and compare every entry, or warn that nobody can."""
     with watch.reading("attachments: unpacking", descriptor) as beat:
         unpack.extract(descriptor, how, content, rights, beat=beat)
     with watch.reading("attachments: comparing", descriptor) as beat:
-        unpack.compare(descriptor, how, content, rights, beat=beat)
+        if looked.not_compared:
+            text = f"attachments: what was unpacked is not compared with the archive: {looked.not_compared}"
+            journal.write(Event.RESTORE_NOT_COMPARED, text, priority=journal.WARNING)
+        else:
+            unpack.compare(descriptor, how, content, beat=beat)
+        unpack.make_durable(content, rights, beat=beat)

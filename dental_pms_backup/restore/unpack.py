@@ -153,13 +153,17 @@ def _least(room: disks.Room) -> tuple[int, int]:
     return min(LEAST_BYTES, room.total_bytes // SMALL), min(LEAST_FILES, room.total_files // SMALL)
 
 
-def compare(descriptor: int, unpack: Sequence[str], content: Place, rights: Rights, *, beat: Beat) -> None:
-    """Compare every entry of an open archive with what was unpacked, and make it durable; RestoreError otherwise.
+def compare(descriptor: int, unpack: Sequence[str], content: Place, *, beat: Beat) -> None:
+    """Compare every entry of an open archive with what was unpacked; RestoreError otherwise."""
+    argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
+    _through(descriptor, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
+
+
+def make_durable(content: Place, rights: Rights, *, beat: Beat) -> None:
+    """Make what was unpacked and compared durable; RestoreError otherwise.
 
     Only then, before anybody else reaches the directory, does it lose its bits and device nodes that lend ``rights``.
     """
-    argv = ["tar", "--compare", "--file=-", "--numeric-owner", f"--directory={content.for_programs}"]
-    _through(descriptor, unpack, argv, content, "what was unpacked is not what is in the archive", beat)
     take_bits_off(content, rights, beat=beat)
     if rights is not Rights.ALL:
         _find(content, [*DEVICES, "-delete"], beat)

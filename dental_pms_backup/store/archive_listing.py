@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import TemporaryError, VerificationError
 from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.host.wording import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ LIST = (
     *("--numeric-owner", "--xattrs", "--xattrs-include=security.*", "--xattrs-include=trusted.*", "--quoting-style=c"),
 )
 COUNTED = re.compile(r"(\d+)" + r" (\d+)" * 10 + r"\n")
+MOST_HOLES_BYTES = 256 << 30  # tar reads each byte of a hole, some GiB a second, and the archive stands still
 LOSSES = (
     "files that the set has not",
     "files that are newer than the set's, or of another size",
@@ -44,6 +46,14 @@ class Looked:
     setuid_files: int
     setgid_directories: int
     attributes: int
+    hole_bytes: int
+
+    @property
+    def not_compared(self) -> str:
+        """Return why what is unpacked cannot be compared with the archive, empty when it can."""
+        if self.hole_bytes <= MOST_HOLES_BYTES:
+            return ""
+        return f"its files have holes of {size(self.hole_bytes)}, and over {size(MOST_HOLES_BYTES)} are never compared"
 
     def wrong(self, *, ours: bool) -> str:
         """Return why an archive is not unpacked at all, empty when it may be; ``ours`` is one that a run made.
@@ -87,8 +97,8 @@ def _looked(path: Path, ended: Sequence[programs.Ended], tar: programs.Ended, ou
     read = [total[1] for line in tar.said if (total := re.match(r"Total bytes read: (\d+)", line))]
     if found is None or not read or programs.failed(ended) or int(found[3]):
         raise VerificationError(f"{path}: the archive cannot be listed, expected a file that is readable to its end")
-    devices, outside, _, *losses = (int(count) for count in found.groups()[:6])
-    setuid_files, setgid_directories, attributes, entry_count, _ = (int(count) for count in found.groups()[6:])
+    devices, outside, _, *losses = map(int, found.groups()[:6])
+    setuid_files, setgid_directories, attributes, entry_count, file_bytes = map(int, found.groups()[6:])
     return Looked(
         tar_bytes=int(read[-1]),
         entry_count=entry_count,
@@ -98,4 +108,5 @@ def _looked(path: Path, ended: Sequence[programs.Ended], tar: programs.Ended, ou
         setuid_files=setuid_files,
         setgid_directories=setgid_directories,
         attributes=attributes,
+        hole_bytes=max(0, file_bytes - int(read[-1])),
     )

@@ -35,6 +35,7 @@ NOBODY = 12345
 BLOCK_BYTES = 4096
 MILLION = 1_000_000
 PEAK_BYTES = 40 << 20
+NOT_COMPARED = "its files have holes of "
 SPARSE_BYTES = 20_000_000_000
 
 
@@ -161,6 +162,26 @@ def test_files_that_vanish_while_they_are_read_are_a_warning(site: Site) -> None
         (crowd / f"{number}").write_bytes(os.urandom(4000))
     name, _ = succeeds(site, "attachments", PATH=while_it_is_archived(site, f"rm -r {crowd}"))
     assert any("removed before we read it" in line for line in part(site, name)["changed"])
+    recovers(site)
+
+
+@pytest.mark.fault("Attachments", "a file is moved to where tar has been already")
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "each time"])
+def test_a_file_that_is_moved_while_the_archive_is_made_is_in_it_or_told(site: Site, times: int) -> None:
+    (site.attachments / "large").write_bytes(os.urandom(1 << 20))
+    inbox = site.place / "inbox"
+    inbox.mkdir()
+    for number in range(times):
+        (inbox / f"scan{number}").write_text("a letter")
+        os.utime(inbox / f"scan{number}", (1, 1))
+    moves = f'for each in {inbox}/*; do [ ! -e "$each" ] || mv "$each" {site.attachments}; break; done'
+    name, done = succeeds(site, "attachments", PATH=while_it_is_archived(site, moves))
+    told = f"attachments: 1 files were moved in {site.attachments} while the archive was made, each time"
+    assert (told in done.stderr) if times > 1 else not done.stderr
+    listed = subprocess.run(
+        ["tar", "-tzf", site.store / f"attachments_{name}.tgz"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len([each for each in listed if each.startswith("./scan")]) == max(1, times - 1)
     recovers(site)
 
 
@@ -343,6 +364,8 @@ def test_a_file_with_holes_is_taken_and_comes_back_with_them(site: Site) -> None
         file.truncate(SPARSE_BYTES)
         file.seek(SPARSE_BYTES // 2)
         file.write(b"in the middle")
+    with (site.attachments / "all hole").open("wb") as file:
+        file.truncate(8 << 40)
     name, done = succeeds(site)
     assert done.stderr == ""
     assert (site.store / f"attachments_{name}.tgz").stat().st_size < 1 << 20
@@ -356,6 +379,13 @@ def test_a_file_with_holes_is_taken_and_comes_back_with_them(site: Site) -> None
         assert os.lseek(file.fileno(), at, os.SEEK_HOLE) - at <= 1 << 20
     restored.unlink()
     recovers(site)
+    drilled = site.run("drill", name)
+    assert (drilled.returncode, drilled.stderr) == (0, ""), drilled.stderr
+    assert f"attachments: passed (a restore compares no file: {NOT_COMPARED}" in site.run("show", name).stdout
+    again = site.run("restore", "attachments", name, "--to", str(site.place / "new"))
+    assert again.returncode == 0
+    assert f"what was unpacked is not compared with the archive: {NOT_COMPARED}" in again.stderr
+    assert (site.place / "new/all hole").stat().st_size == 8 << 40
 
 
 def part(site: Site, name: str) -> dict[str, Any]:

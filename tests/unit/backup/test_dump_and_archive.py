@@ -444,6 +444,34 @@ def test_every_entry_is_archived_and_counted(tmp_path: Path) -> None:
     assert (found.entry_count, found.changed, sorted(index)) == (3, (), ["./", "./sub/", "./sub/-rf"])
 
 
+def test_what_is_moved_while_it_is_archived_is_worth_another_try_and_counted_in_the_last(
+    tmp_path: Path, bin_dir: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "scan").write_text("x")
+    os.utime(tmp_path / "scan", (1, 1))
+    script = f'PATH=/usr/bin:/bin; tar "$@" && mv {tmp_path}/scan {tmp_path}/source/scan 2>{tmp_path}/said; exit 0\n'
+    program(bin_dir, "tar", script)
+    source = AttachmentsSource(path=tmp_path / "source", container="")
+    with (tmp_path / "out.tgz").open("wb") as out:
+        assert archive.attachments(source, out.fileno(), tmp_path / "index", last_try=False) is None
+    (tmp_path / "source/scan").rename(tmp_path / "scan")
+    assert archived(tmp_path)[0].moved_count == 1
+    assert archived(tmp_path)[0].moved_count == 0
+
+
+def test_holes_that_tar_would_read_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    monkeypatch.setattr(archive, "TELL_OF_HOLES", set())
+    assert archived(tmp_path)[0].entry_count == 1
+    for number in range(3):
+        with (tmp_path / f"source/{number}").open("wb") as file:
+            file.truncate(6 << 40)
+    with pytest.raises(ArchiveError) as raised:
+        archived(tmp_path)
+    assert "have holes of 19.8 TB, each byte of which is read on that filesystem, expected at" in raised.value.message
+
+
 def test_empty_directory_is_one_entry(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     assert archived(tmp_path)[0].entry_count == 1

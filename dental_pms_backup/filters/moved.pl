@@ -1,0 +1,65 @@
+# Counts the files in a directory that are not in an archive of it since they were moved while it was made.
+#
+#   perl moved.pl DIRECTORY INDEX BEGAN SINCE
+#
+# INDEX has the names that tar wrote by --index-file, with --quoting-style=escape. BEGAN is the second in which it began,
+# SINCE an earlier one, for a server of files has a clock of its own. A rename changes the ctime of what is renamed, and of
+# nothing below it. What was written after BEGAN is newer than the archive, and is not counted; nor is a socket, which tar
+# leaves out. Others write in DIRECTORY meanwhile.
+use strict;
+use warnings;
+no warnings qw(syscalls newline);    # a name may hold anything
+use lib __FILE__ =~ m{(.*)/};
+use Inside;
+use Lines;
+
+my $most = 200_000;     # names that are kept
+my ($directory, $index, $began, $since) = @ARGV;
+open my $names, "<:raw", $index or die "no names\n";
+$directory = Inside::shut_in($directory);
+my %changed;            # what may have been moved: whether it is a directory, by its name
+
+# Calls a function with the name of each entry below a directory, its ctime, its mtime and whether it is a directory; goes
+# into a directory where the function says so.
+sub walk {
+    my ($top, $entry) = @_;
+    my @directories = ($top);
+    while (defined(my $parent = pop @directories)) {
+        opendir my $entries, "$directory/$parent" or next;
+        while (defined(my $name = readdir $entries)) {
+            next if $name =~ /^\.\.?\z/;
+            $name = "$parent/$name";
+            my ($mtime, $ctime) = (lstat "$directory/$name")[9, 10] or next;
+            next if -S _;
+            my $is_directory = -d _ ? 1 : 0;
+            push @directories, $name if $entry->($name, $ctime, $mtime, $is_directory) && $is_directory;
+        }
+    }
+}
+
+walk(".", sub {
+    my ($name, $ctime, $mtime, $is_directory) = @_;
+    $changed{$name} = $is_directory
+        if $ctime >= $since && ($is_directory || $mtime < $began) && keys %changed < $most;
+    return 1;
+});
+
+sub take_names {
+    for (@_) {
+        my $name = index($_, "\\") < 0 ? $_ : Lines::name($_);
+        $name =~ s{/\z}{};
+        delete $changed{$name};
+    }
+}
+
+Lines::some($names, \&take_names, sub { }) if %changed;
+my $count = grep { !$_ } values %changed;
+for my $moved (grep { $changed{$_} } keys %changed) {
+    walk($moved, sub {
+        my ($name, $ctime, $mtime, $is_directory) = @_;
+        return 0 if exists $changed{$name};
+        ++$count if !$is_directory && $ctime < $since;
+        return 1;
+    });
+}
+print "$count\n";
