@@ -19,11 +19,14 @@ select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_fileno
  from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 """
-# As the server's own counters say, which take no lock that a migration may hold.
+# As the server's own counters say, and the sizes of the files: neither takes a lock that a migration may hold. After a
+# crash there is nothing in the counters; the sizes are for a superuser.
 FILLED = """\
 select json_agg(format('%I.%I', n.nspname, c.relname)) from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
- and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0)
+ and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0 or case
+  when has_function_privilege('pg_stat_file(text, boolean)', 'execute')
+  then (pg_stat_file(pg_relation_filepath(c.oid), true)).size > 0 end)
 """
 # Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
 # they would have our rights. Rows that were deleted since count as well.

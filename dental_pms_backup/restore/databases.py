@@ -37,7 +37,7 @@ select format('create database %I template template0 owner %I encoding %L ', {ne
   when 'i' then format(' locale_provider icu icu_locale %L', coalesce(j->>'datlocale', j->>'daticulocale'))
    || coalesce(format(' icu_rules %L', nullif(j->>'daticurules', '')), '')
   when 'b' then format(' locale_provider builtin builtin_locale %L', j->>'datlocale') else '' end)
- || format(' tablespace %I allow_connections false connection limit %s', t.spcname, d.datconnlimit)
+ || format(' tablespace %I allow_connections false', t.spcname)
  from pg_database d join pg_roles r on r.oid = d.datdba join pg_tablespace t on t.oid = d.dattablespace,
   to_jsonb(d) j where d.datname = {live} \\gexec
 revoke all on database {name} from public;

@@ -46,9 +46,21 @@ create function pg_temp.dental_pms_refresh(named text) returns void language plp
 NOT_ITS_OWNER = "DP010"
 NAMED = 5
 AT_RISK = "runs what it uses with its owner's rights"
+# Those alone that may hold something else for another: by what the server keeps of their queries, and of the views that
+# these read. What is not immutable may ask who asks, and so may whatever somebody has written.
 FILLED_BY_US = f"""\
-select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'm' and c.relispopulated and not ({{ours}} and c.relowner in ({OWNERS})) order by 1;
+with recursive reads (relation, other) as (select r.ev_class, d.refobjid from pg_rewrite r join pg_depend d
+  on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+  where d.refobjid <> r.ev_class),
+ below (view, relation) as (select c.oid, c.oid from pg_class c where c.relkind = 'm' and c.relispopulated
+  and not ({{ours}} and c.relowner in ({OWNERS}))
+ union select view, other from below join reads using (relation))
+select distinct format('%I.%I', n.nspname, v.relname) from below b join pg_class v on v.oid = b.view
+ join pg_namespace n on n.oid = v.relnamespace join pg_class t on t.oid = b.relation
+ left join pg_rewrite r on r.ev_class = b.relation
+ where t.relrowsecurity or t.relkind = 'f' or r.ev_action::text ~ 'SQLVALUEFUNCTION' or exists (
+  select from regexp_matches(r.ev_action::text, ':(?:op|agg|win)?f(?:uncid|noid) (\\d+)', 'g') m (found)
+   join pg_proc p on p.oid = m.found[1]::oid where p.provolatile <> 'i' or p.oid >= 16384) order by 1;
 """  # noqa: S608 - ours
 
 

@@ -32,8 +32,9 @@ create event trigger {role}_nested on ddl_command_start execute function {role}.
 alter event trigger {role}_nested enable always;
 """
 # The path along which names are looked up, how a string, a date or an encoding is read: for what the dump says next.
-# Before its own statements they have to be what its own have set. It has no search_path of its own, to see the
-# session's: each name is qualified.
+# So is what the application itself reads, where the database has it: that is in no list of what is set. Before its own
+# statements they have to be what its own have set. It has no search_path of its own, to see the session's: each name is
+# qualified.
 SETTINGS = """\
 create table {role}.said (settings pg_catalog.text);
 insert into {role}.said values ('');
@@ -41,9 +42,12 @@ create function {role}.settings(by_the_dump boolean) returns void language plpgs
  declare stack pg_catalog.text; now pg_catalog.text; begin
  get diagnostics stack := pg_context;
  select pg_catalog.concat(pg_catalog.current_setting('role'),
-   pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name)) into now
-  from pg_catalog.pg_settings s
-  where s.source operator(pg_catalog.=) 'session' and pg_catalog.strpos(s.name, '.') operator(pg_catalog.=) 0;
+   pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name),
+   (select pg_catalog.jsonb_object_agg(n.name, pg_catalog.current_setting(n.name, true))
+    from pg_catalog.pg_db_role_setting d join pg_catalog.pg_database b on b.oid operator(pg_catalog.=) d.setdatabase,
+     pg_catalog.unnest(d.setconfig) c (entry), pg_catalog.split_part(c.entry, '=', 1) n (name)
+    where b.datname operator(pg_catalog.=) pg_catalog.current_database() and d.setrole operator(pg_catalog.=) 0))
+  into now from pg_catalog.pg_settings s where s.source operator(pg_catalog.=) 'session';
  if pg_catalog.strpos(stack, pg_catalog.chr(10)) operator(pg_catalog.>) 0 then
   raise 'nested' using errcode = '{nested}'; end if;
  if by_the_dump then update {role}.said set settings = now;

@@ -131,10 +131,15 @@ end $dental_pms$;
 # Who gets what is in a file from elsewhere instead of the live database's owner. The database itself stays his, and
 # what is in it is for him to use as before: as a superuser, or as a member.
 MAKE_HEIR = """\
-select format('create role %I', {heir}) where not exists (select from pg_roles where rolname = {heir}) \\gexec
+select format(word, {heir}) from unnest(array['create role %I', 'comment on role %I is ''{mark}''']) word
+ where {heir} not in ({marked}) \\gexec
 select format('grant %I to %I', {heir}, rolname) from pg_roles where rolname = {owner} and not rolsuper
  and not pg_has_role(rolname, {heir}, 'member') \\gexec
 """
+# By what a role of an earlier restore is known again: no other is given to anybody.
+HEIRS_MARK = "made by dental-pms-backup for what a file from elsewhere made"
+MARKED = f"select rolname from pg_roles where shobj_description(oid, 'pg_authid') = '{HEIRS_MARK}'"
+TAKEN = f"select json_agg(rolname::text) from pg_roles where rolname not in ({MARKED})"
 # Foreign keys are checked as the owner of the table.
 LET_HEIR_IN = """\
 select format('grant usage on schema %I to %I', nspname, {heir}) from pg_namespace where nspname = 'public'
@@ -217,8 +222,8 @@ def _make(live: DatabaseSource, database: str, role: str, kept: str, dump: Backu
 
 
 def _heir(live: DatabaseSource) -> str:
-    """Return a name like the live database's of a role that is harmless and not in use, or of none that is there."""
-    taken = {*live_roles.mighty(live), *live_roles.in_use(live)}
+    """Return a name like the live database's of no role that is there, but for a harmless one of an earlier restore."""
+    taken = {*json.loads(postgres.ask(live.server, TAKEN)), *live_roles.mighty(live), *live_roles.in_use(live)}
     suffixes = ("_owner", *(f"_owner_{number}" for number in range(2, len(taken) + 3)))
     names = (databases.name_like(live.facts.database, suffix) for suffix in suffixes)
     return next(name for name in names if name not in taken)
@@ -240,7 +245,8 @@ def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
     begins = f"begin;\n{settings}{public}"
     if restorer.ours:
         return begins + replay_guards.before_rights(restorer.role)
-    heir = MAKE_HEIR.format(heir=literal(restorer.heir), owner=literal(restorer.owner))
+    named = {"heir": literal(restorer.heir), "owner": literal(restorer.owner)}
+    heir = MAKE_HEIR.format(**named, mark=HEIRS_MARK, marked=MARKED)
     return begins + REMEMBER_OTHERS.format(role=restorer.role) + (heir if restorer.heir != restorer.owner else "")
 
 

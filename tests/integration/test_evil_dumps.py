@@ -175,7 +175,7 @@ def victim(new_site: Site, live: OnHost) -> Iterator[Site]:
     finally:
         for made in databases_like(live, name):
             sql(live, f'drop database "{made}" with (force)')
-        sql(live, "reset all", f"drop role {name}", f"drop role if exists {name}_owner")
+        sql(live, "reset all", f"drop role {name}", f"drop role if exists {name}_owner, {name}_owner_2")
 
 
 def filled(site: Site, text: str) -> str:
@@ -493,6 +493,7 @@ NOTICED = {
     "the path": ("select set_config('search_path', 'public, pg_catalog', false)", "SQLSTATE DP008, at "),
     "a format": ("set local intervalstyle = 'sql_standard'", "SQLSTATE DP008, at "),
     "the role": ("set role pg_database_owner", "SQLSTATE 42501, at "),
+    "what the application reads": ("select set_config('app.vat', '99', false)", "SQLSTATE DP008, at "),
     "a row": (
         "insert into public.ledger values (9)",
         "1 tables have not the rows of the dump, the first is public.ledger",
@@ -561,9 +562,11 @@ def test_what_the_application_made_changes_nothing_of_others_in_a_restore(victim
 @pytest.mark.parametrize("what", list(NOTICED))
 def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(victim: Site, what: str) -> None:
     step, no = NOTICED[what]
+    alter = f"alter database {victim.server.database}"
+    sql(victim.server, f"{alter} set app.vat = '21'")
     made_by_the_app(victim, (step,), HIDES if "operators" in what else "")
     assert no in fails(victim, victim.takes("db"))
-    sql(victim.server, "drop table public.aaa, public.zzz")
+    sql(victim.server, "drop table public.aaa, public.zzz", f"{alter} reset app.vat")
     victim.takes("db")
     recovers(victim)
 
@@ -883,6 +886,12 @@ def test_nothing_of_a_file_comes_to_belong_to_whom_somebody_uses(victim: Site, d
         assert sql(as_application, "select public.d()") == "1"
         assert reached(victim) == before
     recovers(victim)
+    sql(made, f"comment on role {app}_owner is null")  # as if somebody else had made it
+    done = victim.run("restore", "db", elsewhere(victim, definer.replace("public.reach()", "1")), "--to", f"{app}_anew")
+    assert done.returncode == 0, done.stderr
+    anew = postgres.in_database(made, f"{app}_anew")
+    assert sql(anew, "select proowner::regrole from pg_proc where proname = 'd'") == f"{app}_owner_2"
+    assert sql(anew, f"select pg_has_role('{app}', '{app}_owner_2', 'member')") == "t"
 
 
 # What the server runs as the owner of a table.

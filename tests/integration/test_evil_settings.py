@@ -289,4 +289,11 @@ def test_no_setting_of_the_database_hides_a_table_that_was_filled_anew_as_the_du
     met = fails(site, "db", cause="verification")
     assert "db: public.anew was rewritten, emptied or filled anew as the dump began" in met.stderr
     site.mend()
+    # the counters of a server that has crashed know nothing of a table that was never analyzed
+    sql(site.server, "select pg_stat_reset()")
+    moved = "create table public.moved as select * from public.anew; truncate public.anew"
+    site.fake("pg_dump", f'{psql} "{moved}"\nexec "$real" "$@"')
+    met = fails(site, "db", cause="verification")
+    assert "db: public.anew was rewritten, emptied or filled anew as the dump began" in met.stderr
+    site.mend()
     site.takes("db")

@@ -398,7 +398,7 @@ def test_a_materialized_view_is_proven_and_comes_back_as_its_owner_sees_it(small
             done, there = goes(site, road, name)
             assert (done.returncode, done.stderr) == (0, ""), done
             assert sql(there, FILLED) == filled, road
-        sql(site.server, OF_THE_SUPERUSER)
+        sql(site.server, OF_THE_SUPERUSER, "create materialized view of_any as select count(*), max(n + 1) from notes")
         done, there = goes(site, "in place", site.takes("db"))
         assert (done.returncode, sql(there, 'table "the boss\'s"')) == (0, ""), done.stderr
         assert 'and not what their owners do, until they are refreshed: public."the boss\'s"\n' in done.stderr

@@ -51,7 +51,7 @@ SETTINGS = (
     'revoke all on database "{0}" from public',
     'grant connect, temporary on database "{0}" to dental_app with grant option',
     "comment on database \"{0}\" is E'it''s\\nlive'",
-    'alter database "{0}" connection limit 77',
+    'alter database "{0}" connection limit 0',
 )
 OF_DATABASE = """\
 select pg_encoding_to_char(encoding), datcollate, datctype, datdba::regrole, datconnlimit,
@@ -188,7 +188,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         )
         assert stay in done.stderr
         kept = sql(elsewhere, OF_DATABASE.format(name))
-        assert "|C|C|postgres|77|it's\nlive|" in kept
+        assert "|C|C|postgres|0|it's\nlive|" in kept
         assert '{IntervalStyle=sql_standard,search_path=reports,"dental.secret=setting-canary' in kept
     finally:
         sql(elsewhere, "drop role dental_front", "alter role all reset all")
