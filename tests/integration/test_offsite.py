@@ -229,8 +229,9 @@ def test_a_missing_file_there_is_found(site: Site, there: Path) -> None:
     assert done.returncode == 1
     assert "1 of 6 files are not the same offsite" in done.stdout
     shutil.rmtree(site.store)
-    assert site.run("offsite", "fetch", name).returncode == 1
-    assert site.set_files() == {}
+    done = site.run("offsite", "fetch", name)
+    assert (done.returncode, site.set_files()) == (1, {})
+    assert f"set {name}: what came back is not whole, expected every file of its manifest" in done.stderr
 
 
 def test_a_copy_that_was_cut_off_is_copied_again(site: Site, there: Path) -> None:
@@ -303,6 +304,9 @@ def test_a_set_that_is_in_the_store_is_not_fetched_over_it(site: Site, there: Pa
     assert (done.returncode, site.set_files()) == (2, before)
     assert "is in the store already" in done.stderr
     assert on_disk(there)
+    done = site.run("offsite", "fetch", "2020-01-01_000000")
+    assert (done.returncode, site.set_files()) == (2, before)
+    assert '"2020-01-01_000000": no such set offsite, expected one of the list' in done.stderr
 
 
 def test_no_password_is_in_an_argument_the_output_or_the_journal(site: Site, there: Path, place: Path) -> None:

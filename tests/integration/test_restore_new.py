@@ -140,7 +140,8 @@ def test_a_name_that_exists_is_refused(own_database: Site) -> None:
     site = own_database
     said = fails(site, "latest", "--to", site.server.database, status=4)
     assert f"db: database {site.server.database} exists already, expected a name for a new one" in said
-    fails(site, "latest", "--to", "x" * 64, status=2)
+    said = fails(site, "latest", "--to", "x" * 64, status=2)
+    assert f'"{"x" * 64}": no name for a database, expected 1 to 63 bytes' in said
     assert site.run("restore", "db", "latest").returncode == 0
     fails(site, "latest", status=4)
 

@@ -342,7 +342,13 @@ def test_where_a_socket_lets_no_stranger_in_the_role_comes_by_its_password(site:
             assert (sql(site.server, LEFT), beside(site)) == ("", [])
             hba.write_text(PEER + "host all all 127.0.0.1/32 scram-sha-256\n")
             sql(site.server, "select pg_reload_conf()")
+            seen = site.place / "seen"
+            seen.touch()
+            seen.chmod(0o666)
+            site.fake("psql", f'ls -d "${{PGPASSFILE%/*}}" >>{seen} 2>&1; exec "$real" "$@"')
             done = site.run("restore", "db", "latest")
             assert done.returncode == 0, done.stderr
+            site.mend()
+            assert f"{tempfile.gettempdir()}/dental-pms-restore-" in seen.read_text()
             assert (sql(site.server, LEFT), beside(site)) == ("", [printed(done)["restore_target"]])
             assert password_files() == before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import stat
 import time
 from contextlib import contextmanager
@@ -97,6 +100,17 @@ def test_lock_is_not_made_through_a_link(tmp_path: Path) -> None:
         f"{tmp_path}: no lock can be made: Too many levels of symbolic links, expected a store that can be written"
     )
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_filesystem_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(StoreError) as raised, lock.held(tmp_path):
+        pass
+    expected = f"{tmp_path}: the lock does not work: No locks available, expected a filesystem with flock"
+    assert raised.value.message == expected
 
 
 def test_store_that_does_not_exist_cannot_be_locked(tmp_path: Path) -> None:
