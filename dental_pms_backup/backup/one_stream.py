@@ -245,7 +245,7 @@ def _tell_not_dumped(name: str, tables: Sequence[tuple[str, str]]) -> None:
 
 def _tell_left_out(name: str, without: Sequence[str]) -> None:
     if without:
-        more = f"; dental-pms-backup show {name} names {len(without) - NAMED} more"
+        more = f"; and {len(without) - NAMED} more, which dental-pms-backup show {name} names"
         told = f"{'; '.join(without[:NAMED])}{more if len(without) > NAMED else ''}"
         fields: dict[str, journal.Field] = {"stream": Stream.DB, "set": name}
         journal.write(Event.DUMP_WITHOUT, f"db: the set is without: {told}", priority=journal.WARNING, fields=fields)
