@@ -43,9 +43,9 @@ create function {role}.settings(by_the_dump boolean) returns void language plpgs
  get diagnostics stack := pg_context;
  select pg_catalog.concat(pg_catalog.current_setting('role'),
    pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name),
-   (select pg_catalog.jsonb_object_agg(n.name, pg_catalog.current_setting(n.name, true))
+   (select pg_catalog.jsonb_object_agg(named, pg_catalog.current_setting(named, true))
     from pg_catalog.pg_db_role_setting d join pg_catalog.pg_database b on b.oid operator(pg_catalog.=) d.setdatabase,
-     pg_catalog.unnest(d.setconfig) c (entry), pg_catalog.split_part(c.entry, '=', 1) n (name)
+     pg_catalog.unnest(d.setconfig) entry, pg_catalog.split_part(entry, '=', 1) named
     where b.datname operator(pg_catalog.=) pg_catalog.current_database() and d.setrole operator(pg_catalog.=) 0))
   into now from pg_catalog.pg_settings s where s.source operator(pg_catalog.=) 'session';
  if pg_catalog.strpos(stack, pg_catalog.chr(10)) operator(pg_catalog.>) 0 then
