@@ -125,7 +125,9 @@ def attachments(
 
 def _not_whole(tar: programs.Ended, names: tuple[str, ...], index: Path) -> BackupError:
     if any(INDEX_FULL.search(name) for name in names):
-        return StoreError(f"attachments: {tar}: no room for {index}, expected room in the store", hint="df -h; df -i")
+        return StoreError(
+            f"attachments: {tar}: no room for the list of entries, expected room in the store", hint="df -h; df -i"
+        )
     count = sum(1 for name in names if not TAR_FINE.search(name) and not name.startswith("Exiting"))
     return ArchiveError(
         f"attachments: tar could not read everything ({tar}, {count} complaints), expected every entry",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.backup import archive, compressor, dump, left_out, odd_names
@@ -19,7 +20,6 @@ from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from dental_pms_backup.config import settings
     from dental_pms_backup.host.progress import Watch
@@ -119,8 +119,8 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
 
 def attachments(order: Order, source: AttachmentsSource) -> Part:
     """Take the attachments; BackupError leaves drafts only."""
-    with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft:
-        archived, packed = _archive(order, source, draft)
+    with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft, _index(draft) as index:
+        archived, packed = _archive(order, source, draft, index)
     _tell_taken(Stream.ATTACHMENTS, packed["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
     return Part(
@@ -138,11 +138,18 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
     )
 
 
+@contextlib.contextmanager
+def _index(draft: publishing.Draft) -> Iterator[Path]:
+    """Make the file for the names of an archive's entries; the path leads to it, whoever moves the store meanwhile."""
+    path = draft.path.with_name(f".entries_{draft.name}{durable.DRAFT_SUFFIX}")
+    with publishing.opened_draft(path) as descriptor:
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+
+
 def _archive(
-    order: Order, source: AttachmentsSource, draft: publishing.Draft, *, tries: int = archive.TRIES
+    order: Order, source: AttachmentsSource, draft: publishing.Draft, index: Path, *, tries: int = archive.TRIES
 ) -> tuple[archive.Archived, Entry]:
     """Archive a directory, anew where an entry shrank or was moved meanwhile, and verify the draft."""
-    index = draft.path.with_name(f".entries_{order.name}{durable.DRAFT_SUFFIX}")
     with _read_along(draft) as reading:
         with _written(order, draft, "attachments") as beat:
             archived = archive.attachments(
@@ -157,7 +164,7 @@ def _archive(
             packed, _ = _verify(order, draft, reading, index=index)
             return archived, packed
     publishing.empty(draft)
-    return _archive(order, source, draft, tries=tries - 1)
+    return _archive(order, source, draft, index, tries=tries - 1)
 
 
 @contextlib.contextmanager

@@ -85,12 +85,19 @@ def new_name(store: Path, now: datetime) -> str:
 def draft(store: Path, kind: Kind, name: str) -> Iterator[Draft]:
     """Open a new draft, mode 0600; it stays on disk as it is when the block ends."""
     path = durable.draft_path(store / kind.path(name))
+    with opened_draft(path) as descriptor:
+        yield Draft(kind=kind, name=name, path=path, descriptor=descriptor, settled=threading.Event())
+
+
+@contextlib.contextmanager
+def opened_draft(path: Path) -> Iterator[int]:
+    """Make a new file, mode 0600, and have it open while the block lasts; StoreError when the disk refuses."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise durable.refusal(path, "cannot be written", error) from None
     try:
-        yield Draft(kind=kind, name=name, path=path, descriptor=descriptor, settled=threading.Event())
+        yield descriptor
     finally:
         os.close(descriptor)
 
