@@ -108,7 +108,7 @@ def attachments(
         return None
     names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
     if not whole:
-        raise _not_whole(tar, names, index)
+        raise _not_whole(tar, names)
     changed = tuple(name for name in names if TAR_CHANGE.search(name))
     count, too_long = _counted(index, beat=beat)
     more_changed = len(tar.said) == programs.LINES_KEPT
@@ -123,7 +123,7 @@ def attachments(
     )
 
 
-def _not_whole(tar: programs.Ended, names: tuple[str, ...], index: Path) -> BackupError:
+def _not_whole(tar: programs.Ended, names: tuple[str, ...]) -> BackupError:
     if any(INDEX_FULL.search(name) for name in names):
         return StoreError(
             f"attachments: {tar}: no room for the list of entries, expected room in the store", hint="df -h; df -i"
