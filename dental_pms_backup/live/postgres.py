@@ -179,7 +179,7 @@ def complaint(ended: programs.Ended) -> str:
 def examine(server: Server) -> Facts:
     """Ask the server what it is; DatabaseError when it does not answer."""
     try:
-        return Facts(**json.loads(ask(server, pinned_settings.CHECK + ASK)))
+        return Facts(**json.loads(ask(server, f"{pinned_settings.CHECK}set work_mem = '4MB';\n{ASK}")))
     except (ValueError, TypeError):
         raise not_what_was_asked_for(server) from None
 
