@@ -24,10 +24,11 @@ select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_fileno
 FILLED = """\
 select json_agg(format('%I.%I', n.nspname, c.relname)) from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
- and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0 or case
-  when has_function_privilege('pg_stat_file(text, boolean)', 'execute')
-  then (pg_stat_file(pg_relation_filepath(c.oid), true)).size > 0 end)
+ and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0{or_by_file})
 """
+BY_FILE = (
+    " or (pg_stat_file(pg_relation_filepath(c.oid), true)).size > 0"  # whoever may not is refused, wherever it stands
+)
 # Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
 # they would have our rights. Rows that were deleted since count as well.
 HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"
@@ -68,10 +69,10 @@ def has_others(server: Server) -> bool:
     return postgres.ask(server, OTHERS) == "t"
 
 
-def filled(server: Server) -> set[str]:
+def filled(server: Server, *, superuser: bool) -> set[str]:
     """Return the names of the tables that have rows, or had some; DatabaseError when the server does not answer."""
     try:
-        return set(json.loads(postgres.ask(server, FILLED) or "[]"))
+        return set(json.loads(postgres.ask(server, FILLED.format(or_by_file=BY_FILE if superuser else "")) or "[]"))
     except (ValueError, TypeError):
         raise postgres.not_what_was_asked_for(server) from None
 

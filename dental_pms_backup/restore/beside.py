@@ -88,7 +88,8 @@ def look(
     if clears:
         leftover_roles.clear(live)
     likeness.check(dump, live, head.encoding)
-    taken = {**likeness.dates(dump, live), **database_settings.of_set(config.store, dump, watch=watch)}
+    its_own = database_settings.of_set(config.store, dump, watch=watch)
+    taken = {**likeness.dates(dump, live, its_own), **its_own}
     own = database_settings.for_live(live, taken)
     stays = database_settings.wanted(live, own)
     of_roles, of_user = _set_for_roles(config, dump, live, watch=watch)

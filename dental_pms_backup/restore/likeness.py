@@ -18,7 +18,7 @@ from dental_pms_backup.live import postgres, table_files
 from dental_pms_backup.restore import databases, written_by
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.backup_file import BackupFile
@@ -77,15 +77,16 @@ def order(dump: BackupFile, live: DatabaseSource) -> str:
     return load.locale(taken) if taken != now else ""
 
 
-def dates(dump: BackupFile, live: DatabaseSource) -> Mapping[str, str]:
+def dates(dump: BackupFile, live: DatabaseSource, its_own: Collection[str]) -> Mapping[str, str]:
     """Return the statements by which an empty database, or one of another server, reads dates as the set's did.
 
     They are what own_settings has for it, by what they are about. For any other database they are told, with the
-    command: an admin may have set it otherwise since.
+    command: an admin may have set it otherwise since. What the set's database had of ``its_own`` comes with that.
     """
     taken, now = dump.written_by, live.facts.settings
     ours = {name for each in (taken, now) for name in str(each.get("of_our_role", "")).split()}
-    other = [name for name in DATES.keys() - ours if str(taken.get(name, now.get(name))) != now.get(name)]
+    server_s = {name for name in DATES.keys() - ours if f"setting {DATES[name]}" not in its_own}
+    other = [name for name in server_s if str(taken.get(name, now.get(name))) != now.get(name)]
     values = {name: (postgres.quoted(DATES[name]), postgres.literal(str(taken[name]))) for name in sorted(other)}
     sets = {name: f"SET {setting} TO {value};" for name, (setting, value) in values.items()}
     is_new = dump.system not in {"", live.facts.system} or not table_files.numbers(live.server)
