@@ -26,9 +26,8 @@ select json_agg(format('%I.%I', n.nspname, c.relname)) from pg_class c join pg_n
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
  and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0{or_by_file})
 """
-BY_FILE = (
-    " or (pg_stat_file(pg_relation_filepath(c.oid), true)).size > 0"  # whoever may not is refused, wherever it stands
-)
+# Who may not call that is refused, wherever it stands.
+BY_FILE = " or (pg_stat_file(pg_relation_filepath(c.oid), true)).size > 0"
 # Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
 # they would have our rights. Rows that were deleted since count as well.
 HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"

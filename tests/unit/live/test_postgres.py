@@ -566,7 +566,7 @@ def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_pat
     with pytest.raises(DatabaseError):
         table_files.numbers(server_of(tmp_path))
     with pytest.raises(DatabaseError):
-        table_files.filled(server_of(tmp_path))
+        table_files.filled(server_of(tmp_path), superuser=True)
 
 
 def server_of(tmp_path: Path) -> OnHost:
