@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.errors import RestoreError
+from dental_pms_backup.errors import DatabaseError, DockerError, RestoreError
 from dental_pms_backup.host import descriptors, filters, journal, programs
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import own_settings, pinned_settings, postgres, psql, sessions
@@ -319,6 +320,11 @@ def _failed(session: sessions.Session, ended: Sequence[programs.Ended]) -> progr
 
 
 def _standing_at(failed: programs.Ended, dump: Dump, live: DatabaseSource, into: Into, before: int) -> str:
-    """Return what stood in the dump where the server said no, behind so many lines that stood ``before`` it."""
+    """Return what stood in the dump where the server said no, behind so many lines that stood ``before`` it.
+
+    Empty where the server cannot be asked any more for what has to be known to read the dump.
+    """
     _, line = psql.stopped_at(failed)
-    return replay_filters.standing_at(line - before, dump, live, into.restorer) if line > before else ""
+    with contextlib.suppress(DatabaseError, DockerError):
+        return replay_filters.standing_at(line - before, dump, live, into.restorer) if line > before else ""
+    return ""
