@@ -232,9 +232,9 @@ sub as_rights {
         $others++ if !is_certainly_mighty($role);
         return [$is{ours} || !$may_not ? $statement : "ALTER $object OWNER TO $is{owner};", 0];
     }
-    if ($bare =~ /^$default$/i && !$is{ours}) {    # what a role of this server will make is not the file's
+    if ($bare =~ /^$default$/i && !$is{ours}) {    # what a role that may do more will make is not the file's
         my ($role) = $bare =~ /^ALTER DEFAULT PRIVILEGES FOR (?:ROLE|USER) ($ident)/i;
-        return ["", 0] if !defined $role || is_whoever($role) || may_not_own($role);
+        return ["", 0] if !defined $role || is_whoever($role) || is_one_of("mighty", $role);
     }
     return [$statement, 0] if $bare =~ /^(?:$grant|$default)$/i;
     if ($bare =~ /^(?:SET SESSION AUTHORIZATION (?:$ident|'[^'\\]+')|RESET SESSION AUTHORIZATION)$/i) {
