@@ -23,7 +23,7 @@ def host(practice_machine: Machine) -> Machine:
 
 def documented(text: str, **names: str) -> list[str]:
     """Return the command lines that README.md or RESTORE.txt give for a restore, with the admin's names put in."""
-    joined = re.sub(r"\\\n\s+", " ", text)
+    joined = re.sub(r" *\\\n\s+", " ", text)
     commands = re.findall(
         r"^    ((?:cd|createdb|gzip|\{ gzip|mkdir|tar|docker compose exec) .*)$", joined, re.MULTILINE
     )
