@@ -16,7 +16,7 @@ use Lines;
 my $most = 200_000;     # names that are kept
 my ($directory, $index, $began, $since) = @ARGV;
 open my $names, "<:raw", $index or die "no names\n";
-$directory = Inside::shut_in($directory);
+$directory = Inside::enter($directory);
 my %changed;            # what may have been moved: whether it is a directory, by its name
 
 # Calls a function with the name of each entry below a directory, its ctime, its mtime and whether it is a directory; goes
