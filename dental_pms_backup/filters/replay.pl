@@ -7,21 +7,22 @@
 # BEGIN and COMMIT around large objects, which it takes out. Lines keep their numbers.
 #
 # With "split" what changes owners and rights does not go to psql, which is a role's without rights, but to the file
-# RIGHTS: statements that a strict grammar takes whole, which can run nothing. Those that have to come last of all go to
-# LATE; CREATE EXTENSION becomes a call of the function that "extension" names. In a set's dump REFRESH MATERIALIZED VIEW
-# becomes a call of a function there, which does it as the view's owner; where that may run with more rights than any role
-# has what others made, it goes to psql besides, with those that stand before it, which it may read. With "late" event triggers come at the
-# end of all that is passed on.
+# RIGHTS: statements that a strict grammar takes whole, which can run nothing. Those that have to come last of all go
+# to LATE; CREATE EXTENSION becomes a call of the function that "extension" names. In a set's dump REFRESH
+# MATERIALIZED VIEW becomes a call of a function there, which does it as the view's owner; where that may run with
+# more rights than any role has what others made, it goes to psql besides, with those that stand before it, which it
+# may read. With "late" event triggers come at the end of all that is passed on.
 #
 # A psql that knows \restrict gets all of it between \restrict and \unrestrict with a token of ours. For one that does not,
 # every statement has before it what psql's own reading depends on: no code in the dump can then have changed that.
 #
 # CONTROL is NUL-ended words, each key=value: token (ours), restricts, head (the dump's own token), split, late, ours,
-# extension, settings (a function that is told whether the dump has just set something, as nothing else may), owner (who gets what may
-# not be whose it was), mighty (a role that a file from elsewhere may give nothing to, and as which no view of a set is
-# refreshed that others may have a part in; any number), superuser (such a one of a set; any number), in_use (a role that
-# may own nothing of a file, besides; any number), ends (the line that follows the last byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements
-# name an owner who is not mighty).
+# extension, settings (a function that is told whether the dump has just set something, as nothing else may), owner
+# (who gets what may not be whose it was), mighty (a role that a file from elsewhere may give nothing to, and as which
+# no view of a set is refreshed that others may have a part in; any number), superuser (such a one of a set; any
+# number), in_use (a role that may own nothing of a file, besides; any number), ends (the line that follows the last
+# byte of a whole dump), tell (a line: print what stands there, and nothing else; 0: how many statements name an owner
+# who is not mighty).
 use strict;
 use warnings;
 use lib __FILE__ =~ m{(.*)/};
