@@ -24,6 +24,9 @@ HAD_TOO_LITTLE = re.compile(
     "^(MemoryError|SystemError|ImportError|OSError|RuntimeError: can't start|object type name: MemoryError)",
     re.MULTILINE,
 )
+# An interpreter that is out of memory in an import may turn in a circle for ever (seen with Python 3.13): of a service
+# systemd's time limit ends it, here the kernel does.
+ENDS = "--cpu=10"
 KB, MB = 1 << 10, 1 << 20
 LIMITS = {
     "open files": ([], "--nofile={0}:{0}", (6, 7, 9, 12, 15, 17, 18, 19, 20, 64)),
@@ -40,11 +43,12 @@ LIMITS = {
 def test_a_limit_fails_the_run_or_does_not_matter(
     site: Site, before: Sequence[str], limit: str, values: Sequence[int]
 ) -> None:
-    ended = [tells_the_truth(site, [*before, "prlimit", limit.format(value)]) for value in values]
+    ended = [tells_the_truth(site, [*before, "prlimit", ENDS, limit.format(value)]) for value in values]
     assert (ended[0] == 0, ended[-1]) == (False, 0), ended
-    assert all(status in {0, 1, 75, 127} or status < 0 for status in ended), ended  # 127 is the loader's
+    # 120 is Python's, which could not flush, and 127 the loader's
+    assert all(status in {0, 1, 75, 120, 127} or status < 0 for status in ended), ended
     faults.saw(
-        status="0, 1, 75, 127 or killed", store="a new, verified set if 0, else all sets as they were", events=None
+        status="0, 1, 75, 120, 127 or killed", store="a new, verified set if 0, else all sets as they were", events=None
     )
     assert_is_what_the_practice_has(site, recovers(site))
     assert site.run("verify").returncode == 0
