@@ -24,9 +24,9 @@ HAD_TOO_LITTLE = re.compile(
     "^(MemoryError|SystemError|ImportError|OSError|RuntimeError: can't start|object type name: MemoryError)",
     re.MULTILINE,
 )
-# An interpreter that is out of memory in an import may turn in a circle for ever (seen with Python 3.13): of a service
-# systemd's time limit ends it, here the kernel does.
-ENDS = "--cpu=10"
+# Without memory an interpreter may turn in a circle for ever in an import, or wait for ever for a thread that could not
+# begin (both seen with Python 3.13). A service is ended then by systemd's time limit, and what is tried here by this one.
+IN_TIME = ["timeout", "--signal=KILL", "30"]
 KB, MB = 1 << 10, 1 << 20
 LIMITS = {
     "open files": ([], "--nofile={0}:{0}", (6, 7, 9, 12, 15, 17, 18, 19, 20, 64)),
@@ -43,7 +43,9 @@ LIMITS = {
 def test_a_limit_fails_the_run_or_does_not_matter(
     site: Site, before: Sequence[str], limit: str, values: Sequence[int]
 ) -> None:
-    ended = [tells_the_truth(site, [*before, "prlimit", ENDS, limit.format(value)]) for value in values]
+    *limits, enough = (["prlimit", limit.format(value)] for value in values)
+    ended = [tells_the_truth(site, [*before, *IN_TIME, *too_little]) for too_little in limits]
+    ended.append(tells_the_truth(site, [*before, *enough]))
     assert (ended[0] == 0, ended[-1]) == (False, 0), ended
     # 120 is Python's, which could not flush, and 127 the loader's
     assert all(status in {0, 1, 75, 120, 127} or status < 0 for status in ended), ended
