@@ -2,7 +2,7 @@
 
 quick   what needs no root: no sweep
 build   the unit tests, where the package is built: no sweep
-ci      each test on one Debian release, and on both what touches one; no sweep
+ci      each test on one Debian release, and on both what touches one; no sweep, and nothing thorough
 all     everything on both
 """
 
@@ -42,6 +42,7 @@ Case = TypeVar("Case")
 SCOPE = os.environ.get("DENTAL_PMS_SCOPE", "all")
 MARKS = {
     "sweep": "long, many times the same: tests/run --all",
+    "thorough": "of what a neighbour in CI would seldom miss: tests/run --all",
     "sample(every)": "of its cases CI runs the first, and each so manieth after it",
     "each_release": "of what the release brings (sh, systemd, Docker, PostgreSQL, ...): on both in CI, too",
 }
@@ -75,6 +76,8 @@ def in_scope(item: pytest.Item, case: int) -> bool:
         return False
     if SCOPE != "ci":
         return True
+    if item.get_closest_marker("thorough"):
+        return False
     where = {item.path.stem, *item.path.parts}
     home = next((suite for part, suite in HOMES.items() if part in where), release())
     asked_for = release() in getattr(item, "fixturenames", ())  # the machine of this release by its name

@@ -223,6 +223,7 @@ def test_program_is_not_started_with_a_terminal_to_type_at() -> None:
     assert done.stderr == "confine: standard input or output is a terminal, expected a pipe or a file\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("cage", [client_cage.inside, client_cage.alone])
 @pytest.mark.parametrize("program", ["/usr/bin/pg_dump", "newest"])
 def test_dump_is_the_same_in_the_cage(program: str, cage: Callable[..., list[str]], live: OnHost) -> None:

@@ -99,7 +99,7 @@ def listed(site: Site, **variables: str) -> list[str]:
     return [stored["set"] for stored in json.loads(site.run("list", "--json", **variables).stdout)]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "the clock is")
 @pytest.mark.parametrize(
     "moment",
@@ -124,6 +124,7 @@ def test_two_runs_in_one_second_make_two_sets(site: Site, clock: Clock) -> None:
     recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "the clock goes back by an hour between two runs, with keep: 2")
 def test_the_sets_that_runs_made_stay_although_the_clock_went_back(site: Site, clock: Clock) -> None:
     site.configure({"keep": 2})
@@ -162,6 +163,7 @@ def test_a_clock_that_goes_forward_and_back_lets_no_set_go_before_its_time(site:
     recovers(site, **ALL)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "the clock's battery is empty: four runs in 1970, with keep: 3")
 def test_runs_of_1970_push_out_no_more_than_their_count(site: Site, clock: Clock) -> None:
     site.configure({"keep": 3})
@@ -173,6 +175,7 @@ def test_runs_of_1970_push_out_no_more_than_their_count(site: Site, clock: Clock
     recovers(site, **ALL)
 
 
+@pytest.mark.thorough
 @pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "summer time in Berlin")
 @pytest.mark.parametrize(
@@ -210,6 +213,7 @@ def test_a_name_in_the_missing_hour_is_listed_and_kept(new_site: Site, clock: Cl
     recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(
     "Ourselves", "the time zone changes between two runs, so that the later has the earlier name, with keep: 1"
 )
@@ -223,7 +227,7 @@ def test_the_later_set_stays_whatever_the_time_zone_makes_of_its_name(site: Site
     recovers(site, **ALL)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "the locale is")
 @pytest.mark.parametrize("locale", ["tr_TR.UTF-8", "de_DE.UTF-8", "ja_JP.EUC-JP", "xx_XX.UTF-8", "C", "POSIX"])
 def test_a_locale_does_not_matter(site: Site, locale: str) -> None:
@@ -238,6 +242,7 @@ def test_a_locale_does_not_matter(site: Site, locale: str) -> None:
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "the clock jumps while a run works")
 @pytest.mark.parametrize("jump", [DAY, -DAY], ids=["a day forward", "a day back"])
 def test_a_clock_that_jumps_in_a_run_does_not_matter(site: Site, clock: Clock, live: OnHost, jump: timedelta) -> None:

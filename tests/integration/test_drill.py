@@ -76,7 +76,7 @@ def test_a_set_of_which_anything_changed_since_its_drill_is_proven_no_more(site:
     assert site.run("list").stdout.splitlines()[1].endswith("  verified")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\0" * 10, "9" * 9000])
 def test_a_record_that_is_none_neither_proves_nor_damages_a_set(site: Site, content: str) -> None:
     (name,) = site.sets()
@@ -91,6 +91,7 @@ def test_a_set_is_proven_when_the_live_server_and_the_live_files_are_gone(site: 
     assert drills_well(site)["proof_identity"] == "passed"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stream", ["db", "attachments"])
 def test_a_set_of_one_stream_is_proven_as_far_as_it_goes(new_site: Site, stream: str) -> None:
     new_site.takes(stream)
@@ -107,6 +108,7 @@ def test_files_that_an_older_script_made_have_nothing_to_be_compared_with(site: 
     assert site.run("drill").stdout == "drill_status=nothing\n"
 
 
+@pytest.mark.sample(9)
 @pytest.mark.each_release
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: str) -> None:
@@ -138,6 +140,7 @@ def test_a_database_of_another_encoding_is_proven(own_database: Site, encoding: 
             sql(own_database.server, f'drop database "{each}" with (force)')
 
 
+@pytest.mark.thorough
 def test_a_database_whose_rows_are_of_many_lengths_is_proven(own_database: Site) -> None:
     sql(
         own_database.server,
@@ -192,6 +195,7 @@ def test_rows_that_are_loaded_through_the_root_of_their_partition_are_counted(ow
     assert len(counted) == rows[f"public.{table}"] + 1
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize(
     "setting", ["timezone to 'Asia/Kathmandu'", "bytea_output to 'escape'", "standard_conforming_strings to off"]
 )
@@ -407,6 +411,7 @@ def test_a_query_that_live_answers_otherwise_fails_the_set_and_tells_no_answer(
     assert "proof_same_as_live_odd=failed\n" in met.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "it is down when a drill asks it what it asks the copy")
 def test_a_query_that_live_does_not_answer_is_not_checked_and_the_set_is_proven(site: Site) -> None:
     site.configure({"native.host": "/nowhere", **REVISION})
@@ -424,6 +429,7 @@ def test_a_query_that_live_does_not_answer_is_not_checked_and_the_set_is_proven(
     faults.recovered("ok, and proven")
 
 
+@pytest.mark.thorough
 def test_a_query_that_live_is_too_busy_to_answer_is_not_checked(own_database: Site) -> None:
     own_database.configure(REVISION)
     asked = f"alter database \"{own_database.server.database}\" set lock_timeout = '100ms';"
@@ -454,6 +460,7 @@ def test_a_query_of_the_practices_own_says_which_files_there_are(site: Site) -> 
     assert (said["proof_files"], said["rows_with_files"], said["orphans"]) == ("passed", "20", "1")
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("query", ["select a, b from nowhere", "select nonsense, 1", "select 'x'; select"])
 def test_a_query_for_the_files_that_fails_is_no_proof_and_says_nothing_of_the_set(site: Site, query: str) -> None:
     site.configure({"application.query": query})
@@ -462,6 +469,7 @@ def test_a_query_for_the_files_that_fails_is_no_proof_and_says_nothing_of_the_se
     assert "# mend application.query" in met.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Attachments", "a table of that name in the database is another application's")
 def test_a_table_of_another_application_names_the_keys_and_says_nothing_of_the_set(own_database: Site) -> None:
     own_database.configure({"application.table": None})  # as by default
@@ -482,6 +490,7 @@ def test_a_table_of_another_application_names_the_keys_and_says_nothing_of_the_s
     faults.recovered("ok, and proven, once the keys name the table and its columns")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Attachments", "no table names the files of a set that is drilled")
 def test_files_of_which_no_table_knows_are_no_proof_until_the_admin_says_so(site: Site) -> None:
     site.configure({"application.table": None})  # as by default
@@ -500,6 +509,7 @@ def test_what_speaks_against_a_set_is_told_although_no_table_knows_its_files(sit
     assert "check odd one: returned false" in drills.fails(site, cause="drill").stderr
 
 
+@pytest.mark.thorough
 def test_no_files_need_no_table(new_site: Site) -> None:
     shutil.rmtree(new_site.attachments)
     new_site.attachments.mkdir()
@@ -553,6 +563,7 @@ def test_a_set_that_is_removed_under_its_drill_is_neither_proven_nor_failed(site
     assert left_behind(site) == []
 
 
+@pytest.mark.thorough
 def test_a_record_goes_with_its_set(site: Site) -> None:
     (name,) = site.sets()
     drills_well(site)
@@ -576,6 +587,7 @@ def test_a_drill_that_is_asked_to_stop_stops_and_leaves_nothing(site: Site) -> N
     assert not list(site.store.glob("sets/*.drill.json"))
 
 
+@pytest.mark.thorough
 def test_a_drill_that_takes_too_long_gives_up(site: Site) -> None:
     site.configure({"drill.timeout_s": 10})
     variables, _, _ = waiting(site)

@@ -258,6 +258,7 @@ select 1 \g |bash -c 'cat >/dev/tcp/127.0.0.1/PORT'
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.each_release
 @pytest.mark.fault("Somebody evil", "a dump that is drilled in a private cluster has commands of psql in it")
 @pytest.mark.parametrize("what", COMMANDS)

@@ -272,6 +272,7 @@ def test_no_command_of_psql_in_a_file_is_run(victim: Site) -> None:
     recovers(victim)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(
     "Somebody evil", "a file from elsewhere is a part of pg_dumpall's, with the line that goes elsewhere"
 )
@@ -335,6 +336,7 @@ def test_no_sql_in_a_file_gets_at_more_than_the_new_database(victim: Site) -> No
     recovers(victim)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "what a file from elsewhere makes runs while its rows are loaded, and looks around")
 @pytest.mark.parametrize("how", ["to", "in place"])
 def test_what_a_file_makes_runs_as_a_role_without_rights(victim: Site, how: str) -> None:
@@ -364,6 +366,7 @@ def test_what_a_file_makes_runs_as_a_role_without_rights(victim: Site, how: str)
     faults.recovered()
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(
     "Somebody evil", "whoever may make tables in the database puts a function under them, and a set is restored"
 )
@@ -391,7 +394,7 @@ def test_what_the_application_made_runs_as_a_role_without_rights(victim: Site) -
 RUN_WHILE_LOADED = ("checked", "domains", "generated", "defaults", "indexed", "triggered")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("table", RUN_WHILE_LOADED)
 def test_each_place_is_one_where_a_superusers_replay_would_be_lost(victim: Site, table: str) -> None:
     """So the attacks are real ones: with --as-superuser, which the manual warns of, the application becomes one."""
@@ -530,6 +533,7 @@ def made_by_the_app(site: Site, steps: tuple[str, ...], more: str = "") -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault(
     "Somebody evil", "what the application made changes what others own, while one role owns all that is restored"
 )
@@ -558,6 +562,7 @@ def test_what_the_application_made_changes_nothing_of_others_in_a_restore(victim
     recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault(
     "Somebody evil", "what the application made adds a row of others, or sets how the rest of the set is read"
 )
@@ -607,6 +612,7 @@ def test_nobody_else_logs_in_as_the_role_that_restores(victim: Site) -> None:
         recovers(site)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.fault("Somebody evil", "a name has the end of a line in it, which an old pg_dump writes as it is")
 @pytest.mark.parametrize("whose", list(ODD_NAMES))
 def test_a_name_of_more_than_one_line_is_told_by_the_run(victim: Site, whose: str) -> None:
@@ -734,6 +740,7 @@ def as_set_for_roles(site: Site, statements: str, how: str) -> str:
     return str(dumped)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "the file of roles has the server load a library of his")
 @pytest.mark.parametrize("how", ["a set", "a file from elsewhere"])
 def test_no_library_that_a_set_or_a_file_names_is_loaded(victim: Site, how: str) -> None:
@@ -930,6 +937,7 @@ SUPERUSERS = "alter database {app} owner to postgres"
 STARTS_PROGRAMS = "grant pg_execute_server_program to {app}"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault(
     "Somebody evil", "a file from elsewhere has what the server runs as its owner, and live's owner may do more"
 )

@@ -168,6 +168,7 @@ def clear(somebody: Somebody, live: str = "attachments") -> None:
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "attachments are put back into a directory of his, and he swaps for a link")
 @pytest.mark.parametrize(
     ("script", "status", "says"),
@@ -255,6 +256,7 @@ def test_a_link_of_his_on_the_way_to_a_new_directory_is_refused(somebody: Somebo
 LEFT = "attachments.{}-2026-02-03_023000"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "he puts there what a restore that was cut off would leave, and a restore follows")
 @pytest.mark.parametrize(
     "what", ["a link as what comes in", "a link as what is kept", "a directory of his", "of root's"]

@@ -91,6 +91,7 @@ select case when current_database() = 'dental_pms_drill' then 1 else (select min
 ALL_REFUSED = "select answer !~ 'done: ' and not is_superuser and is_who_asks from harmless"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "what drill.checks and drill.same_as_live ask calls functions that want rights")
 @pytest.mark.parametrize("whose", list(WHOSE))
 def test_functions_that_the_admins_queries_call_get_no_right(own_database: Site, whose: str) -> None:
@@ -198,6 +199,7 @@ def test_a_policy_that_hides_rows_from_the_owner_who_asks_hides_them_from_his_fu
         sql(site.server, f"drop owned by {role}, {role}_doctor cascade; drop role {role}; drop role {role}_doctor")
 
 
+@pytest.mark.thorough
 def test_a_query_that_needs_a_right_beyond_reading_is_no_fault_of_the_set(own_database: Site) -> None:
     site = own_database
     sql(site.server, "create function kept() returns bool language sql as 'select true'")
@@ -208,6 +210,7 @@ def test_a_query_that_needs_a_right_beyond_reading_is_no_fault_of_the_set(own_da
     assert "check kept: the query needs a right beyond reading" in met.stderr
 
 
+@pytest.mark.thorough
 def test_a_role_that_is_no_superuser_asks_live_as_itself(own_database: Site) -> None:
     site = own_database
     role = f"plain_{site.place.name}"
@@ -220,6 +223,7 @@ def test_a_role_that_is_no_superuser_asks_live_as_itself(own_database: Site) -> 
         sql(site.server, f"drop role {role}")
 
 
+@pytest.mark.thorough
 def test_a_query_that_the_owner_has_no_right_to_ask_is_not_checked_and_says_who_asks(own_database: Site) -> None:
     site = own_database  # patients is dental_owner's, all else the superuser's
     sql(site.server, "create table others as select 1 as n")

@@ -103,6 +103,7 @@ def typed(site: Site, *words: str, store: str) -> Ran:
     return done
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault(
     "Somebody evil", "a file from elsewhere changes the encoding, so that psql sees no quote where one is"
 )
@@ -233,6 +234,7 @@ USES = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Somebody evil", "a file from elsewhere has what would lend the rights of the superuser who gets it")
 @pytest.mark.parametrize("what", list(LENDS))
 def test_a_superuser_gets_nothing_that_lends_his_rights(own_database: Site, what: str) -> None:

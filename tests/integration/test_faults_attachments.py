@@ -56,7 +56,7 @@ NO_SOURCES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Attachments", "their directory is")
 @pytest.mark.parametrize("make", NO_SOURCES.values(), ids=NO_SOURCES)
 def test_a_run_fails_when_the_attachments_are_no_directory(site: Site, make: Callable[[Path], object]) -> None:
@@ -109,6 +109,7 @@ def test_a_mount_point_without_its_disk_makes_a_suspect_set(site: Site) -> None:
         recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Attachments", "an entry cannot be read")
 @pytest.mark.parametrize("kind", ["a file", "a directory"])
 def test_an_unreadable_entry_fails_the_run_and_is_named_by_status_only(site: Site, kind: str) -> None:
@@ -279,6 +280,7 @@ def overwrite_block(image: Path, content: bytes) -> None:
         file.write(bytes(64))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Attachments", "the disk cannot read of a file")
 @pytest.mark.parametrize(("what", "said"), BAD_DISKS.items(), ids=BAD_DISKS)
 def test_a_run_publishes_no_zeros_in_place_of_what_the_disk_cannot_read(site: Site, what: str, said: str) -> None:

@@ -32,7 +32,7 @@ def with_another_database(site: Site) -> None:
     sql(site.server, *EMPTY.split("; "), "create table patients as select n from generate_series(1, 10) n")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Content", "the database")
 @pytest.mark.parametrize(
     ("loses", "says"),
@@ -104,6 +104,7 @@ def test_attachments_that_come_back_end_the_freeze_when_the_suspect_set_is_accep
     recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Content", "the attachments lose more than half of their size")
 def test_attachments_that_lost_much_make_a_suspect_set(site: Site) -> None:
     for number in range(5, 20):

@@ -44,7 +44,7 @@ from tests.integration.support import (
 Ended = TypeVar("Ended")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Database", "pg_dump is broken")
 @pytest.mark.parametrize(
     ("body", "cause"),
@@ -307,6 +307,7 @@ def test_a_server_that_crashes_in_the_middle_is_temporary(held: HeldDump, live: 
     recovers(held.site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "pg_dump hangs in the middle and no byte moves any more")
 def test_a_dump_that_moves_no_byte_any_more_fails_at_the_stall_timeout(site: Site) -> None:
     site.configure({"stall_timeout_s": 5})
@@ -335,6 +336,7 @@ def test_a_damaged_page_fails_the_run(site: Site, live: OnHost) -> None:
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Database", "a damaged page was read as an empty one")
 @pytest.mark.parametrize(
     ("lets", "user", "whose"),
@@ -376,6 +378,7 @@ def test_a_set_without_the_rows_of_a_damaged_page_is_suspect(
     recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "a migration wants to drop a table that the dump has not come to")
 def test_a_table_that_a_migration_drops_under_the_dump_is_in_it_whole(held: HeldDump, live: OnHost) -> None:
     statements = ("-cset lock_timeout = '300ms'", "-cdrop table teeth")

@@ -39,7 +39,7 @@ def flipped(text: bytes) -> bytes:
     return text[: len(text) // 2] + bytes([text[len(text) // 2] ^ 1]) + text[len(text) // 2 + 1 :]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Content", "a drill finds a flipped byte in the file of")
 @pytest.mark.parametrize("kind", Kind)
 def test_a_flipped_byte_fails_the_drill(site: Site, kind: Kind) -> None:
@@ -52,7 +52,7 @@ def test_a_flipped_byte_fails_the_drill(site: Site, kind: Kind) -> None:
     drills.recovers(site)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Content", "a drill finds a flipped byte, where the checksums are right, in the file of")
 @pytest.mark.parametrize("kind", Kind)
 def test_a_flipped_byte_that_the_manifest_knows_fails_the_drill(site: Site, kind: Kind) -> None:
@@ -66,6 +66,7 @@ def test_a_flipped_byte_that_the_manifest_knows_fails_the_drill(site: Site, kind
     drills.recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Content", "a drill finds a changed value in one row, as the checksums are the old ones")
 def test_a_changed_value_fails_the_drill(site: Site) -> None:
     (name,) = site.sets()
@@ -78,7 +79,7 @@ def test_a_changed_value_fails_the_drill(site: Site) -> None:
     drills.recovers(site)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Content", "a drill finds in a dump whose checksums are right")
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -112,6 +113,7 @@ def test_a_dump_that_does_not_come_back_as_it_was_fails_the_drill(
     drills.recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Content", "a drill finds a dump whose roles are missing")
 def test_a_dump_without_its_roles_fails_the_drill(site: Site) -> None:
     rewrite(
@@ -121,7 +123,7 @@ def test_a_dump_without_its_roles_fails_the_drill(site: Site) -> None:
     drills.recovers(site)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Content", "a drill finds in an archive whose checksums are right that an attachment is")
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -188,7 +190,7 @@ CREATE MATERIALIZED VIEW public.slow AS SELECT count(*) FROM public.pg_stat_stat
 """
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "a drill's server lacks")
 @pytest.mark.parametrize(
     ("statements", "where", "lacks"),
@@ -216,7 +218,7 @@ def test_what_the_throwaway_server_lacks_is_named_and_no_fault_of_the_set(
     drills.recovers(site)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "a program of a drill is killed")
 @pytest.mark.parametrize("program", ["gzip", "igzip", "tar", "perl"])
 def test_a_program_that_is_killed_under_a_drill_is_no_fault_of_the_set(site: Site, program: str) -> None:
@@ -227,6 +229,7 @@ def test_a_program_that_is_killed_under_a_drill_is_no_fault_of_the_set(site: Sit
     drills.recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "no server of a dump's newer version is installed")
 def test_a_dump_of_a_newer_version_is_named_and_no_fault_of_the_set(site: Site) -> None:
     (name,) = site.sets()
@@ -245,6 +248,7 @@ def test_a_dump_of_a_newer_version_is_named_and_no_fault_of_the_set(site: Site) 
     drills.recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "a drill has no room for a copy of the database")
 def test_a_disk_without_room_is_named_before_anything_is_restored(site: Site) -> None:
     with mounted_tmpfs(site.place / "small", 300 << 20):

@@ -31,6 +31,7 @@ STREAMS = {"db": "dump", "attachments": "archive"}
 SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT, "SIGHUP": signal.SIGHUP, "SIGKILL": signal.SIGKILL}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "the compressor dies in the")
 @pytest.mark.parametrize(("word", "cause"), STREAMS.items(), ids=["database", "attachments"])
 def test_a_run_publishes_nothing_when_the_compressor_dies(site: Site, word: str, cause: str) -> None:
@@ -39,6 +40,7 @@ def test_a_run_publishes_nothing_when_the_compressor_dies(site: Site, word: str,
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "the compressor writes half of it and exits 0, in the")
 @pytest.mark.parametrize("word", STREAMS, ids=["database", "attachments"])
 def test_a_run_publishes_nothing_when_the_compressor_writes_half_with_status_0(site: Site, word: str) -> None:
@@ -55,6 +57,7 @@ def test_a_run_publishes_nothing_when_the_compressor_takes_half_with_status_0(si
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "the compressor does its work but exits 1, in the")
 @pytest.mark.parametrize(("word", "cause"), STREAMS.items(), ids=["database", "attachments"])
 def test_a_run_publishes_nothing_when_the_compressor_does_its_work_but_says_that_it_failed(
@@ -72,8 +75,8 @@ def test_a_program_that_says_bytes_of_its_data_fails_the_run_without_them(site: 
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.each_release
-@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "a signal in the database")
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
@@ -92,7 +95,7 @@ def test_a_signal_ends_the_run_within_seconds_and_pg_dump_with_it(
     recovers(site)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "a signal in the attachments")
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_the_run_in_the_attachments_and_tar_with_it(site: Site, number: signal.Signals) -> None:
@@ -179,7 +182,7 @@ MEANWHILE = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "while a run works, somebody types")
 @pytest.mark.parametrize("words", MEANWHILE.values(), ids=MEANWHILE)
 def test_a_command_that_would_change_the_store_of_a_run_is_refused_and_changes_nothing(
@@ -223,6 +226,7 @@ def test_a_run_during_a_restore_of_the_database_is_refused_and_the_restore_goes_
     recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "a run begins while the attachments are restored in place")
 def test_a_run_during_a_restore_of_the_attachments_is_refused_and_the_restore_goes_on(site: Site) -> None:
     site.takes()
@@ -245,6 +249,7 @@ def held_up(site: Site, program: str, when: str) -> tuple[str, Path, Path]:
     return site.fake_on_path(program, f'case " $* " in *" {when} "*) {until} ;; esac; exec "$real" "$@"'), waits, go_on
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "a run begins while prune removes")
 def test_a_run_during_prune_is_refused_and_prune_goes_on(site: Site) -> None:
     last = site.takes()
@@ -260,6 +265,7 @@ def test_a_run_during_prune_is_refused_and_prune_goes_on(site: Site) -> None:
     recovers(site, BACKUP_KEEP="2")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "a run lets a set go while offsite push copies it")
 def test_a_set_that_goes_while_it_is_copied_fails_the_push_and_is_not_listed_there(site: Site) -> None:
     (site.place / "there").mkdir()

@@ -235,6 +235,7 @@ def test_a_server_that_crashes_in_a_restore_comes_back_with_the_live_database_as
     recovers(site)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "a restore is to replace a database that is not there")
 def test_a_restore_into_the_wrong_database_touches_none(own_database: Site) -> None:
     site = own_database
@@ -267,6 +268,7 @@ def of_practice(manifest: dict[str, Any]) -> None:
     manifest["streams"]["db"]["source"]["database"] = "practice"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Database", "a row is lost on its way into the server, in a restore")
 @pytest.mark.parametrize("how", ["beside", "--replace"])
 def test_a_row_that_did_not_arrive_is_noticed_before_anything_is_committed(own_database: Site, how: str) -> None:
@@ -327,6 +329,7 @@ def pg_ctl(server: OnHost, *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Database", "in the middle of a restore, the server is stopped cleanly")
 @pytest.mark.parametrize("road", ["beside", "--replace"])
 def test_a_server_that_is_stopped_in_a_restore_comes_back_with_the_live_database_as_it_was(
@@ -354,6 +357,7 @@ def test_a_server_that_is_stopped_in_a_restore_comes_back_with_the_live_database
             pg_ctl(site.server, "stop", "--mode=immediate")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Database", "in the middle of a restore, something else fills the server's disk")
 @pytest.mark.parametrize("road", ["beside", "--replace"])
 def test_a_disk_of_the_server_that_fills_up_in_a_restore_leaves_the_live_database_as_it_was(
@@ -391,6 +395,7 @@ def fill(file: Path) -> None:
             out.write(bytes(4096))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Content", "a set to be restored is damaged")
 @pytest.mark.parametrize("how", ["cut", "flipped", "of another set"])
 def test_a_damaged_set_is_refused_before_anything_is_touched(own_database: Site, how: str) -> None:

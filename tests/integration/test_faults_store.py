@@ -110,6 +110,7 @@ def says_the_truth(site: Site, *words: str, wrapper: Sequence[str] = (), **varia
     return done.returncode
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Store", "the disk is full at the first byte of a set, on")
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
 def test_a_run_publishes_nothing_when_the_disk_is_full_at_the_first_byte(site: Site, kind: str) -> None:
@@ -124,6 +125,7 @@ def test_a_run_publishes_nothing_when_the_disk_is_full_at_the_first_byte(site: S
         recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Store", "the disk is full in the middle of the database, with the compressor")
 @pytest.mark.parametrize("compressor", ["igzip", "pigz", "gzip"])
 def test_a_run_publishes_nothing_when_the_disk_is_full_in_the_database(site: Site, disk: Disk, compressor: str) -> None:
@@ -134,6 +136,7 @@ def test_a_run_publishes_nothing_when_the_disk_is_full_in_the_database(site: Sit
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Store", "the disk is full in the middle of the attachments, with the compressor")
 @pytest.mark.parametrize("compressor", ["igzip", "gzip"])
 def test_a_run_publishes_nothing_when_the_disk_is_full_in_the_attachments(
@@ -392,6 +395,7 @@ def test_a_run_fails_on_a_store_that_is_no_directory(site: Site, make: Callable[
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Store", "a directory of the store is a file")
 @pytest.mark.parametrize("part", ["db", "sets"], ids=["its db", "its sets"])
 def test_a_run_fails_on_a_store_with_a_file_for_a_directory(site: Site, part: str) -> None:
@@ -405,6 +409,7 @@ def test_a_run_fails_on_a_store_with_a_file_for_a_directory(site: Site, part: st
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Store", "a directory is a link to another")
 @pytest.mark.parametrize("part", [".", "db", "sets"], ids=["the store", "its db", "its sets"])
 def test_a_directory_may_be_a_link_to_another(site: Site, part: str) -> None:
@@ -425,6 +430,7 @@ def test_a_run_fails_on_a_store_of_another_user(site: Site) -> None:
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Store", "a directory is immutable")
 @pytest.mark.parametrize("part", [".", "db", "sets"], ids=["the store", "its db", "its sets"])
 def test_a_run_fails_on_a_store_that_is_immutable(site: Site, part: str) -> None:
@@ -483,6 +489,7 @@ def test_the_environment_wins_over_the_configuration_and_the_journal_names_the_s
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Store", "BACKUP_DIR overlaps with another store")
 @pytest.mark.parametrize(
     "where", ["store/db", "store/sets", "store/a/b", "outer"], ids=["its db", "its sets", "below it", "around it"]
@@ -497,6 +504,7 @@ def test_a_store_that_overlaps_with_another_is_refused(site: Site, where: str) -
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Store", "the store and the attachments lie in each other")
 @pytest.mark.parametrize("where", ["the store in them", "the store in them by a link", "they in its db"])
 def test_a_store_and_attachments_that_lie_in_each_other_are_refused(site: Site, where: str) -> None:
@@ -571,7 +579,7 @@ def spoil(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Store", "the newest set is damaged behind our back")
 @pytest.mark.parametrize(("path", "damage", "state", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_set_that_was_damaged_is_told_of_and_pushes_no_good_one_out(

@@ -25,7 +25,7 @@ HAD_TOO_LITTLE = re.compile(
     re.MULTILINE,
 )
 # Without memory an interpreter may turn in a circle for ever in an import, or wait for ever for a thread that could not
-# begin (both seen with Python 3.13). A service is ended then by systemd's time limit, and what is tried here by this one.
+# begin (both seen with Python 3.13). A service is then ended by systemd's time limit, what is tried here by this one.
 IN_TIME = ["timeout", "--signal=KILL", "30"]
 KB, MB = 1 << 10, 1 << 20
 LIMITS = {
@@ -37,7 +37,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.fault("Ourselves", "there is a limit, from far too low up to high enough, on")
 @pytest.mark.parametrize(("before", "limit", "values"), LIMITS.values(), ids=LIMITS)
 def test_a_limit_fails_the_run_or_does_not_matter(
@@ -104,7 +104,7 @@ WAYS = {
 }
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.fault("Ourselves", "the run is started in a strange way")
 @pytest.mark.parametrize("script", WAYS.values(), ids=WAYS)
 def test_a_strange_start_does_not_matter(site: Site, script: str) -> None:
@@ -124,6 +124,7 @@ UNHEARD = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "the run is started in a strange way")
 @pytest.mark.parametrize(("where", "status"), UNHEARD.values(), ids=UNHEARD)
 def test_a_set_stays_although_nobody_hears_of_it_and_the_exit_status_says_so(
@@ -176,6 +177,7 @@ def test_what_the_environment_tells_other_programs_does_not_reach_them(site: Sit
     recovers(site)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "PATH leads nowhere")
 @pytest.mark.parametrize("path", ["", ".", "/nonexistent"], ids=["empty", "to the working directory", "not there"])
 def test_a_path_without_programs_fails_the_run_and_names_what_is_missing(site: Site, path: str) -> None:

@@ -75,7 +75,7 @@ def path_without(site: Site, *names: str) -> str:
     return str(directory)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(12)
 @pytest.mark.fault("Ourselves", "a program does not do its work")
 @pytest.mark.parametrize(("program", "lie", "cause"), MATRIX)
 def test_a_program_that_does_not_do_its_work_never_makes_a_bad_set(
@@ -91,6 +91,7 @@ def test_a_program_that_does_not_do_its_work_never_makes_a_bad_set(
     assert_is_what_the_practice_has(site, recovers(site))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "there is no igzip, and gzip does not do its work")
 @pytest.mark.parametrize(("lie", "cause"), zip(LIES, ("verification", "dump", "dump", "tool"), strict=True))
 def test_a_gzip_that_does_not_do_its_work_where_there_is_no_other_never_makes_a_bad_set(
@@ -114,6 +115,7 @@ def test_an_igzip_that_unpacks_half_with_status_0_is_not_believed(site: Site) ->
     recovers(site)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "sha256sum says the same of everything")
 @pytest.mark.parametrize("said", [hashlib.sha256().hexdigest(), "5" * 64], ids=["that of nothing", "some other"])
 def test_a_checksum_that_is_none_fails_the_run(site: Site, said: str) -> None:
@@ -148,7 +150,7 @@ def test_a_program_that_hangs_fails_the_run_by_itself(site: Site) -> None:
     recovers(site)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "rclone does not do its work in offsite push: it")
 @pytest.mark.parametrize(("body", "status"), RCLONE.values(), ids=RCLONE)
 def test_an_rclone_that_does_not_do_its_work_never_makes_a_copy_that_is_none(

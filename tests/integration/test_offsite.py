@@ -97,6 +97,7 @@ def test_only_what_is_not_there_yet_is_copied(site: Site, there: Path) -> None:
     assert site.run("offsite", "list").stdout.split() == [first, second]
 
 
+@pytest.mark.thorough
 def test_a_set_that_the_store_let_go_stays_there(site: Site, there: Path) -> None:
     (first,) = site.sets()
     pushes(site)
@@ -109,6 +110,7 @@ def test_a_set_that_the_store_let_go_stays_there(site: Site, there: Path) -> Non
     assert site.sets() == [first, second]
 
 
+@pytest.mark.thorough
 def test_the_first_set_makes_the_directory_over_there(site: Site, there: Path) -> None:
     site.configure({"offsite.remote": "crypt:practice/backups"})
     assert site.run("offsite", "list").stdout == ""
@@ -151,6 +153,7 @@ def test_what_is_known_of_a_set_goes_there_and_comes_back_with_it(site: Site, th
         rclone(site, "delete", "--include=/sets/*.accepted", "crypt:")  # as an earlier version has left it
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("kind", ["alias", "local", "unknown"])
 def test_a_remote_that_does_not_encrypt_is_refused_and_gets_nothing(site: Site, there: Path, kind: str) -> None:
     with (site.place / "rclone.conf").open("a") as file:
@@ -221,6 +224,7 @@ def test_a_flipped_byte_there_is_found(site: Site, there: Path) -> None:
     assert site.set_files() == {}
 
 
+@pytest.mark.thorough
 def test_a_missing_file_there_is_found(site: Site, there: Path) -> None:
     (name,) = site.sets()
     pushes(site)
@@ -297,6 +301,7 @@ def test_a_set_damaged_without_a_change_of_size_is_not_copied(site: Site, there:
     assert on_disk(there) == {}
 
 
+@pytest.mark.thorough
 def test_a_set_that_is_in_the_store_is_not_fetched_over_it(site: Site, there: Path) -> None:
     pushes(site)
     before = site.set_files()

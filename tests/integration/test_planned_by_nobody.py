@@ -169,8 +169,8 @@ def does(process: "subprocess.Popen[str]", statements: str) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.sample(9)
 @pytest.mark.fault("Somebody evil", "while pg_dump waits for his table, he puts another one in a sequence's place")
-@pytest.mark.sample(3)
 @pytest.mark.parametrize(("swap", "before", "cause"), SWAPS.values(), ids=SWAPS)
 def test_nothing_comes_into_the_place_of_a_sequence_that_is_dumped(
     owned: tuple[Site, str], swap: str, before: bool, cause: str

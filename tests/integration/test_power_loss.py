@@ -243,6 +243,7 @@ SCENES = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Ourselves", "a disk loses its power, and all that was not synced")
 @pytest.mark.parametrize("moment", ["in the middle of the dump", "once a run said ok"])
 def test_a_disk_that_loses_what_was_not_synced_has_all_sets_that_a_run_told_of(
@@ -280,7 +281,7 @@ def test_a_disk_that_loses_what_was_not_synced_has_all_sets_that_a_run_told_of(
         recovers(site)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.fault("Ourselves", "the power fails after any step of")
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 def test_a_power_failure_after_any_step_leaves_all_sets_as_they_were_or_as_they_were_to_be(
@@ -348,6 +349,7 @@ BEGINNING = "sync ."  # that the report says "unfinished": a killed run's machin
 REMOVAL = ["sync sets", "sync ledger.jsonl", "sync .", "sync ledger.jsonl"]  # a later one makes the same safe
 
 
+@pytest.mark.thorough
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("scene", "needless"), [(one_set_more, [BEGINNING]), (a_set_for_which_another_goes, [BEGINNING, *REMOVAL])]

@@ -92,6 +92,7 @@ def the_latest(_site: Site) -> str:
     return "latest"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.each_release
 @pytest.mark.parametrize("source", [a_set, its_file, a_plain_file, a_dump_of_the_seed, the_latest])
 def test_a_database_is_again_what_it_was(own_database: Site, source: Callable[[Site], str | Path]) -> None:
@@ -110,6 +111,7 @@ def test_a_database_is_again_what_it_was(own_database: Site, source: Callable[[S
     assert f"\nrestore_target={site.server.database}\n" in done.stdout
 
 
+@pytest.mark.thorough
 def test_yes_does_what_confirm_does(own_database: Site) -> None:
     before = dump(own_database.server)
     sql(own_database.server, *CHANGES)
@@ -158,7 +160,6 @@ def test_a_dump_with_a_bad_row_near_its_end_leaves_the_database_as_it_was(own_da
     assert "the live database is as it was" in said
 
 
-@pytest.mark.each_release
 def test_a_dump_whose_last_constraint_fails_leaves_the_database_as_it_was(own_database: Site) -> None:
     bad = changed(own_database, lambda text: text.replace(LINE_AT_END, LINE_AT_END[:-10] + b"ADD NONSENSE"))
     sql(own_database.server, *CHANGES)
@@ -195,6 +196,7 @@ def test_an_unpacker_that_dies_in_the_replay_commits_nothing(own_database: Site)
             assert "the live database is as it was" in said
 
 
+@pytest.mark.thorough
 def test_an_unpacker_that_dies_between_two_rows_commits_nothing(own_database: Site) -> None:
     site = own_database
     until = "/canary-patient-4711/q"
@@ -204,6 +206,7 @@ def test_an_unpacker_that_dies_between_two_rows_commits_nothing(own_database: Si
     refuses(site, "db", "latest", "--no-safety-set", *REPLACE, PATH=path)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "statement",
     ["select count(*) from patients;", "insert into lines values ('uncommitted');", "create table half (n int);"],
@@ -254,6 +257,7 @@ def test_large_objects_are_replaced(own_database: Site) -> None:
     assert dump(site.server) == before
 
 
+@pytest.mark.thorough
 def test_a_dump_with_large_objects_whose_last_constraint_fails_leaves_the_database_as_it_was(
     own_database: Site,
 ) -> None:
@@ -267,6 +271,7 @@ def test_a_dump_with_large_objects_whose_last_constraint_fails_leaves_the_databa
     refuses(site, "db", bad)
 
 
+@pytest.mark.thorough
 def test_a_dump_that_commits_by_itself_leaves_the_database_as_it_was_when_it_fails(own_database: Site) -> None:
     site = own_database
     bad = changed(site, lambda text: text.replace(LINE_AT_END, b"COMMIT;\nSELECT 1/0;\n" + LINE_AT_END))
@@ -343,7 +348,6 @@ def hostile(file: Path, *members: tuple[str, str, str]) -> None:
 LISTED = {"parent", "absolute", "deep", "hard-link", "hard-link-up", "device", "odd-name"}
 
 
-@pytest.mark.each_release
 def test_a_hostile_archive_writes_nothing_outside(site: Site) -> None:
     outside = site.place / "outside"
     outside.mkdir()

@@ -121,6 +121,7 @@ def test_settings_and_privileges_are_those_of_the_database_that_was_live(own_dat
     assert sql(site.server, OF_DATABASE.format(site.server.database)) == before
 
 
+@pytest.mark.thorough
 def test_an_empty_database_needs_no_safety_set(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
@@ -156,6 +157,7 @@ def test_without_a_safety_set_nothing_is_touched_unless_that_is_typed(own_databa
     assert dump(site.server) == before
 
 
+@pytest.mark.thorough
 def test_a_disk_that_cannot_hold_two_is_told_with_the_way_that_needs_one(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
@@ -184,7 +186,6 @@ def test_a_prepared_transaction_is_named_before_anything_is_touched(own_database
         assert re.search(rf"--dbname {name} --command .*rollback prepared .*forgotten.* # commit prepared or", hint)
 
 
-@pytest.mark.each_release
 def test_nothing_that_was_acknowledged_is_lost_between_the_safety_set_and_the_replacement(own_database: Site) -> None:
     site, told = own_database, own_database.place / "told"
     told.mkdir()
@@ -204,6 +205,7 @@ def test_nothing_that_was_acknowledged_is_lost_between_the_safety_set_and_the_re
     assert site.run("verify", lines["restore_safety_set"]).returncode == 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("typed", "status"), [("{}", 0), ("yes", 4), ("", 4)])
 def test_at_a_terminal_the_name_is_typed_instead_of_a_word(own_database: Site, typed: str, status: int) -> None:
     site = own_database
@@ -251,6 +253,7 @@ def test_a_restore_in_place_that_is_killed_leaves_the_live_database_as_it_was(ow
     faults.recovered("ok, it names what was left")
 
 
+@pytest.mark.thorough
 def test_attachments_are_not_touched_by_a_restore_of_the_database(own_database: Site) -> None:
     before = on_disk(own_database.attachments)
     in_place(own_database, "latest")

@@ -113,6 +113,7 @@ def test_a_set_comes_into_a_new_database_named_after_it_and_live_is_not_touched(
     assert done.stdout.endswith("\nrestore_status=ok\n")
 
 
+@pytest.mark.thorough
 def test_the_commands_that_a_restore_prints_switch_over_and_drop(own_database: Site) -> None:
     site = own_database
     before = dump(site.server)
@@ -136,6 +137,7 @@ def run_as_admin(command: str) -> None:
     subprocess.run(shlex.split(command), env=programs, check=True, capture_output=True, cwd="/")
 
 
+@pytest.mark.thorough
 def test_a_name_that_exists_is_refused(own_database: Site) -> None:
     site = own_database
     said = fails(site, "latest", "--to", site.server.database, status=4)
@@ -301,6 +303,7 @@ update pg_db_role_setting set setconfig = setconfig || array['operator_precedenc
  where setdatabase = (select oid from pg_database where datname = '{}') or setrole = 'dental_front'::regrole"""
 
 
+@pytest.mark.thorough
 def test_a_setting_with_which_nobody_could_connect_is_left_out_and_told(own_database: Site) -> None:
     site = own_database
     name, elsewhere = site.server.database, postgres.in_database(site.server, "postgres")
@@ -422,6 +425,7 @@ def test_a_dump_of_a_newer_server_is_refused_before_anything_is_touched(own_data
     assert "image postgres:99" in said
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
 def test_a_file_of_an_older_version_and_without_a_set_is_restored(own_database: Site, packed: bool) -> None:
     site = own_database
@@ -456,6 +460,7 @@ exec "$real" "$@\"""",
     assert b"database dump complete" in seen
 
 
+@pytest.mark.thorough
 def test_a_set_that_was_changed_is_refused_before_a_database_is_made(own_database: Site) -> None:
     site = own_database
     site.fake("psql", 'case "$*" in *--file=-*) tee -a "$0.seen" | "$real" "$@"; exit ;; esac\nexec "$real" "$@"')
@@ -513,6 +518,7 @@ def test_a_proof_that_stands_still_is_given_up(own_database: Site) -> None:
     assert "db: verifying: no byte moved for 5 s" in fails(site, "latest", PATH=path)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("stored", "by_gzip"), [(True, 8), (False, 2)], ids=["of a set", "from elsewhere"])
 def test_what_only_gzip_says_is_whole_is_replayed_by_gzip(own_database: Site, stored: bool, by_gzip: int) -> None:
     """A file of two parts: its last field is not the length of all that comes out."""
@@ -532,6 +538,7 @@ def test_what_only_gzip_says_is_whole_is_replayed_by_gzip(own_database: Site, st
     assert in_new(site, printed(done)["restore_target"]) == before
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("program", ["\\connect postgres", "\\! touch {place}/touched"])
 def test_nothing_of_a_file_from_elsewhere_runs_before_it_is_proven(own_database: Site, program: str) -> None:
     site = own_database
@@ -606,6 +613,7 @@ def test_a_table_that_an_extension_fills_may_have_more_rows_than_the_dump(own_da
     assert sql(made, "select count(*) from reference_systems") == "11"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "more",
     [b"DELETE FROM public.reference_systems WHERE n > 1;\n", b"UPDATE pg_catalog.pg_extension SET extconfig = NULL;\n"],
@@ -635,6 +643,7 @@ def with_partitions(site: Site) -> str:
     return str(file)
 
 
+@pytest.mark.thorough
 def test_rows_that_come_through_the_root_of_their_partitions_are_counted(own_database: Site) -> None:
     site = own_database
     file = with_partitions(site)
@@ -652,6 +661,7 @@ def test_a_row_that_is_lost_on_its_way_through_the_root_is_noticed(own_database:
     assert "1 tables have not the rows of the dump, the first is public.visits), expected" in said
 
 
+@pytest.mark.thorough
 def test_a_dump_of_more_tables_than_one_transaction_may_lock_says_which_setting_to_raise(own_database: Site) -> None:
     site = own_database
     file = site.place / "many.sql"
@@ -692,6 +702,7 @@ def test_a_signal_drops_the_new_database(own_database: Site) -> None:
     assert dump(site.server) == before
 
 
+@pytest.mark.thorough
 def test_what_a_killed_restore_leaves_is_named_by_the_next_and_not_in_its_way(own_database: Site) -> None:
     site = own_database
     site.fake("psql", 'case "$*" in *--command=commit*) sleep 60 ;; esac\nexec "$real" "$@"')
@@ -814,6 +825,7 @@ def connects(server: OnHost) -> "subprocess.Popen[str]":
     return subprocess.Popen(argv, env=environment(**connection(server)), stdout=pipe, stderr=pipe, text=True)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["beside", "in place"])
 def test_nobody_is_in_a_database_while_it_is_made_and_while_it_gets_its_name(own_database: Site, how: str) -> None:
     site, live = own_database, own_database.server

@@ -221,6 +221,7 @@ def test_an_extension_that_the_server_lacks_is_named(own_database: Site) -> None
     assert site.run("restore", "db", str(untrusted)).returncode == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("extension", ["dblink", "file_fdw"])
 def test_a_file_from_elsewhere_gets_no_mighty_extension_even_where_live_has_it(
     own_database: Site, extension: str
@@ -238,6 +239,7 @@ def test_a_file_from_elsewhere_gets_no_mighty_extension_even_where_live_has_it(
     assert "hint: zgrep -n 'CREATE EXTENSION' FILE   # take it out" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("owner", ["the role that replays it", "pg_database_owner"])
 def test_no_extension_is_made_once_there_is_something_that_its_script_could_meet(
     own_database: Site, owner: str
@@ -278,6 +280,7 @@ canary-patient-9
 """
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("words", [(), ("--as-superuser",)], ids=["as a role", "as the superuser"])
 def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(site: Site, words: tuple[str, ...]) -> None:
     (file,) = site.store.glob("db/db_*.sql.gz")
@@ -292,6 +295,7 @@ def test_no_row_of_a_replay_that_fails_is_in_the_servers_log(site: Site, words: 
         assert "canary-patient" not in log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_transaction_that_was_prepared_and_forgotten_is_named_before_anything_is_touched(site: Site) -> None:
     with small_site(site, site.place / "pg"), restarted(site, "-c max_prepared_transactions=2"):
         gid = "it''s; forgotten"

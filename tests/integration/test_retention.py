@@ -51,6 +51,7 @@ def test_a_run_of_one_stream_removes_nothing_of_the_other(new_site: Site) -> Non
     assert [len(found) for found in artefacts_of(new_site)] == [1, 3]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.fault("Content", "one stream of two fails while older sets are due to go")
 @pytest.mark.parametrize("stream", ["db", "attachments"])
 def test_a_run_removes_nothing_when_one_stream_failed(site: Site, stream: str) -> None:
@@ -65,7 +66,7 @@ def test_a_run_removes_nothing_when_one_stream_failed(site: Site, stream: str) -
     recovers(site)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.fault("Ourselves", "BACKUP_KEEP would let every set go, or means nothing: it is")
 @pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.5"], ids=["0", "less than 0", "a word", "empty", "1.5"])
 def test_a_backup_keep_that_would_remove_everything_or_means_nothing_is_refused_by_name(site: Site, value: str) -> None:

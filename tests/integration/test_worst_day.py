@@ -73,6 +73,7 @@ def test_an_empty_server_gets_both_streams_and_each_row_its_file(practice: Site)
     practice.takes()  # and the new server is no stranger
 
 
+@pytest.mark.thorough
 def test_rows_without_their_file_are_counted_and_not_named(practice: Site) -> None:
     sql(practice.server, "insert into attachments values (8, 'p/canary-name', 3), (9, '../../up', 1)")
     sql(practice.server, "update attachments set byte_size = 77 where id = 3")
@@ -119,6 +120,7 @@ ONE_RULE = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("what", ONE_RULE)
 def test_a_drill_and_a_restore_of_both_read_the_rows_by_one_rule(practice: Site, what: str) -> None:
     sql(practice.server, *ONE_RULE[what].split(";"))
@@ -132,6 +134,7 @@ def test_a_drill_and_a_restore_of_both_read_the_rows_by_one_rule(practice: Site,
     assert "\nattachment_rows_with_files=6\nrestore_all_status=ok\nnext=" in done.stdout, done.stderr
 
 
+@pytest.mark.thorough
 def test_a_file_behind_a_link_that_leads_out_of_the_attachments_is_no_row_s_file(practice: Site) -> None:
     outside = practice.place / "outside"
     outside.mkdir()
@@ -156,6 +159,7 @@ def test_nothing_is_touched_where_the_archive_is_not_sound(practice: Site) -> No
     assert practice.sets() == sets
 
 
+@pytest.mark.thorough
 def test_nothing_is_touched_where_the_files_would_find_no_room_unpacked(practice: Site) -> None:
     (practice.attachments / "zeros").write_bytes(bytes(3 << 20))
     practice.takes()

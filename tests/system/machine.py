@@ -42,6 +42,7 @@ class Machine:
         self.name = name
         self.directory = self.work / "machines" / name
         self.root = self.directory / "root"
+        self._looked_up: tuple[int | None, int | None] = (None, None)
 
     def boot(self, suite: str) -> None:
         """Boot a fresh copy of the suite's root; return when every unit has started."""
@@ -212,9 +213,15 @@ class Machine:
         return pid if str(self.root) in argv else None
 
     def _leader(self) -> int | None:
-        """Return the host's process id of the machine's PID 1."""
+        """Return the host's process id of the machine's PID 1; all processes are looked through once a boot."""
         boot = self._boot()
-        return next((pid for pid in _descendants(boot) if _is_first_of_its_namespace(pid)), None) if boot else None
+        if boot is None:
+            return None
+        looked_up_for, leader = self._looked_up
+        if looked_up_for != boot or leader is None or not _is_first_of_its_namespace(leader):
+            leader = next((pid for pid in _descendants(boot) if _is_first_of_its_namespace(pid)), None)
+            self._looked_up = boot, leader
+        return leader
 
 
 def machines(work: Path) -> list[Machine]:

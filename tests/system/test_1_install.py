@@ -146,12 +146,14 @@ def test_timer_that_the_admin_enabled_stays_enabled_and_active_over_an_upgrade(i
     assert " 02:30:00 " in elapses
 
 
+@pytest.mark.thorough
 def test_timer_that_the_admin_enabled_stays_enabled_and_active_over_a_reinstallation(installed: Machine) -> None:
     installed.run(f"systemctl enable --now {admin.TIMER}")
     installed.install("--reinstall", installed.run("ls /root/newer/*.deb").stdout.strip())
     assert admin.unit_states(installed) == ENABLED
 
 
+@pytest.mark.thorough
 def test_timer_that_the_admin_disabled_again_stays_disabled_over_an_upgrade(installed: Machine) -> None:
     installed.run(f"systemctl enable --now {admin.TIMER} && systemctl disable --now {admin.TIMER}")
     installed.install(admin.newer_package(installed))

@@ -68,6 +68,7 @@ def test_a_container_that_does_not_run_is_temporary_and_the_hint_brings_it_back(
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "before the run, the database's container is in a crash loop")
 def test_a_container_that_crashes_again_and_again_is_temporary_and_the_hint_shows_why(host: Machine) -> None:
     state = f"docker inspect --format '{{{{.RestartCount}}}} {{{{.State.Status}}}}' {DB}"
@@ -119,6 +120,7 @@ def test_a_scaled_service_is_refused_since_nobody_said_which_one_is_the_practice
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "in the middle of the dump, the service db is scaled to two containers")
 def test_a_second_container_in_the_middle_of_the_dump_changes_nothing(host: Machine) -> None:
     with ExitStack() as stack:
@@ -187,6 +189,7 @@ def live_restore(host: Machine) -> Iterator[None]:
             yield
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "in the middle of the dump, the docker daemon is restarted, with live restore")
 @pytest.mark.usefixtures("live_restore")
 def test_a_dump_whose_docker_daemon_was_restarted_over_it_is_ended_on_the_server(host: Machine) -> None:
@@ -311,6 +314,7 @@ def test_a_dump_that_a_migration_made_useless_fails_and_says_so(
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "a migration that the dump waits for: adds a column")
 def test_a_dump_that_a_migration_took_nothing_from_is_good(host: Machine, migrated: str) -> None:
     begin_to_migrate(host, migrated, "alter table migrated add more int")
@@ -322,6 +326,7 @@ def test_a_dump_that_a_migration_took_nothing_from_is_good(host: Machine, migrat
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "in the middle of the dump, an index is created concurrently")
 def test_an_index_that_is_made_under_the_dump_waits_for_it_and_both_succeed(host: Machine, migrated: str) -> None:
     waits = "select count(*) from pg_stat_activity where query like 'create index%' and wait_event_type = 'Lock'"
@@ -361,6 +366,7 @@ def small_disk(host: Machine) -> Iterator[str]:
     host.run(f"docker rm --force full-db-1; umount {FULL}/data; rm -r {FULL}")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "the server's own disk is full")
 def test_a_server_on_a_full_disk_is_told_since_no_names_can_be_held_there(host: Machine, small_disk: str) -> None:
     assert "No space left" in host.run(f"{small_disk} '{ROWS.replace('images', 'more')}'", check=False).stderr
@@ -419,6 +425,7 @@ def test_a_docker_client_that_lies_makes_no_backup(
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "the docker client is not installed")
 def test_a_docker_client_that_is_not_installed_is_named_with_its_package(host: Machine) -> None:
     host.run("mv /usr/bin/docker /usr/bin/docker.away")

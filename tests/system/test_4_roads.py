@@ -275,6 +275,7 @@ def test_road_that_is_wanted_and_not_allowed_fails_the_run_and_names_the_key(hos
     faults.recovers(host)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("wanted", ["namespace", "exec"])
 def test_stop_ends_the_dump_at_once(host: Machine, wanted: str) -> None:
     host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}database: {{road: {wanted}, lock_wait_s: 300}}\n")
@@ -305,6 +306,7 @@ def test_a_container_that_goes_away_under_its_own_programs_is_temporary(host: Ma
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, pg_dump is killed")
 def test_a_dump_by_the_containers_own_programs_that_is_killed_fails(host: Machine) -> None:
     with faults.dump_going_on(host) as run:
@@ -315,6 +317,7 @@ def test_a_dump_by_the_containers_own_programs_that_is_killed_fails(host: Machin
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, the container is paused")
 def test_a_container_that_is_paused_under_its_own_programs_is_given_up(host: Machine) -> None:
     host.write(admin.CONFIG, f"{faults.AUTO_CONFIG}stall_timeout_s: 5\n")
@@ -327,6 +330,7 @@ def test_a_container_that_is_paused_under_its_own_programs_is_given_up(host: Mac
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Database", "in the middle of a dump by the container's own programs, a server process crashes")
 def test_a_server_that_crashes_under_its_own_programs_is_temporary(host: Machine) -> None:
     with faults.dump_going_on(host) as run:

@@ -230,6 +230,7 @@ def test_run_that_hangs_before_its_first_byte_is_ended_at_the_start_timeout(host
     assert start(host) == 0
 
 
+@pytest.mark.thorough
 def test_run_that_moves_no_byte_any_more_gives_up_by_itself(host: Machine) -> None:
     host.write(admin.CONFIG, f"stall_timeout_s: 5\n{FEW_ONLY}")
     began = admin.moment(host)
@@ -251,6 +252,7 @@ def test_stop_in_the_middle_of_the_attachments_leaves_no_trace(host: Machine) ->
     assert host.run("cat /proc/[0-9]*/comm", check=False).stdout.split().count("tar") == 0
 
 
+@pytest.mark.thorough
 def test_interrupt_from_the_keyboard_ends_a_run_by_hand(host: Machine) -> None:
     with admin.locked_table(host):
         in_background(host, "run", "2>/dev/null")
@@ -260,6 +262,7 @@ def test_interrupt_from_the_keyboard_ends_a_run_by_hand(host: Machine) -> None:
     assert admin.names(host, admin.FALLBACK_STORE) == []
 
 
+@pytest.mark.thorough
 def test_database_that_is_stopped_is_tried_again_and_then_fails_as_temporary(host: Machine) -> None:
     host.write(admin.CONFIG, f"retry: {{attempts: 2, wait_s: 1}}\nattachments: {{path: {FEW}}}\n")
     began = admin.moment(host)

@@ -98,6 +98,7 @@ def test_a_run_that_may_wait_for_another_one_succeeds_after_it(host: Machine) ->
     faults.recovers(host)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "a run by the timer begins beside one by hand, and may not wait for it")
 @pytest.mark.usefixtures("timer")
 def test_a_run_that_may_not_wait_for_another_one_is_temporary_and_the_other_succeeds(host: Machine) -> None:
@@ -156,6 +157,7 @@ def put_in(host: Machine, device: str) -> None:
     host.run(f"systemctl daemon-reload; systemctl start '{MOUNT}'", check=device == DISK)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Store", "the disk is not there, and the unit requires its mount")
 @pytest.mark.usefixtures("disk")
 def test_a_unit_that_requires_the_mount_of_its_store_is_not_started_without_it(host: Machine) -> None:
@@ -199,6 +201,7 @@ def language(host: Machine) -> Iterator[None]:
     host.run(f"systemctl unset-environment LANG LC_ALL; ln -sf {was} /etc/localtime")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "the system's language and its time zone are changed between two runs")
 @pytest.mark.usefixtures("language")
 def test_sets_are_named_by_local_time_and_kept_by_their_age_when_the_time_zone_changes(host: Machine) -> None:
