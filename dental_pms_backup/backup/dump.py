@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.postgres import Facts, Server
     from dental_pms_backup.live.sources import DatabaseSource
 
-# Makes every role of pg_dumpall's output come into being only where it is missing, so that the file loads under
-# ON_ERROR_STOP on a server that has some of them; and forgets who granted a membership, which must be a role with
-# rights of its own on a server that has another superuser. Granted by two, it is one membership then: what the second
-# gives by default, as who has made a role gives it to himself, has to be said.
-ROLE_IF_MISSING = (
-    r"/\$dental_pms\$/!s/^CREATE ROLE (.+);$/DO $dental_pms$ BEGIN CREATE ROLE \1; "
-    r"EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;/"
-)
-WITHOUT_GRANTOR = r's/^(GRANT .+ TO .+) GRANTED BY ("([^"]|"")+"|[^" ]+);$/\1;/'
-WITH_SET = r"s/^(GRANT .+ TO .+ WITH (ADMIN OPTION, )?INHERIT (TRUE|FALSE));$/\1, SET TRUE;/"
-
 
 def database_argv(server: Server, facts: Facts, session: str, *, lock_wait_s: int, snapshot: str = "") -> list[str]:
     """Return the argv that writes the database, as a snapshot has it if one is given, as plain SQL on stdout."""
@@ -73,12 +62,7 @@ def roles(server: Server, facts: Facts, out: int, *, passwords: bool, beat: Call
     session = sessions.new()
     argvs = [
         roles_argv(server, facts, session, passwords=passwords),
-        [
-            "sed",
-            "--regexp-extended",
-            *(f"--expression={each}" for each in (ROLE_IF_MISSING, WITHOUT_GRANTOR, WITH_SET)),
-        ],
-        filters.argv("merge_memberships.pl"),
+        filters.argv("portable_roles.pl"),
         compressor.argv(),
     ]
     _dump(server, facts, session, argvs, out=out, beat=beat)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # What a database may have set for its sessions, and pg_dump does not set itself: it would end a load, or change it.
 PLAIN = '-c "set role = none; set default_transaction_read_only = off; set array_nulls = on"'
-MONEY = "sed -n 's/^-- amounts of money: //p'"
+MONEY = "sed -n '4s/^-- amounts of money: //p'"
 TEXT = """\
 How to get the data of this store back, with gzip, psql, tar and sha256sum alone
 ================================================================================

@@ -19,6 +19,10 @@ import pytest
 from dental_pms_backup.drill import private_cluster
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
+from tests import faults
+from tests.integration import drills
+from tests.integration.conftest import databases_like
+from tests.integration.faults import events, succeeds
 from tests.integration.support import (
     PATH,
     Site,
@@ -111,6 +115,47 @@ def test_large_objects_come_back_as_restore_txt_says_whatever_is_set_for_the_dat
             sql(maintenance, f"alter database {each.database} reset role")
         assert dump(empty_database) == dump(database)
         assert sql(empty_database, "select fee::numeric from fees") == "12.50"
+
+
+# Lines that whatever writes or loads a set may take for its own, in values of more than one line.
+LINES = ("GRANT a TO b GRANTED BY c", "CREATE ROLE c", "-- amounts of money: ALTER ROLE evil SUPERUSER;")
+RIGHTS = "select rolsuper, rolcreatedb, pg_has_role(oid, 10, 'member') from pg_roles where rolname = 'evil'"
+
+
+@pytest.mark.fault(
+    "Somebody evil", "what he sets for himself and his database looks like lines of ours, on its own lines"
+)
+def test_what_somebody_sets_is_text_wherever_a_set_is_loaded(site: Site, live: OnHost, empty_database: OnHost) -> None:
+    sql(
+        live,
+        "create role evil login",
+        *(f"alter role evil set my.n{n} to E'x\\n{line}'" for n, line in enumerate(LINES)),
+    )
+    sql(live, "alter role evil set application_name to ';ALTER ROLE evil SUPERUSER;GRANT postgres, backup TO evil;--'")
+    sql(live, f"alter role evil in database practice set search_path to E'x\\n{LINES[2]}', '\n{LINES[2]}\n'")
+    sql(live, f"comment on role evil is E'x\\n{LINES[0]}'", f"comment on database practice is '\n{LINES[2]}\n'")
+    settings = "select rolconfig, shobj_description(oid, 'pg_authid') from pg_roles where rolname = 'evil'"
+    try:
+        name, taken = succeeds(site)
+        drills.drills_well(site, name)
+        for command in instructed(site.store, name, containing="-d NEWDB")[:3]:
+            done = typed(command, empty_database)
+            assert (done.returncode, done.stderr) == (0, ""), command
+        assert sql(empty_database, settings) == sql(live, settings)
+        assert sql(empty_database, RIGHTS) == "f|f|f"
+        other = Site(place=site.place, server=empty_database)  # and its configuration
+        sql(empty_database, "drop role evil")
+        done = other.run("restore", "db", name)
+        assert (done.returncode, "superuser" in done.stderr) == (0, False), done.stderr
+        assert (sql(empty_database, settings), sql(empty_database, RIGHTS)) == (sql(live, settings), "f|f|f")
+        faults.saw(status=0, store=faults.A_NEW_SET, events=events(taken.told))
+    finally:
+        sql(live, "comment on database practice is null", "drop role evil")
+        for database in databases_like(empty_database, "newdb_"):
+            sql(empty_database, f'drop database "{database}"')
+        sql(empty_database, "drop role if exists evil")
+    site.configure({})
+    drills.recovers(site)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from dental_pms_backup.errors import (
     StalledError,
     StoreError,
 )
-from dental_pms_backup.host import filters, programs, progress
+from dental_pms_backup.host import progress
 from dental_pms_backup.host.progress import Watch
 from dental_pms_backup.live import mounts, pinned_settings, postgres, sessions
 from dental_pms_backup.live.postgres import Facts, InContainer, OnHost
@@ -232,67 +232,6 @@ def test_session_names_are_never_the_same() -> None:
         1000,
         [],
     )
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        (
-            "CREATE ROLE anna;",
-            "DO $dental_pms$ BEGIN CREATE ROLE anna; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;",
-        ),
-        (
-            'CREATE ROLE "a; b";',
-            'DO $dental_pms$ BEGIN CREATE ROLE "a; b"; EXCEPTION WHEN duplicate_object THEN NULL; END $dental_pms$;',
-        ),
-        ("ALTER ROLE anna WITH LOGIN;", "ALTER ROLE anna WITH LOGIN;"),
-        ("-- CREATE ROLE anna;", "-- CREATE ROLE anna;"),
-        ("GRANT a TO b;", "GRANT a TO b;"),
-        ("GRANT a TO b GRANTED BY postgres;", "GRANT a TO b;"),
-        (
-            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE GRANTED BY postgres;",
-            "GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE, SET TRUE;",
-        ),
-        ("GRANT a TO b WITH INHERIT FALSE GRANTED BY b;", "GRANT a TO b WITH INHERIT FALSE, SET TRUE;"),
-        ("GRANT a TO b WITH INHERIT TRUE, SET FALSE GRANTED BY c;", "GRANT a TO b WITH INHERIT TRUE, SET FALSE;"),
-        ("GRANT a TO b WITH ADMIN OPTION GRANTED BY c;", "GRANT a TO b WITH ADMIN OPTION;"),
-        ('GRANT a TO "x GRANTED BY y" GRANTED BY "a"" GRANTED BY b";', 'GRANT a TO "x GRANTED BY y";'),
-        ('CREATE ROLE "a$dental_pms$b";',) * 2,
-        ("GRANT SET ON PARAMETER log_statement TO b WITH GRANT OPTION;",) * 2,
-    ],
-)
-def test_roles_come_into_being_only_where_they_are_missing(said: str, told: str) -> None:
-    expressions = [f"--expression={each}" for each in (dump.ROLE_IF_MISSING, dump.WITHOUT_GRANTOR, dump.WITH_SET)]
-    _, out = programs.capture(["sed", "--regexp-extended", *expressions], text_in=f"{said}\n")
-    assert out == f"{told}\n"
-
-
-@pytest.mark.parametrize(
-    ("granted", "told"),
-    [
-        (["GRANT a TO b;"], ["GRANT a TO b;"]),
-        (["GRANT a TO b WITH ADMIN OPTION;", "GRANT a TO b;"], ["GRANT a TO b WITH ADMIN OPTION;"]),
-        (
-            ["GRANT a TO b WITH INHERIT TRUE, SET TRUE;", "GRANT a TO b WITH INHERIT FALSE, SET FALSE;"],
-            ["GRANT a TO b WITH INHERIT TRUE, SET TRUE;"],
-        ),
-        (
-            [
-                'GRANT a TO "b; TO c" WITH INHERIT FALSE, SET TRUE;',
-                "GRANT a TO d WITH INHERIT FALSE, SET FALSE;",
-                'GRANT a TO "b; TO c" WITH ADMIN OPTION, INHERIT TRUE, SET FALSE;',
-            ],
-            [
-                'GRANT a TO "b; TO c" WITH ADMIN OPTION, INHERIT TRUE, SET TRUE;',
-                "GRANT a TO d WITH INHERIT FALSE, SET FALSE;",
-            ],
-        ),
-        (["GRANT SET ON PARAMETER log_statement TO b;"] * 2,) * 2,
-    ],
-)
-def test_a_membership_that_several_have_granted_has_what_each_of_them_gave(granted: list[str], told: list[str]) -> None:
-    _, out = programs.capture(filters.argv("merge_memberships.pl"), text_in="\n".join(["--", *granted, "", "-- end\n"]))
-    assert out == "\n".join(["--", *told, "", "-- end\n"])
 
 
 def test_dump_comes_out_as_gzip(bin_dir: Path) -> None:
