@@ -299,6 +299,8 @@ def _entered(store: Path, wanted: Sequence[Stream], now: datetime) -> Iterator[N
 
     Until a run has ended its report says ``unfinished``: that is what a killed one leaves.
     """
+    with contextlib.suppress(StoreError):  # a full store takes no record
+        ledger.record_killed(store)
     facts: dict[str, Any] = {"streams": list(wanted), "result": "unfinished"}
     try:
         ledger.report(store, {"at": now.isoformat(), **facts})

@@ -44,6 +44,18 @@ def record(store: Path, what: str, *, now: datetime, facts: Mapping[str, Any]) -
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def record_killed(store: Path) -> None:
+    """Append the last run as one that failed, where there is only its report, as a killed one leaves it. StoreError."""
+    killed = last_report(store)
+    if not killed or killed["result"] != "unfinished":
+        return
+    with contextlib.suppress(ValueError, TypeError):  # what the report says is no moment with its zone
+        at = datetime.fromisoformat(killed["at"])
+        if all(ended < at for ended, _ in entries(store, "run")):
+            facts = {"streams": killed.get("streams"), "result": "failed", "cause": "interrupted"}
+            record(store, "run", now=at, facts=facts)
+
+
 def entries(store: Path, what: str) -> list[tuple[datetime, Mapping[str, Any]]]:
     """Return what can be read of the entries of a kind, oldest first, each with its moment."""
     found: list[tuple[datetime, Mapping[str, Any]]] = []

@@ -67,8 +67,10 @@ def make_ready(machine: Machine) -> None:
         machine.install(package_file(machine))
     machine.write(CONFIG, (REPOSITORY / "etc/backup.yaml").read_text())
     drop_ins = " ".join(f"/etc/systemd/system/{unit}.d" for unit in (SERVICE, TIMER))
+    timers = f"{TIMER} {DRILL_TIMER}"  # to disable one has systemd read all its units anew
     machine.run(
-        f"systemctl disable --quiet --now {TIMER} {DRILL_TIMER};"
+        f"! {{ systemctl is-enabled --quiet {timers} || systemctl is-active --quiet {timers}; }}"
+        f" || systemctl disable --quiet --now {timers};"
         f"rm -f /var/lib/systemd/timers/stamp-{PACKAGE}*.timer;"
         f"systemctl stop {SERVICE} {DRILL}; systemctl reset-failed;"
         f"rm -rf {STORE} /srv/dental-pms/.run /srv/store {practice.ATTACHMENTS}.* /srv/native/attachments.*;"

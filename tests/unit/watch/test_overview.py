@@ -14,7 +14,10 @@ from dental_pms_backup.watch import overview
 from tests.unit.builders import NAME, NOW, name_of, night, program, published
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
+
+KILLED = [{"stream": "db", "at": night(2).isoformat(), "cause": "interrupted"}]
 
 
 def test_status_tells_of_each_stream_by_itself_and_takes_no_set_of_the_future_for_the_newest(tmp_path: Path) -> None:
@@ -39,6 +42,34 @@ def test_status_tells_of_each_stream_by_itself_and_takes_no_set_of_the_future_fo
     assert told["failed_before"] == [{"stream": "db", "at": night(2).isoformat(), "cause": "database"}]
     ledger.report(tmp_path, {"at": night(2).isoformat(), "result": "failed"})
     assert overview.status(tmp_path, now=NOW)["failed_before"] == []  # it is the last run, which is told
+
+
+@pytest.mark.parametrize(
+    ("result", "at", "ended", "told"),
+    [
+        (
+            "unfinished",
+            night(2).isoformat(),
+            night(1),
+            [{"stream": "db", "at": night(2).isoformat(), "cause": "interrupted"}],
+        ),
+        ("unfinished", night(2).isoformat(), night(2), []),
+        ("ok", night(2).isoformat(), night(1), []),
+        ("unfinished", "no moment", night(1), []),
+        ("unfinished", "2026-11-20 02:30:00", night(1), []),
+    ],
+    ids=["killed", "killed once it was recorded", "ended", "of no moment", "of no time zone"],
+)
+def test_a_killed_run_of_one_stream_is_told_after_the_other_succeeded(
+    tmp_path: Path, result: str, at: str, ended: datetime, told: list[dict[str, str]]
+) -> None:
+    ledger.record(tmp_path, "run", now=ended, facts={"streams": ["db"], "result": "ok"})
+    ledger.report(tmp_path, {"at": at, "streams": ["db"], "result": result})
+    for _ in range(2):
+        ledger.record_killed(tmp_path)
+    ledger.record(tmp_path, "run", now=NOW, facts={"streams": ["attachments"], "result": "ok"})
+    ledger.report(tmp_path, {"at": NOW.isoformat(), "result": "ok"})
+    assert overview.status(tmp_path, now=NOW)["failed_before"] == told
 
 
 @pytest.mark.parametrize(
