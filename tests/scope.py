@@ -22,7 +22,6 @@ HOMES = {
     "test_extract": "bookworm",
     "test_faults_drill": "bookworm",
     "test_lying_tools": "bookworm",
-    "test_restore_in_place": "bookworm",
     "test_restore_new": "bookworm",
     "test_restorer": "bookworm",
     "test_shadows": "bookworm",

@@ -411,6 +411,7 @@ def test_a_materialized_view_is_proven_and_comes_back_as_its_owner_sees_it(small
         sql(site.server, f'drop role "{role}"')
 
 
+@pytest.mark.thorough
 def test_amounts_in_a_file_of_another_disk_are_never_silently_others(small: Site) -> None:
     site, usb, maintenance = small, small.place / "usb disk", postgres.in_database(small.server, "postgres")
     subprocess.run(["localedef", "-i", "fr_CA", "-c", "-f", "UTF-8", "fr_CA.UTF-8"], check=True)

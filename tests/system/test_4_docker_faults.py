@@ -234,6 +234,7 @@ END_ITS_SESSION = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.sample(4)
 @pytest.mark.fault("Database", "in the middle of the dump, in the container")
 @pytest.mark.parametrize(

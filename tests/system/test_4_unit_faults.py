@@ -24,6 +24,7 @@ def host(practice_machine: Machine) -> Machine:
 # --- it is ended
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("Ourselves", "in the middle of the dump, the service is killed")
 def test_a_service_that_is_killed_leaves_drafts_that_the_next_run_clears(host: Machine) -> None:
     with faults.dump_going_on(host) as run:
