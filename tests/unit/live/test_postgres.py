@@ -459,6 +459,40 @@ def test_error_that_misses_a_name_or_the_port_says_which_key_has_it(
             assert raised.value.hint == f"editor /etc/dental-pms/backup.yaml   # set {key}"
 
 
+IN_GERMAN = """\
+database=pms user=backup
+for word; do
+ case $word in
+ --dbname=*) database=${word#*"='"}; database=${database%"'"};;
+ --username=*) user=${word#*=};;
+ esac
+done
+none="Datenbank »$database« existiert nicht"
+full="$none"; [ "$database" != pms ] || full="zu viele Verbindungen für Datenbank »pms«"
+"""
+EDITOR = "editor /etc/dental-pms/backup.yaml   # set native."
+
+
+@pytest.mark.parametrize(
+    ("says", "hint"),
+    [
+        ("$none", f"{EDITOR}database"),
+        ("Passwort-Authentifizierung für Benutzer »$user« fehlgeschlagen", f"{EDITOR}user"),
+        ("kein pg_hba.conf-Eintrag für Benutzer »$user«, Datenbank »$database«", "dental-pms-backup config show"),
+        ("tut mir leid, schon zu viele Verbindungen", ""),
+        ("$full", ""),
+    ],
+)
+def test_server_of_another_language_says_no_for_good_where_it_says_the_same_of_nobody(
+    says: str, hint: str, tmp_path: Path
+) -> None:
+    psql(tmp_path, f'{IN_GERMAN}echo "psql: error: connection to server failed: FATAL:  {says}" >&2; exit 2\n')
+    with pytest.raises(BackupError) as raised:
+        postgres.ask(server_of(tmp_path), "select 1")
+    assert raised.value.exit_status == (1 if hint else 75)
+    assert raised.value.hint == (hint or "systemctl status postgresql.service")
+
+
 def test_complaint_is_the_line_of_the_error_and_not_the_last(tmp_path: Path) -> None:
     psql(tmp_path, "echo 'psql: error: refused' >&2; echo '  Is the server running?' >&2; exit 2\n")
     with pytest.raises(DatabaseError) as raised:
