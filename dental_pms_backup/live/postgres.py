@@ -11,6 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import (
     ConfigError,
@@ -25,6 +26,9 @@ from dental_pms_backup.host.journal import redacted
 from dental_pms_backup.live import in_container, pinned_settings
 from dental_pms_backup.live.server import Facts, InContainer, Inside, OnHost, Server
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = ("Facts", "InContainer", "Inside", "OnHost", "Server")  # what is asked here
 
 IN_CONTAINER = ("sh", "-c", in_container.SCRIPT, "sh")
@@ -35,10 +39,13 @@ NO_DOCKER = re.compile(r"docker daemon|docker API|No such exec instance", re.IGN
 LOST = re.compile(r"server closed the connection|terminating connection|connection to (the )?server|database system is")
 LASTING = re.compile(r"does not exist|authentication failed|no password supplied|permission denied|no pg_hba.conf")
 NOT_THERE = re.compile(r"No such file or directory|Connection refused")
+DATABASE, USER = ("database.name", "native.database"), ("database.user", "native.user")
 MISSING = (
-    (r'database ".*" does not exist', ("database.name", "native.database")),
-    (r'role ".*" does not exist|no password supplied|authentication failed', ("database.user", "native.user")),
+    (r'database ".*" does not exist', DATABASE),
+    (r'role ".*" does not exist|no password supplied|authentication failed', USER),
 )
+NOBODY = "dental_pms_nobody"
+NOT_CONNECTED = 2  # psql's exit status
 ASK = """\
 select json_build_object('version', current_setting('server_version_num')::int, 'database', current_database(),
  'user', current_user, 'size', pg_database_size(current_database()), 'started', pg_postmaster_start_time(),
@@ -163,11 +170,27 @@ def ask(
         raise DatabaseRefusedError(f"db: the server refuses: {said}", hint=_key(server, said))
     _check_docker(server, ended)
     hint = _look(server)
+    if ended.exit_code == NOT_CONNECTED and (keys := _unknown_in_any_language(server, said, other)):
+        raise DatabaseRefusedError(f"db: the server refuses: {said}", hint=_to_edit(server, keys))
     if NOT_THERE.search(said):
         hint += (
             f"   # or set {'database' if isinstance(server, InContainer) else 'native'}.port, if it listens on another"
         )
     raise DatabaseError(f"db: the server does not answer: {said}", hint=hint)
+
+
+def _unknown_in_any_language(server: Server, said: str, database: Sequence[str]) -> Sequence[Sequence[str]]:
+    """Return the keys of which names a server says no for good, as it says the same of a name that nobody has.
+
+    No role that cannot log in may choose the language in which it is told so.
+    """
+    found = []
+    for keys, word in ((DATABASE, to_database(NOBODY)), (USER, f"--username={NOBODY}")):
+        argv = client(server, "psql", "-XAtq", "-w", *database, word, "-c", "", session="dental-pms-backup")
+        of_nobody = complaint(programs.capture(argv, timeout_s=10)[0]).split(NOBODY)
+        if len(of_nobody) > 1 and re.fullmatch(".+".join(map(re.escape, of_nobody)), said):
+            found.append(keys)
+    return found
 
 
 def complaint(ended: programs.Ended) -> str:
@@ -302,10 +325,13 @@ def _shown(said: str) -> str:
 
 def _key(server: Server, said: str) -> str:
     """Return what helps where the server has no such database or role: the key that names it."""
-    what = next((words for pattern, words in MISSING if re.search(pattern, said)), None)
-    if what is None:
+    return _to_edit(server, [keys for pattern, keys in MISSING if re.search(pattern, said)])
+
+
+def _to_edit(server: Server, found: Sequence[Sequence[str]]) -> str:
+    if len(found) != 1:
         return "dental-pms-backup config show"
-    in_a_container, native = what
+    in_a_container, native = found[0]
     return f"editor /etc/dental-pms/backup.yaml   # set {in_a_container if isinstance(server, InContainer) else native}"
 
 

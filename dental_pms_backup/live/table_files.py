@@ -13,23 +13,25 @@ if TYPE_CHECKING:
 
     from dental_pms_backup.live.postgres import Server
 
-# named as pg_dump names them
-TABLE_FILES = """\
-select json_object_agg(format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid))
+TABLES = """\
  from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 """
+# Named as pg_dump names them. In a database of SQL_ASCII a name is whatever bytes somebody has typed, and no session of
+# UTF-8 gets it.
+NAME = """\
+encode(convert_to(format('%I.%I', n.nspname, c.relname),
+  case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end), 'hex')"""
+TABLE_FILES = f"select json_object_agg({NAME}, pg_relation_filenode(c.oid)){TABLES}"
 # As the server's own counters say, and the sizes of the files: neither takes a lock that a migration may hold. After a
 # crash there is nothing in the counters; the sizes are for a superuser.
-FILLED = """\
-select json_agg(format('%I.%I', n.nspname, c.relname)) from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
- and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0{or_by_file})
+FILLED = f"""\
+select json_agg({NAME}){TABLES} and (c.relpages > 0 or pg_stat_get_live_tuples(c.oid) > 0{{or_by_file}})
 """
 # Who may not call that is refused, wherever it stands.
 BY_FILE = " or (pg_stat_file(pg_relation_filepath(c.oid), true)).size > 0"
 # Of the size of its file, never of the table: the planner runs functions that stand under an index or a partition, and
-# they would have our rights. Rows that were deleted since count as well.
+# they would have our rights. Rows that were deleted since count as well. Of a name in other bytes nothing is known.
 HAS_ROWS = "set lock_timeout = '30s'; select pg_relation_size(to_regclass({})) > 0"
 
 # Of a table that is a member of an extension pg_dump writes nothing, but for those of its configuration.
@@ -58,9 +60,15 @@ def numbers(server: Server) -> dict[str, int]:
     DatabaseError when the server does not answer.
     """
     try:
-        return dict(json.loads(postgres.ask(server, TABLE_FILES) or "{}"))  # nothing without any table
+        found = json.loads(postgres.ask(server, TABLE_FILES) or "{}")  # nothing without any table
+        return {named(name): file for name, file in dict(found).items()}
     except (ValueError, TypeError):
         raise postgres.not_what_was_asked_for(server) from None
+
+
+def named(name: str) -> str:
+    """Return a table's name from the bytes that NAME gives, as a dump's rows are named by it."""
+    return bytes.fromhex(name).decode("utf-8", "backslashreplace")
 
 
 def has_others(server: Server) -> bool:
@@ -71,7 +79,8 @@ def has_others(server: Server) -> bool:
 def filled(server: Server, *, superuser: bool) -> set[str]:
     """Return the names of the tables that have rows, or had some; DatabaseError when the server does not answer."""
     try:
-        return set(json.loads(postgres.ask(server, FILLED.format(or_by_file=BY_FILE if superuser else "")) or "[]"))
+        found = json.loads(postgres.ask(server, FILLED.format(or_by_file=BY_FILE if superuser else "")) or "[]")
+        return {named(name) for name in found}
     except (ValueError, TypeError):
         raise postgres.not_what_was_asked_for(server) from None
 
@@ -101,7 +110,7 @@ def check_not_rewritten(
     after = numbers(server) if empty else {}
     for table in empty:
         if after.get(table, files[table]) != files[table] and (
-            table in had_rows or postgres.ask(server, HAS_ROWS.format(postgres.literal(table))) == "t"
+            table in had_rows or postgres.ask(server, HAS_ROWS.format(postgres.literal(table))) != "f"
         ):
             raise VerificationError(
                 f"db: {table} was rewritten, emptied or filled anew as the dump began, so the dump has none of its "

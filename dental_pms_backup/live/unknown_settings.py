@@ -110,6 +110,12 @@ def name(statement: str) -> str:
     return _key(match) if match else ""
 
 
+def is_of(statement: str, role: str) -> bool:
+    """Tell whether such a statement sets something for the database, or for a role: for no other role alone."""
+    match = SETS.fullmatch(statement)
+    return match is not None and (not match["role"] or own_settings.plain(match["role"]) == role)
+
+
 def told(statement: str) -> str:
     """Return what such a statement sets, and for which role, in words and without its value; any other is a comment."""
     match = SETS.fullmatch(statement)

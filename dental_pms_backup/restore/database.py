@@ -302,8 +302,7 @@ def _check_replaces(dump: Opened, verified: Verified, wanted: str, terms: Terms)
 def _live_rows(live: DatabaseSource, *, needed: bool) -> dict[str, int] | None:
     """Return the rows of the live database by table; None where it cannot be read, and that is not ``needed``."""
     try:
-        tables = table_files.numbers(live.server)
-        return databases.row_counts(live.server, live.facts.database, tables) if tables else {}
+        return databases.row_counts(live.server, live.facts.database)
     except BackupError as error:
         if not needed:
             return None

@@ -96,8 +96,8 @@ def given(live: DatabaseSource, own: Statements) -> Collection[str]:
 def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]:
     """Return which of a set's statements set what the server does not take, and say so.
 
-    What a database or a role has of its own is not worth the restore, unless text or numbers would read otherwise:
-    RefusedError names that.
+    What a database or a role has of its own is not worth the restore, unless text or numbers would read otherwise, as
+    by what the database has, or the role that dumps: RefusedError names that.
     """
     statements = list(statements)
     lacking = [*unknown_settings.odd(statements)]
@@ -106,7 +106,8 @@ def left_out(live: DatabaseSource, statements: Iterable[str]) -> Collection[str]
     lacking += [each for each in comments if not _takes(live, _tried(live, each))]
     shut_out = unknown_settings.shutting_out([each for each in statements if each not in lacking], live.server)
     for statement in lacking:
-        if unknown_settings.name(statement) in pinned_settings.WRITTEN_BY:
+        reads_otherwise = unknown_settings.name(statement) in pinned_settings.WRITTEN_BY
+        if reads_otherwise and unknown_settings.is_of(statement, live.facts.user):
             raise _not_taken(f"{unknown_settings.told(statement)}", "a value that it does not know")
     left = [*lacking, *shut_out]
     if left:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import BackupError, DatabaseError, RestoreError
 from dental_pms_backup.host import programs, wording
-from dental_pms_backup.live import postgres, psql, sessions
+from dental_pms_backup.live import postgres, psql, sessions, table_files
 from dental_pms_backup.live.postgres import literal, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from dental_pms_backup.host.programs import Ended
     from dental_pms_backup.live.postgres import Server
@@ -61,14 +61,19 @@ select count(pg_terminate_backend(pid)) from pg_stat_activity
 # Rows are counted as COPY writes them, in one short column where there is one, to nowhere. A query would be planned,
 # and the planner runs functions that stand under an index, in statistics or under a partition: with our rights. COPY of
 # a table runs none, and of a view, which may have the name by then, is refused.
-# Their text is not converted: it may be none.
-COLUMNS = """\
-select json_object_agg(t, coalesce('(' || (select quote_ident(attname) from pg_attribute where attrelid = to_regclass(t)
-  and attnum > 0 and not attisdropped and attgenerated = '' order by attlen < 0, attnum limit 1) || ')', ''))
- from unnest(array[{tables}]::text[]) t;
+# Neither their text is converted nor a name: it may be none.
+COUNTED = f"select coalesce(json_object_agg({table_files.NAME}, c.oid::bigint), '{{}}'){table_files.TABLES};"
+IN_BYTES = """\
+set row_security = off;
+select set_config('client_encoding', 'SQL_ASCII', false) where getdatabaseencoding() = 'SQL_ASCII' \\g /dev/null
 """
 COUNT = """\
-copy {table} {column} to stdout with (encoding 'SQL_ASCII') \\g /dev/null
+select format('copy %I.%I %s to stdout with (encoding ''SQL_ASCII'')', n.nspname, c.relname, coalesce('(' || (
+  select quote_ident(attname) from pg_attribute where attrelid = c.oid
+   and attnum > 0 and not attisdropped and attgenerated = '' order by attlen < 0, attnum limit 1) || ')', ''))
+  as counting
+ from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = {oid} \\gset
+:counting \\g /dev/null
 \\echo :ROW_COUNT
 """
 # Of what is live, without reading its rows: whose it is, its tables and their files, its functions, who may do what.
@@ -155,13 +160,15 @@ def look(server: Server) -> str:
     return postgres.ask(server, LOOK)
 
 
-def row_counts(server: Server, database: str, tables: Iterable[str]) -> dict[str, int]:
-    """Return how many rows tables of a database have, named as pg_dump names them; RestoreError without one of them."""
-    wanted = ", ".join(literal(table) for table in tables)
-    columns = json.loads(tell(server, COLUMNS.format(tables=wanted), database=database))
-    counts = (COUNT.format(table=table, column=column) for table, column in columns.items())
-    out = tell(server, f"set row_security = off;\n{''.join(counts)}", database=database, timeout_s=COUNTS_S)
-    return {table: int(rows) for table, rows in zip(columns, wording.lines(out), strict=True)}
+def row_counts(server: Server, database: str) -> dict[str, int]:
+    """Return how many rows each table of a database has, named as pg_dump names them; BackupError without one of them.
+
+    A name whose bytes are no text is as ``table_files.named`` returns it.
+    """
+    oids = json.loads(tell(server, COUNTED, database=database))
+    script = IN_BYTES + "".join(COUNT.format(oid=oid) for oid in oids.values())
+    out = tell(server, script, database=database, timeout_s=COUNTS_S)
+    return {table_files.named(name): int(rows) for name, rows in zip(oids, wording.lines(out), strict=True)}
 
 
 def analyze(server: Server, database: str) -> None:

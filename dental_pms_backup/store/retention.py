@@ -39,9 +39,9 @@ def choices(
 
     The set ``made`` by the run that asks always stays and counts first, whatever the clock says; ``coming`` sets
     that do not exist yet are counted as newest; those that a wrong clock dated into the future count last. Pinned
-    sets stay, beside the others, and so does the newest that a drill has proven. A pinned set takes no place, nor does
-    a damaged or suspect one, or one that failed its drill: it never pushes a good one out; and while a suspect set
-    waits for the admin's word, of which a pin is one, nothing is removed.
+    sets stay, beside the others, and so does the newest that a drill has proven. A pinned set takes no place. Damaged
+    sets and those that failed their drill have as many places of their own: they push out each other, never a good
+    one. While a suspect set waits for the admin's word, of which a pin is one, nothing is removed.
     """
     if policy.keep < 1:
         raise ValueError(f"keep is {policy.keep}, expected at least 1")
@@ -51,23 +51,25 @@ def choices(
     )
     waiting = [stored.name for stored in newest_first if stored.state == "suspect" and not stored.pinned]
     suspect = next(iter(waiting), "")
-    periods = _newest_of_periods([stored for stored in newest_first if _takes_place(stored)], policy)
+    periods = _newest_of_periods([each for each in newest_first if each.is_good and not each.pinned], policy)
     proven = next((stored.name for stored in newest_first if stored.state == "proven"), "")
-    chosen, places = [], coming
+    chosen, places = [], {True: coming, False: 0}
     for stored in newest_first:
-        place = places + 1
-        places += _takes_place(stored)
+        place = places[stored.is_good] + 1
+        places[stored.is_good] += not stored.pinned
         reason = f"nothing is removed while set {suspect} is suspect" if suspect else ""
         reason = reason or _reason_to_stay(stored, place, policy, now=now) or periods.get(stored.name, "")
         reason = reason or (NEWEST_PROVEN if stored.name == proven else "")
-        counted = f"number {place} from the newest" if stored.is_good else stored.state
-        gone = f"{counted}, {policy.keep} stay"
+        gone = _counted(stored, place, policy)
         chosen.append(Choice(stored=stored, stream=stream, keep=bool(reason), reason=reason or gone))
     return chosen
 
 
-def _takes_place(stored: StoredSet) -> bool:
-    return stored.is_good and not stored.pinned
+def _counted(stored: StoredSet, place: int, policy: Retention) -> str:
+    counted = f"number {place} from the newest"
+    if not stored.is_good:
+        counted = f"{stored.state}: {counted} of those that are damaged or failed"
+    return f"{counted}, {policy.keep} stay"
 
 
 def _reason_to_stay(stored: StoredSet, place: int, policy: Retention, *, now: datetime) -> str:
@@ -75,7 +77,7 @@ def _reason_to_stay(stored: StoredSet, place: int, policy: Retention, *, now: da
     if stored.pinned:
         return "pinned"
     if place <= policy.keep:
-        return f"number {place} from the newest, {policy.keep} stay"
+        return _counted(stored, place, policy)
     age_days = max(0, (now - stored.taken_at).days)  # less than 0 when a wrong clock dated it
     if age_days < policy.keep_within_days:
         return f"{age_days} days old, all within {policy.keep_within_days} days stay"

@@ -128,6 +128,22 @@ def test_a_missing_database_is_refused_for_good(site: Site) -> None:
     recovers(site)
 
 
+@pytest.mark.thorough
+def test_a_missing_name_is_refused_for_good_in_another_language(site: Site, live: OnHost) -> None:
+    subprocess.run(["localedef", "-i", "de_DE", "-c", "-f", "UTF-8", "de_DE.UTF-8"], check=True)
+    sql(live, "alter system set lc_messages = 'de_DE.UTF-8'", "select pg_reload_conf()")
+    try:
+        wait_until(lambda: sql(live, "show lc_messages") == "de_DE.UTF-8")
+        for key, is_one, wrong in (("database", "practice", "nowhere"), ("user", live.user, "nobody_there")):
+            site.configure({f"native.{key}": wrong})
+            done = fails(site, cause="database")
+            assert f">>{wrong}<< existiert nicht" in done.stderr
+            assert f"hint: editor /etc/dental-pms/backup.yaml   # set native.{key}" in done.stderr
+            site.configure({f"native.{key}": is_one})
+    finally:
+        sql(live, "alter system reset lc_messages", "select pg_reload_conf()")
+
+
 @pytest.mark.fault("Database", "no socket is where the server's should be")
 def test_a_server_that_is_down_is_temporary_and_tried_again(site: Site) -> None:
     site.configure({"native.host": str(site.place), "retry.attempts": 3})

@@ -17,7 +17,7 @@ from typing import IO
 import pytest
 
 from dental_pms_backup.drill import compare_settings, load
-from dental_pms_backup.errors import DrillError, RestoreError
+from dental_pms_backup.errors import DrillError, RefusedError, RestoreError
 from dental_pms_backup.live import own_settings, postgres
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.live.sources import DatabaseSource
@@ -300,6 +300,7 @@ def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(
 # As a database has it that comes from an older server.
 OF_NO_SERVER = """\
 update pg_db_role_setting set setconfig = setconfig || array['operator_precedence_warning=on']
+ || case when setrole = 'dental_front'::regrole then array['lc_time=xx_XX.UTF-8'] end
  where setdatabase = (select oid from pg_database where datname = '{}') or setrole = 'dental_front'::regrole"""
 
 
@@ -327,9 +328,16 @@ def test_a_setting_with_which_nobody_could_connect_is_left_out_and_told(own_data
         )
         done = site.run("restore", "db", taken, "--in-place", "--yes")
         assert done.returncode == 0, done.stderr
-        left = ("setting operator_precedence_warning", "setting operator_precedence_warning of role dental_front")
-        preload = ("setting session_preload_libraries", "setting session_preload_libraries of role dental_front")
-        named = ", ".join((*left, *preload, "setting local_preload_libraries of role dental_front"))
+        left = "setting operator_precedence_warning", "setting operator_precedence_warning of role dental_front"
+        preload = "setting session_preload_libraries", "setting session_preload_libraries of role dental_front"
+        named = ", ".join(
+            (
+                *left,
+                "setting lc_time of role dental_front",
+                *preload,
+                "setting local_preload_libraries of role dental_front",
+            )
+        )
         assert f"the server does not take the set's own {named}, as it lacks" in done.stderr
         assert sql(site.server, "show work_mem") == "5MB"
         roles = "select rolconfig from pg_roles where rolname = 'dental_front'"
@@ -360,6 +368,13 @@ def test_settings_that_do_not_come_back_are_seen_and_those_that_cannot_be_tried_
         with settings_file(live, unknown) as file:
             why = compare_settings.compare(live, file.fileno(), lambda: None)
             assert why.endswith("does not take the database's setting lc_monetary, setting operator_precedence_warning")
+        source = DatabaseSource(server=live, facts=postgres.examine(live))
+        time_of = "ALTER {} SET lc_time TO 'xx_XX.UTF-8';\n"
+        of_another = time_of.format("ROLE dental_reader")
+        assert database_settings.left_out(source, [of_another]) == [of_another]
+        for whose in ('DATABASE :"DBNAME"', f"ROLE {live.user}"):
+            with pytest.raises(RefusedError, match=r"does not take the set's setting lc_time.* \(a value that it does"):
+                database_settings.left_out(source, [time_of.format(whose)])
         given = f"grant connect on database {load.DATABASE} to"
         sql(live, f"{given} dental_app with grant option", f"{given} dental_reader")
         sql(live, "set session authorization dental_app", f"{given} dental_reader")

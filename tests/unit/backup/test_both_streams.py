@@ -54,7 +54,7 @@ class Practice:
             "psql",
             f'{VERSION}case "$*" in {held} *createdb*) printf "\\n{SETTINGS_TRAILER}" ;; '
             f"*data_directory*) echo {self.place} ;; *to_regclass*) ;; "
-            f"*pg_relation_filenode*) echo '{{}}' ;; *) echo '{answer}' ;; esac\n",
+            f"*pg_relation_filenode* | *get_live_tuples*) echo '{{}}' ;; *) echo '{answer}' ;; esac\n",
         )
         ends = f"cat <<'END'\nselect 1;\n{TRAILER}END\n"
         program(bin_dir, "pg_dump", f"{VERSION}{dump}{ends}")

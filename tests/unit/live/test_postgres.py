@@ -459,6 +459,40 @@ def test_error_that_misses_a_name_or_the_port_says_which_key_has_it(
             assert raised.value.hint == f"editor /etc/dental-pms/backup.yaml   # set {key}"
 
 
+IN_GERMAN = """\
+database=pms user=backup
+for word; do
+ case $word in
+ --dbname=*) database=${word#*"='"}; database=${database%"'"};;
+ --username=*) user=${word#*=};;
+ esac
+done
+none="Datenbank »$database« existiert nicht"
+full="$none"; [ "$database" != pms ] || full="zu viele Verbindungen für Datenbank »pms«"
+"""
+EDITOR = "editor /etc/dental-pms/backup.yaml   # set native."
+
+
+@pytest.mark.parametrize(
+    ("says", "hint"),
+    [
+        ("$none", f"{EDITOR}database"),
+        ("Passwort-Authentifizierung für Benutzer »$user« fehlgeschlagen", f"{EDITOR}user"),
+        ("kein pg_hba.conf-Eintrag für Benutzer »$user«, Datenbank »$database«", "dental-pms-backup config show"),
+        ("tut mir leid, schon zu viele Verbindungen", ""),
+        ("$full", ""),
+    ],
+)
+def test_server_of_another_language_says_no_for_good_where_it_says_the_same_of_nobody(
+    says: str, hint: str, tmp_path: Path
+) -> None:
+    psql(tmp_path, f'{IN_GERMAN}echo "psql: error: connection to server failed: FATAL:  {says}" >&2; exit 2\n')
+    with pytest.raises(BackupError) as raised:
+        postgres.ask(server_of(tmp_path), "select 1")
+    assert raised.value.exit_status == (1 if hint else 75)
+    assert raised.value.hint == (hint or "systemctl status postgresql.service")
+
+
 def test_complaint_is_the_line_of_the_error_and_not_the_last(tmp_path: Path) -> None:
     psql(tmp_path, "echo 'psql: error: refused' >&2; echo '  Is the server running?' >&2; exit 2\n")
     with pytest.raises(DatabaseError) as raised:
@@ -536,18 +570,26 @@ def test_server_that_hung_up_is_worth_a_retry(said: str, tmp_path: Path) -> None
     ("file_now", "rows_now", "rows_dumped", "had_rows", "refused"),
     [
         (2, "t", 0, False, True),
+        (2, "", 0, False, True),
         (2, "f", 0, False, False),
         (2, "f", 0, True, True),
         (2, "t", 1, True, False),
         (1, "t", 0, True, False),
     ],
-    ids=["filled anew", "truncated", "emptied", "rewritten before the snapshot", "filled for the first time"],
+    ids=[
+        "filled anew",
+        "of a name in other bytes",
+        "truncated",
+        "emptied",
+        "rewritten before the snapshot",
+        "filled for the first time",
+    ],
 )
 def test_table_that_was_filled_anew_as_the_dump_began_is_noticed(
     file_now: int, rows_now: str, rows_dumped: int, had_rows: bool, refused: bool, tmp_path: Path
 ) -> None:
     table = '"Odd".t'
-    files = json.dumps({table: file_now})
+    files = json.dumps({table.encode().hex(): file_now})
     psql(tmp_path, f"case $* in *'pg_relation_size('*) echo {rows_now} ;; *) echo '{files}' ;; esac\n")
     before, filled = {table: 1}, {table} if had_rows else set()
     if not refused:
@@ -567,6 +609,14 @@ def test_files_of_tables_that_are_no_answer_are_no_database(answer: str, tmp_pat
         table_files.numbers(server_of(tmp_path))
     with pytest.raises(DatabaseError):
         table_files.filled(server_of(tmp_path), superuser=True)
+
+
+def test_names_of_tables_in_other_bytes_are_as_in_the_dump(tmp_path: Path) -> None:
+    name = 'public."Zähne"'.encode("latin-1").hex()
+    psql(tmp_path, f"""case $* in *pg_relation_filenode*) echo '{{"{name}": 1}}' ;; *) echo '["{name}"]' ;; esac\n""")
+    server = server_of(tmp_path)
+    assert table_files.numbers(server) == {'public."Z\\xe4hne"': 1}
+    assert table_files.filled(server, superuser=True) == {'public."Z\\xe4hne"'}
 
 
 def server_of(tmp_path: Path) -> OnHost:

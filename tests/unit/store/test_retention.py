@@ -80,14 +80,21 @@ def test_newest_stay_and_each_choice_has_its_reason() -> None:
     ]
 
 
-def test_damaged_set_takes_no_place_and_goes_only_behind_enough_good_ones() -> None:
-    sets = [of_kind(1), of_kind(2, "damaged"), of_kind(3), of_kind(4, "damaged")]
+def test_damaged_and_failed_sets_push_out_each_other_and_no_good_one() -> None:
+    sets = [of_kind(1), of_kind(2, "damaged"), of_kind(3), of_kind(4, "failed")]
     assert [(choice.keep, choice.reason) for choice in chosen(sets, 1)] == [
+        (True, "failed: number 1 from the newest of those that are damaged or failed, 1 stay"),
         (True, "number 1 from the newest, 1 stay"),
-        (True, "number 1 from the newest, 1 stay"),
-        (False, "damaged, 1 stay"),
+        (False, "damaged: number 2 from the newest of those that are damaged or failed, 1 stay"),
         (False, "number 2 from the newest, 1 stay"),
     ]
+
+
+@pytest.mark.parametrize("what", ["failed", "damaged"])
+def test_store_of_nothing_but_bad_sets_does_not_grow_for_ever(what: str) -> None:
+    sets = [of_kind(number, what) for number in range(41)]
+    assert staying(sets, 14) == [each.name for each in sets[:-15:-1]]
+    assert len(staying(sets, Retention(keep=14, keep_within_days=20), now=night(41))) == 19
 
 
 def test_keep_1_leaves_the_set_just_made() -> None:
@@ -206,7 +213,7 @@ def test_damaged_set_is_never_the_one_of_its_period() -> None:
     found = chosen([*sets, of_kind(60)], Retention(keep=1, keep_monthly=2))
     assert [(choice.keep, choice.reason) for choice in found] == [
         (True, "number 1 from the newest, 1 stay"),
-        (False, "damaged, 1 stay"),
+        (True, "damaged: number 1 from the newest of those that are damaged or failed, 1 stay"),
         (True, "one of the last 2 monthly sets"),
     ]
 
@@ -242,8 +249,8 @@ def test_newest_proven_set_stays_however_old_and_older_ones_do_not() -> None:
 
 def test_set_that_failed_its_drill_pushes_no_good_one_out() -> None:
     sets = [*nights(1, 2, 3), of_kind(4, "failed"), of_kind(5, "failed")]
-    found = retention.choices(sets, Stream.DB, Retention(keep=2), now=LATER)
-    assert [choice.keep for choice in found] == [True, True, True, True, False]
+    found = chosen([*sets, of_kind(6, "failed")], 2)
+    assert [choice.keep for choice in found] == [True, True, False, True, True, False]
 
 
 def test_nothing_goes_while_a_set_is_suspect_and_the_reason_names_it() -> None:
@@ -271,6 +278,24 @@ def test_accepted_set_freezes_nothing_and_takes_a_place() -> None:
 def test_as_many_good_sets_stay_as_asked_for(sets: list[StoredSet], policy: Retention) -> None:
     good = {each.name for each in sets if each.is_good and each.artefact(Kind.DB)}
     assert len(good & set(staying(sets, policy))) >= min(policy.keep, len(good))
+
+
+@given(
+    SETS, POLICIES, st.lists(st.integers(401, 450), max_size=30, unique=True), st.sampled_from(["failed", "damaged"])
+)
+def test_no_bad_set_changes_what_is_chosen_of_good_ones_and_the_newest_of_them_stay(
+    sets: list[StoredSet], policy: Retention, numbers: list[int], what: str
+) -> None:
+    def good_ones(some: list[StoredSet]) -> list[retention.Choice]:
+        return [choice for choice in chosen(some, policy) if choice.stored.is_good]
+
+    more = [*sets, *(of_kind(number, what) for number in numbers)]
+    plain = [each for each in more if not each.is_good and not each.pinned and each.artefact(Kind.DB)]
+    newest = sorted(plain, key=lambda each: each.taken_at)[-policy.keep :]
+    assert good_ones(more) == good_ones([each for each in sets if each.is_good])
+    assert {each.name for each in newest} <= {*staying(more, policy)}
+    if not policy.keep_within_days:
+        assert len(newest) == len({each.name for each in plain} & {*staying(more, policy)})
 
 
 @given(SETS, st.integers(1, 20))
