@@ -36,13 +36,13 @@ alter event trigger {role}_nested enable always;
 # statements they have to be what its own have set. It has no search_path of its own, to see the session's: each name is
 # qualified.
 SETTINGS = """\
-create table {role}.said (settings pg_catalog.text);
-insert into {role}.said values ('');
+create table {role}.said (settings pg_catalog.jsonb);
+insert into {role}.said values (null);
 create function {role}.settings(by_the_dump boolean) returns void language plpgsql security definer as $dental_pms$
- declare stack pg_catalog.text; now pg_catalog.text; begin
+ declare stack pg_catalog.text; now pg_catalog.jsonb; begin
  get diagnostics stack := pg_context;
- select pg_catalog.concat(pg_catalog.current_setting('role'),
-   pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name),
+ select pg_catalog.jsonb_build_array(pg_catalog.current_setting('role'),
+   pg_catalog.jsonb_object_agg(s.name, s.setting),
    (select pg_catalog.jsonb_object_agg(named, pg_catalog.current_setting(named, true))
     from pg_catalog.pg_db_role_setting d join pg_catalog.pg_database b on b.oid operator(pg_catalog.=) d.setdatabase,
      pg_catalog.unnest(d.setconfig) entry, pg_catalog.split_part(entry, '=', 1) named

@@ -496,6 +496,11 @@ ODD_NAMES = {
 }
 NOTICED = {
     "the path": ("select set_config('search_path', 'public, pg_catalog', false)", "SQLSTATE DP008, at "),
+    "the path, in the words of what is not set any more": (
+        "select set_config('standard_conforming_strings', null, false),"
+        " set_config('search_path', ' standard_conforming_strings=on', false)",
+        "SQLSTATE DP008, at ",
+    ),
     "a format": ("set local intervalstyle = 'sql_standard'", "SQLSTATE DP008, at "),
     "the role": ("set role pg_database_owner", "SQLSTATE 42501, at "),
     "what the application reads": ("select set_config('app.vat', '99', false)", "SQLSTATE DP008, at "),
