@@ -503,6 +503,7 @@ NOTICED = {
     ),
     "a format": ("set local intervalstyle = 'sql_standard'", "SQLSTATE DP008, at "),
     "the role": ("set role pg_database_owner", "SQLSTATE 42501, at "),
+    "the path, by a cursor that the server reads, and that the dump has": ("select 1", "SQLSTATE DP008, at "),
     "what the application reads": ("select set_config('app.vat', '99', false)", "SQLSTATE DP008, at "),
     "a row": (
         "insert into public.ledger values (9)",
@@ -523,6 +524,20 @@ CREATE FUNCTION public.hide(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABL
   PERFORM set_config('search_path', 'public, pg_catalog', true); END IF;
  RETURN n; END $hide$;
 CREATE STATISTICS public.hiding ON (public.hide(1) + n), n FROM public.aaa;
+"""
+# No function is the context in which the server itself reads a cursor, here for the bounds of a partition.
+CURSORS = """\
+CREATE FUNCTION public.opens() RETURNS boolean LANGUAGE plpgsql AS $opens$
+DECLARE sets refcursor := 'sets'; tells refcursor := 'tells'; BEGIN
+ IF current_user ~ '^dental_pms_restore_' THEN
+  OPEN sets FOR EXECUTE 'select set_config(''search_path'', ''public, pg_catalog'', false)';
+  OPEN tells FOR EXECUTE format('select %I.settings(true)', current_user); END IF;
+ RETURN true; END $opens$;
+CREATE DOMAIN public.reading AS text CHECK (public.opens() AND CASE WHEN current_user ~ '^dental_pms_restore_' THEN
+ cursor_to_xml('sets', 1, true, false, '') IS NOT NULL AND cursor_to_xml('tells', 1, true, false, '') IS NOT NULL
+ ELSE true END);
+CREATE TABLE public.parts (k public.reading) PARTITION BY LIST (k);
+CREATE TABLE public.parts_x PARTITION OF public.parts FOR VALUES IN ('x');
 """
 
 
@@ -576,9 +591,11 @@ def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(vi
     step, no = NOTICED[what]
     alter = f"alter database {victim.server.database}"
     sql(victim.server, f"{alter} set app.vat = '21'")
-    made_by_the_app(victim, (step,), HIDES if "operators" in what else "")
+    made_by_the_app(victim, (step,), HIDES if "operators" in what else CURSORS if "cursor" in what else "")
     assert no in fails(victim, victim.takes("db"))
     sql(victim.server, "drop table public.aaa, public.zzz", f"{alter} reset app.vat")
+    if "cursor" in what:
+        sql(victim.server, "alter table public.parts detach partition public.parts_x")
     victim.takes("db")
     recovers(victim)
 
