@@ -100,10 +100,11 @@ my $of_extension = qr/COMMENT ON EXTENSION $ident IS (?:'(?:[^']++|'')*+'|E'(?:[
 sub put {
     my ($bytes, $what) = @_;
     if (defined $tell) {
+        return if !$tell;
         my $began = $out_line;
         $out_line += $bytes =~ tr/\n//;
         my $last = $out_line - (substr($bytes, -1) eq "\n");
-        return if !$tell || $last < $tell || $began <= $tell && !defined $what;
+        return if $last < $tell || $began <= $tell && !defined $what;
         print STDOUT $what if $began <= $tell;
         exit 0;
     }
@@ -405,7 +406,7 @@ sub check_words {
 # have read in different ways, and pg_dump never writes, ends it: U&'...', a number with letters behind it, and a literal
 # of which one part stands behind the other, with the end of a line between them.
 sub statement {
-    my ($parens, $begins, $count, $simple, $literal, $copy, $stdin) = (0, 0, 0, 1, 0, 0, 0);
+    my ($parens, $begins, $count, $simple, $literal, $behind) = (0, 0, 0, 1, 0, 0);
     my ($ids, $first, @words) = ("");
     my ($line_begins, $defines) = ($after_line, 0);
     ($from, $token, $long) = ($at, undef, 0);
@@ -460,8 +461,8 @@ sub statement {
             }
             refuse("a literal or name that begins with U&") if $id eq "u" && $next =~ /^&['"]/;
             $literal = 0;
-            $copy ||= $id eq "copy";
-            $stdin ||= $id eq "stdin";
+            refuse("a COPY within another statement") if $behind && $id eq "copy";
+            $behind = 0;
             if ($count < 4) {
                 $ids .= $id =~ /^(?:create|function|procedure|or|replace)$/ ? substr($id, 0, 1) : ".";
                 $defines = $ids =~ /^c(?:[fp]|or[fp])/;
@@ -509,10 +510,10 @@ sub statement {
             $parens++ if $byte eq "(";
             $parens-- if $byte eq ")" && $parens;
             if ($byte eq ";" && !$parens && !$begins) {
-                refuse("a COPY within another statement") if $copy && $stdin && ($words[0] // "") ne "copy";
                 ended(\@words, $simple, $first);
                 return 1;
             }
+            $behind ||= $byte eq ";";    # where the server sees another statement begin, in what is one for psql
         }
     }
     refuse("the file ends within a statement") if defined $token;

@@ -78,11 +78,11 @@ select format('copy %I.%I %s to stdout with (encoding ''SQL_ASCII'')', n.nspname
 """
 # Of what is live, without reading its rows: whose it is, its tables and their files, its functions, who may do what.
 LOOK = """\
-select concat_ws(' ', d.oid, d.datdba, d.datacl,
- (select md5(string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relowner, c.relacl,
-    pg_relation_filenode(c.oid)), ',' order by c.oid))
+select json_build_array(d.oid, d.datdba, d.datacl,
+ (select md5(json_agg(json_build_array(c.oid, c.relname, c.relnamespace, c.relowner, c.relacl,
+    pg_relation_filenode(c.oid)) order by c.oid)::text)
   from pg_class c where relpersistence <> 't' and relkind in ('r', 'p', 'v', 'm', 'S', 'f')),
- (select md5(string_agg(concat_ws(' ', p.oid, p.xmin), ',' order by p.oid)) from pg_proc p))
+ (select md5(json_agg(json_build_array(p.oid, p.xmin) order by p.oid)::text) from pg_proc p))
  from pg_database d where d.datname = current_database()"""
 # They are the whole server's, and keep their database from being dropped.
 SUBSCRIPTIONS = """\

@@ -34,23 +34,24 @@ alter event trigger {role}_nested enable always;
 # The path along which names are looked up, how a string, a date or an encoding is read: for what the dump says next.
 # So is what the application itself reads, where the database has it: that is in no list of what is set. Before its own
 # statements they have to be what its own have set. It has no search_path of its own, to see the session's: each name is
-# qualified.
+# qualified. That the dump has set something counts only where the client itself says so: what the application made runs
+# within a statement of the dump, and the text that has come from the client is that one's, whatever reads a cursor.
 SETTINGS = """\
-create table {role}.said (settings pg_catalog.text);
-insert into {role}.said values ('');
+create table {role}.said (settings pg_catalog.jsonb);
+insert into {role}.said values (null);
 create function {role}.settings(by_the_dump boolean) returns void language plpgsql security definer as $dental_pms$
- declare stack pg_catalog.text; now pg_catalog.text; begin
- get diagnostics stack := pg_context;
- select pg_catalog.concat(pg_catalog.current_setting('role'),
-   pg_catalog.string_agg(pg_catalog.concat(' ', s.name, '=', s.setting), '' order by s.name),
+ declare now pg_catalog.jsonb; begin
+ select pg_catalog.jsonb_build_array(pg_catalog.current_setting('role'),
+   pg_catalog.jsonb_object_agg(s.name, s.setting),
    (select pg_catalog.jsonb_object_agg(named, pg_catalog.current_setting(named, true))
     from pg_catalog.pg_db_role_setting d join pg_catalog.pg_database b on b.oid operator(pg_catalog.=) d.setdatabase,
      pg_catalog.unnest(d.setconfig) entry, pg_catalog.split_part(entry, '=', 1) named
     where b.datname operator(pg_catalog.=) pg_catalog.current_database() and d.setrole operator(pg_catalog.=) 0))
   into now from pg_catalog.pg_settings s where s.source operator(pg_catalog.=) 'session';
- if pg_catalog.strpos(stack, pg_catalog.chr(10)) operator(pg_catalog.>) 0 then
-  raise 'nested' using errcode = '{nested}'; end if;
- if by_the_dump then update {role}.said set settings = now;
+ if by_the_dump then
+  if pg_catalog.current_query() operator(pg_catalog.=) 'SELECT {role}.settings(true);' then
+   update {role}.said set settings = now;
+  else raise 'nested' using errcode = '{nested}'; end if;
  elsif not exists (select from {role}.said t where t.settings operator(pg_catalog.=) now) then
   raise 'settings' using errcode = '{nested}'; end if; end $dental_pms$;
 revoke all on function {role}.settings(boolean) from public;

@@ -21,7 +21,8 @@ from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store.sets import Kind
 from tests import faults, scope
 from tests.integration.conftest import databases_like
-from tests.integration.drills import know
+from tests.integration.drills import drills_well, know
+from tests.integration.drills import fails as drill_fails
 from tests.integration.faults import cause, events, kept_beside, listening
 from tests.integration.faults import fails as is_refused
 from tests.integration.support import Ran, Site, as_cluster_user, awaited, dump, session, sql
@@ -496,8 +497,14 @@ ODD_NAMES = {
 }
 NOTICED = {
     "the path": ("select set_config('search_path', 'public, pg_catalog', false)", "SQLSTATE DP008, at "),
+    "the path, in the words of what is not set any more": (
+        "select set_config('standard_conforming_strings', null, false),"
+        " set_config('search_path', ' standard_conforming_strings=on', false)",
+        "SQLSTATE DP008, at ",
+    ),
     "a format": ("set local intervalstyle = 'sql_standard'", "SQLSTATE DP008, at "),
     "the role": ("set role pg_database_owner", "SQLSTATE 42501, at "),
+    "the path, by a cursor that the server reads, and that the dump has": ("select 1", "SQLSTATE DP008, at "),
     "what the application reads": ("select set_config('app.vat', '99', false)", "SQLSTATE DP008, at "),
     "a row": (
         "insert into public.ledger values (9)",
@@ -518,6 +525,20 @@ CREATE FUNCTION public.hide(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABL
   PERFORM set_config('search_path', 'public, pg_catalog', true); END IF;
  RETURN n; END $hide$;
 CREATE STATISTICS public.hiding ON (public.hide(1) + n), n FROM public.aaa;
+"""
+# No function is the context in which the server itself reads a cursor, here for the bounds of a partition.
+CURSORS = """\
+CREATE FUNCTION public.opens() RETURNS boolean LANGUAGE plpgsql AS $opens$
+DECLARE sets refcursor := 'sets'; tells refcursor := 'tells'; BEGIN
+ IF current_user ~ '^dental_pms_restore_' THEN
+  OPEN sets FOR EXECUTE 'select set_config(''search_path'', ''public, pg_catalog'', false)';
+  OPEN tells FOR EXECUTE format('select %I.settings(true)', current_user); END IF;
+ RETURN true; END $opens$;
+CREATE DOMAIN public.reading AS text CHECK (public.opens() AND CASE WHEN current_user ~ '^dental_pms_restore_' THEN
+ cursor_to_xml('sets', 1, true, false, '') IS NOT NULL AND cursor_to_xml('tells', 1, true, false, '') IS NOT NULL
+ ELSE true END);
+CREATE TABLE public.parts (k public.reading) PARTITION BY LIST (k);
+CREATE TABLE public.parts_x PARTITION OF public.parts FOR VALUES IN ('x');
 """
 
 
@@ -571,9 +592,11 @@ def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(vi
     step, no = NOTICED[what]
     alter = f"alter database {victim.server.database}"
     sql(victim.server, f"{alter} set app.vat = '21'")
-    made_by_the_app(victim, (step,), HIDES if "operators" in what else "")
+    made_by_the_app(victim, (step,), HIDES if "operators" in what else CURSORS if "cursor" in what else "")
     assert no in fails(victim, victim.takes("db"))
     sql(victim.server, "drop table public.aaa, public.zzz", f"{alter} reset app.vat")
+    if "cursor" in what:
+        sql(victim.server, "alter table public.parts detach partition public.parts_x")
     victim.takes("db")
     recovers(victim)
 
@@ -649,6 +672,24 @@ def test_roles_that_no_restore_takes_are_told_by_the_run_and_by_the_drill(victim
     assert "globals: no restore takes the roles (line " in drilled.stderr
     assert refused in drilled.stderr
     assert refused in fails(victim, name)
+
+
+@pytest.mark.fault("Somebody evil", "the application makes what only psql alone loads, and no restore")
+def test_a_dump_that_no_restore_takes_is_told_by_the_drill(victim: Site) -> None:
+    """What psql takes for one statement to the file's end loads all the same, where it stands behind all rows."""
+    role = f"set role {victim.server.database}"
+    visits = "create table visits (id integer primary key, begin integer, copy integer, stdin integer)"
+    first = "select v.begin from visits v group by v.id limit 1"
+    sql(victim.server, role, visits, f"create function first() returns integer begin atomic {first}; end")
+    name = victim.takes("db")
+    refused = "BEGIN in the definition of a function), expected only SQL and rows, as pg_dump writes them"
+    said = drill_fails(victim, name, cause="drill").stderr
+    assert "db: no restore takes the dump (line " in said
+    assert refused in said
+    assert refused in fails(victim, name)
+    sql(victim.server, "drop function first()")  # that columns are named as what begins rows is no matter
+    drills_well(victim, victim.takes("db"))
+    recovers(victim)
 
 
 def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for(victim: Site) -> None:

@@ -139,6 +139,10 @@ HOSTILE = {
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 AS case; END; COPY t FROM STDIN; SELECT 1 AS end;",
         "a COPY within another statement",
     ),
+    "a COPY behind a comment in a body that never ends": (
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 AS case; END; --\n;/*;*/ copy t FROM STDIN; END;",
+        "a COPY within another statement",
+    ),
     "a string without an end": ("SELECT 'a", "the file ends within a quote"),
     "a comment without an end": ("/* a /* */ b", "the file ends within a comment"),
     "a dollar quote without an end": ("SELECT $a$ $b$", "the file ends within a quote"),
@@ -210,7 +214,13 @@ CREATE FUNCTION public.h(a character varying DEFAULT ';'::character varying) RET
     BEGIN ATOMIC
  SELECT CASE WHEN true THEN 1 ELSE 2 END;
  SELECT 2;
+ SELECT t.copy FROM public.t WHERE (t.stdin = 1);
 END;
+CREATE TABLE public.t (
+    copy integer,
+    stdin integer
+);
+CREATE TYPE public.copy AS ENUM ('stdin');
 INSERT INTO public.t VALUES (1, 'a'), (2, NULL);
 COPY public."Odd ""Name" (id, "column ""x""") FROM stdin;
 1	\N
