@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import one_stream
-from dental_pms_backup.errors import BackupError
+from dental_pms_backup.errors import BackupError, VerificationError
 from dental_pms_backup.host import durable, filters, journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import table_files
@@ -74,7 +74,10 @@ def _matched(order: Order, table: str, columns: Sequence[str]) -> Matched | None
         if not ALL_READ.fullmatch(said):
             return None
         named_files.put("files", [], place, stdin=files, beat=beat)
-        return named_files.match(place, beat)
+        found = named_files.match(place, beat)
+    if said != f"rows {found.rows}":
+        raise VerificationError(f"{found.rows} rows came out of sort, expected all of them")
+    return found
 
 
 def _tell(order: Order, text: str) -> None:

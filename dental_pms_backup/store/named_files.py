@@ -79,14 +79,14 @@ def match(place: Path, beat: Beat = None) -> Matched:
     """Compare both lists; a hard link has no size that is compared. ListingError."""
     rows, files = str(place / "rows"), str(place / "files")
     both = ["join", "-t\t", "-o", "1.2,2.2", rows, files]
-    equal, linked, other = (int(word) for word in _small([both, filters.argv("compare_sizes.pl")], beat).split())
-    count = int(_small([["wc", "--lines", rows]], beat).split()[0])
+    equal, linked, other = _numbers([both, filters.argv("compare_sizes.pl")], 3, beat)
+    (count,) = _numbers([["wc", "--lines", rows]], 1, beat)
     only_files = ["join", "-t\t", "-v", "2", "-o", "0", rows, files]
     return Matched(
         rows=count,
         missing=count - equal - linked - other,
         other_size=other,
-        orphans=int(_small([only_files, ["wc", "--lines"]], beat)),
+        orphans=_numbers([only_files, ["wc", "--lines"]], 1, beat)[0],
     )
 
 
@@ -100,10 +100,14 @@ def new(path: Path) -> Iterator[int]:
         os.close(out)
 
 
-def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
+def _numbers(argvs: Sequence[Sequence[str]], count: int, beat: Beat) -> list[int]:
     with descriptors.memory("counted") as out:
-        _demand(programs.pipeline(*argvs, out=out, beat=beat))
-        return os.pread(out, 4096, 0).decode("ascii", "replace")
+        ended = programs.pipeline(*argvs, out=out, beat=beat)
+        _demand(ended)
+        words = os.pread(out, 4096, 0).split()[:count]
+    if len(words) < count or not all(word.isdigit() for word in words):
+        raise ListingError(ended[-1])
+    return [int(word) for word in words]
 
 
 def _demand(ended: Sequence[programs.Ended]) -> None:
