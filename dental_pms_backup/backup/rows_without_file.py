@@ -37,11 +37,11 @@ def counted(order: Order, parts: Sequence[Part], server: Server) -> list[Part]:
     """
     of = {part.stream: part for part in parts}
     found = None
-    if order.columns and of.keys() == set(Stream) and of[Stream.ATTACHMENTS].listed:
+    if order.columns and of.keys() == set(Stream):
         table = _named(order.table or "", of[Stream.DB].manifest["rows"])
         try:
             if table and not table_files.pads(server, table, order.columns):
-                found = _matched(order, table, order.columns)
+                found = _matched(order, of[Stream.ATTACHMENTS], table)
         except (BackupError, OSError, named_files.ListingError) as error:
             stop.check()
             _tell(order, f"how many rows lack their file cannot be counted: {error}")
@@ -60,9 +60,11 @@ def _named(table: str, dumped: Iterable[str]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _matched(order: Order, table: str, columns: Sequence[str]) -> Matched | None:
+def _matched(order: Order, archive: Part, table: str) -> Matched | None:
     """Compare the rows in the draft of the dump with the list of the archive's files; None without such columns."""
-    reading = filters.argv("named_files.pl", table, *columns)
+    reading = filters.argv("named_files.pl", table, *(order.columns or ()))
+    if not archive.listed:
+        raise VerificationError("the archive's files could not be listed")
     with (
         tempfile.TemporaryDirectory(prefix=publishing.COUNTING, dir=order.store) as temporary,
         verify_file.opened(durable.draft_path(order.store / Kind.DB.path(order.name))) as dump,

@@ -63,9 +63,9 @@ def lister(directory: str, into: str = "") -> list[str]:
 
 
 def put(name: str, argvs: Sequence[Sequence[str]], place: Path, *, stdin: int, beat: Beat = None) -> str:
-    """Have programs make one of the lists ``rows`` and ``files``, by name, and return the last line that they said.
+    """Have programs make the list ``rows`` or ``files``, by name, and return the last line that the last one said.
 
-    The last of the programs before it may end before what feeds it has written all. ListingError.
+    That one may want less than it is fed with. ListingError.
     """
     sort = ["sort", *BY_NAME, "--buffer-size=64M", f"--temporary-directory={place}"]
     with new(place / name) as out:
