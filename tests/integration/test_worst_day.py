@@ -122,6 +122,8 @@ ONE_RULE = {
     " insert into attachments values (8, 5, null), (9, null, E'p/zähne/3 a\tb.jpg')",
     "a view": "alter table attachments rename to uploads; insert into uploads values (9, 'p/zähne/3 a\tb.jpg', null);"
     " create view attachments as select * from uploads",
+    "a key with spaces": "alter table attachments alter storage_key type char(60);"
+    " insert into attachments values (9, 'p/zähne/3 a\tb.jpg', null)",
 }
 
 
@@ -135,6 +137,7 @@ def test_a_drill_and_a_restore_of_both_read_the_rows_by_one_rule(practice: Site,
     name = practice.takes()
     drilled = practice.run("drill", name)
     assert ("rows_with_files=6\n" in drilled.stdout, drilled.returncode) == (True, 0), drilled.stdout + drilled.stderr
+    assert "have no file" not in practice.run("show", name).stdout
     done = practice.run("restore", "all", name, "--in-place", "--yes")
     assert "\nattachment_rows_with_files=6\nrestore_all_status=ok\nnext=" in done.stdout, done.stderr
 
