@@ -61,7 +61,7 @@ class Part:
 
     ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back;
     ``leading_out_count`` are links whose target is not in the archive. ``hides_damage`` is as in the facts. ``listed``
-    tells whether the draft of a list has the archive's files.
+    tells whether the draft of a list has the archive's files, or those that the rows of the dump name.
     """
 
     stream: Stream
@@ -78,7 +78,11 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     server, facts = source.server, source.facts
     odd_names.refuse(server)
     files, had_rows = table_files.numbers(server), table_files.filled(server, superuser=facts.superuser)
-    with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
+    with (
+        publishing.draft(order.store, Kind.DB, order.name) as draft,
+        _list(list_path(order, "rows")) as named,
+        _read_along(draft, _lister_of_rows(order, named)) as reading,
+    ):
         with _written(order, draft, "db") as beat:
             said = dump.database(
                 source,
@@ -118,7 +122,12 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
             "artefacts": [dumped, roles, own],
         },
         hides_damage=facts.hides_damage,
+        listed=verified.listed,
     )
+
+
+def _lister_of_rows(order: Order, into: Path) -> Sequence[str]:
+    return named_files.lister_of_rows(into, order.table or "", order.columns) if order.columns else ()
 
 
 def attachments(order: Order, source: AttachmentsSource) -> Part:
@@ -148,7 +157,7 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
 
 
 def list_path(order: Order, what: str) -> Path:
-    """Return where a list of what is in the archive lies until the run has ended."""
+    """Return where a list of ``entries``, of ``files`` or of those that ``rows`` name lies until the run has ended."""
     return order.store / f".{what}_{order.name}{durable.DRAFT_SUFFIX}"
 
 
@@ -172,7 +181,7 @@ def _archive(
 
     ``index`` gets the names of all entries, ``files`` a list of the files that rows may name, unless it returns False.
     """
-    lister = named_files.lister(order.directory, str(files)) if order.columns else ()
+    lister = named_files.lister_of_files(order.directory, files) if order.columns else ()
     with _read_along(draft, lister) as reading:
         with _written(order, draft, "attachments") as beat:
             archived = archive.attachments(
@@ -185,7 +194,7 @@ def _archive(
             )
         if archived:
             packed, verified = _verify(order, draft, reading, index=index)
-            return archived, packed, bool(lister) and verified.listed
+            return archived, packed, verified.listed
     publishing.empty(draft)
     return _archive(order, source, draft, index, files, tries=tries - 1)
 

@@ -5,7 +5,6 @@ Told as a warning: it is so in what is live, and the set is as good as that. A d
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.backup import one_stream
 from dental_pms_backup.errors import BackupError, VerificationError
-from dental_pms_backup.host import durable, filters, journal, stop
+from dental_pms_backup.host import journal, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import table_files
 from dental_pms_backup.store import named_files, publishing, verify_file
-from dental_pms_backup.store.sets import Kind, Stream
+from dental_pms_backup.store.sets import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.backup.one_stream import Order, Part
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.store.named_files import Matched
-
-ALL_READ = re.compile(r"rows \d+")
 
 
 def counted(order: Order, parts: Sequence[Part], server: Server) -> list[Part]:
@@ -38,10 +35,13 @@ def counted(order: Order, parts: Sequence[Part], server: Server) -> list[Part]:
     of = {part.stream: part for part in parts}
     found = None
     if order.columns and of.keys() == set(Stream):
-        table = _named(order.table or "", of[Stream.DB].manifest["rows"])
+        rows = of[Stream.DB].manifest["rows"]
+        table = _named(order.table or "", rows)
         try:
             if table and not table_files.pads(server, table, order.columns):
-                found = _matched(order, of[Stream.ATTACHMENTS], table)
+                if not all(part.listed for part in parts):
+                    raise VerificationError("not all of dump and archive could be listed")
+                found = _matched(order, rows[table])
         except (BackupError, OSError, named_files.ListingError) as error:
             stop.check()
             _tell(order, f"how many rows lack their file cannot be counted: {error}")
@@ -60,26 +60,27 @@ def _named(table: str, dumped: Iterable[str]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _matched(order: Order, archive: Part, table: str) -> Matched | None:
-    """Compare the rows in the draft of the dump with the list of the archive's files; None without such columns."""
-    reading = filters.argv("named_files.pl", table, *(order.columns or ()))
-    if not archive.listed:
-        raise VerificationError("the archive's files could not be listed")
+def _matched(order: Order, row_count: int) -> Matched | None:
+    """Compare the list of the files that rows name with that of the archive's; None where the rows name none.
+
+    A row without a key has no file.
+    """
+    rows, files = (one_stream.list_path(order, what) for what in ("rows", "files"))
     with (
         tempfile.TemporaryDirectory(prefix=publishing.COUNTING, dir=order.store) as temporary,
-        verify_file.opened(durable.draft_path(order.store / Kind.DB.path(order.name))) as dump,
-        verify_file.opened(one_stream.list_path(order, "files")) as files,
-        order.watch.reading("rows and files", dump) as beat,
+        verify_file.opened(rows) as named,
+        verify_file.opened(files) as archived,
+        order.watch.reading("rows and files", named) as beat,
     ):
-        place = Path(temporary)
-        said = named_files.put("rows", [verify_file.unpacker(), reading], place, stdin=dump, beat=beat)
-        if not ALL_READ.fullmatch(said):
+        listed = named_files.counted(rows, beat)
+        if not listed and row_count:
             return None
-        named_files.put("files", [], place, stdin=files, beat=beat)
-        found = named_files.match(place, beat)
-    if said != f"rows {found.rows}":
-        raise VerificationError(f"{found.rows} rows came out of sort, expected all of them")
-    return found
+        if listed != row_count:
+            raise VerificationError(f"{listed} rows were listed, expected {row_count}")
+        place = Path(temporary)
+        named_files.put("rows", ["sed", r"/^\\N\t/d"], place, stdin=named, beat=beat)
+        named_files.put("files", ["cat"], place, stdin=archived, beat=beat)
+        return named_files.match(place, beat)
 
 
 def _tell(order: Order, text: str) -> None:

@@ -73,14 +73,15 @@ def match(
     configuration says of the application, and not against the set.
     """
     with _judged(), (place / "entries").open("rb") as entries:
-        named_files.put("files", [named_files.lister(application.directory)], place, stdin=entries.fileno(), beat=beat)
+        lister = named_files.lister_of_files(application.directory)
+        named_files.put("files", lister, place, stdin=entries.fileno(), beat=beat)
     script = f"copy (\n{admin_queries.files(query)}\n) to stdout;\n"
     with descriptors.memory("query") as asked:
         os.write(asked, script.encode())
         os.lseek(asked, 0, os.SEEK_SET)
         try:
             with _judged():
-                named_files.put("rows", [rows_argv], place, stdin=asked, beat=beat)
+                named_files.put("rows", rows_argv, place, stdin=asked, beat=beat)
         except DrillError as error:
             if UNDEFINED_TABLE in error.message and not application.query:
                 return None

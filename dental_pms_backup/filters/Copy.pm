@@ -74,10 +74,14 @@ sub decoded {
 my $longest_row = 1 << 20;      # bytes of a row that are kept until its end is there
 my $longest_field = 64 << 10;   # bytes of a field, in such a row: no path of a file is that long
 
-# Returns what takes the rows of a table, in parts of whatever size, and calls a function for each with its fields at these
-# places, as the row has them, undefined where it ends before. Of a long row each is cut.
-sub fields_at {
-    my ($take, @place) = @_;
+# Returns what takes the rows of a table, in parts of whatever size, and calls a function for each with its fields of these
+# names, as the row has them, undefined where it ends before; nothing without such columns. Of a long row each is cut.
+sub fields {
+    my ($take, $columns, @names) = @_;
+    my ($number, %at) = (0);
+    $at{$_} = $number++ for columns($columns);
+    my @place = @at{@names};
+    return undef if grep { !defined } @place;
     my ($last) = sort { $b <=> $a } @place;
     my ($row, $complete) = ("", 0);
     my $shorten = sub {    # to what is needed of the beginning of a long row

@@ -34,11 +34,7 @@ my $take = Copy::reader(
     begun => sub {
         my ($table, $columns) = @_;
         return if $table ne $wanted_table && $table ne "public.$wanted_table";
-        my ($number, %at) = (0);
-        $at{$_} = $number++ for Copy::columns($columns);
-        my @place = @at{ $key_column, $name_column };
-        finish() if grep { !defined } @place;
-        $chosen = Copy::fields_at(\&take_row, @place);
+        $chosen = Copy::fields(\&take_row, $columns, $key_column, $name_column) or finish();
     },
     rows => sub { $chosen->($_[0]) if $chosen },
     ended => sub { finish() if $chosen },

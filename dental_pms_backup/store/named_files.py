@@ -56,23 +56,22 @@ def expected(known: Mapping[str, Any]) -> str:
     return "the file of every row"
 
 
-def lister(directory: str, into: str = "") -> list[str]:
+def lister_of_rows(into: Path, table: str, columns: Sequence[str]) -> list[str]:
+    """Return the argv of what lists the files that a table's rows name in a dump, and counts its rows."""
+    return filters.argv("count_rows.pl", str(into), table, *columns)
+
+
+def lister_of_files(directory: str, into: Path | None = None) -> list[str]:
     """Return the argv of what makes of tar's list one of the files in a directory; ``into`` as list_files.pl has it."""
     below = "" if directory == "." else directory.strip("/")
-    return filters.argv("list_files.pl", below, *([into] if into else []))
+    return filters.argv("list_files.pl", below, *([str(into)] if into else []))
 
 
-def put(name: str, argvs: Sequence[Sequence[str]], place: Path, *, stdin: int, beat: Beat = None) -> str:
-    """Have programs make the list ``rows`` or ``files``, by name, and return the last line that the last one said.
-
-    That one may want less than it is fed with. ListingError.
-    """
+def put(name: str, argv: Sequence[str], place: Path, *, stdin: int, beat: Beat = None) -> None:
+    """Have a program make the list ``rows`` or ``files``, which is put in order. ListingError."""
     sort = ["sort", *BY_NAME, "--buffer-size=64M", f"--temporary-directory={place}"]
     with new(place / name) as out:
-        ended = programs.pipeline(*argvs, sort, stdin=stdin, out=out, beat=beat)
-    _demand([each for each in ended[:-2] if not each.broken_pipe] + [*ended[-2:]])
-    said = [line for each in ended[-2:-1] for line in each.said]
-    return said[-1] if said else ""
+        _demand(programs.pipeline(argv, sort, stdin=stdin, out=out, beat=beat))
 
 
 def match(place: Path, beat: Beat = None) -> Matched:
@@ -80,7 +79,7 @@ def match(place: Path, beat: Beat = None) -> Matched:
     rows, files = str(place / "rows"), str(place / "files")
     both = ["join", "-t\t", "-o", "1.2,2.2", rows, files]
     equal, linked, other = _numbers([both, filters.argv("compare_sizes.pl")], 3, beat)
-    (count,) = _numbers([["wc", "--lines", rows]], 1, beat)
+    count = counted(place / "rows", beat)
     only_files = ["join", "-t\t", "-v", "2", "-o", "0", rows, files]
     return Matched(
         rows=count,
@@ -88,6 +87,11 @@ def match(place: Path, beat: Beat = None) -> Matched:
         other_size=other,
         orphans=_numbers([only_files, ["wc", "--lines"]], 1, beat)[0],
     )
+
+
+def counted(path: Path, beat: Beat = None) -> int:
+    """Return how many lines a list has. ListingError."""
+    return _numbers([["wc", "--lines", str(path)]], 1, beat)[0]
 
 
 @contextlib.contextmanager

@@ -51,8 +51,8 @@ TRAILERS = {
 class Verified:
     """What a verified file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
 
-    ``unpack`` is the argv that gets the content out, from stdin: what proved it. ``listed`` tells whether the program
-    that was to list an archive's files has seen all of them.
+    ``unpack`` is the argv that gets the content out, from stdin: what proved it. ``listed`` tells whether the filter
+    that was to list files has seen all of it.
     """
 
     rows: dict[str, int]
@@ -108,7 +108,7 @@ def sha256(path: Path, descriptor: int, *, beat: Beat = None) -> str:
 def following(path: Path, kind: Kind, grows: Callable[[], bool], lister: Sequence[str] = ()) -> Iterator[Readings]:
     """Read a draft beside what the block does, which is to write it as long as it ``grows``.
 
-    ``lister`` is the argv of a filter that lists an archive's files elsewhere and prints the names of all entries.
+    ``lister`` is the argv of a filter that also lists files elsewhere: of an archive, or what the rows of a dump name.
     """
     with (
         opened(path) as content,
@@ -241,7 +241,7 @@ def _read(path: Path, kind: Kind, descriptor: int, unpack: Sequence[str], index:
 def _checking(kind: Kind, unpack: Sequence[str], lister: Sequence[str] = ()) -> tuple[Sequence[str], ...]:
     """Return the pipeline that looks at the content of a file."""
     if kind is not Kind.ATTACHMENTS:
-        return (unpack, COUNT_ROWS)
+        return (unpack, lister or COUNT_ROWS)
     return (unpack, archive_listing.LIST, lister, SUM) if lister else (unpack, LIST, SUM)
 
 

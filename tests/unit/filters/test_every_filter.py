@@ -36,7 +36,7 @@ OF_DUMPS = (
     ("extract_table.pl", "csv", "t"),
     ("extract_table.pl", "sql", "t"),
     ("original_names.pl", "t", "k", "n"),
-    ("named_files.pl", "t", "k", "n"),
+    ("count_rows.pl", "/dev/null", "t", "k", "n"),
     ("has_money.pl",),
 )
 
