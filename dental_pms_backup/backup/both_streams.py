@@ -8,7 +8,7 @@ from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dental_pms_backup.backup import one_stream
+from dental_pms_backup.backup import one_stream, rows_without_file
 from dental_pms_backup.errors import BackupError, TemporaryError
 from dental_pms_backup.host import disks, journal, stop
 from dental_pms_backup.host.journal import Event
@@ -50,7 +50,8 @@ class _Attempts:
 def take_all(order: one_stream.Order, found: Sources, wanted: settings.Database) -> list[Part]:
     """Take every stream that was found; one stream's failure is raised only after the other was tried.
 
-    The archive is begun once the dump's snapshot is held: the files of its rows are there by then.
+    The archive is begun once the dump's snapshot is held: the files of its rows are there by then. Of both streams, how
+    many rows lack their file is counted.
     """
     attempts = _Attempts()
     takes: dict[Stream, Callable[[], Part]] = {}
@@ -73,7 +74,8 @@ def take_all(order: one_stream.Order, found: Sources, wanted: settings.Database)
             attempts.make(stream, take)
     _raise_failures(attempts)
     stop.check()
-    return [attempts.parts[stream] for stream in takes]
+    parts = [attempts.parts[stream] for stream in takes]
+    return rows_without_file.counted(order, parts, database.server) if database else parts
 
 
 def _side_by_side(found: Sources) -> bool:

@@ -15,7 +15,7 @@ from dental_pms_backup.host import durable, journal
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.host.wording import size
 from dental_pms_backup.live import own_settings, postgres, table_files
-from dental_pms_backup.store import publishing, verify_file
+from dental_pms_backup.store import named_files, publishing, verify_file
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class Order:
     """What every stream of one set is taken with: the store, the set's name, the sets that are there already.
 
     ``level`` is the compressor's, from 1 to 9; ``table`` the application's table of attachments, None without one, and
-    ``directory`` where the files of its rows lie in the attachments. ``snapshot_held`` is set once it is decided what
-    the dump will have: a file that came before it has to be in the archive.
+    ``directory`` where the files of its rows lie in the attachments, of which ``columns`` have path and size, None
+    where rows and files are not compared. ``snapshot_held`` is set once it is decided what the dump will have: a file
+    that came before it has to be in the archive.
     """
 
     store: Path
@@ -50,6 +51,7 @@ class Order:
     level: int
     watch: Watch
     directory: str = "."
+    columns: tuple[str, str] | None = None
     snapshot_held: threading.Event = field(default_factory=threading.Event)
 
 
@@ -58,7 +60,8 @@ class Part:
     """A stream's part of the manifest, with all its drafts verified and durable.
 
     ``changed`` are entries that changed while they were read; ``too_long_count`` have a path that cannot be put back;
-    ``leading_out_count`` are links whose target is not in the archive. ``hides_damage`` is as in the facts.
+    ``leading_out_count`` are links whose target is not in the archive. ``hides_damage`` is as in the facts. ``listed``
+    tells whether the draft of a list has the archive's files, or those that the rows of the dump name.
     """
 
     stream: Stream
@@ -67,6 +70,7 @@ class Part:
     too_long_count: int = 0
     leading_out_count: int = 0
     hides_damage: Sequence[Sequence[str]] = ()
+    listed: bool = False
 
 
 def database(order: Order, source: DatabaseSource, wanted: settings.Database) -> Part:
@@ -74,7 +78,11 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     server, facts = source.server, source.facts
     odd_names.refuse(server)
     files, had_rows = table_files.numbers(server), table_files.filled(server, superuser=facts.superuser)
-    with publishing.draft(order.store, Kind.DB, order.name) as draft, _read_along(draft) as reading:
+    with (
+        publishing.draft(order.store, Kind.DB, order.name) as draft,
+        _list(list_path(order, "rows")) as named,
+        _read_along(draft, _lister_of_rows(order, named)) as reading,
+    ):
         with _written(order, draft, "db") as beat:
             said = dump.database(
                 source,
@@ -84,8 +92,8 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
                 beat=beat,
                 held=order.snapshot_held.set,
             )
-        dumped, rows = _verify(order, draft, reading)
-    table_files.check_not_rewritten(server, rows, files, had_rows)
+        dumped, verified = _verify(order, draft, reading)
+    table_files.check_not_rewritten(server, verified.rows, files, had_rows)
     with publishing.draft(order.store, Kind.GLOBALS, order.name) as draft, _read_along(draft) as reading:
         with _written(order, draft, "globals") as beat:
             dump.roles(server, facts, draft.descriptor, passwords=wanted.role_passwords, beat=beat)
@@ -108,19 +116,28 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
         stream=Stream.DB,
         manifest={
             "source": postgres.described(server, facts),
-            "rows": rows,
+            "rows": verified.rows,
             "role_passwords": wanted.role_passwords,
             "without": without,
             "artefacts": [dumped, roles, own],
         },
         hides_damage=facts.hides_damage,
+        listed=verified.listed,
     )
+
+
+def _lister_of_rows(order: Order, into: Path) -> Sequence[str]:
+    return named_files.lister_of_rows(into, order.table or "", order.columns) if order.columns else ()
 
 
 def attachments(order: Order, source: AttachmentsSource) -> Part:
     """Take the attachments; BackupError leaves drafts only."""
-    with publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft, _index(draft) as index:
-        archived, packed = _archive(order, source, draft, index)
+    with (
+        publishing.draft(order.store, Kind.ATTACHMENTS, order.name) as draft,
+        _list(list_path(order, "entries")) as index,
+        _list(list_path(order, "files")) as files,
+    ):
+        archived, packed, listed = _archive(order, source, draft, index, files)
     _tell_taken(Stream.ATTACHMENTS, packed["size_bytes"], f"{archived.entry_count} entries")
     _tell_strange(order.name, source.path, archived)
     return Part(
@@ -135,22 +152,37 @@ def attachments(order: Order, source: AttachmentsSource) -> Part:
         changed=archived.changed,
         too_long_count=archived.too_long_count,
         leading_out_count=archived.leading_out_count,
+        listed=listed,
     )
 
 
+def list_path(order: Order, what: str) -> Path:
+    """Return where a list of ``entries``, of ``files`` or of those that ``rows`` name lies until the run has ended."""
+    return order.store / f".{what}_{order.name}{durable.DRAFT_SUFFIX}"
+
+
 @contextlib.contextmanager
-def _index(draft: publishing.Draft) -> Iterator[Path]:
-    """Make the file for the names of an archive's entries; the path leads to it, whoever moves the store meanwhile."""
-    path = draft.path.with_name(f".entries_{draft.name}{durable.DRAFT_SUFFIX}")
+def _list(path: Path) -> Iterator[Path]:
+    """Make the file for a list; the path leads to it, whoever moves the store meanwhile."""
     with publishing.opened_draft(path) as descriptor:
         yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
 def _archive(
-    order: Order, source: AttachmentsSource, draft: publishing.Draft, index: Path, *, tries: int = archive.TRIES
-) -> tuple[archive.Archived, Entry]:
-    """Archive a directory, anew where an entry shrank or was moved meanwhile, and verify the draft."""
-    with _read_along(draft) as reading:
+    order: Order,
+    source: AttachmentsSource,
+    draft: publishing.Draft,
+    index: Path,
+    files: Path,
+    *,
+    tries: int = archive.TRIES,
+) -> tuple[archive.Archived, Entry, bool]:
+    """Archive a directory, anew where an entry shrank or was moved meanwhile, and verify the draft.
+
+    ``index`` gets the names of all entries, ``files`` a list of the files that rows may name, unless it returns False.
+    """
+    lister = named_files.lister_of_files(order.directory, files) if order.columns else ()
+    with _read_along(draft, lister) as reading:
         with _written(order, draft, "attachments") as beat:
             archived = archive.attachments(
                 source,
@@ -161,10 +193,10 @@ def _archive(
                 beat=beat,
             )
         if archived:
-            packed, _ = _verify(order, draft, reading, index=index)
-            return archived, packed
+            packed, verified = _verify(order, draft, reading, index=index)
+            return archived, packed, verified.listed
     publishing.empty(draft)
-    return _archive(order, source, draft, index, tries=tries - 1)
+    return _archive(order, source, draft, index, files, tries=tries - 1)
 
 
 @contextlib.contextmanager
@@ -184,14 +216,16 @@ def _written(order: Order, draft: publishing.Draft, label: str) -> Iterator[Call
         yield beat
 
 
-def _read_along(draft: publishing.Draft) -> contextlib.AbstractContextManager[verify_file.Readings]:
-    return verify_file.following(draft.path, draft.kind, lambda: not draft.settled.is_set())
+def _read_along(
+    draft: publishing.Draft, lister: Sequence[str] = ()
+) -> contextlib.AbstractContextManager[verify_file.Readings]:
+    return verify_file.following(draft.path, draft.kind, lambda: not draft.settled.is_set(), lister)
 
 
 def _verify(
     order: Order, draft: publishing.Draft, reading: verify_file.Readings, *, index: Path | None = None
-) -> tuple[Entry, Mapping[str, int]]:
-    """Make a draft durable, verify what is on disk and return its entry in the manifest and a dump's rows by table."""
+) -> tuple[Entry, verify_file.Verified]:
+    """Make a draft durable, verify what is on disk and return its entry in the manifest and what it is."""
     size_bytes = publishing.settle(draft)
     content, checksum = reading.descriptors
     with order.watch.showing(f"{draft.kind}: verifying", content, size_bytes, beside=checksum) as beat:
@@ -200,7 +234,7 @@ def _verify(
         except VerificationError as error:
             raise compressor.full_store(draft.descriptor) or error from None
     path = draft.kind.path(draft.name)
-    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": verified.sha256}, verified.rows
+    return {"kind": draft.kind, "path": path, "size_bytes": size_bytes, "sha256": verified.sha256}, verified
 
 
 def _tell_taken(stream: Stream, size_bytes: int, what: str) -> None:

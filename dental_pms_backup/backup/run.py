@@ -126,6 +126,7 @@ def order_of(config: Config, earlier: Sequence[StoredSet], *, now: datetime, wat
         level=config.compression_level,
         watch=watch,
         directory=config.application.directory,
+        columns=config.application.columns,
     )
 
 

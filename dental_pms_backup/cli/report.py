@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.config.values import Source
 from dental_pms_backup.host.wording import duration, moment, moment_of, size
+from dental_pms_backup.store import named_files
 from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
@@ -178,6 +179,9 @@ def _content_lines(stream: str, part: Mapping[str, Any]) -> Iterator[str]:
         yield f"{stream} content: {sum(part['rows'].values()):,} rows in {_counted(len(part['rows']), 'table')}"
     if "entries" in part:
         yield f"{stream} content: {part['entries']:,} files and directories"
+    for key, what in (named_files.MISSING, "no file"), (named_files.OTHER_SIZE, "a file of another size"):
+        if part.get(key):
+            yield f"{stream} have {what} for {_counted(part[key], 'row')} of the database"
     yield from (f"{stream} is without: {what}" for what in part.get("without", ()))
     yield from (f"{stream} changed while being read: {name}" for name in part.get("changed", ()))
     yield from (f"{stream} are without what is behind the link: {name}" for name in part.get("leading_out", ()))

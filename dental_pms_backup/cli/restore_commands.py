@@ -52,7 +52,7 @@ def restore_as_asked(config: Config, arguments: Arguments, *, now: datetime, wat
     if arguments.dry_run:
         say([report.DRY_RUN])
     elif arguments.stream == ALL:
-        matched = restore_all.match(config, watch=watch)
+        matched = restore_all.match(config, wanted, watch=watch)
         say([f"attachment_rows_with_files={matched.rows if matched else 'no such table'}", "restore_all_status=ok"])
         say(report.next_lines(config))
 

@@ -127,6 +127,11 @@ class Application:
         return f"select {path}, {size} from {self.table}"  # noqa: S608 - the admin's words, asked as a role that reads
 
     @property
+    def columns(self) -> tuple[str, str] | None:
+        """The table's columns with path and size of every file, None where it is not the table that is asked."""
+        return None if self.query or not self.table else (self.key_column, self.size_column)
+
+    @property
     def below(self) -> str:
         """What stands before a file's path in an archive: the directory and a slash, or nothing."""
         return "" if self.directory == "." else f"{self.directory.strip('/')}/"

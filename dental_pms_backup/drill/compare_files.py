@@ -1,4 +1,4 @@
-"""The files of an archive beside the rows that name them: sort and join work on lists, in files of mode 0600."""
+"""The files of an archive beside the rows that name them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.drill import admin_queries, load
 from dental_pms_backup.errors import BackupError, ConfigError, DrillError, RoomError
-from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.host import descriptors, programs
 from dental_pms_backup.live import psql
-from dental_pms_backup.store import archive_listing, verify_file
+from dental_pms_backup.store import archive_listing, named_files, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dental_pms_backup.config.settings import Application
     from dental_pms_backup.store.archive_listing import Looked
+    from dental_pms_backup.store.named_files import Matched
 
     Beat = Callable[[], None] | None
 
@@ -27,18 +28,6 @@ CONFIGURED = "/etc/dental-pms/backup.yaml"
 UNDEFINED_TABLE = "42P01"
 OF_THE_SET = {"gzip", "igzip", "tar"}
 FULL = re.compile(r"No space left|Disk quota|write (failed|error)")
-BY_NAME = ("-t\t", "--key=1,1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matched:
-    """Rows and files beside each other. ``unsized`` files are hard links, whose size was not compared."""
-
-    rows: int
-    missing: int
-    wrong_size: int
-    unsized: int
-    orphans: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +50,7 @@ def listing(descriptor: int, place: Path) -> Iterator[Listing]:
     """Read an open archive, from its beginning, beside what the block does."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     with (
-        _new(place / "entries") as out,
+        named_files.new(place / "entries") as out,
         programs.running(verify_file.unpacker(), archive_listing.LIST, stdin=descriptor, out=out) as pipeline,
     ):
         yield Listing(pipeline=pipeline, place=place)
@@ -83,63 +72,37 @@ def match(
     ``rows_argv`` runs the SQL on its stdin. ConfigError when the server refuses the query: that speaks against what the
     configuration says of the application, and not against the set.
     """
-    directory = "" if application.directory == "." else application.directory.strip("/")
-    with (place / "entries").open("rb") as entries:
-        listed = filters.argv("list_files.pl", directory)
-        _into(place / "files", [listed, _sorted(place)], stdin=entries.fileno(), beat=beat)
+    with _judged(), (place / "entries").open("rb") as entries:
+        lister = named_files.lister_of_files(application.directory)
+        named_files.put("files", lister, place, stdin=entries.fileno(), beat=beat)
     script = f"copy (\n{admin_queries.files(query)}\n) to stdout;\n"
     with descriptors.memory("query") as asked:
         os.write(asked, script.encode())
         os.lseek(asked, 0, os.SEEK_SET)
         try:
-            _into(place / "rows", [rows_argv, _sorted(place)], stdin=asked, beat=beat)
+            with _judged():
+                named_files.put("rows", rows_argv, place, stdin=asked, beat=beat)
         except DrillError as error:
             if UNDEFINED_TABLE in error.message and not application.query:
                 return None
             raise _misfit(application, error) from None
-    both = ["join", "-t\t", "-o", "1.2,2.2", str(place / "rows"), str(place / "files")]
-    equal, linked, wrong = (int(word) for word in _small([both, filters.argv("compare_sizes.pl")], beat).split())
-    rows = _count(place / "rows", beat)
-    return Matched(
-        rows=rows,
-        missing=rows - equal - linked - wrong,
-        wrong_size=wrong,
-        unsized=linked,
-        orphans=int(_small([_only_in(2, place), ["wc", "--lines"]], beat)),
-    )
+    with _judged():
+        return named_files.match(place, beat)
 
 
-def _sorted(place: Path) -> list[str]:
-    return ["sort", *BY_NAME, "--buffer-size=64M", f"--temporary-directory={place}"]
-
-
-def _only_in(number: int, place: Path) -> list[str]:
-    return ["join", "-t\t", "-v", str(number), "-o", "0", str(place / "rows"), str(place / "files")]
-
-
-def _count(path: Path, beat: Beat) -> int:
-    return int(_small([["wc", "--lines", str(path)]], beat).split()[0])
-
-
-def _into(path: Path, argvs: Sequence[Sequence[str]], *, stdin: int | None, beat: Beat) -> None:
-    with _new(path) as out:
-        _demand(programs.pipeline(*argvs, stdin=stdin, out=out, beat=beat))
+def refuse_lack(found: Matched, known: Mapping[str, Any]) -> None:
+    """Raise DrillError when more rows lack their file than the manifest's part of the attachments knows of."""
+    if found.lacks_more(known):
+        told = found.told(" in the archive")
+        raise DrillError(f"attachments: {told}, expected {named_files.expected(known)}")
 
 
 @contextlib.contextmanager
-def _new(path: Path) -> Iterator[int]:
-    """Open a file of mode 0600 to be written, in place of an earlier one, while the block lasts."""
-    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _judged() -> Iterator[None]:
     try:
-        yield out
-    finally:
-        os.close(out)
-
-
-def _small(argvs: Sequence[Sequence[str]], beat: Beat) -> str:
-    with descriptors.memory("counted") as out:
-        _demand(programs.pipeline(*argvs, out=out, beat=beat))
-        return os.pread(out, 4096, 0).decode("ascii", "replace")
+        yield
+    except named_files.ListingError as error:
+        raise _failure(error.ended) from None
 
 
 def _demand(ended: Sequence[programs.Ended]) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.store.archive_listing import Looked
+    from dental_pms_backup.store.named_files import Matched
     from dental_pms_backup.store.sets import StoredSet
 
 TOLD_AT_MOST = 5
@@ -260,25 +261,28 @@ def _match_files(job: Job, reading: _Reading) -> None:
             found = compare_files.match(rows, application, application.files, job.place, beat=job.limit.beat)
             if found:
                 findings.figures |= {"rows_with_files": found.rows, "orphans": found.orphans}
-                _refuse_lack(found)
+                compare_files.refuse_lack(found, {} if application.query else job.part(Stream.ATTACHMENTS))
             else:
                 _check_had_none(job)
-        if not found and findings.results[FILES] is Result.PASSED:
-            findings.leave(FILES, "no table attachments came back")
-            _demand_word(job)
+        if findings.results[FILES] is Result.PASSED:
+            if found:
+                _tell_lack(findings, found)
+            else:
+                findings.leave(FILES, "no table attachments came back")
+                _demand_word(job)
     except ConfigError as error:  # which says nothing of the set; what speaks against it is told first
         findings.leave(FILES, error.message)
         if not findings.problems:
             raise
 
 
-def _refuse_lack(found: compare_files.Matched) -> None:
-    """Raise DrillError when rows lack their file."""
-    if found.missing or found.wrong_size:
-        raise DrillError(
-            f"attachments: of {found.rows} rows {found.missing} have no file in the archive and {found.wrong_size} "
-            "one of another size, expected the file of every row"
-        )
+def _tell_lack(findings: Findings, found: Matched) -> None:
+    """Note which rows lacked their file when the set was taken; where all do, nothing was compared."""
+    told = f"{found.told(' in the archive')}, as when the set was taken"
+    if found.rows and found.rows == found.missing:
+        findings.leave(FILES, f"{told}: is application.directory right?")
+    elif found.missing or found.other_size:
+        findings.reasons[FILES] = told
 
 
 def _check_had_none(job: Job) -> None:

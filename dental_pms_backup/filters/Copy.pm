@@ -71,6 +71,45 @@ sub decoded {
     return chr($number =~ /^x(.*)/ ? hex $1 : oct($number) & 255);
 }
 
+my $longest_row = 1 << 20;      # bytes of a row that are kept until its end is there
+my $longest_field = 64 << 10;   # bytes of a field, in such a row: no path of a file is that long
+
+# Returns what takes the rows of a table, in parts of whatever size, and calls a function for each with its fields of these
+# names, as the row has them, undefined where it ends before; nothing without such columns. Of a long row each is cut.
+sub fields {
+    my ($take, $columns, @names) = @_;
+    my ($number, %at) = (0);
+    $at{$_} = $number++ for columns($columns);
+    my @place = @at{@names};
+    return undef if grep { !defined } @place;
+    my ($last) = sort { $b <=> $a } @place;
+    my ($row, $complete) = ("", 0);
+    my $shorten = sub {    # to what is needed of the beginning of a long row
+        my @fields = split /\t/, $row, $last + 2;
+        $complete = @fields > $last + 1;    # nothing is needed of what comes
+        $#fields = $last if $complete;
+        for my $number (0 .. $#fields) {
+            $fields[$number] = (grep { $_ == $number } @place) ? substr($fields[$number], 0, $longest_field) : "";
+        }
+        $row = join("\t", @fields);
+    };
+    return sub {
+        my ($from, $end) = (0);
+        if ($complete) {
+            $end = index($_[0], "\n");
+            return if $end < 0;
+            $take->((split /\t/, $row, $last + 2)[@place]);
+            ($row, $complete, $from) = ("", 0, $end + 1);
+        }
+        while (($end = index($_[0], "\n", $from)) >= 0) {
+            $take->((split /\t/, $row . substr($_[0], $from, $end - $from), $last + 2)[@place]);
+            ($row, $from) = ("", $end + 1);
+        }
+        $row .= substr($_[0], $from);
+        $shorten->() if length $row > $longest_row;
+    };
+}
+
 # The bytes of a field of a row, undefined for NULL.
 sub text {
     my ($field) = @_;

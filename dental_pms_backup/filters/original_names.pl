@@ -10,9 +10,7 @@ use lib __FILE__ =~ m{(.*)/};
 use Copy;
 
 my ($wanted_table, $key_column, $name_column, $keys, $longest_name) = @ARGV;
-my $longest = 1 << 20;          # bytes of a row that are kept until its end is there
-my $longest_field = 64 << 10;   # bytes of a field, in such a row: no key of a file is that long
-my ($text, $row, $chosen, $complete, $last, @place) = ("", "", 0, 0);
+my ($text, $chosen) = ("");
 
 open my $file, "<:raw", $keys or die "no keys\n";
 my %wanted = do {
@@ -21,38 +19,10 @@ my %wanted = do {
 };
 
 sub take_row {
-    my ($key, $name) = map { defined $_ ? Copy::text($_) : undef } (split /\t/, $_[0], $last + 2)[@place];
+    my ($key, $name) = map { defined $_ ? Copy::text($_) : undef } @_;
     return if !defined $key || !defined $name || !$wanted{$key};
     $name =~ tr/\0//d;    # no server gives it back
     print "$key\0", substr($name, 0, $longest_name), "\0";
-}
-
-# What is needed of the beginning of a long row.
-sub shortened {
-    my @fields = split /\t/, $_[0], $last + 2;
-    $complete = @fields > $last + 1;    # nothing is needed of what comes
-    $#fields = $last if $complete;
-    for my $number (0 .. $#fields) {
-        my $needed = $number == $place[0] || $number == $place[1];
-        $fields[$number] = $needed ? substr($fields[$number], 0, $longest_field) : "";
-    }
-    return join("\t", @fields);
-}
-
-sub take_rows {
-    my ($from, $end) = (0);
-    if ($complete) {
-        $end = index($_[0], "\n");
-        return if $end < 0;
-        take_row($row);
-        ($row, $complete, $from) = ("", 0, $end + 1);
-    }
-    while (($end = index($_[0], "\n", $from)) >= 0) {
-        take_row($row . substr($_[0], $from, $end - $from));
-        ($row, $from) = ("", $end + 1);
-    }
-    $row .= substr($_[0], $from);
-    $row = shortened($row) if length $row > $longest;
 }
 
 sub finish {
@@ -63,14 +33,10 @@ sub finish {
 my $take = Copy::reader(
     begun => sub {
         my ($table, $columns) = @_;
-        $chosen = $table eq $wanted_table || $table eq "public.$wanted_table" or return;
-        my ($number, %at) = (0);
-        $at{$_} = $number++ for Copy::columns($columns);
-        @place = @at{ $key_column, $name_column };
-        finish() if grep { !defined } @place;
-        $last = $place[0] > $place[1] ? $place[0] : $place[1];
+        return if $table ne $wanted_table && $table ne "public.$wanted_table";
+        $chosen = Copy::fields(\&take_row, $columns, $key_column, $name_column) or finish();
     },
-    rows => sub { take_rows($_[0]) if $chosen },
+    rows => sub { $chosen->($_[0]) if $chosen },
     ended => sub { finish() if $chosen },
     besides => sub { },
 );

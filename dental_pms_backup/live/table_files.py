@@ -44,6 +44,13 @@ select coalesce(json_agg(array[e.extname, format('%I.%I', n.nspname, c.relname)]
   and c.relkind = 'r' and c.oid <> all (coalesce(e.extconfig, '{}')) and pg_relation_size(c.oid) > 0
 """
 
+# A dump has char(n) with all of its spaces; a query that asks for text does not.
+PADS = """\
+select exists (select from pg_attribute a join pg_type t on t.oid = a.atttypid
+ where a.attrelid = to_regclass({table}) and a.attname in ({key}, {size})
+  and 'bpchar'::regtype in (t.oid, t.typbasetype))
+"""
+
 # What somebody has made beside tables, and no extension.
 OTHERS = """\
 select exists (select from pg_largeobject_metadata) or exists (
@@ -94,6 +101,12 @@ def not_dumped(server: Server) -> list[tuple[str, str]]:
         return [(extension, table) for extension, table in json.loads(postgres.ask(server, NOT_DUMPED))]
     except (ValueError, TypeError):
         raise postgres.not_what_was_asked_for(server) from None
+
+
+def pads(server: Server, table: str, columns: tuple[str, str]) -> bool:
+    """Tell whether a column fills its values up with spaces; ``table`` is as a dump has it. DatabaseError."""
+    key, size = (postgres.literal(column) for column in columns)
+    return postgres.ask(server, PADS.format(table=postgres.literal(table), key=key, size=size)) == "t"
 
 
 def check_not_rewritten(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.drill import admin_queries, compare_files, compare_live
-from dental_pms_backup.errors import DatabaseRefusedError, RestoreError, shell_word
+from dental_pms_backup.errors import BackupError, DatabaseRefusedError, RestoreError, shell_word
 from dental_pms_backup.host import descriptors, filters, journal, places, programs, stop
 from dental_pms_backup.host.journal import Event
 from dental_pms_backup.live import pinned_settings, postgres, psql, sessions, sources, swap
 from dental_pms_backup.restore import attachments, backup_file, database, terms
-from dental_pms_backup.store.sets import Kind
+from dental_pms_backup.store import named_files, sets
+from dental_pms_backup.store.named_files import Matched
+from dental_pms_backup.store.sets import Kind, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from dental_pms_backup.config.settings import Application, Config
@@ -49,15 +52,6 @@ class Asking:
     text: str = ""
     by: str = ""
     options: str = pinned_settings.OPTIONS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matched:
-    """How many rows of the attachments' table there are, without a file, and with one of another size."""
-
-    rows: int
-    missing: int
-    other_size: int
 
 
 def both_in_place(
@@ -92,10 +86,10 @@ def both_in_place(
         return [filled.restored(), files.restored(kept)]
 
 
-def match(config: Config, *, watch: Watch) -> Matched | None:
+def match(config: Config, wanted: str, *, watch: Watch) -> Matched | None:
     """Compare what the application's table, or its query, says of its files with the files; None without such a table.
 
-    RestoreError, with numbers only, when a row lacks its file.
+    RestoreError, with numbers only, when more rows lack their file than when the restored set was taken.
     """
     application = config.application
     if application.files is None:
@@ -110,14 +104,27 @@ def match(config: Config, *, watch: Watch) -> Matched | None:
             found = _counted(live, asking, place, application, beat)
     if found is None:
         return None
-    if found.missing or found.other_size:
+    known = {} if application.query else _known(config, wanted)
+    if found.lacks_more(known):
         raise RestoreError(
-            f"attachments: of {found.rows} rows {found.missing} have no file and {found.other_size} one of another "
-            f"size, expected none; {AS_IN_THE_SET}",
+            f"attachments: {found.told('')}, expected {named_files.expected(known)}; {AS_IN_THE_SET}",
             hint="dental-pms-backup extract SET PATH --stored-names   # an older or a newer set may have them",
         )
-    journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
+    if found.missing or found.other_size:
+        text = f"attachments: {found.told('')}, as when the set was taken"
+        journal.write(Event.RESTORE_LACKS_FILES, text, priority=journal.WARNING)
+    else:
+        journal.write(Event.RESTORE_MATCHED, f"each of {found.rows} rows of attachments has its file")
     return found
+
+
+def _known(config: Config, wanted: str) -> Mapping[str, Any]:
+    """Return what the manifest of a set says of its attachments, nothing where it has gone meanwhile."""
+    with contextlib.suppress(BackupError):
+        manifest = sets.find(config.store, wanted, having=Kind.ATTACHMENTS).manifest or {"streams": {}}
+        part: Mapping[str, Any] = manifest["streams"].get(Stream.ATTACHMENTS, {})
+        return part
+    return {}
 
 
 def _copying(live: DatabaseSource, application: Application) -> Asking | None:

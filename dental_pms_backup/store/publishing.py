@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FETCHING = ".fetching-"
+COUNTING = ".counting-"
 KNOWN = (Mark.ACCEPTED, drill_record.SUFFIX)  # the files beside a manifest that say what its set is known to be
 DRAFT_OF_MANIFEST = re.compile(rf"\.({NAME_PATTERN})\.json{re.escape(durable.DRAFT_SUFFIX)}")
 OWN_NAME = re.compile(
@@ -166,7 +167,7 @@ def recover(store: Path) -> list[str]:
     """Bring a store that a killed run left back in order, and return what was done, in words.
 
     A publication that was under way is finished, and so is the removal of a stream from a set's manifest; every other
-    draft, and what a fetch left, is removed.
+    draft, and what a fetch or the counting of rows left, is removed.
     """
     done = []
     hidden = _hidden(store)
@@ -182,15 +183,15 @@ def recover(store: Path) -> list[str]:
     drafts = [path for path in _hidden(store) if path.name.endswith(durable.DRAFT_SUFFIX)]
     for path in drafts:
         durable.unlink(path)
-    fetched = [path for path in hidden if path.name.startswith(FETCHING)]
-    for path in fetched:
+    left = [path for path in hidden if path.name.startswith((FETCHING, COUNTING))]
+    for path in left:
         try:
             durable.remove_tree(path)
         except OSError as error:
             raise durable.refusal(path, "cannot be removed", error) from None
     done += _trim_checksums(store)
-    if drafts or fetched:
-        done.append(f"{len(drafts) + len(fetched)} unfinished files of an earlier run were removed")
+    if drafts or left:
+        done.append(f"{len(drafts) + len(left)} unfinished files of an earlier run were removed")
     return done
 
 

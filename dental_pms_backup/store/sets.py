@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import StoreError, UsageError
-from dental_pms_backup.store import drill_record, names
+from dental_pms_backup.store import drill_record, named_files, names
 from dental_pms_backup.store.drill_record import Result
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ FILE_OF_SET = re.compile(
 )
 LARGEST_MANIFEST_BYTES = 16 << 20
 TOO_LARGE = 1 << 63
+COUNTS = ("entries", named_files.MISSING, named_files.OTHER_SIZE)
 NUMBERS = {"database_bytes", "server_version"}
 TEXTS = {"database", "system_identifier", "source", "container", "image", "image_id", "encoding", "superuser"}
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -318,7 +319,7 @@ def _part_is_sound(stream: Stream, part: Mapping[str, Any], name: str) -> bool:
         and all(kind.stream is stream for kind in kinds)
         and all(_entry_is_sound(entry, name) for entry in part["artefacts"])
         and all(_is_sound_of_source(*each) for each in part.get("source", {}).items())
-        and type(part.get("entries", 0)) is int
+        and all(type(part.get(count, 0)) is int for count in COUNTS)
         and all(type(count) is int for count in part.get("rows", {}).values())
         and all(_are_texts(part.get(names, [])) for names in ("changed", "leading_out"))
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import VerificationError
 from dental_pms_backup.host import descriptors, durable, filters, programs
+from dental_pms_backup.store import archive_listing
 from dental_pms_backup.store.sets import Kind
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ TRAILERS = {
 class Verified:
     """What a verified file is: the rows of a dump by table, and the SHA-256 of the file in 64 hexadecimal digits.
 
-    ``unpack`` is the argv that gets the content out, from stdin: what proved it.
+    ``unpack`` is the argv that gets the content out, from stdin: what proved it. ``listed`` tells whether the filter
+    that was to list files has seen all of it.
     """
 
     rows: dict[str, int]
     sha256: str
     unpack: Sequence[str]
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +105,15 @@ def sha256(path: Path, descriptor: int, *, beat: Beat = None) -> str:
 
 
 @contextlib.contextmanager
-def following(path: Path, kind: Kind, grows: Callable[[], bool]) -> Iterator[Readings]:
-    """Read a draft beside what the block does, which is to write it as long as it ``grows``."""
+def following(path: Path, kind: Kind, grows: Callable[[], bool], lister: Sequence[str] = ()) -> Iterator[Readings]:
+    """Read a draft beside what the block does, which is to write it as long as it ``grows``.
+
+    ``lister`` is the argv of a filter that also lists files elsewhere: of an archive, or what the rows of a dump name.
+    """
     with (
         opened(path) as content,
         opened(path) as checksum,
-        _running(*_checking(kind, unpacker()), descriptor=content, grows=grows) as content_reading,
+        _running(*_checking(kind, unpacker(), lister), descriptor=content, grows=grows) as content_reading,
         _running(SUM, descriptor=checksum, grows=grows) as summing,
     ):
         yield Readings(path=path, kind=kind, reading=content_reading, summing=summing)
@@ -138,9 +144,13 @@ class Readings:
         It is unpacked to its end, a dump has its completion trailer, an archive is readable to its last entry and,
         where ``index`` is given, holds exactly those names; the checksum is as expected. Else VerificationError.
         """
-        checksum = self.checksum(expected, beat)
-        rows, unpack = self._content(index, beat)
-        return Verified(rows=rows, sha256=checksum, unpack=unpack)
+        checksum, descriptor = self.checksum(expected, beat), self.reading.descriptor
+        with contextlib.suppress(VerificationError):  # gzip decides
+            answer = self.reading.answer(self.path, self.kind, index, beat)
+            if _is_all(answer, descriptor):
+                return Verified(rows=answer.rows, sha256=checksum, unpack=unpacker(), listed=True)
+        answer = _read(self.path, self.kind, descriptor, GZIP, index, beat)
+        return Verified(rows=answer.rows, sha256=checksum, unpack=GZIP)
 
     def checksum(self, expected: str, beat: Beat) -> str:
         """Return the checksum; VerificationError unless that is the ``expected`` one, where one is."""
@@ -151,14 +161,6 @@ class Readings:
                 hint="dental-pms-backup verify   # which sets are good",
             )
         return checksum
-
-    def _content(self, index: Path | None, beat: Beat) -> tuple[dict[str, int], Sequence[str]]:
-        descriptor = self.reading.descriptor
-        with contextlib.suppress(VerificationError):  # gzip decides
-            answer = self.reading.answer(self.path, self.kind, index, beat)
-            if _is_all(answer, descriptor):
-                return answer.rows, unpacker()
-        return _read(self.path, self.kind, descriptor, GZIP, index, beat).rows, GZIP
 
 
 def unpacker() -> Sequence[str]:
@@ -197,7 +199,7 @@ class _Reading:
         """Return what was read once all of it was; VerificationError unless it is sound."""
         ended, out = self._printed(path, beat)
         if kind is Kind.ATTACHMENTS:
-            return _archive_answer(path, ended[-2], out, index, beat)
+            return _archive_answer(path, ended[1], out, index, beat)
         return _dump_answer(path, kind, out)
 
     def checksum(self, path: Path, beat: Beat) -> str:
@@ -236,9 +238,11 @@ def _read(path: Path, kind: Kind, descriptor: int, unpack: Sequence[str], index:
         return reading.answer(path, kind, index, beat)
 
 
-def _checking(kind: Kind, unpack: Sequence[str]) -> tuple[Sequence[str], ...]:
+def _checking(kind: Kind, unpack: Sequence[str], lister: Sequence[str] = ()) -> tuple[Sequence[str], ...]:
     """Return the pipeline that looks at the content of a file."""
-    return (unpack, LIST, SUM) if kind is Kind.ATTACHMENTS else (unpack, COUNT_ROWS)
+    if kind is not Kind.ATTACHMENTS:
+        return (unpack, lister or COUNT_ROWS)
+    return (unpack, archive_listing.LIST, lister, SUM) if lister else (unpack, LIST, SUM)
 
 
 def _is_all(answer: _Answer, descriptor: int) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dental_pms_backup.store.named_files import MISSING, OTHER_SIZE
 from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration import drills
@@ -28,6 +29,7 @@ from tests.integration.support import (
     on_disk,
     release,
     signalled,
+    sql,
     wait_until,
 )
 
@@ -155,13 +157,59 @@ def test_an_archive_that_is_not_what_the_rows_say_fails_the_drill(
     drills.recovers(own_database)
 
 
-@pytest.mark.fault("Content", "a drill finds a row whose file is not in the archive")
-def test_a_row_without_its_file_fails_the_drill(own_database: Site) -> None:
+@pytest.mark.fault("Content", "rows had no file when the set was taken, and a drill finds one more")
+def test_only_a_row_that_had_its_file_when_the_set_was_taken_fails_the_drill(own_database: Site) -> None:
+    site = own_database
+    holds_three_files(site, removed="b.jpg")
+    sql(site.server, "update attachments set byte_size = 1 where storage_key = 'a.jpg'")
+    with listening(site) as journal:
+        taken = site.run("run", "--verbose", wrapper=journal.wrapper)
+        told = journal.close()
+    lack = "of 3 rows 1 have no file in the archive and 1 one of another size"
+    assert (taken.returncode, taken.stdout.splitlines()[-1]) == (0, "backup_run_status=ok")
+    assert f"attachments: {lack}, expected the file of every row\n" in taken.stderr
+    assert events(told).count("rows-without-file") == 1
+    name = site.sets()[-1]
+    assert drills.drills_well(site, name)["proof_files"] == "passed"
+    shown = site.run("show", name).stdout
+    assert "attachments have no file for 1 row of the database\n" in shown
+    assert "attachments have a file of another size for 1 row of the database\n" in shown
+    assert f"  files: passed ({lack}, as when the set was taken)\n" in shown
+    for path in site.set_files():
+        if name not in path:
+            (site.store / path).unlink()
+    (site.store / f"sets/{name}.drill.json").unlink()
+    rewrite(
+        site, Kind.ATTACHMENTS, rearchived(lambda files: files.update({"./c.jpg": files.pop("./attachments/c.jpg")}))
+    )
+    met = drills.fails(site, cause="drill")
+    assert "of 3 rows 2 have no file in the archive and 1 one of another size, expected no more than the 1 and 1 " in (
+        met.stderr
+    )
+    drills.recovers(site)
+
+
+@pytest.mark.thorough
+def test_a_set_that_does_not_know_how_many_rows_had_no_file_fails_its_drill_for_one(own_database: Site) -> None:
     holds_three_files(own_database, removed="b.jpg")
-    says = "of 3 rows 1 have no file in the archive and 0 one of another size"
-    assert says in drills.fails(own_database, cause="drill").stderr
-    (own_database.attachments / "attachments/b.jpg").write_bytes(b"x" * 1005)
-    drills.recovers(own_database)
+    (name,) = own_database.sets()
+    drills.change_manifest(
+        own_database,
+        name,
+        lambda manifest: [manifest["streams"]["attachments"].pop(key) for key in (MISSING, OTHER_SIZE)],
+    )
+    met = drills.fails(own_database, cause="drill")
+    assert "of 3 rows 1 have no file in the archive and 0 one of another size, expected the file of " in met.stderr
+
+
+@pytest.mark.thorough
+def test_a_directory_in_which_no_row_has_its_file_is_no_proof_and_no_fault_of_the_set(own_database: Site) -> None:
+    holds_three_files(own_database)
+    own_database.configure({"application.directory": "elsewhere"})
+    name = own_database.takes()
+    assert drills.drills_well(own_database, name)["proof_files"] == "not checked"
+    shown = own_database.run("show", name).stdout
+    assert ", as when the set was taken: is application.directory right?)\n" in shown
 
 
 def holds_three_files(site: Site, *, removed: str = "") -> None:

@@ -168,6 +168,8 @@ def test_set_is_shown_with_its_sources_and_warnings() -> None:
                 "source": {"path": "/srv/data", "container": ""},
                 "entries": 890,
                 "changed": ["./a: file changed"],
+                "rows_without_file": 1,
+                "rows_with_other_size": 2,
             },
         }
     }
@@ -184,6 +186,8 @@ def test_set_is_shown_with_its_sources_and_warnings() -> None:
         "db content: 43,000 rows in 2 tables",
         "attachments source: /srv/data",
         "attachments content: 890 files and directories",
+        "attachments have no file for 1 row of the database",
+        "attachments have a file of another size for 2 rows of the database",
         "attachments changed while being read: ./a: file changed",
     ]
 

@@ -25,11 +25,18 @@ EVERYWHERE = [
     b"\t" * (1 << 18),
     b"\\" * (1 << 18),
 ]
-OF_LINES = (("look_through.pl",), ("rows_and_files.pl", "/", "."), ("list_files.pl", ""), ("compare_sizes.pl",))
+OF_LINES = (
+    ("look_through.pl",),
+    ("rows_and_files.pl", "/", "."),
+    ("list_files.pl", ""),
+    ("list_files.pl", "", "/dev/null"),
+    ("compare_sizes.pl",),
+)
 OF_DUMPS = (
     ("extract_table.pl", "csv", "t"),
     ("extract_table.pl", "sql", "t"),
     ("original_names.pl", "t", "k", "n"),
+    ("count_rows.pl", "/dev/null", "t", "k", "n"),
     ("has_money.pl",),
 )
 

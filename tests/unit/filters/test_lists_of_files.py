@@ -31,6 +31,17 @@ def test_files_of_a_directory_are_listed_as_copy_writes_names() -> None:
     assert filtered("list_files.pl", "a/b", given=LISTED).out == b""
 
 
+def test_beside_the_files_of_a_directory_the_names_of_all_entries_are_printed_as_tar_does(tmp_path: Path) -> None:
+    found = filtered("list_files.pl", "in", tmp_path / "files", given=LISTED)
+    assert (found.status, (tmp_path / "files").read_bytes(), found.said) == (0, OF_IN, "")
+    names = (
+        rb"./ ./in/ ./in/plain_name ./in/tab\tnew\nline\\\r\377\001 ./in/linked ./in/points ./other/of_a_day ./inner"
+    )
+    assert found.out.replace(b" ", b"_").split(b"\n") == [*names.split(b" "), b""]
+    assert filtered("list_files.pl", "in", tmp_path / "no/files", given=LISTED).status != 0
+    assert filtered("list_files.pl", "in", "/dev/full", given=LISTED).status != 0
+
+
 @pytest.mark.parametrize(
     "line", [b"", b"\0", b"\xff", b'-rw-r--r-- 0/0 3 2026-11-25 02:30 "/etc"', b"x" * (3 << 20)], ids=range(5)
 )

@@ -51,7 +51,7 @@ def test_rows_that_cannot_be_compared_with_files_are_no_match(
         f"attachments: {{path: {tmp_path}/images}}\n"
     )
     with pytest.raises(RestoreError) as raised:
-        restore_all.match(settings.load(file, {}), watch=Watch())
+        restore_all.match(settings.load(file, {}), "latest", watch=Watch())
     assert raised.value.message == (
         f"attachments: {said}, while rows and files were compared; both streams are restored as the set has them"
     )

@@ -283,7 +283,11 @@ def test_recovery_tells_what_it_did(tmp_path: Path) -> None:
         publishing.publish(tmp_path, NAME, manifest)
     assert publishing.recover(tmp_path) == [f"set {NAME}: its publication, cut off after the proof, was finished"]
     drafted(tmp_path, OLD)
-    assert publishing.recover(tmp_path) == ["4 unfinished files of an earlier run were removed"]
+    counting = tmp_path / f"{publishing.COUNTING}x"
+    counting.mkdir()
+    (counting / "rows").write_text("in/a.jpg\t1\n")
+    assert publishing.recover(tmp_path) == ["5 unfinished files of an earlier run were removed"]
+    assert not counting.exists()
 
 
 def test_recovery_cut_off_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:

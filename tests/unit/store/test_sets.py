@@ -257,6 +257,8 @@ def test_garbage_for_a_manifest_damages_its_set_and_hides_no_other(tmp_path: Pat
         (("streams", "db", "leading_out"), [5]),
         (("streams", "db", "entries"), "5"),
         (("streams", "db", "entries"), True),
+        (("streams", "db", "rows_without_file"), "1"),
+        (("streams", "db", "rows_with_other_size"), None),
         (("taken_at",), "0001-01-01T00:00:00+23:00"),
         (("taken_at",), "9999-12-31T23:59:59+00:00"),
         (("suspicions",), "db: small"),

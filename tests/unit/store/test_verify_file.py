@@ -18,7 +18,7 @@ import pytest
 
 from dental_pms_backup.backup.archive import attachments as archive_attachments
 from dental_pms_backup.errors import StoreError, VerificationError
-from dental_pms_backup.host import descriptors, progress
+from dental_pms_backup.host import descriptors, filters, progress
 from dental_pms_backup.live.sources import AttachmentsSource
 from dental_pms_backup.store import verify_file
 from dental_pms_backup.store.sets import Kind
@@ -264,6 +264,17 @@ def test_hostile_names_are_the_same_in_archive_and_index(tmp_path: Path) -> None
     assert proven(archive, None, Kind.ATTACHMENTS, index=index) == {}
     assert proven(archive, None, Kind.ATTACHMENTS) == {}
     assert len(index.read_text().splitlines()) == len(HOSTILE) + 1
+
+
+@pytest.mark.parametrize(("lister", "listed"), [("list_files.pl", True), ("sum_holes.pl", False)])
+def test_files_are_listed_beside_a_verification_that_does_not_depend_on_it(
+    tmp_path: Path, lister: str, listed: bool
+) -> None:
+    archive, index = archived(tmp_path, *HOSTILE)
+    words = filters.argv(lister, "", str(tmp_path / "files"))
+    with verify_file.following(archive, Kind.ATTACHMENTS, lambda: False, words) as reading:
+        assert reading.verify(index=index).listed == listed
+    assert not listed or (tmp_path / "files").read_bytes().count(b"\n") == len(HOSTILE)
 
 
 def test_directories_links_and_sparse_files_are_the_same_in_archive_and_index(tmp_path: Path) -> None:
