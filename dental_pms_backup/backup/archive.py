@@ -144,7 +144,8 @@ def _may_lack_content(tar: programs.Ended) -> bool:
     """
     if tar.ok:
         return any("Warning: Cannot" in line and not TAR_FINE.search(line) for line in tar.said)
-    return len(tar.said) == programs.LINES_KEPT or not all(TAR_FINE.search(line) for line in tar.said)
+    told_all = 0 < len(tar.said) < programs.LINES_KEPT
+    return not told_all or not all(TAR_FINE.search(line) for line in tar.said)
 
 
 def tells_of_holes(directory: Path, mounted: Iterable[mounts.Mount]) -> bool:

@@ -97,6 +97,11 @@ def refuse_lack(found: Matched, known: Mapping[str, Any]) -> None:
         raise DrillError(f"attachments: {told}, expected {named_files.expected(known)}")
 
 
+def lack_told(found: Matched) -> str:
+    """Return which rows lacked their file already when the set was taken, in words; empty where none did."""
+    return f"{found.told(' in the archive')}, as when the set was taken" if found.missing or found.other_size else ""
+
+
 @contextlib.contextmanager
 def _judged() -> Iterator[None]:
     try:

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.postgres import Server
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.store.archive_listing import Looked
-    from dental_pms_backup.store.named_files import Matched
     from dental_pms_backup.store.sets import StoredSet
 
 TOLD_AT_MOST = 5
@@ -266,7 +265,10 @@ def _match_files(job: Job, reading: _Reading) -> None:
                 _check_had_none(job)
         if findings.results[FILES] is Result.PASSED:
             if found:
-                _tell_lack(findings, found)
+                if lack := compare_files.lack_told(found):
+                    findings.reasons[FILES] = lack
+                if found.rows == found.missing > 0:
+                    findings.leave(FILES, f"{lack}: is application.directory right?")
             else:
                 findings.leave(FILES, "no table attachments came back")
                 _demand_word(job)
@@ -274,15 +276,6 @@ def _match_files(job: Job, reading: _Reading) -> None:
         findings.leave(FILES, error.message)
         if not findings.problems:
             raise
-
-
-def _tell_lack(findings: Findings, found: Matched) -> None:
-    """Note which rows lacked their file when the set was taken; where all do, nothing was compared."""
-    told = f"{found.told(' in the archive')}, as when the set was taken"
-    if found.rows and found.rows == found.missing:
-        findings.leave(FILES, f"{told}: is application.directory right?")
-    elif found.missing or found.other_size:
-        findings.reasons[FILES] = told
 
 
 def _check_had_none(job: Job) -> None:

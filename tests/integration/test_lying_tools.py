@@ -42,7 +42,7 @@ OUTCOMES = {
     "pg_dumpall": ("verification", "dump", "dump", "configuration"),
     "igzip": ("verification", "dump", "dump", OK),
     "sed": ("verification", "dump", "dump", "tool"),
-    "tar": ("archive", "archive", "archive", "tool"),
+    "tar": ("verification", "archive", "archive", "tool"),
     "gzip": (OK, OK, OK, OK),
     "perl": ("verification", "verification", "verification", "tool"),
     "sha256sum": ("verification", "verification", "verification", "tool"),
