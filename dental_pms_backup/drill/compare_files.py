@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dental_pms_backup.config.settings import Application
+    from dental_pms_backup.drill.findings import Findings
     from dental_pms_backup.store.archive_listing import Looked
     from dental_pms_backup.store.named_files import Matched
 
@@ -97,9 +98,13 @@ def refuse_lack(found: Matched, known: Mapping[str, Any]) -> None:
         raise DrillError(f"attachments: {told}, expected {named_files.expected(known)}")
 
 
-def lack_told(found: Matched) -> str:
-    """Return which rows lacked their file already when the set was taken, in words; empty where none did."""
-    return f"{found.told(' in the archive')}, as when the set was taken" if found.missing or found.other_size else ""
+def tell_lack(findings: Findings, proof: str, found: Matched) -> None:
+    """Note which rows lacked their file already when the set was taken; where all do, nothing was compared."""
+    told = f"{found.told(' in the archive')}, as when the set was taken"
+    if found.rows == found.missing > 0:
+        findings.leave(proof, f"{told}: is application.directory right?")
+    elif found.missing or found.other_size:
+        findings.reasons[proof] = told
 
 
 @contextlib.contextmanager

@@ -265,10 +265,7 @@ def _match_files(job: Job, reading: _Reading) -> None:
                 _check_had_none(job)
         if findings.results[FILES] is Result.PASSED:
             if found:
-                if lack := compare_files.lack_told(found):
-                    findings.reasons[FILES] = lack
-                if found.rows == found.missing > 0:
-                    findings.leave(FILES, f"{lack}: is application.directory right?")
+                compare_files.tell_lack(findings, FILES, found)
             else:
                 findings.leave(FILES, "no table attachments came back")
                 _demand_word(job)
