@@ -42,6 +42,8 @@ WRITTEN_BY = (
     *("timezone", "bytea_output", "standard_conforming_strings", "lc_monetary", "lc_numeric", "lc_time"),
     *("datestyle", "intervalstyle", "default_text_search_config", "extra_float_digits", "xmlbinary"),
 )
+# Those that a session may have of elsewhere: how a string is read is ours, and the dump's, which is made with it on.
+OF_VALUES = tuple(name for name in WRITTEN_BY if name != "standard_conforming_strings")
 # Whether a database has amounts of money, whose text lc_monetary alone explains.
 HAS_MONEY = """\
 (exists (select from pg_attribute where atttypid in (790, 791) and attrelid >= 16384)

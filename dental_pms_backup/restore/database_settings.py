@@ -49,7 +49,7 @@ def of_set(store: Path, dump: BackupFile, *, watch: Watch) -> Statements:
 
 
 def _of_values(found: Statements, dump: BackupFile) -> Statements:
-    kept = {f"setting {name}" for name in pinned_settings.WRITTEN_BY}
+    kept = {f"setting {name}" for name in pinned_settings.OF_VALUES}
     kept = {about for about in found if about.lower() in kept}
     left = ", ".join(sorted(found.keys() - kept))
     if left:

@@ -2,7 +2,8 @@
 
 The check of a table, the function of an index run as that role. Nothing that they do may be in the others' objects
 when these are handed over: only the dump's own statements make, change and grant (an event trigger sees in what a
-command is nested), settings are as those left them, and rows are added only, which the count finds.
+command is nested), settings are as those left them, and rows are added only, which the count finds. What no event
+trigger sees, as EXPLAIN ANALYZE CREATE TABLE AS, is found where it is: a set names an owner for all that it makes.
 
 A file from elsewhere has one maker, who may do to it what he likes.
 """
@@ -58,7 +59,8 @@ revoke all on function {role}.settings(boolean) from public;
 grant execute on function {role}.settings(boolean) to {role};
 """
 # COPY needs INSERT only, and a foreign key SELECT and REFERENCES. Before the rows are counted that goes as well: a
-# cursor or a trigger may run at the commit, the function of an index in ANALYZE after it.
+# cursor or a trigger may run at the commit, the function of an index in ANALYZE after it. What is temporary would have
+# gone before any type that the dump names without a schema.
 ROWS_ARE_ADDED_ONLY = """\
 create function {role}.no_changes() returns event_trigger language plpgsql security definer
  set search_path = pg_catalog, pg_temp as $dental_pms$ declare made regclass; begin
@@ -71,12 +73,36 @@ create event trigger {role}_tables on ddl_command_end
 alter event trigger {role}_tables enable always;
 create function {role}.filled() returns void language plpgsql security definer
  set search_path = pg_catalog, pg_temp as $dental_pms$ declare each record; begin
+ if exists (select from pg_depend where refclassid = 'pg_namespace'::regclass and refobjid = pg_my_temp_schema()
+   and (classid, objid) not in (('pg_class'::regclass, 'pg_temp.dental_pms_guard'::regclass),
+    ('pg_proc'::regclass, 'pg_temp.dental_pms_guard()'::regprocedure)))
+  then raise 'temporary' using errcode = '{nested}'; end if;
  for each in select oid::regclass as name, relkind from pg_class
   where relowner = '{role}'::regrole and relkind in ('r', 'p', 'f', 'v', 'S') loop
   execute format(case each.relkind when 'S' then 'revoke update, usage on sequence %s from {role}'
    else 'revoke insert on table %s from {role}' end, each.name); end loop; end $dental_pms$;
 revoke all on function {role}.filled() from public;
 grant execute on function {role}.filled() to {role};
+"""
+# Before owners are given: the role can be nobody else but whoever owns the database.
+NOBODY_ELSES = """\
+do $dental_pms$ begin if exists (select from (select relowner as owner from pg_class
+   union all select lomowner from pg_largeobject_metadata) made
+  where owner <> '{role}'::regrole and pg_has_role('{role}'::regrole, owner, 'member'))
+ then raise 'of another' using errcode = '{nested}'; end if; end $dental_pms$;
+"""
+# After that: the role has nothing. Before PostgreSQL 17 a multirange does not follow its range.
+NOTHING_LEFT = """\
+do $dental_pms$ declare each record; begin
+ for each in select m.oid::regtype as name, r.typowner::regrole as owner from pg_type m
+   join pg_depend d on (d.classid, d.objid, d.refclassid, d.deptype)
+    = ('pg_type'::regclass, m.oid, 'pg_type'::regclass, 'i')
+   join pg_type r on r.oid = d.refobjid
+  where m.typtype = 'm' and m.typowner = '{role}'::regrole and r.typowner <> m.typowner loop
+  execute format('alter type %s owner to %s', each.name, each.owner); end loop;
+ if exists (select from pg_shdepend where dbid = (select oid from pg_database where datname = current_database())
+   and refclassid = 'pg_authid'::regclass and refobjid = '{role}'::regrole and deptype = 'o')
+  then raise 'made by nobody' using errcode = '{nested}'; end if; end $dental_pms$;
 """
 # Rights as they are where nobody has granted anything: what the dump says of them builds on that.
 RIGHTS_AS_USUAL = """\
@@ -122,5 +148,10 @@ def rows_are_in(role: str) -> str:
 
 
 def before_rights(role: str) -> str:
-    """Return the SQL that makes rights what they would be without the guards."""
-    return RIGHTS_AS_USUAL.format(role=role)
+    """Return the SQL that makes rights what they would be without the guards; it fails where others own anything."""
+    return (NOBODY_ELSES + RIGHTS_AS_USUAL).format(role=role, nested=NESTED)
+
+
+def nothing_left(role: str) -> str:
+    """Return the SQL that fails where the role owns anything still, which no statement of the dump has made."""
+    return NOTHING_LEFT.format(role=role, nested=NESTED)

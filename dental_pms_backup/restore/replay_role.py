@@ -98,8 +98,7 @@ do $dental_pms$ begin
 GIVE_AWAY = """\
 reset session authorization;
 alter database {database} owner to {databases_owner};
-reassign owned by {role} to {owner};
-drop owned by {role};
+{rest}drop owned by {role};
 drop schema {role} cascade;
 """
 # Of a file from elsewhere: what it has not made itself belongs to whom it did, and may be used by those who could.
@@ -252,9 +251,10 @@ def before_rights(live: DatabaseSource, restorer: Restorer) -> str:
 
 def after_rights(restorer: Restorer, database: str) -> str:
     """Return the SQL that stands after them: the role has nothing any more."""
+    to_heir = f"reassign owned by {restorer.role} to {postgres.quoted(restorer.heir)};\n"
     given = GIVE_AWAY.format(
         role=restorer.role,
-        owner=postgres.quoted(restorer.heir),
+        rest=replay_guards.nothing_left(restorer.role) if restorer.ours else to_heir,
         database=postgres.quoted(database),
         databases_owner=postgres.quoted(restorer.owner),
     )

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.live.sources import DatabaseSource
     from dental_pms_backup.restore.backup_file import BackupFile
 
-NAMES = {*pinned_settings.WRITTEN_BY} - {"standard_conforming_strings"}  # which is ours, and the dump's
 # The last line says how many of them a role without rights may not set.
 SET = """\
 select set_config(key, value, false) from json_each_text({settings});
@@ -52,7 +51,7 @@ def settings(
     roles with it, would read other amounts in them.
     """
     said = {"lc_monetary": given, **dump.written_by} if given is not None else dump.written_by
-    wanted = {name: str(value) for name, value in said.items() if name in NAMES}
+    wanted = {name: str(value) for name, value in said.items() if name in pinned_settings.OF_VALUES}
     there = known(live, wanted)
     locale = wanted.get("lc_monetary")
     if locale is None:

@@ -515,6 +515,19 @@ NOTICED = {
         "1 tables have not the rows of the dump, the first is public.ledger",
     ),
 }
+# What no event trigger sees, and what another would own.
+EXPLAINED = "explain analyze create table public.more as select 1 as n"
+UNSEEN = {
+    "a table": EXPLAINED,
+    "a view": "explain analyze create materialized view public.report as select public.steps('{}') as n",
+    "a large object": "select lo_create(0)",
+    "a table that goes before a type": "explain analyze create temp table text as select 1 as n",
+    "a table of the owner of the database": "do $$ begin execute 'set local role pg_database_owner';"
+    f" execute '{EXPLAINED}'; execute 'reset role'; end $$",
+    "a large object of the owner of the database": "do $$ begin execute 'set local role pg_database_owner';"
+    " perform lo_create(4712); execute 'reset role'; end $$",
+    "a table, as all is committed": f"declare c cursor with hold for select public.steps(array['{EXPLAINED}'])",
+}
 # The planner runs what is in statistics while we count.
 HIDES = """\
 CREATE FUNCTION public.never(bigint, bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'select false';
@@ -597,6 +610,17 @@ def test_what_the_application_made_sets_nothing_for_what_follows_in_a_restore(vi
     sql(victim.server, "drop table public.aaa, public.zzz", f"{alter} reset app.vat")
     if "cursor" in what:
         sql(victim.server, "alter table public.parts detach partition public.parts_x")
+    victim.takes("db")
+    recovers(victim)
+
+
+@pytest.mark.sample(4)
+@pytest.mark.fault("Somebody evil", "what the application made makes what would come to belong to the database's owner")
+@pytest.mark.parametrize("what", list(UNSEEN))
+def test_what_the_application_made_makes_nothing_in_a_restore(victim: Site, what: str) -> None:
+    made_by_the_app(victim, (UNSEEN[what],))
+    assert "SQLSTATE DP008, at the end): a function that runs" in fails(victim, victim.takes("db"))
+    sql(victim.server, "drop table public.aaa, public.zzz")
     victim.takes("db")
     recovers(victim)
 

@@ -419,6 +419,7 @@ def test_amounts_in_a_file_of_another_disk_are_never_silently_others(small: Site
     anew = f"drop database {quoted}", f"create database {quoted} template template0"
     sql(site.server, f"alter database {quoted} set lc_monetary = 'fr_CA.UTF-8'", f"comment on database {quoted} is 'x'")
     sql(site.server, f"alter database {quoted} set datestyle = 'ISO, DMY'")
+    sql(site.server, f"alter database {quoted} set standard_conforming_strings = off")
     sql(site.server, "create table fees as select 12.50::numeric::money as fee, 1 as id")
     taken = site.takes("db")
     file = usb / f"db/db_{taken}.sql.gz"
@@ -427,7 +428,9 @@ def test_amounts_in_a_file_of_another_disk_are_never_silently_others(small: Site
     done, _ = goes(site, "in place", str(file))
     assert (done.returncode, sql(site.server, "select fee::numeric from fees")) == (0, "12.50"), done.stderr
     assert sql(site.server, "show datestyle") == "ISO, DMY"
-    assert "the database's own comment, owner are not taken of a set that is not in the store" in done.stderr
+    assert sql(site.server, "show standard_conforming_strings") == "on"
+    left = "comment, owner, setting standard_conforming_strings"
+    assert f"the database's own {left} are not taken of a set that is not in the store" in done.stderr
     assert f"type BACKUP_DIR='{usb}' before the same command with {taken} as the set" in done.stderr
     whole = file.read_bytes()
     file.write_bytes(gzip.compress(gzip.decompress(whole)))

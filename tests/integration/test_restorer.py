@@ -84,6 +84,8 @@ create collation wide.c (provider = libc, locale = 'C');
 alter collation wide.c owner to dental_owner;
 create text search configuration wide.german (copy = pg_catalog.simple);
 alter text search configuration wide.german owner to dental_owner;
+create type wide.span as range (subtype = int);
+alter type wide.span owner to dental_owner;
 create procedure wide.p(inout n int) language sql begin atomic select n; end;
 alter procedure wide.p(int) owner to dental_owner;
 create table wide.guarded (n int);
@@ -150,6 +152,9 @@ def test_owners_rights_and_extensions_come_back_as_they_were(wide: Site, source:
     )
     dumps_like(site, printed(done)["restore_target"], heir=source != "latest")
     made = postgres.in_database(site.server, printed(done)["restore_target"])
+    if source == "latest":
+        whose = "select distinct typowner::regrole from pg_type where typname in ('span', 'span_multirange')"
+        assert sql(made, whose) == "dental_owner"
     assert sql(made, LEFT, "select nspname from pg_namespace where nspname ~ '^dental_pms'") == ""
     acl = "select a from pg_database, unnest(datacl) a where datname = current_database() order by a::text"
     assert sql(made, acl) == sql(site.server, acl)
