@@ -34,6 +34,9 @@ LONGEST_PATH_BYTES = 4095  # PATH_MAX without its NUL: tar reads what is deeper 
 # It also reads each byte of a hole there, which takes an hour and more for each TiB.
 MOST_HOLES_BYTES = 16 << 40
 SLACK_S = 60
+CLOCK_TICK_S = 0.02  # so much may the clock of a filesystem be behind
+MOST_BIRTHS_BYTES = 8 << 20
+SOME_VANISHED = 123  # xargs(1): some of what it started did not end with 0
 TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 
 
@@ -41,13 +44,15 @@ TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 class Archived:
     """What tar saw: entries written, and entries that changed while they were read, the last of them by name.
 
-    ``moved_count`` files were moved meanwhile, and are not in the archive where they are now.
+    ``moved_count`` files were moved meanwhile, and are not in the archive where they are now; ``came_count`` more were
+    moved or came in with an old time: their filesystem does not say which.
     ``too_long_count`` entries have a path that can be archived, but is too long to be put back. ``leading_out`` are
     links, the first by name, of which only they themselves are in the archive.
     """
 
     entry_count: int
     moved_count: int
+    came_count: int
     too_long_count: int
     changed: tuple[str, ...]
     more_changed: bool
@@ -82,29 +87,30 @@ def attachments(
     index: Path,
     *,
     level: int = compressor.USUAL_LEVEL,
-    last_try: bool = True,
+    tries: int = 1,
     beat: Callable[[], None] | None = None,
 ) -> Archived | None:
     """Write the content of a directory, compressed, to ``out`` and its entries' names to ``index``.
 
     It is opened once, RefusedError unless it is the one that was found; tar follows no link below it. An entry that
     changed or vanished while it was read is returned by name; one that could not be read raises ArchiveError, with the
-    names in ``unreadable``. None where another try may archive whole what shrank meanwhile, or what was moved.
+    names in ``unreadable``. None where another one of ``tries`` may archive whole what shrank meanwhile, or what was
+    moved; where nobody knows whether anything was, that is worth one more.
     """
     with _opened(source) as place:
         sparse = tells_of_holes(place, mounts.of())
         if not sparse:
             _check_holes(source.path, place, beat)
-        tar_argv, began = argv(place, index, sparse=sparse), int(time.time())
+        tar_argv, began = argv(place, index, sparse=sparse), time.time()
         tar, packer = programs.pipeline(tar_argv, compressor.argv(level), out=out, beat=beat)
         usable = tar.exit_code in {0, TAR_CHANGED}
         whole = usable and not _may_lack_content(tar)
-        moved_count = _moved(place, index, began, beat) if whole else 0
+        moved_count, came_count = _moved(place, index, began, beat) if whole else (0, 0)
         known_as = [path for path in (source.path, source.path.resolve(), source.mount) if path]
         named, leading_out_count = links.leading_out(place, known_as, beat)
     if not packer.ok:
         raise compressor.writing_failed("attachments", packer, out)
-    if usable and (moved_count or not whole) and not last_try:
+    if usable and tries > 1 and (moved_count or not whole or (came_count and tries == TRIES)):
         return None
     names = tuple(re.sub(r"^(/\S*/)?tar: ", "", text) for text in tar.said)
     if not whole:
@@ -115,6 +121,7 @@ def attachments(
     return Archived(
         entry_count=count,
         moved_count=moved_count,
+        came_count=came_count,
         too_long_count=too_long,
         changed=changed,
         more_changed=more_changed,
@@ -173,11 +180,19 @@ def _counted(index: Path, *, beat: Callable[[], None] | None) -> tuple[int, int]
     return count, _numbers(filters.argv("count_too_long.pl", str(index), str(LONGEST_PATH_BYTES)), 1, beat)[0]
 
 
-def _moved(place: Path, index: Path, began: int, beat: Callable[[], None] | None) -> int:
-    """Return how many files an archive lacks that was begun at a second, since they were moved meanwhile."""
-    return _numbers(
-        filters.argv("moved.pl", str(place), str(index), str(began), str(began - SLACK_S)), 1, beat, timeout_s=None
-    )[0]
+def _moved(place: Path, index: Path, began: float, beat: Callable[[], None] | None) -> tuple[int, int]:
+    """Return how many files an archive lacks that was begun at a moment, since they were moved meanwhile.
+
+    And how many of which the filesystem does not say when they were made.
+    """
+    finding = filters.argv("moved.pl", str(place), str(index), str(int(began)), str(int(began) - SLACK_S))
+    looking = ["env", f"--chdir={place}", "xargs", "--null", "--no-run-if-empty", "stat", "--printf=%.9W\\n", "--"]
+    with descriptors.memory("births") as out:
+        found, looked = programs.pipeline(finding, looking, out=out, beat=beat)
+        births = [float(birth) for birth in os.pread(out, MOST_BIRTHS_BYTES, 0).split()]
+    if not found.ok or looked.exit_code not in {0, SOME_VANISHED}:
+        raise ArchiveError(f"attachments: {looked if found.ok else found}, while what was moved was counted")
+    return sum(0 < birth < began - CLOCK_TICK_S for birth in births), sum(birth <= 0 for birth in births)
 
 
 def _check_holes(directory: Path, place: Path, beat: Callable[[], None] | None) -> None:
@@ -196,10 +211,8 @@ def _check_holes(directory: Path, place: Path, beat: Callable[[], None] | None) 
         )
 
 
-def _numbers(
-    argv: Sequence[str], count: int, beat: Callable[[], None] | None, *, timeout_s: float | None = COUNTS_S
-) -> tuple[int, ...]:
-    ended, out = programs.capture(argv, timeout_s=timeout_s, beat=beat)
+def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -> tuple[int, ...]:
+    ended, out = programs.capture(argv, timeout_s=COUNTS_S, beat=beat)
     numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
     if not ended.ok or len(numbers) < count:
         raise ArchiveError(f"attachments: {ended}, while the entries were counted")

@@ -189,7 +189,7 @@ def _archive(
                 draft.descriptor,
                 index,
                 level=order.level,
-                last_try=tries == 1,
+                tries=tries,
                 beat=beat,
             )
         if archived:
@@ -304,6 +304,11 @@ def _tell_strange(name: str, path: Path, archived: archive.Archived) -> None:
         found[Event.ENTRIES_MOVED] = (
             f"{archived.moved_count} files were moved in {path} while the archive was made, each time that it was "
             "made, and are not in it where they are now"
+        )
+    elif archived.came_count:
+        found[Event.ENTRIES_MOVED] = (
+            f"{archived.came_count} files may have been moved in {path} while the archive was made, or came in "
+            "meanwhile, and are not in it where they are now"
         )
     if archived.entry_count == 1:
         found[Event.ATTACHMENTS_EMPTY] = f"{path} is empty, expected the practice's files; is it the right directory?"

@@ -1,8 +1,10 @@
-# Counts the files in a directory that are not in an archive of it since they were moved while it was made.
+# Prints the names of files in a directory that are not in an archive of it since they may have been moved while it was
+# made, each with a NUL behind it.
 #
 #   perl moved.pl DIRECTORY INDEX BEGAN SINCE
 #
-# INDEX has the names that tar wrote by --index-file, with --quoting-style=escape. BEGAN is the second in which it began,
+# Whether one was there at all when the archive was begun, or came in with the time of another, as by rsync --times, only
+# the time of its birth says, which perl does not ask for. INDEX has the names that tar wrote by --index-file, with --quoting-style=escape. BEGAN is the second in which it began,
 # SINCE an earlier one, for a server of files has a clock of its own. A rename changes the ctime of what is renamed, and of
 # nothing below it. What was written after BEGAN is newer than the archive, and is not counted; nor is a socket, which tar
 # leaves out. Others write in DIRECTORY meanwhile.
@@ -13,7 +15,7 @@ use lib __FILE__ =~ m{(.*)/};
 use Inside;
 use Lines;
 
-my $most = 200_000;     # names that are kept
+my $most = 200_000;     # names that are kept, and that are printed
 my ($directory, $index, $began, $since) = @ARGV;
 open my $names, "<:raw", $index or die "no names\n";
 $directory = Inside::enter($directory);
@@ -53,13 +55,18 @@ sub take_names {
 }
 
 Lines::some($names, \&take_names, sub { }) if %changed;
-my $count = grep { !$_ } values %changed;
+my $printed = 0;
+
+sub found {
+    print "$_[0]\0" if $printed++ < $most;
+}
+
+found($_) for grep { !$changed{$_} } keys %changed;
 for my $moved (grep { $changed{$_} } keys %changed) {
     walk($moved, sub {
         my ($name, $ctime, $mtime, $is_directory) = @_;
         return 0 if exists $changed{$name};
-        ++$count if !$is_directory && $ctime < $since;
+        found($name) if !$is_directory && $ctime < $since;
         return 1;
     });
 }
-print "$count\n";

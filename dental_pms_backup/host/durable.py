@@ -34,12 +34,18 @@ def write(path: Path, content: bytes) -> None:
 
 
 def read(path: Path, most_bytes: int = LARGEST_BYTES) -> bytes:
-    """Return what is in a small file; OSError where it is no file, as a pipe that nobody would ever write to."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Return what is in a small file; OSError where it is no file, as a link or a pipe that nobody would write to."""
+    return read_whose(path, most_bytes)[0]
+
+
+def read_whose(path: Path, most_bytes: int = LARGEST_BYTES) -> tuple[bytes, os.stat_result]:
+    """Return what is in a small file, as ``read`` does, and whose the very file is."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read(most_bytes)
+        return file.read(most_bytes), status
 
 
 def remove(path: Path) -> None:

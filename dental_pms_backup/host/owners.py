@@ -41,12 +41,11 @@ def check_store(store: Path, *, closing: bool = False) -> None:
             os.close(descriptor)
 
 
-def check_file(descriptor: int, path: Path) -> None:
+def check_file(status: os.stat_result, path: Path) -> None:
     """Raise RefusedError where an open file of a store is another user's, or others can write to it.
 
     Whoever could move the store away for a moment has put his own there. Modes do not count as in ``check_store``.
     """
-    status = os.fstat(descriptor)
     us = os.geteuid()
     foreign = status.st_uid not in {ROOT, us}
     if not foreign and not status.st_mode & OTHERS_WRITE:
@@ -60,8 +59,21 @@ def check_file(descriptor: int, path: Path) -> None:
     what = f"belongs to user {status.st_uid}" if foreign else "can be written to by others"
     raise RefusedError(
         f"{path}: {what}, expected a file of user {us} to which nobody else can write; nothing was touched",
-        hint=f"chown {us} {shell_word(path)} && chmod 600 {shell_word(path)}   # if you know who put it there",
+        hint=f"chown {us} {shell_word(path)} && chmod 600 {shell_word(path)}   # if you know who put it there"
+        + (f"; or type it as user {status.st_uid}, where the service runs as it" if foreign else ""),
     )
+
+
+def is_as_ours(status: os.stat_result, beside: os.stat_result | None) -> bool:
+    """Tell whether a file is root's, ours, or of whom a file beside it is, where that is not heeded either."""
+    return status.st_uid in {ROOT, os.geteuid(), *([beside.st_uid] if beside else [])}
+
+
+def is_heeded(mark: os.DirEntry[str] | None, beside: os.stat_result | None) -> bool:
+    """Tell whether a mark that was listed is there, and is as ``is_as_ours`` has it; OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return mark is not None and is_as_ours(mark.stat(follow_symlinks=False), beside)
+    return False
 
 
 def who_moves(store: Path) -> str:

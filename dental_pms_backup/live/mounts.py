@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PROCESSES = Path("/proc")
 OURS = PROCESSES / "self/mountinfo"
 CONFIGURED = "/etc/dental-pms/backup.yaml"
-NEW = ".restored"  # which only root enters: where others rename, a tar of root's may be led anywhere
 NAMED = 3
 GET_USER_NAMESPACE, GET_OWNER = 0xB701, 0xB704
 NEVER_DONE = {errno.EBUSY, errno.EINVAL}  # what rename(2) says of "."
@@ -141,15 +140,16 @@ def _not_swappable(place: Place, around: Place, archive: Path, error: OSError) -
             f"attachments: {place.path}: {error.strerror}, expected a directory whose content can be swapped by rename",
             hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
         )
-    other = elsewhere(place.path)
-    new = place.path / NEW
+    other, status, live = elsewhere(place.path), os.fstat(place.descriptor), shell_word(place.path)
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
         hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
         if other
-        else f"stop the application, then: mkdir -m 700 {shell_word(new)} && "
-        f"tar -xzpf {shell_word(archive)} --xattrs --xattrs-include='*' --acls --numeric-owner -C {shell_word(new)}   "
-        f"# then remove all but {shell_word(NEW)} there, move what is in it up, and start it",
+        # where others rename, a tar of root's may be led anywhere
+        else f"dental-pms-backup restore attachments {shell_word(archive)} --to DIR   # a new one on a disk of root's; "
+        f"then stop the application, remove what is in {live}, type what follows, and start it: cd {live} && "
+        f"tar --xattrs --acls -C DIR -cf - . | setpriv --reuid={status.st_uid} --regid={status.st_gid} --clear-groups "
+        "tar --xattrs --acls -xpf -",
     )
 
 

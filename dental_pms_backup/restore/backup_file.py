@@ -172,15 +172,19 @@ def of_elsewhere(dump: BackupFile, kind: Kind) -> BackupFile | None:
 def opened(backup: BackupFile) -> Iterator[int]:
     """Open the file while the block lasts; UsageError when it cannot be read, RefusedError when it is not as it was.
 
-    What is ours is trusted with all that a set may do, and was made by us.
+    What is ours is trusted with all that a set may do, and was made by us, as was the manifest that says what it means.
     """
     try:
         descriptor = os.open(backup.file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"{backup.file}: cannot be read: {error.strerror}, expected a file to restore from") from None
     try:
+        if backup.stored and backup.stored.status:
+            owners.check_file(
+                backup.stored.status, sets.manifest_path(_root(backup.file, backup.kind), backup.stored.name)
+            )
         if backup.ours:
-            owners.check_file(descriptor, backup.file)
+            owners.check_file(os.fstat(descriptor), backup.file)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -279,7 +283,7 @@ def _of_path(store: Path, file: Path, kind: Kind) -> BackupFile:
 
 
 def _root(file: Path, kind: Kind) -> Path:
-    return file.parent.parent if kind is Kind.DB else file.parent
+    return file.parent if kind is Kind.ATTACHMENTS else file.parent.parent
 
 
 def _set_of(store: Path, file: Path, kind: Kind) -> StoredSet | None:

@@ -7,9 +7,10 @@ import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from dental_pms_backup.host import durable
+from dental_pms_backup.host import durable, owners
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -32,16 +33,20 @@ def write(store: Path, name: str, manifest: Mapping[str, Any], facts: Mapping[st
     durable.write(_path(store, name), (json.dumps(record, indent=2, ensure_ascii=True) + "\n").encode())
 
 
-def read(store: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+def read(
+    store: Path, name: str, manifest: Mapping[str, Any], status: os.stat_result | None = None
+) -> dict[str, Any] | None:
     """Return what the last drill of a set found; None without one, or when it proved anything but this manifest.
 
+    Nor is one heeded of somebody else than the manifest is, of which ``status`` tells whose it is.
     A manifest holds the checksums of the set's files, so that a proof is one of exactly these files. That a set failed
     is no such proof: it stays failed when retention takes a stream of it, until a drill of what is left passes.
     """
     try:
-        record = json.loads(durable.read(_path(store, name), LARGEST_RECORD_BYTES))
+        content, found = durable.read_whose(_path(store, name), LARGEST_RECORD_BYTES)
+        record = json.loads(content)
         same = record["result"] == Result.FAILED or record["manifest_sha256"] == _digest(manifest)
-        sound = record["set"] == name and _is_sound(record) and same
+        sound = record["set"] == name and _is_sound(record) and same and owners.is_as_ours(found, status)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record if sound else None

@@ -49,10 +49,13 @@ A set is what one run made. SET stands below for its name, such as 2026-11-23_02
         docker compose exec -T db \\
         sh -c 'exec psql -U "$POSTGRES_USER" -X -v ON_ERROR_STOP=1 -d NEWDB {plain} -f -'
 
-3. The attachments, as root, into an EMPTY directory NEWDIR, in a directory where only root can write:
-    mkdir NEWDIR
-    tar -xzpf {store}/attachments_SET.tgz --xattrs --xattrs-include='*' --acls --numeric-owner -C NEWDIR
+3. The attachments, as root, into a new directory NEWDIR, in a directory where only root can write:
+    mkdir -m 700 NEWDIR NEWDIR/attachments
+    tar -xzpf {store}/attachments_SET.tgz --xattrs --xattrs-include='*' --acls --numeric-owner -C NEWDIR/attachments
    Plain tar -xzf also works; it leaves out extended attributes and access lists.
+   A device node, or a program that runs with its owner's rights, comes out as it was. Look for such before you move
+   the attachments to where others can come to them:
+    find NEWDIR -perm /6000 -o -type b -o -type c
 
 With the package installed, it is one command, which checks everything first and keeps what was there; see "THE SERVER
 IS GONE" in "man dental-pms-backup":

@@ -6,13 +6,14 @@ import itertools
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import StoreError, UsageError
+from dental_pms_backup.host import durable, owners
 from dental_pms_backup.store import drill_record, named_files, names
 from dental_pms_backup.store.drill_record import Result
 
@@ -81,7 +82,8 @@ class Artefact:
 class StoredSet:
     """A set on disk, or files that an older script left under such names: those have no manifest.
 
-    ``problems`` says what is missing or of another size than the manifest has it, ``proof`` what a drill found.
+    ``problems`` says what is missing or of another size than the manifest has it, ``proof`` what a drill found, and
+    ``status`` whose the manifest is that was read.
     """
 
     name: str
@@ -92,6 +94,7 @@ class StoredSet:
     pinned: bool = False
     accepted: bool = False
     proof: Mapping[str, Any] | None = None
+    status: os.stat_result | None = field(default=None, compare=False)
 
     @property
     def suspicions(self) -> tuple[str, ...]:
@@ -173,18 +176,17 @@ def find(store: Path, wanted: str, *, having: Kind | None = None) -> StoredSet:
 
 def read_manifest(path: Path, name: str) -> dict[str, Any] | None:
     """Return a manifest that is whole and sound, else None."""
+    return _read_manifest(path, name)[0]
+
+
+def _read_manifest(path: Path, name: str) -> tuple[dict[str, Any], os.stat_result] | tuple[None, None]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            size_bytes = os.fstat(descriptor).st_size
-            content = os.read(descriptor, size_bytes) if size_bytes <= LARGEST_MANIFEST_BYTES else b""
-        finally:
-            os.close(descriptor)
+        content, status = durable.read_whose(path, LARGEST_MANIFEST_BYTES)
         manifest = json.loads(content)
         sound = _is_sound(manifest, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return manifest if sound else None
+        return None, None
+    return (manifest, status) if sound else (None, None)
 
 
 def free_stamp(now: datetime, is_taken: Callable[[str], bool], form: str = NAME_FORMAT) -> str:
@@ -218,12 +220,14 @@ def checksum_lines(manifest: Mapping[str, Any]) -> str:
     return "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries(manifest))
 
 
-def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], beside: Mapping[str, object]) -> StoredSet:
+def _stored(
+    store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], beside: Mapping[str, os.DirEntry[str]]
+) -> StoredSet:
     """Return the set of a name, of which these files are there; ``beside`` has the names in ``sets``."""
     present = {kind: size for kind, file in files.items() if (size := _size(file)) is not None}
-    pinned, accepted = f"{name}.pinned" in beside, f"{name}.accepted" in beside
-    named = f"{name}.json" in beside
-    manifest = read_manifest(manifest_path(store, name), name) if named else None
+    pinned, named = f"{name}.pinned" in beside, f"{name}.json" in beside
+    manifest, status = _read_manifest(manifest_path(store, name), name) if named else (None, None)
+    accepted = owners.is_heeded(beside.get(f"{name}.accepted"), status)
     if manifest is None:
         found = tuple(_unlisted(kind, name, size) for kind, size in present.items())
         unread = (f"sets/{name}.json: not a manifest, expected one of format {FORMAT}",) if named else ()
@@ -256,7 +260,8 @@ def _stored(store: Path, name: str, files: Mapping[Kind, os.DirEntry[str]], besi
         problems=tuple(problems),
         pinned=pinned,
         accepted=accepted,
-        proof=drill_record.read(store, name, manifest) if f"{name}.{drill_record.SUFFIX}" in beside else None,
+        proof=drill_record.read(store, name, manifest, status) if f"{name}.{drill_record.SUFFIX}" in beside else None,
+        status=status,
     )
 
 

@@ -1,6 +1,7 @@
 """Somebody else owns the directory that root works in, and renames what is in it at the worst moment."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -8,11 +9,13 @@ import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from dental_pms_backup.drill import leftovers
+from dental_pms_backup.store import drill_record, marks, sets
 from dental_pms_backup.store.sets import Kind
 from tests import faults
 from tests.integration import drills
@@ -416,11 +419,12 @@ def test_a_store_that_another_can_move_away_is_warned_of(somebody: Somebody) -> 
 @pytest.mark.parametrize("stream", ["db", "attachments"])
 def test_a_file_of_his_in_the_store_is_not_restored_as_a_sets(site: Site, stream: str) -> None:
     (name,) = site.sets()
-    path = site.store / Kind(stream).path(name)
-    for change, what in (
+    paths = [site.store / Kind(stream).path(name), site.store / f"sets/{name}.json"]
+    changes = (
         (["chown", str(NOBODY)], f"belongs to user {NOBODY}"),
         (["chmod", "622"], "can be written to by others"),
-    ):
+    )
+    for path, (change, what) in itertools.product(paths, changes):
         subprocess.run([*change, path], check=True)
         before = (site.set_files(), on_disk(site.attachments))
         with listening(site) as journal:
@@ -431,6 +435,22 @@ def test_a_file_of_his_in_the_store_is_not_restored_as_a_sets(site: Site, stream
         faults.saw(status=4, cause="refused", store=faults.AS_BEFORE, events=told)
         command = done.stderr.partition("hint: ")[2].strip()
         subprocess.run(["sh", "-c", command], check=True)
+    known = site.store / f"sets/{name}.drill.json", site.store / f"sets/{name}.accepted"
+    manifest = sets.find(site.store, name).manifest or {}
+    proofs = {"result": "failed", "drilled_at": "once", "proofs": {"load": "failed"}}
+    for whose, heeded in ((0, True), (NOBODY, False)):
+        drill_record.write(site.store, name, manifest, proofs)
+        marks.put(site.store, name, marks.Mark.ACCEPTED, now=datetime.now(UTC))
+        for path in known:
+            os.chown(path, whose, whose)
+        found = sets.find(site.store, name)
+        assert (found.state, found.accepted) == ("failed" if heeded else "verified", heeded)
+    known[0].rename(site.place / "record")
+    known[0].symlink_to(site.place / "record")
+    os.chown(site.place / "record", 0, 0)
+    assert sets.find(site.store, name).state == "verified"
+    for path in known:
+        path.unlink()
     recovers(site)
 
 

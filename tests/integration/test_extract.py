@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.integration.faults import listening
 from tests.integration.support import IN_EACH_OTHER, Ran, Site, on_disk, sql
 from tests.integration.test_restore import hostile
 
+NOBODY = 65534
 LETTER = "2026/letter to Mrs canary-name-0815.txt"
 
 
@@ -185,6 +187,38 @@ def test_a_dump_that_cannot_be_read_costs_the_names_only(practice: Site) -> None
 def test_the_files_of_a_patient_are_found_by_the_rows_of_the_table(practice: Site) -> None:
     rows = extracts(practice, "latest", "--table", "attachments", "--csv").stdout
     assert "\n0,4711,Röntgen 4711.png,ab/0000.png\n" in rows
+
+
+def test_the_manual_puts_a_file_back_with_no_more_rights_than_the_applications(site: Site) -> None:
+    page = Path("debian/dental-pms-backup.8.scd").read_text()
+    chapter = re.search(r"^# SOMETHING WAS DELETED$.*?^```\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert chapter
+    *_, extract, write = chapter[1].splitlines()
+    instead = re.search(r"\*(setpriv --reuid=\*_OWNER_ .*?)\* instead of \*(.*?)\*, where", page)
+    assert instead
+    as_owner = instead[1].replace("*", "").replace("_OWNER_", str(NOBODY))
+    victim, live = site.place / "victim", site.attachments
+    victim.mkdir(mode=0o755)
+    scan = live / "attachments/7/scan.png"
+    scan.parent.mkdir(parents=True)
+    scan.write_text("a scan")
+    subprocess.run(["chown", "--recursive", f"{NOBODY}:{NOBODY}", str(live)], check=True)
+    name = site.takes("attachments")
+    typed = {"SET": name, "KEY": "7/scan.png", "/root": str(site.place), "NAME": "scan.png", "/data/": f"{live}/"}
+    for each in {**typed, instead[2]: as_owner}.items():
+        extract, write = extract.replace(*each), write.replace(*each)
+    extracts(site, *extract.split()[2:])
+    scan.write_text("is there")
+    assert subprocess.run(["sh", "-c", write], check=False).returncode != 0
+    assert scan.read_text() == "is there"
+    scan.unlink()
+    subprocess.run(["sh", "-c", write], check=True)
+    assert (scan.read_text(), scan.stat().st_uid) == ("a scan", NOBODY)
+    scan.unlink()
+    scan.parent.rmdir()
+    scan.parent.symlink_to(victim)
+    assert subprocess.run(["sh", "-c", write], check=False).returncode != 0
+    assert list(victim.iterdir()) == []
 
 
 def test_nothing_is_written_over_and_what_is_not_there_is_named(site: Site) -> None:

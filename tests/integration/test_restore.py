@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,9 @@ def restores(site: Site, stream: str, what: str | Path, **variables: str) -> Ran
     assert done.stderr == ""
     assert "restore_kept=" in done.stdout
     return done
+
+
+NOBODY = 65534
 
 
 def refuses(site: Site, stream: str, what: str | Path, *words: str, status: int = 1, **variables: str) -> str:
@@ -406,16 +410,28 @@ def test_a_disk_that_gets_full_while_unpacking_leaves_the_attachments_as_they_we
         assert "the live directory is as it was" in done.stderr
 
 
-def test_attachments_on_a_disk_of_their_own_are_refused_with_the_command_that_does_it(site: Site) -> None:
+def test_attachments_on_a_disk_of_their_own_are_refused_with_the_commands_that_do_it(site: Site) -> None:
+    owned = ["chown", "--recursive", f"{NOBODY}:{NOBODY}", str(site.attachments)]
+    subprocess.run(owned, check=True)
+    before = on_disk(site.attachments)
+    name = site.takes("attachments")
     shutil.rmtree(site.attachments)
+    to = site.place / "to"
     with mounted_tmpfs(site.attachments, 1 << 20):
+        subprocess.run(owned, check=True)
         (site.attachments / "kept").write_text("kept")
-        said = refuses(site, "attachments", "latest", status=4)
-        new = site.attachments / ".restored"
-        command = said.partition("hint: stop the application, then: ")[2].partition("   # then remove all but")[0]
-        assert command.startswith(f"mkdir -m 700 {new} && tar -xzpf ")
+        said = refuses(site, "attachments", name, status=4).partition("hint: ")[2]
+        restore, _, then = said.strip().replace("DIR", str(to)).partition("   # ")
+        done = site.run(*shlex.split(restore)[1:])
+        assert (done.returncode, done.stderr) == (0, "")
+        (site.attachments / "kept").unlink()
+        command = then.partition(", and start it: ")[2]
+        assert f"| setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups tar " in command
+        mode = site.place.stat().st_mode
+        site.place.chmod(0o700)  # as the directory of docker's volumes, which the application's user cannot pass
         subprocess.run(["sh", "-c", command], check=True)
-        assert (new.stat().st_mode & 0o777, (new / "2026/0001.jpg").is_file()) == (0o755, True)
+        site.place.chmod(mode)
+        assert on_disk(site.attachments) == before
 
 
 def test_a_restore_waits_for_no_run_and_is_refused_while_one_holds_the_store(site: Site) -> None:

@@ -348,13 +348,14 @@ def test_every_entry_of_a_hostile_tree_comes_back_as_it_was(new_site: Site) -> N
     new_site.attachments.mkdir()
     with hostile_tree(new_site.attachments):
         name = new_site.takes("attachments")
-        restored = new_site.place / "restored"
-        (command,) = instructed(new_site.store, name, containing="tar -xzpf")
-        restored.mkdir()
-        done = subprocess.run(
-            ["bash", "-c", command.replace("NEWDIR", str(restored))], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0
+        new = new_site.place / "restored"
+        make, unpack, look = instructed(new_site.store, name, containing="NEWDIR")
+        typed_words = f"umask 022; {make} && {unpack}".replace("NEWDIR", str(new))
+        done = subprocess.run(["bash", "-c", typed_words], capture_output=True, text=True, check=False)
+        assert (done.returncode, new.stat().st_mode & 0o7777) == (0, 0o700)
+        restored = new / "attachments"
+        looked = subprocess.run(look.replace("NEWDIR", str(new)).split(), capture_output=True, text=True, check=True)
+        assert f"{restored}/mode-4755\n" in looked.stdout
         assert [line for line in done.stderr.splitlines() if "time stamp" not in line] == []
         expected, found = described(new_site.attachments), described(restored)
         assert expected.pop("socket")

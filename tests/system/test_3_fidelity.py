@@ -71,7 +71,7 @@ def test_readme_commands_bring_back_every_row_and_every_entry_of_the_compose_pro
     )
     assert host.run(checked).stdout.count(": OK\n") == 4
     host.run(f"cd {admin.FALLBACK_STORE} && {mkdir} && {tar}")
-    assert_same_tree(host, practice.ATTACHMENTS, "/srv/newdir")
+    assert_same_tree(host, practice.ATTACHMENTS, "/srv/newdir/attachments")
     # 15 loads into 17; a dump of 17 loads into 17 only, so on Debian 12 the new database is in the container.
     if host.suite == "trixie":
         run, way = "PGUSER=postgres setpriv --reuid=postgres --regid=postgres --init-groups {}", ON_HOST
@@ -98,7 +98,7 @@ def test_readme_commands_bring_back_every_row_of_a_native_database(host: Machine
         readme(), STORE=admin.FALLBACK_STORE, SET=name, NEWDB="newdb", NEWDIR="/srv/newdir"
     )
     host.run(f"cd {admin.FALLBACK_STORE} && {mkdir} && {tar}")
-    assert_same_tree(host, admin.NATIVE_ATTACHMENTS, "/srv/newdir")
+    assert_same_tree(host, admin.NATIVE_ATTACHMENTS, "/srv/newdir/attachments")
     as_postgres = "setpriv --reuid=postgres --regid=postgres --init-groups"
     try:
         host.run(f"{as_postgres} {createdb}")
@@ -149,7 +149,7 @@ def test_restore_instructions_in_the_store_work_as_they_stand(host: Machine) -> 
         for command in commands:
             if command.startswith(("mkdir", "tar")):
                 host.run(command)
-        assert_same_tree(host, practice.ATTACHMENTS, "/srv/newdir")
+        assert_same_tree(host, practice.ATTACHMENTS, "/srv/newdir/attachments")
     finally:
         host.run("rm -rf /srv/newdir")
         practice.sql(host, "drop database if exists newdb")

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import time
 import types
 from pathlib import Path
 
@@ -383,20 +384,39 @@ def test_every_entry_is_archived_and_counted(tmp_path: Path) -> None:
     assert (found.entry_count, found.changed, sorted(index)) == (3, (), ["./", "./sub/", "./sub/-rf"])
 
 
+@pytest.mark.parametrize(
+    ("script", "is_tried_again", "counts"),
+    [
+        ("mv scan source", {3: True, 2: True}, (1, 0)),
+        ("cp --preserve=timestamps scan source", {3: False, 2: False}, (0, 0)),
+        ("printf '#!/bin/sh\\nexit 1' >bin/stat; chmod +x bin/stat; mv scan source", {3: False, 2: False}, (0, 0)),
+        ("printf '#!/bin/sh\\necho 0.0' >bin/stat; chmod +x bin/stat; mv scan source", {3: True, 2: False}, (0, 1)),
+    ],
+    ids=["moved", "came in with its old time", "vanished again", "a filesystem without times of birth"],
+)
 def test_what_is_moved_while_it_is_archived_is_worth_another_try_and_counted_in_the_last(
-    tmp_path: Path, bin_dir: Path
+    tmp_path: Path, bin_dir: Path, script: str, is_tried_again: dict[int, bool], counts: tuple[int, int]
 ) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "scan").write_text("x")
     os.utime(tmp_path / "scan", (1, 1))
-    script = f'PATH=/usr/bin:/bin; tar "$@" && mv {tmp_path}/scan {tmp_path}/source/scan 2>{tmp_path}/said; exit 0\n'
-    program(bin_dir, "tar", script)
+    time.sleep(0.1)
+    assert bin_dir == tmp_path / "bin"
+    program(bin_dir, "tar", f'PATH=/usr/bin:/bin; tar "$@" && cd {tmp_path} && {script}\n')
     source = AttachmentsSource(path=tmp_path / "source", container="")
-    with (tmp_path / "out.tgz").open("wb") as out:
-        assert archive.attachments(source, out.fileno(), tmp_path / "index", last_try=False) is None
-    (tmp_path / "source/scan").rename(tmp_path / "scan")
-    assert archived(tmp_path)[0].moved_count == 1
-    assert archived(tmp_path)[0].moved_count == 0
+
+    def back() -> None:
+        if not (tmp_path / "scan").exists():
+            (tmp_path / "source/scan").rename(tmp_path / "scan")
+        (tmp_path / "source/scan").unlink(missing_ok=True)
+
+    for tries, again in is_tried_again.items():
+        with (tmp_path / "out.tgz").open("wb") as out:
+            found = archive.attachments(source, out.fileno(), tmp_path / "index", tries=tries)
+            assert (found is None) == again
+        back()
+    found, _ = archived(tmp_path)
+    assert (found.moved_count, found.came_count) == counts
 
 
 def test_holes_that_tar_would_read_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +493,7 @@ def test_archive_that_may_lack_content_is_worth_another_try_and_fails_in_the_las
     program(bin_dir, "tar", f"printf 'tar: {said}\\n' >&2; exit {status}\n")
     with (tmp_path / "out.tgz").open("wb") as out:
         again = archive.attachments(
-            AttachmentsSource(path=tmp_path / "source", container=""), out.fileno(), tmp_path / "index", last_try=False
+            AttachmentsSource(path=tmp_path / "source", container=""), out.fileno(), tmp_path / "index", tries=2
         )
     assert again is None
     with pytest.raises(ArchiveError, match=f"tar could not read everything .tar: exit status {status}, "):
