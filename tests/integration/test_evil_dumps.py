@@ -655,7 +655,10 @@ def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for
     """An image's pg_dumpall says what it likes: here of a role that nobody has ever made."""
     boss = f"{victim.server.database}_boss"
     maintenance = postgres.in_database(victim.server, "postgres")
-    made = f"CREATE ROLE {boss}; ALTER ROLE {boss} WITH SUPERUSER LOGIN PASSWORD 'known';".replace("; ", ";\n")
+    made = f"CREATE ROLE {boss}; ALTER ROLE {boss} WITH SUPERUSER LOGIN PASSWORD 'known'; CREATE ROLE {boss}_2; "
+    made += f"GRANT postgres TO {boss}_2; ALTER ROLE postgres SET search_path TO evil, pg_catalog; "
+    made += "ALTER ROLE postgres SET lock_timeout TO 7;"
+    made = made.replace("; ", ";\n")
     victim.fake("pg_dumpall", f"""echo "{made}"; exec "$real" "$@\"""")
     name = victim.takes("db")
     victim.mend()
@@ -665,8 +668,14 @@ def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for
         assert f"the set makes a superuser of each of these roles, which the server lacks: {boss}\n" in done.stderr
         may = f"select rolcanlogin, rolpassword is null from pg_authid where rolname = '{boss}'"
         assert sql(maintenance, may) == "t|t"
+        told = f"the set gives these roles rights on the whole server: {boss}_2 (member of postgres)\n"
+        assert told in done.stderr
+        assert "the set's own setting search_path of role postgres, setting lock_timeout of role postgres is not" in (
+            done.stderr
+        )
+        assert sql(maintenance, "select rolconfig is null from pg_roles where rolname = 'postgres'") == "t"
     finally:
-        sql(maintenance, f"drop role if exists {boss}")
+        sql(maintenance, f"drop role if exists {boss}, {boss}_2", "alter role postgres reset all")
 
 
 def test_no_function_of_an_index_runs_when_the_rows_that_are_live_are_counted(victim: Site) -> None:
@@ -833,7 +842,22 @@ def test_no_live_role_is_given_by_its_name_in_other_bytes(victim: Site) -> None:
     try:
         beside.write_bytes(gzip.compress(roles.encode("latin-1")))
         said = fails(victim, str(file))
-        assert "cannot be made (line 3: names in another encoding, expected UTF8)" in said
+        assert "cannot be made (line 3: bytes that are no UTF-8)" in said
+        sql(maintenance, f"alter role {boss} nosuperuser login")
+        odd = f"SET client_encoding = 'LATIN1';\nALTER ROLE {boss} WITH SUPERUSER;\n".encode("latin-1")
+        library = (
+            f"SET client_encoding = 'UTF8';\nCREATE ROLE {made};\nSET client_encoding = 'LATIN1';\nALTER ROLE {made} "
+        )
+        library += f"SET session_preload_libraries TO '{victim.place}/\u00ff.so';\n"
+        (file,) = victim.store.glob("db/globals_*")
+        content = file.read_bytes()
+        for more in (odd, library.encode("latin-1")):
+            file.write_bytes(gzip.compress(gzip.decompress(content).replace(OF_CLUSTER, more + OF_CLUSTER)))
+            know(victim, Kind.GLOBALS)
+            assert "bytes that are no UTF-8)" in fails(victim, victim.sets()[0])
+        assert "t" not in sql(maintenance, f"select rolsuper from pg_roles where rolname in ('{made}', '{boss[1:-1]}')")
+        file.write_bytes(content)
+        know(victim, Kind.GLOBALS)
     finally:
         sql(maintenance, f"drop role if exists {made}", f"drop role {boss}")
     recovers(victim)

@@ -165,13 +165,17 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
     sql(site.server, *(text.format(name) for text in SETTINGS), f'alter database "{name}" owner to dental_app')
     sql(elsewhere, "create role dental_front login connection limit 5", "alter role dental_front set lock_timeout to 7")
     sql(elsewhere, "alter role all set intervalstyle = 'sql_standard'")
-    roles = "select rolconnlimit, rolconfig from pg_roles where rolname = 'dental_front'"
+    sql(elsewhere, "alter role postgres set maintenance_work_mem to '33MB'")  # of a superuser by which nothing is run
+    roles = (
+        "select rolconnlimit, rolconfig from pg_roles where rolname in ('dental_front', 'postgres') order by rolname"
+    )
     try:
         before = sql(elsewhere, OF_DATABASE.format(name), roles)
         taken = site.takes("db")
         assert "proof_settings=passed\n" in site.run("drill").stdout
         sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
         sql(elsewhere, "alter role dental_front connection limit -1", "alter role dental_front reset all")
+        sql(elsewhere, "alter role postgres reset all")
         sql(elsewhere, "alter role all set search_path = public")  # the set's own goes before it
         for reset in ("role all", f'database "{name}"'):  # to an empty database; then in the place of one that has it
             sql(elsewhere, "alter role all reset intervalstyle")
@@ -194,7 +198,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert "|C|C|postgres|0|it's\nlive|" in kept
         assert '{IntervalStyle=sql_standard,search_path=reports,"dental.secret=setting-canary' in kept
     finally:
-        sql(elsewhere, "drop role dental_front", "alter role all reset all")
+        sql(elsewhere, "drop role dental_front", "alter role all reset all", "alter role postgres reset all")
 
 
 def test_a_live_database_in_which_text_is_other_text_is_refused_and_the_hint_makes_one(own_database: Site) -> None:
