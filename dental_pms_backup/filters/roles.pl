@@ -13,7 +13,8 @@
 # before every statement how to read it.
 #
 # CONTROL is NUL-ended words, each key=value: there (a role that the server has), bare (one that has nothing of its own
-# yet), reaches (one that reaches the whole server), new (one of a server whose live database has no table yet), left (a
+# yet), reaches (one that reaches the whole server), new (one of a server that the roles were not of, or whose live
+# database has no table yet), left (a
 # statement that is left out), any number of each; ours, too (a role that gets its settings whatever it has), no_passwords,
 # token, restricts, lists (print, each with a NUL behind it and nothing else, the statements that set something for a role;
 # or with "told", behind superuser=, right= and withheld=, the superusers that it would make, who would get which rights on

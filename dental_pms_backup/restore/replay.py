@@ -181,18 +181,18 @@ def _filled(
     return shut_out.replaced(client, filling, stdin, _first(live.facts.major, into.custom), into.replacing, beat=beat)
 
 
-def set_for_roles(live: DatabaseSource, descriptor: int, *, too: str = "") -> Sequence[str]:
+def set_for_roles(live: DatabaseSource, descriptor: int, roles: BackupFile, *, too: str = "") -> Sequence[str]:
     """Return the statements of a set's open file of roles that will set something for a role; none if it has others.
 
     Those of the role ``too`` are among them, whatever it has now.
     """
-    return _listed(live, descriptor, "settings", f"too={too}")
+    return _listed(live, descriptor, roles, "settings", f"too={too}")
 
 
-def _listed(live: DatabaseSource, descriptor: int, what: str, *more: str) -> Sequence[str]:
+def _listed(live: DatabaseSource, descriptor: int, roles: BackupFile, what: str, *more: str) -> Sequence[str]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with descriptors.memory("control") as control, descriptors.memory("listed") as out:
-        replay_filters.write_roles_control(control, live, ours=True, lists=what)
+        replay_filters.write_roles_control(control, live, roles, lists=what)
         replay_filters.write(control, replay_filters.words(*more))
         argvs = GZIP, filters.argv("roles.pl", replay_filters.path(control))
         ended = programs.pipeline(*argvs, stdin=descriptor, out=out)
@@ -209,12 +209,12 @@ def load_roles(
     Who may do much is told first: in a set that is what the programs of an image said.
     """
     if roles.ours:
-        mighty_roles.tell(live, _listed(live, descriptor, "told"))
+        mighty_roles.tell(live, _listed(live, descriptor, roles, "told"))
     os.lseek(descriptor, 0, os.SEEK_SET)
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
     with descriptors.memory("control") as control:
-        replay_filters.write_roles_control(control, live, ours=roles.ours, left=left, passwords=roles.has_passwords)
+        replay_filters.write_roles_control(control, live, roles, left=left)
         missing = filters.argv("roles.pl", replay_filters.path(control))
         with sessions.opened(live.server) as session:
             client = postgres.client(live.server, program, *words, session=session.name, stdin=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.backup_file import BackupFile
     from dental_pms_backup.restore.replay_role import Restorer
 
 # The end of the dump, which only what unpacked all of it lets follow.
@@ -129,18 +130,19 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
 
 
 def write_roles_control(
-    control: int, live: DatabaseSource, *, ours: bool, left: Iterable[str] = (), passwords: bool = True, lists: str = ""
+    control: int, live: DatabaseSource, roles: BackupFile, *, left: Iterable[str] = (), lists: str = ""
 ) -> None:
-    """Tell the filter of roles which ones the server has, whether the file is a set's, and what is ``left`` out.
+    """Tell the filter of roles which ones the server has, whose file of roles that is, and what is ``left`` out.
 
     It ``lists`` what roles.pl says there, and prints nothing else.
     """
     existing = [json.loads(line) for line in wording.lines(postgres.ask(live.server, EXISTING_ROLES))]
-    known = words(*(f"{word}={role}" for role, is_it in existing for word in ("there", *is_it)))
+    elsewhere = ["new"] if roles.system not in {"", live.facts.system} else []
+    known = words(*(f"{word}={role}" for role, is_it in existing for word in ("there", *is_it, *elsewhere)))
     known += words(*(f"left={each}" for each in left))
     known += words(
-        *(["ours=1"] if ours else []),
-        *([] if passwords else ["no_passwords=1"]),
+        *(["ours=1"] if roles.ours else []),
+        *([] if roles.has_passwords else ["no_passwords=1"]),
         *([f"lists={lists}"] if lists else []),
     )
     write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)
