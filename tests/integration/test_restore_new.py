@@ -261,6 +261,8 @@ def test_what_is_computed_of_text_is_so_again_where_live_sorts_text_otherwise(ne
             "db: the database of the set sorted text by the locale xx_XX.UTF-8, expected a server that has it" in said
         )
         assert "hint: localedef -i xx_XX -c -f UTF-8 xx_XX.UTF-8 && systemctl restart postgresql" in said
+        change_manifest(site, taken, lambda has: has["streams"]["db"]["source"].update(ctype=f"{site.place}/x"))
+        assert fails(site, taken, "--in-place", "--yes", status=4).endswith("hint: locale -a\n")
     finally:
         for each in databases_like(live, name):
             sql(elsewhere, f'drop database "{each}" with (force)')
@@ -294,10 +296,15 @@ def test_dates_are_read_as_they_were_on_another_server_and_told_with_the_command
 def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(live: OnHost) -> None:
     sql(live, "create database planted", "alter database planted set search_path = mine")
     sql(live, "grant create on database planted to dental_app with grant option")
+    sql(live, "alter database planted with is_template true connection limit 0")
     try:
         databases.take_name(live, "planted", "planted_new", "")
-        assert sql(live, OF_DATABASE.format("planted_new")).endswith("|10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|")
+        assert sql(live, OF_DATABASE.format("planted_new")).endswith(
+            "|-1||10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|"
+        )
+        assert sql(live, "select datistemplate from pg_database where datname = 'planted_new'") == "f"
     finally:
+        sql(live, "update pg_database set datistemplate = false where datname ~ '^planted'")
         sql(live, "drop database if exists planted", "drop database if exists planted_new")
 
 
