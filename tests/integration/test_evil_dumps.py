@@ -18,6 +18,7 @@ from dental_pms_backup.backup import hold_names
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
+from dental_pms_backup.restore import replay_role
 from dental_pms_backup.store.sets import Kind
 from tests import faults, scope
 from tests.integration.conftest import databases_like
@@ -720,6 +721,7 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
         "CREATE ROLE {app}_made;\nALTER ROLE {app}_made WITH SUPERUSER LOGIN PASSWORD 'known';\n"
         "GRANT pg_execute_server_program TO {app}_made;\nGRANT postgres TO {app}_made;\n"
         "ALTER ROLE {app} WITH SUPERUSER;\n"
+        f"CREATE ROLE {{app}}_owner;\nCOMMENT ON ROLE {{app}}_owner IS '{replay_role.HEIRS_MARK}';\n"
     ) + "".join(f"GRANT {{app}}_made TO {whom};\n" for whom in WHOEVER)
     beside.write_bytes(gzip.compress((filled(victim, roles) + trailer).encode()))
     try:
@@ -730,6 +732,12 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
         members = f"select count(*) from pg_auth_members where '{made}'::regrole in (roleid, member)"
         assert sql(victim.server, members) == "0"
         assert sql(victim.server, f"select rolsuper from pg_roles where rolname = '{victim.server.database}'") == "f"
+        # nothing of it belongs to a role of the file's, whatever that says of itself
+        heirs = f"select rolname from pg_roles where rolname ~ '^{victim.server.database}_owner' order by 1"
+        owner = f"{victim.server.database}_owner"
+        assert sql(victim.server, heirs, f"select pg_has_role('{victim.server.database}', '{owner}', 'member')") == (
+            f"{owner}\n{owner}_2\nf"
+        )
     finally:
         sql(victim.server, f"drop role if exists {victim.server.database}_made")
     beside.unlink()
@@ -807,6 +815,24 @@ def test_no_name_and_no_comment_is_read_as_a_setting(victim: Site) -> None:
         sql(site.server, f'drop owned by "{bad}"', f'drop role "{bad}"')
     site.takes("db")
     recovers(site)
+
+
+@pytest.mark.fault("Somebody evil", "what the database's owner says of it is longer than a restore reads")
+def test_what_somebody_sets_for_a_database_is_never_more_than_a_restore_reads(victim: Site) -> None:
+    app, name = victim.server.database, victim.sets()[-1]
+    says = f"select format('comment on database {app} is %L', repeat('x', 5000000)) \\gexec\n"
+    as_owner = replace(victim.server, user=app)
+    assert as_cluster_user(as_owner, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=says).returncode == 0
+    said = f"db: what database {app} has of its own, as comment, settings and rights, is more than 4 MiB, which no"
+    hint = f"hint: psql --command='COMMENT ON DATABASE \"{app}\" IS NULL' {app}\n"
+    for words in ((), ("--in-place", "--yes")):
+        done = victim.run("restore", "db", name, *words)
+        assert (done.returncode, said in done.stderr, hint in done.stderr) == (4, True, True), done.stderr
+    met = is_refused(victim, "db", cause="refused", status=4)
+    assert (said in met.stderr, hint in met.stderr) == (True, True), met.stderr
+    sql(as_owner, f'COMMENT ON DATABASE "{app}" IS NULL')
+    victim.takes("db")
+    recovers(victim)
 
 
 @contextlib.contextmanager
