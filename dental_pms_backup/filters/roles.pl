@@ -201,7 +201,7 @@ while (pos $text < length $text) {
     elsif ($text =~ /\G(?:CREATE|ALTER|(?:COMMENT|SECURITY LABEL FOR $ident) ON) TABLESPACE $ident(?: OWNER $ident)? (?:LOCATION|OWNER TO|SET|IS) (?:$string|$ident|\([^;'"]*\));/gc) { }
     elsif ($text =~ /\G(?:GRANT|REVOKE(?: GRANT OPTION FOR)?) (?:CREATE|ALL) ON TABLESPACE $ident (?:TO|FROM) (?:$ident|PUBLIC)(?: WITH GRANT OPTION)?;/gc) { }
     else {
-        $text =~ /\G([A-Z]+(?: [A-Z]+){0,2})?/gc;
+        $text =~ /\G(?:DO \$dental_pms\$ BEGIN )?([A-Z]+(?: [A-Z]+){0,2})?/gc;
         refuse(line_at($begins), ($1 // "something") . " in a form that pg_dumpall does not write");
     }
 }
