@@ -77,6 +77,7 @@ def database(order: Order, source: DatabaseSource, wanted: settings.Database) ->
     """Take the database, the roles that it needs and its own settings; BackupError leaves drafts only."""
     server, facts = source.server, source.facts
     odd_names.refuse(server)
+    own_settings.of(server)  # and what no restore would read
     files, had_rows = table_files.numbers(server), table_files.filled(server, superuser=facts.superuser)
     with (
         publishing.draft(order.store, Kind.DB, order.name) as draft,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import BackupError, DrillError, RoomError, TemporaryError, ToolMissingError
 from dental_pms_backup.host import descriptors, filters, programs, stop
-from dental_pms_backup.live import own_settings, pinned_settings, postgres, psql, reasons, unknown_settings
+from dental_pms_backup.live import pinned_settings, postgres, psql, reasons, unknown_settings
 from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store import verify_file
 
@@ -193,7 +193,7 @@ def _filtered(descriptor: int, control: Sequence[str]) -> str:
             )
         if not (unpacked.ok and filtered.ok):
             return ""
-        return os.pread(out, own_settings.LARGEST_BYTES, 0).decode("utf-8", "replace")
+        return os.pread(out, os.fstat(out).st_size, 0).decode()
 
 
 def load(server: Server, what: str, descriptor: int, *, whole: bool = False, beat: Beat = None) -> None:

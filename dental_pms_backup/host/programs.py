@@ -37,7 +37,8 @@ LINES_KEPT = 1000
 CHUNK_BYTES = 4096
 END_GRACE_S = 3.0
 SHORT_NAP_S = 0.01
-CAPTURE_LIMIT_BYTES = 4 << 20
+CAPTURE_LIMIT_BYTES = 16 << 20
+TOO_MUCH = f"an answer of more than {CAPTURE_LIMIT_BYTES >> 20} MiB"
 LARGEST_OUTPUT_BYTES = 64 << 20  # it lies in memory: a server or a program that goes on and on must not fill that
 PACKAGE_OF = {"bwrap": "bubblewrap", "docker": "docker.io", "psql": "postgresql-client"}
 PACKAGE_OF |= dict.fromkeys(("setpriv", "prlimit"), "util-linux") | dict.fromkeys(("env", "sync", "wc"), "coreutils")
@@ -195,13 +196,13 @@ def capture(
 ) -> tuple[Ended, str]:
     """Run one program on a small input and return how it ended and its small standard output.
 
-    Output over 4 MiB is cut. After ``timeout_s`` seconds, or when it prints without end, the program is killed: its
-    exit code is then -9. ``beat`` is as in ``pipeline``.
+    After ``timeout_s`` seconds, or when it prints more than 16 MiB, the program is killed: its exit code is then -9. Of
+    more than that nothing is returned: nobody takes a part for the whole. ``beat`` is as in ``pipeline``.
     """
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
 
     def tick() -> None:
-        if time.monotonic() > deadline or os.fstat(out).st_size > LARGEST_OUTPUT_BYTES:
+        if time.monotonic() > deadline or os.fstat(out).st_size > CAPTURE_LIMIT_BYTES:
             raise TimeoutError
         if beat:
             beat()
@@ -212,9 +213,9 @@ def capture(
         try:
             (ended,) = pipeline(argv, stdin=stdin, out=out, beat=tick)
         except TimeoutError:
-            endless = os.fstat(out).st_size > LARGEST_OUTPUT_BYTES
-            why = "an answer without end" if endless else f"no answer within {timeout_s:.0f} s"
-            ended = Ended(program=program_of(argv), exit_code=-9, said=(why,))
+            ended = Ended(program=program_of(argv), exit_code=-9, said=(f"no answer within {timeout_s or 0:.0f} s",))
+        if os.fstat(out).st_size > CAPTURE_LIMIT_BYTES:
+            return Ended(program=program_of(argv), exit_code=-9, said=(TOO_MUCH,)), ""
         return ended, os.pread(out, CAPTURE_LIMIT_BYTES, 0).decode("utf-8", "replace")
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from dental_pms_backup.errors import DatabaseError, RefusedError, shell_word
 from dental_pms_backup.host import descriptors, programs, wording
 from dental_pms_backup.live import pinned_settings, postgres
 
@@ -73,6 +74,10 @@ with d as (select * from pg_database where datname = current_database()), lines 
 select line from lines order by place, whose collate "C", nth, line collate "C"
 """.replace("{comment}", AS_LITERAL.format(text="comment")).replace("{value}", AS_LITERAL.format(text="value"))
 TEXT = TEXT.replace("{has_money}", pinned_settings.HAS_MONEY)
+# How those statements begin that are most of it.
+MOST = TEXT[: TEXT.index("select line from lines order by")]
+MOST += """\
+select left(min(line), 300) from lines group by place, whose order by sum(octet_length(line)) desc limit 1"""
 OF_ALL = """\
 select name from pg_db_role_setting s, unnest(s.setconfig) entry, split_part(entry, '=', 1) name
  where s.setdatabase = 0 and s.setrole = 0 and not exists (select from pg_db_role_setting o, unnest(o.setconfig) e
@@ -112,6 +117,10 @@ STATEMENT = re.compile(
     )\n""",
     re.VERBOSE,
 )
+BEGINS = re.compile(
+    rf"""ALTER ROLE (?P<role>{IDENT}) IN """
+    rf"""|(?:REVOKE|GRANT) \w+ ON DATABASE :"DBNAME" (?:FROM|TO) (?P<whose>{IDENT}|PUBLIC)"""
+)
 IS_BYTES = re.compile(r"E'(?:[^\\]|\\\\)*\\[0-7]")
 ABOUT = {
     'ALTER DATABASE :"DBNAME" OWNER TO ': OWNER,
@@ -132,8 +141,35 @@ def argv(server: Server, program: str, session: str) -> list[str]:
 
 
 def of(server: Server) -> str:
-    """Return those of the database that a server is asked in; DatabaseError when it does not answer."""
-    return postgres.ask(server, pinned_settings.CHECK + TEXT) + "\n"
+    """Return those of the database that a server is asked in; DatabaseError when it does not answer.
+
+    RefusedError, with the statement that takes most of it away, where that is more than a restore reads.
+    """
+    try:
+        text = postgres.ask(server, pinned_settings.CHECK + TEXT) + "\n"
+    except DatabaseError as error:
+        if programs.TOO_MUCH not in error.message:
+            raise
+    else:
+        if len(text.encode()) <= LARGEST_BYTES:
+            return text
+    database, most = postgres.ask(server, "select current_database()"), postgres.ask(server, MOST)
+    raise RefusedError(
+        f"db: what database {database} has of its own, as comment, settings and rights, is more than "
+        f"{LARGEST_BYTES >> 20} MiB, which no restore reads, expected less",
+        hint=f"psql --command={shell_word(taking_away(most, database))} {shell_word(database)}",
+    )
+
+
+def taking_away(begins: str, database: str) -> str:
+    """Return the statement that takes away what one that so ``begins`` gives a database, and what is like it."""
+    match = BEGINS.match(begins)
+    name = postgres.quoted(database)
+    if match and match["role"]:
+        return f"ALTER ROLE {match['role']} IN DATABASE {name} RESET ALL"
+    if match and match["whose"]:
+        return f"REVOKE ALL ON DATABASE {name} FROM {match['whose']}"
+    return f"COMMENT ON DATABASE {name} IS NULL" if begins.startswith("COMMENT") else f"ALTER DATABASE {name} RESET ALL"
 
 
 def of_all(server: Server) -> set[str]:
@@ -159,6 +195,8 @@ def read(unpack: Sequence[str], descriptor: int) -> dict[str, str]:
         (ended,) = programs.pipeline(unpack, stdin=descriptor, out=out)
         if not ended.ok:
             raise ValueError(str(ended))
+        if os.fstat(out).st_size > LARGEST_BYTES:
+            raise ValueError(LARGEST_BYTES)
         return statements(os.pread(out, LARGEST_BYTES, 0).decode())
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from dental_pms_backup.errors import ConfigError, OffsiteError, UsageError, shell_word
 from dental_pms_backup.host import owners, programs, wording
-from dental_pms_backup.host.wording import size
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.drill_record import Result
 from dental_pms_backup.store.marks import Mark
@@ -232,9 +231,8 @@ def _rclone(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = Non
 def _call(remote: Remote, *arguments: str, text_in: str = "", beat: Beat = None) -> tuple[programs.Ended, str]:
     argv = ["rclone", f"--config={remote.config_file}", "--retries=3", "--use-json-log", *arguments]
     ended, out = programs.capture(argv, text_in=text_in, timeout_s=None if beat else ANSWERS_S, beat=beat)
-    if len(out.encode()) >= programs.CAPTURE_LIMIT_BYTES:  # what is cut would look like what is not there
-        most = size(programs.CAPTURE_LIMIT_BYTES)
-        raise OffsiteError(f"{remote.address}: rclone answers with over {most}, expected the names of the sets' files")
+    if programs.TOO_MUCH in ended.said:  # what is lacking would look like what is not there
+        raise OffsiteError(f"{remote.address}: rclone gives {programs.TOO_MUCH}, expected the names of the sets' files")
     return ended, out
 
 

@@ -267,6 +267,8 @@ def _replay(
     watch: Watch,
 ) -> None:
     _make_roles(config, dump, watch=watch)
+    if into.restorer:
+        into = dataclasses.replace(into, restorer=replay_role.with_heir(dump.live, into.restorer))
     database_settings.rehearse(dump.live, into.database, dump.own)
     os.lseek(dump.descriptor, 0, os.SEEK_SET)
     if not into.replacing:
@@ -305,7 +307,8 @@ def _set_for_roles(
         return [], []
     with backup_file.opened(roles) as descriptor:
         backup_file.verify(roles, descriptor, watch=watch)
-        return replay.set_for_roles(live, descriptor), replay.set_for_roles(live, descriptor, too=live.facts.user)
+        for_live = replay.set_for_roles(live, descriptor, roles)
+        return for_live, replay.set_for_roles(live, descriptor, roles, too=live.facts.user)
 
 
 def _make_roles(config: Config, dump: Opened, *, watch: Watch) -> None:

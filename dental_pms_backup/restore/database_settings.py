@@ -5,6 +5,7 @@ An empty database on a new server has nothing, and gets all of the set's; what a
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import RefusedError, RestoreError, VerificationError, shell_word
@@ -81,15 +82,29 @@ def wanted(live: DatabaseSource, own: Statements) -> Statements:
 
     What all databases of the server have, it has without being given it; the set's ``own`` goes before that.
     """
-    now, inherited = own_settings.statements(own_settings.of(live.server)), own_settings.of_all(live.server)
+    now, inherited = _now(live), own_settings.of_all(live.server)
     its_own = {about: statement for about, statement in now.items() if about not in inherited}
     both = {**own, **its_own} | {about: own[about] for about in own.keys() & {own_settings.OWNER}}
     return {about: each for about, each in both.items() if about not in inherited or each != now[about]}
 
 
+def _now(live: DatabaseSource) -> Statements:
+    """Return what live has; RefusedError, with the statement that takes it away, where that cannot be read."""
+    text, database = own_settings.of(live.server), live.facts.database
+    try:
+        return own_settings.statements(text)
+    except ValueError as error:
+        taking_away = own_settings.taking_away(text[error.args[0] :], database)
+        raise RefusedError(
+            f"db: what database {database} has of its own is not written as settings are, expected to give it to the "
+            "restored one; nothing was touched",
+            hint=shlex.join(databases.admins_psql(live.server, live.facts.user, taking_away)),
+        ) from None
+
+
 def given(live: DatabaseSource, own: Statements) -> Collection[str]:
     """Return the set's ``own`` statements by which the restored database is to get what live has not."""
-    now, stays = own_settings.statements(own_settings.of(live.server)), wanted(live, own)
+    now, stays = _now(live), wanted(live, own)
     return [each for about, each in own.items() if now.get(about) != each == stays.get(about)]
 
 

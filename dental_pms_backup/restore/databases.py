@@ -47,6 +47,7 @@ alter database {name} allow_connections true;
 # stays.
 AS_MADE = """\
 alter database {name} reset all;
+alter database {name} with is_template false allow_connections true connection limit -1;
 comment on database {name} is null;
 select format('revoke all on database %I from %s cascade', datname, coalesce(nullif(grantee::regrole::text, '-'),
  'public')) from pg_database, aclexplode(datacl) where datname = {literal} and grantee <> datdba \\gexec

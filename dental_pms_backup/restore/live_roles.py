@@ -24,6 +24,13 @@ select r.rolname from pg_roles r where r.rolname ~ '^pg_' or exists (select from
 IN_USE = """\
 select r.rolname from pg_roles r where exists (select from pg_roles p where
  (p.rolcanlogin or exists (select from pg_database where datdba = p.oid)) and pg_has_role(r.oid, p.oid, 'member'))"""
+# For a role r: whether it reaches the whole server, as a superuser, as one of the server's own roles that reach its
+# programs, its files or all data, or as a member of one; of the own ones these only look at counts, or end what runs.
+REACHES = """\
+exists (select from pg_roles p where (p.rolsuper or p.rolname ~ '^pg_' and p.rolname <> all (array['pg_monitor',
+  'pg_read_all_settings', 'pg_read_all_stats', 'pg_stat_scan_tables', 'pg_signal_backend', 'pg_checkpoint',
+  'pg_use_reserved_connections', 'pg_signal_autovacuum_worker', 'pg_database_owner']))
+ and pg_has_role(r.oid, p.oid, 'member'))"""
 SUPERUSERS = "select rolname from pg_roles where rolsuper"
 
 

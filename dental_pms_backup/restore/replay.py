@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dental_pms_backup.errors import DatabaseError, DockerError, RestoreError
-from dental_pms_backup.host import descriptors, filters, journal, programs
-from dental_pms_backup.host.journal import Event
-from dental_pms_backup.live import own_settings, pinned_settings, postgres, psql, sessions
+from dental_pms_backup.host import descriptors, filters, programs
+from dental_pms_backup.live import pinned_settings, postgres, psql, sessions
 from dental_pms_backup.restore import (
     databases,
     empty,
     leftover_roles,
     materialized_views,
+    mighty_roles,
     replay_errors,
     replay_filters,
     replay_guards,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from dental_pms_backup.restore.replay_role import Restorer
     from dental_pms_backup.store.verify_file import Verified
 
-ROLES_NAMED = 3
 SUPERUSERS = replay_role.UNLOGGED | pinned_settings.TO_LOAD
 READ_BY = "select set_config(key, value, false) from json_each_text({settings})"
 SET = "select set_config(key, value, false) from json_each_text({settings}) where key in (select name from pg_settings)"
@@ -182,22 +181,22 @@ def _filled(
     return shut_out.replaced(client, filling, stdin, _first(live.facts.major, into.custom), into.replacing, beat=beat)
 
 
-def set_for_roles(live: DatabaseSource, descriptor: int, *, too: str = "") -> Sequence[str]:
+def set_for_roles(live: DatabaseSource, descriptor: int, roles: BackupFile, *, too: str = "") -> Sequence[str]:
     """Return the statements of a set's open file of roles that will set something for a role; none if it has others.
 
     Those of the role ``too`` are among them, whatever it has now.
     """
-    return _listed(live, descriptor, "settings", too=too)
+    return _listed(live, descriptor, roles, "settings", f"too={too}")
 
 
-def _listed(live: DatabaseSource, descriptor: int, what: str, *, too: str = "") -> Sequence[str]:
+def _listed(live: DatabaseSource, descriptor: int, roles: BackupFile, what: str, *more: str) -> Sequence[str]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with descriptors.memory("control") as control, descriptors.memory("listed") as out:
-        replay_filters.write_roles_control(control, live, ours=True, lists=what)
-        replay_filters.write(control, replay_filters.words(f"bare={too}"))
+        replay_filters.write_roles_control(control, live, roles, lists=what)
+        replay_filters.write(control, replay_filters.words(*more))
         argvs = GZIP, filters.argv("roles.pl", replay_filters.path(control))
         ended = programs.pipeline(*argvs, stdin=descriptor, out=out)
-        listed = os.pread(out, own_settings.LARGEST_BYTES, 0).decode("utf-8", "replace")
+        listed = os.pread(out, os.fstat(out).st_size, 0).decode()  # of what is no UTF-8 nothing is listed
     return listed.split("\0")[:-1] if not programs.failed(ended) else []
 
 
@@ -207,18 +206,15 @@ def load_roles(
     """Make the roles of an open file that the server lacks, with their memberships; RestoreError and none is made.
 
     The statements that are ``left`` out are not run. Those of a file from elsewhere may do nothing, and not log in.
-    Superusers are told first: in a set they are what the programs of an image said.
+    Who may do much is told first: in a set that is what the programs of an image said.
     """
-    if mighty := _listed(live, descriptor, "superusers") if roles.ours else []:
-        named = [role if role.isprintable() else "(not text)" for role in mighty[:ROLES_NAMED]]
-        more = f" and {len(mighty) - ROLES_NAMED} more" if len(mighty) > ROLES_NAMED else ""
-        text = f"the set makes a superuser of each of these roles, which the server lacks: {' and '.join(named)}{more}"
-        journal.write(Event.RESTORE_MAKES_SUPERUSER, text, priority=journal.WARNING)
+    if roles.ours:
+        mighty_roles.tell(live, _listed(live, descriptor, roles, "told"))
     os.lseek(descriptor, 0, os.SEEK_SET)
     program = postgres.matching(live.server, live.facts, "psql")
     words = (*STRICT, postgres.to_database(databases.MAINTENANCE), "--single-transaction", "--file=-")
     with descriptors.memory("control") as control:
-        replay_filters.write_roles_control(control, live, ours=roles.ours, left=left, passwords=roles.has_passwords)
+        replay_filters.write_roles_control(control, live, roles, left=left)
         missing = filters.argv("roles.pl", replay_filters.path(control))
         with sessions.opened(live.server) as session:
             client = postgres.client(live.server, program, *words, session=session.name, stdin=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from dental_pms_backup.live.sources import DatabaseSource
+    from dental_pms_backup.restore.backup_file import BackupFile
     from dental_pms_backup.restore.replay_role import Restorer
 
 # The end of the dump, which only what unpacked all of it lets follow.
@@ -31,10 +32,16 @@ LONGEST_ANSWER_BYTES = 1000
 RIGHT = re.compile(r"((?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER [A-Z ]+ \S.* OWNER TO) .*);$", re.MULTILINE)
 REFRESH = re.compile(r"SELECT pg_temp\.dental_pms_refresh\('(.*)'\);$", re.MULTILINE)
 SHOWN = 200  # characters of it
-# One a line, whatever their names; and of each whether it has nothing of its own yet.
+# One a line, whatever their names; and with each what it is: bare, as it has nothing of its own yet; one that reaches
+# the whole server; and one of a new server, whose live database has no table yet.
 EXISTING_ROLES = """\
-select json_build_array(rolname::text, rolconnlimit = -1 and not exists (select from pg_db_role_setting
- where setrole = r.oid and setdatabase = 0)) from pg_roles r"""
+select json_build_array(rolname::text, array_remove(array[case when rolconnlimit = -1 and not exists (
+  select from pg_db_role_setting where setrole = r.oid and setdatabase = 0) then 'bare' end,
+ case when {reaches} then 'reaches' end, case when not exists (
+  select from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ '^pg_'
+   and n.nspname <> 'information_schema') then 'new' end], null)) from pg_roles r""".replace(
+    "{reaches}", live_roles.REACHES
+)
 KNOWS_RESTRICT = (r"--command=\restrict x", r"--command=\unrestrict x")
 
 
@@ -123,19 +130,19 @@ def write_control(files: Filter, live: DatabaseSource, dump: Dump, by: Restorer 
 
 
 def write_roles_control(
-    control: int, live: DatabaseSource, *, ours: bool, left: Iterable[str] = (), passwords: bool = True, lists: str = ""
+    control: int, live: DatabaseSource, roles: BackupFile, *, left: Iterable[str] = (), lists: str = ""
 ) -> None:
-    """Tell the filter of roles which ones the server has, whether the file is a set's, and what is ``left`` out.
+    """Tell the filter of roles which ones the server has, whose file of roles that is, and what is ``left`` out.
 
-    It ``lists`` ``settings`` of roles, or the ``superusers`` among those that it would make, and prints nothing else.
+    It ``lists`` what roles.pl says there, and prints nothing else.
     """
     existing = [json.loads(line) for line in wording.lines(postgres.ask(live.server, EXISTING_ROLES))]
-    bare = [role for role, is_bare in existing if is_bare]
-    roles = [*(f"there={role}" for role, _ in existing), *(f"bare={role}" for role in bare)]
-    known = words(*roles, *(f"left={each}" for each in left))
+    elsewhere = ["new"] if roles.system not in {"", live.facts.system} else []
+    known = words(*(f"{word}={role}" for role, is_it in existing for word in ("there", *is_it, *elsewhere)))
+    known += words(*(f"left={each}" for each in left))
     known += words(
-        *(["ours=1"] if ours else []),
-        *([] if passwords else ["no_passwords=1"]),
+        *(["ours=1"] if roles.ours else []),
+        *([] if roles.has_passwords else ["no_passwords=1"]),
         *([f"lists={lists}"] if lists else []),
     )
     write(control, words(f"token={secrets.token_hex(16)}", *_restricts(live)) + known)

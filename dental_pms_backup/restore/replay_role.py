@@ -92,8 +92,8 @@ do $dental_pms$ begin
   exit when not found;
   perform pg_sleep(0.1);
  end loop; end $dental_pms$;
-{as_made}select format('alter database %I with is_template false allow_connections true connection limit %s', {name},
- datconnlimit) from pg_database where datname = {live} \\gexec
+{as_made}select format('alter database %I connection limit %s', {name}, datconnlimit)
+ from pg_database where datname = {live} \\gexec
 """
 GIVE_AWAY = """\
 reset session authorization;
@@ -203,7 +203,7 @@ def made(live: DatabaseSource, database: str, role: str, dump: BackupFile) -> It
         if server is None:
             raise _not_let_in(live.server)
         owner = postgres.ask(live.server, OWNER)
-        heir = owner if dump.ours else _heir(live)
+        heir = owner if dump.ours else ""  # not before the roles beside the file are made
         yield Restorer(role=role, server=server, verifier=kept, owner=owner, heir=heir, ours=dump.ours)
 
 
@@ -218,6 +218,11 @@ def _make(live: DatabaseSource, database: str, role: str, kept: str, dump: Backu
     script += replay_guards.before(role) if dump.ours else ""
     script += OWN_PUBLIC.format(role=role) if live.facts.major < empty.PUBLIC_IS_OWNED_SINCE else ""
     databases.tell(live.server, script, database=database)
+
+
+def with_heir(live: DatabaseSource, restorer: Restorer) -> Restorer:
+    """Return the same with the heir of what a file from elsewhere makes, once the roles beside that are made."""
+    return restorer if restorer.ours else dataclasses.replace(restorer, heir=_heir(live))
 
 
 def _heir(live: DatabaseSource) -> str:

@@ -35,6 +35,7 @@ select encode(cash_send(1::numeric::money), 'hex');
 set lc_monetary = {value};
 select encode(cash_send(1::numeric::money), 'hex');"""
 
+IS_LOCALE = re.compile(r"\w[\w.@-]*", re.ASCII)
 # The same locale of another C library, as in an image of Alpine, writes and reads in its own way.
 READS = """\
 set lc_monetary = {value};
@@ -137,7 +138,13 @@ def _unsaid(dump: BackupFile, live: DatabaseSource) -> RefusedError:
 
 
 def command_for(live: DatabaseSource, locale: str) -> str:
-    """Return the command with which an admin gives the server a locale."""
+    """Return the command with which an admin gives the server a locale; for what is no locale's name, sees its locales.
+
+    It is run by root, who would read and write where a path leads.
+    """
+    if not IS_LOCALE.fullmatch(locale):
+        inside = ["docker", "exec", live.server.name] if isinstance(live.server, postgres.InContainer) else []
+        return shlex.join([*inside, "locale", "-a"])
     name, at, modifier = locale.partition("@")
     language, _, encoding = name.partition(".")
     command = shlex.join(["localedef", "-i", language + at + modifier, "-c", "-f", _charmap(encoding), locale])

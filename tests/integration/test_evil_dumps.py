@@ -18,6 +18,7 @@ from dental_pms_backup.backup import hold_names
 from dental_pms_backup.errors import DumpError
 from dental_pms_backup.live import postgres
 from dental_pms_backup.live.postgres import OnHost
+from dental_pms_backup.restore import replay_role
 from dental_pms_backup.store.sets import Kind
 from tests import faults, scope
 from tests.integration.conftest import databases_like
@@ -720,7 +721,10 @@ def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for
     """An image's pg_dumpall says what it likes: here of a role that nobody has ever made."""
     boss = f"{victim.server.database}_boss"
     maintenance = postgres.in_database(victim.server, "postgres")
-    made = f"CREATE ROLE {boss}; ALTER ROLE {boss} WITH SUPERUSER LOGIN PASSWORD 'known';".replace("; ", ";\n")
+    made = f"CREATE ROLE {boss}; ALTER ROLE {boss} WITH SUPERUSER LOGIN PASSWORD 'known'; CREATE ROLE {boss}_2; "
+    made += f"GRANT postgres TO {boss}_2; ALTER ROLE postgres SET search_path TO evil, pg_catalog; "
+    made += "ALTER ROLE postgres SET lock_timeout TO 7;"
+    made = made.replace("; ", ";\n")
     victim.fake("pg_dumpall", f"""echo "{made}"; exec "$real" "$@\"""")
     name = victim.takes("db")
     victim.mend()
@@ -730,8 +734,14 @@ def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for
         assert f"the set makes a superuser of each of these roles, which the server lacks: {boss}\n" in done.stderr
         may = f"select rolcanlogin, rolpassword is null from pg_authid where rolname = '{boss}'"
         assert sql(maintenance, may) == "t|t"
+        told = f"the set gives these roles rights on the whole server: {boss}_2 (member of postgres)\n"
+        assert told in done.stderr
+        assert "the set's own setting search_path of role postgres, setting lock_timeout of role postgres is not" in (
+            done.stderr
+        )
+        assert sql(maintenance, "select rolconfig is null from pg_roles where rolname = 'postgres'") == "t"
     finally:
-        sql(maintenance, f"drop role if exists {boss}")
+        sql(maintenance, f"drop role if exists {boss}, {boss}_2", "alter role postgres reset all")
 
 
 def test_no_function_of_an_index_runs_when_the_rows_that_are_live_are_counted(victim: Site) -> None:
@@ -776,6 +786,7 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
         "CREATE ROLE {app}_made;\nALTER ROLE {app}_made WITH SUPERUSER LOGIN PASSWORD 'known';\n"
         "GRANT pg_execute_server_program TO {app}_made;\nGRANT postgres TO {app}_made;\n"
         "ALTER ROLE {app} WITH SUPERUSER;\n"
+        f"CREATE ROLE {{app}}_owner;\nCOMMENT ON ROLE {{app}}_owner IS '{replay_role.HEIRS_MARK}';\n"
     ) + "".join(f"GRANT {{app}}_made TO {whom};\n" for whom in WHOEVER)
     beside.write_bytes(gzip.compress((filled(victim, roles) + trailer).encode()))
     try:
@@ -786,6 +797,12 @@ def test_roles_beside_a_file_are_roles_and_nothing_else(victim: Site) -> None:
         members = f"select count(*) from pg_auth_members where '{made}'::regrole in (roleid, member)"
         assert sql(victim.server, members) == "0"
         assert sql(victim.server, f"select rolsuper from pg_roles where rolname = '{victim.server.database}'") == "f"
+        # nothing of it belongs to a role of the file's, whatever that says of itself
+        heirs = f"select rolname from pg_roles where rolname ~ '^{victim.server.database}_owner' order by 1"
+        owner = f"{victim.server.database}_owner"
+        assert sql(victim.server, heirs, f"select pg_has_role('{victim.server.database}', '{owner}', 'member')") == (
+            f"{owner}\n{owner}_2\nf"
+        )
     finally:
         sql(victim.server, f"drop role if exists {victim.server.database}_made")
     beside.unlink()
@@ -865,6 +882,24 @@ def test_no_name_and_no_comment_is_read_as_a_setting(victim: Site) -> None:
     recovers(site)
 
 
+@pytest.mark.fault("Somebody evil", "what the database's owner says of it is longer than a restore reads")
+def test_what_somebody_sets_for_a_database_is_never_more_than_a_restore_reads(victim: Site) -> None:
+    app, name = victim.server.database, victim.sets()[-1]
+    says = f"select format('comment on database {app} is %L', repeat('x', 5000000)) \\gexec\n"
+    as_owner = replace(victim.server, user=app)
+    assert as_cluster_user(as_owner, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", stdin=says).returncode == 0
+    said = f"db: what database {app} has of its own, as comment, settings and rights, is more than 4 MiB, which no"
+    hint = f"hint: psql --command='COMMENT ON DATABASE \"{app}\" IS NULL' {app}\n"
+    for words in ((), ("--in-place", "--yes")):
+        done = victim.run("restore", "db", name, *words)
+        assert (done.returncode, said in done.stderr, hint in done.stderr) == (4, True, True), done.stderr
+    met = is_refused(victim, "db", cause="refused", status=4)
+    assert (said in met.stderr, hint in met.stderr) == (True, True), met.stderr
+    sql(as_owner, f'COMMENT ON DATABASE "{app}" IS NULL')
+    victim.takes("db")
+    recovers(victim)
+
+
 @contextlib.contextmanager
 def trap(path: Path) -> Iterator[threading.Event]:
     """Lay a file that knows whether somebody has opened it."""
@@ -898,7 +933,22 @@ def test_no_live_role_is_given_by_its_name_in_other_bytes(victim: Site) -> None:
     try:
         beside.write_bytes(gzip.compress(roles.encode("latin-1")))
         said = fails(victim, str(file))
-        assert "cannot be made (line 3: names in another encoding, expected UTF8)" in said
+        assert "cannot be made (line 3: bytes that are no UTF-8)" in said
+        sql(maintenance, f"alter role {boss} nosuperuser login")
+        odd = f"SET client_encoding = 'LATIN1';\nALTER ROLE {boss} WITH SUPERUSER;\n".encode("latin-1")
+        library = (
+            f"SET client_encoding = 'UTF8';\nCREATE ROLE {made};\nSET client_encoding = 'LATIN1';\nALTER ROLE {made} "
+        )
+        library += f"SET session_preload_libraries TO '{victim.place}/\u00ff.so';\n"
+        (file,) = victim.store.glob("db/globals_*")
+        content = file.read_bytes()
+        for more in (odd, library.encode("latin-1")):
+            file.write_bytes(gzip.compress(gzip.decompress(content).replace(OF_CLUSTER, more + OF_CLUSTER)))
+            know(victim, Kind.GLOBALS)
+            assert "bytes that are no UTF-8)" in fails(victim, victim.sets()[0])
+        assert "t" not in sql(maintenance, f"select rolsuper from pg_roles where rolname in ('{made}', '{boss[1:-1]}')")
+        file.write_bytes(content)
+        know(victim, Kind.GLOBALS)
     finally:
         sql(maintenance, f"drop role if exists {made}", f"drop role {boss}")
     recovers(victim)

@@ -165,13 +165,17 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
     sql(site.server, *(text.format(name) for text in SETTINGS), f'alter database "{name}" owner to dental_app')
     sql(elsewhere, "create role dental_front login connection limit 5", "alter role dental_front set lock_timeout to 7")
     sql(elsewhere, "alter role all set intervalstyle = 'sql_standard'")
-    roles = "select rolconnlimit, rolconfig from pg_roles where rolname = 'dental_front'"
+    sql(elsewhere, "alter role postgres set maintenance_work_mem to '33MB'")  # of a superuser by which nothing is run
+    roles = (
+        "select rolconnlimit, rolconfig from pg_roles where rolname in ('dental_front', 'postgres') order by rolname"
+    )
     try:
         before = sql(elsewhere, OF_DATABASE.format(name), roles)
         taken = site.takes("db")
         assert "proof_settings=passed\n" in site.run("drill").stdout
         sql(elsewhere, f'drop database "{name}" with (force)', f'create database "{name}" template template0')
         sql(elsewhere, "alter role dental_front connection limit -1", "alter role dental_front reset all")
+        sql(elsewhere, "alter role postgres reset all")
         sql(elsewhere, "alter role all set search_path = public")  # the set's own goes before it
         for reset in ("role all", f'database "{name}"'):  # to an empty database; then in the place of one that has it
             sql(elsewhere, "alter role all reset intervalstyle")
@@ -194,7 +198,7 @@ def test_what_belonged_to_the_database_itself_comes_back_to_a_new_one(own_databa
         assert "|C|C|postgres|0|it's\nlive|" in kept
         assert '{IntervalStyle=sql_standard,search_path=reports,"dental.secret=setting-canary' in kept
     finally:
-        sql(elsewhere, "drop role dental_front", "alter role all reset all")
+        sql(elsewhere, "drop role dental_front", "alter role all reset all", "alter role postgres reset all")
 
 
 def test_a_live_database_in_which_text_is_other_text_is_refused_and_the_hint_makes_one(own_database: Site) -> None:
@@ -257,6 +261,8 @@ def test_what_is_computed_of_text_is_so_again_where_live_sorts_text_otherwise(ne
             "db: the database of the set sorted text by the locale xx_XX.UTF-8, expected a server that has it" in said
         )
         assert "hint: localedef -i xx_XX -c -f UTF-8 xx_XX.UTF-8 && systemctl restart postgresql" in said
+        change_manifest(site, taken, lambda has: has["streams"]["db"]["source"].update(ctype=f"{site.place}/x"))
+        assert fails(site, taken, "--in-place", "--yes", status=4).endswith("hint: locale -a\n")
     finally:
         for each in databases_like(live, name):
             sql(elsewhere, f'drop database "{each}" with (force)')
@@ -290,10 +296,15 @@ def test_dates_are_read_as_they_were_on_another_server_and_told_with_the_command
 def test_what_was_set_for_a_new_database_before_it_was_given_away_is_taken_back(live: OnHost) -> None:
     sql(live, "create database planted", "alter database planted set search_path = mine")
     sql(live, "grant create on database planted to dental_app with grant option")
+    sql(live, "alter database planted with is_template true connection limit 0")
     try:
         databases.take_name(live, "planted", "planted_new", "")
-        assert sql(live, OF_DATABASE.format("planted_new")).endswith("|10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|")
+        assert sql(live, OF_DATABASE.format("planted_new")).endswith(
+            "|-1||10CONNECTfalse,10CREATEfalse,10TEMPORARYfalse|"
+        )
+        assert sql(live, "select datistemplate from pg_database where datname = 'planted_new'") == "f"
     finally:
+        sql(live, "update pg_database set datistemplate = false where datname ~ '^planted'")
         sql(live, "drop database if exists planted", "drop database if exists planted_new")
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dental_pms_backup.restore import replay_role
 from tests.unit.builders import FILTERS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENCODING = "an encoding in which psql may take a quote for a part of a character"
 ROLES = """\
 --
 \\restrict abc
@@ -63,8 +63,24 @@ ALTER ROLE plain WITH NOSUPERUSER LOGIN PASSWORD 'x SUPERUSER';
 CREATE ROLE only;
 ALTER ROLE only WITH PASSWORD 'x';
 """
-HEAD = "SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n"
 UTF8 = "SET client_encoding = 'UTF8';\n"
+HEAD = f"SET default_transaction_read_only = off;\nSET standard_conforming_strings = on;\n{UTF8}"
+MIGHTY = """\
+ALTER ROLE postgres SET search_path TO 'evil', 'pg_catalog';
+ALTER ROLE postgres SET "TimeZone" TO 'Europe/Vienna';
+ALTER ROLE app SET search_path TO 'app';
+CREATE ROLE boss;
+ALTER ROLE boss WITH SUPERUSER;
+CREATE ROLE bob;
+CREATE ROLE eve;
+CREATE ROLE plain;
+GRANT bob TO eve;
+GRANT app TO plain;
+GRANT postgres TO bob GRANTED BY postgres;
+GRANT boss TO app WITH INHERIT FALSE;
+GRANT postgres TO boss;
+GRANT SET ON PARAMETER session_preload_libraries TO plain;
+"""
 
 
 def roles(place: Path, text: str | bytes, *words: str) -> tuple[str, str]:
@@ -84,7 +100,7 @@ def test_roles_that_are_missing_come_as_a_set_has_them(tmp_path: Path) -> None:
     kept, _ = roles(tmp_path, ROLES, "ours=1", "there=postgres", "there=pg_read_all_data")
     lines = [line for line in ROLES.split("\n")[7:] if "IN DATABASE" not in line]
     expected = "\n".join(['CREATE ROLE "dental ""r";', *lines]).replace(" GRANTED BY postgres", "")
-    assert kept == HEAD + UTF8 + expected
+    assert kept == HEAD + expected
 
 
 def test_nothing_else_that_pg_dumpall_writes_is_done_or_stands_in_the_way(tmp_path: Path) -> None:
@@ -95,14 +111,15 @@ def test_nothing_else_that_pg_dumpall_writes_is_done_or_stands_in_the_way(tmp_pa
 
 @pytest.mark.parametrize("text", ["PRACTICE\\\\alice''s; --", "\\\\", "\\\\''", f"{'x' * 99_999}\\\\"], ids=len)
 def test_a_backslash_is_one_in_a_comment_and_in_a_setting(tmp_path: Path, text: str) -> None:
-    given = f"COMMENT ON ROLE a IS E'{text}';\nALTER ROLE a SET \"my.thing\" TO E'{text}', 'C:\\', E'{text}';\n"
+    given = f"CREATE ROLE a;\nCOMMENT ON ROLE a IS E'{text}';\n"
+    given += f"ALTER ROLE a SET \"my.thing\" TO E'{text}', 'C:\\', E'{text}';\n"
     assert roles(tmp_path, given, "ours=1") == (HEAD + given, "")
 
 
 def test_roles_of_a_file_from_elsewhere_may_nothing(tmp_path: Path) -> None:
     kept, _ = roles(tmp_path, ROLES, "there=postgres", "there=pg_read_all_data")
     comment = 'COMMENT ON ROLE "dental ""r" IS \'a; name\nwith a line\';\n'
-    assert kept == f'{HEAD}{UTF8}CREATE ROLE "dental ""r";\n{comment}'
+    assert kept == f'{HEAD}CREATE ROLE "dental ""r";\n{comment}'
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -110,8 +127,8 @@ def test_a_role_that_has_nothing_of_its_own_yet_gets_settings_and_limit_of_a_set
     words = ("there=postgres", "there=pg_read_all_data", 'there=dental "r', 'bare=dental "r', "bare=postgres")
     kept, _ = roles(tmp_path, ROLES, *words, *(["ours=1"] if ours else []))
     given = """ALTER ROLE "dental ""r" CONNECTION LIMIT 4;\nALTER ROLE "dental ""r" SET search_path TO 'a; b', "c";\n"""
-    assert kept == HEAD + UTF8 + (given if ours else "")
-    assert roles(tmp_path, ROLES, *words[:3], "ours=1")[0] == HEAD + UTF8
+    assert kept == HEAD + (given if ours else "")
+    assert roles(tmp_path, ROLES, *words[:3], "ours=1")[0] == HEAD
 
 
 def test_a_set_without_passwords_gives_none_and_superusers_are_named(tmp_path: Path) -> None:
@@ -120,11 +137,67 @@ def test_a_set_without_passwords_gives_none_and_superusers_are_named(tmp_path: P
     for password in (" PASSWORD 'md5 SUPERUSER'", " PASSWORD 'x SUPERUSER'"):
         without = without.replace(password, "")
     assert roles(tmp_path, MADE, "ours=1", "no_passwords=1")[0] == HEAD + without
-    control = tmp_path / "control"
-    for there, named in (("other", "boss\0"), ("boss", "")):
-        control.write_text(f"ours=1\0lists=superusers\0there={there}\0")
-        argv = ["perl", str(FILTERS / "roles.pl"), str(control)]
-        assert subprocess.run(argv, input=MADE, capture_output=True, text=True, check=True).stdout == named
+    assert told(tmp_path, MADE, "there=other") == ["superuser=boss"]
+    assert told(tmp_path, MADE, "there=boss") == []
+
+
+def told(place: Path, text: str, *words: str, lists: str = "told") -> list[str]:
+    """Return what the filter lists of a set's roles."""
+    control = place / "control"
+    control.write_text("".join(f"{word}\0" for word in ("ours=1", f"lists={lists}", *words)))
+    argv = ["perl", str(FILTERS / "roles.pl"), str(control)]
+    return subprocess.run(argv, input=text, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+
+
+def test_whoever_comes_to_reach_the_whole_server_is_told_and_a_superuser_of_live_gets_no_path(tmp_path: Path) -> None:
+    live = tuple(f"{word}={role}" for role in ("postgres", "app") for word in ("there", "bare"))
+    path, zone, of_app = (f"ALTER ROLE {each}" for each in MIGHTY.split("ALTER ROLE ")[1:4])
+    path, zone, of_app = path.rstrip(), zone.rstrip(), of_app.partition("\n")[0]
+    rights = ["app (member of boss)", "bob (member of postgres)", "eve (member of bob)", "plain (member of app)"]
+    parameter = "right=plain (SET ON PARAMETER session_preload_libraries)"
+    mine = ["superuser=boss", parameter, *(f"right={each}" for each in rights)]
+    found = told(tmp_path, MIGHTY, *live, "reaches=postgres")
+    assert sorted(found) == sorted([*mine, f"withheld={path}", f"withheld={zone}"])
+    assert sorted(told(tmp_path, MIGHTY, *live, "reaches=postgres", "new=postgres")) == sorted(
+        [*mine, f"withheld={path}"]
+    )
+    settings = {
+        (): [of_app],
+        ("new=postgres",): [zone, of_app],
+        ("too=postgres",): [path, zone, of_app],
+        (f"left={of_app}",): [],
+    }
+    for words, expected in settings.items():
+        assert told(tmp_path, MIGHTY, *live, "reaches=postgres", *words, lists="settings") == expected
+        kept, _ = roles(tmp_path, MIGHTY, "ours=1", *live, "reaches=postgres", *words)
+        assert [line for line in kept.split("\n") if " SET " in line and "ALTER ROLE" in line] == expected
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER ROLE app WITH SUPERUSER;",
+        "ALTER ROLE app SET search_path TO 'x';",
+        "COMMENT ON ROLE app IS 'x';",
+        "SECURITY LABEL FOR anon ON ROLE app IS 'x';",
+        "GRANT made TO app;",
+        "GRANT app TO made;",
+        "GRANT SET ON PARAMETER x TO app;",
+        "ALTER ROLE current_user SET search_path TO 'x';",
+        "GRANT dental_pms_restore_0123456789ab TO made;",
+    ],
+)
+def test_nothing_is_said_of_a_role_that_is_neither_made_nor_there_by_its_name(tmp_path: Path, statement: str) -> None:
+    """In other bytes it may be there."""
+    words = ("there=postgres", "there=dental_pms_restore_0123456789ab")
+    for ours in (("ours=1",), ()):
+        assert roles(tmp_path, f"CREATE ROLE made;\n{statement}\n", *words, *ours)[0] == f"{HEAD}CREATE ROLE made;\n"
+
+
+def test_no_role_of_a_file_from_elsewhere_is_taken_for_one_that_a_restore_has_made(tmp_path: Path) -> None:
+    text = f"CREATE ROLE x;\nCOMMENT ON ROLE x IS '{replay_role.HEIRS_MARK}';\n"
+    assert roles(tmp_path, text)[0] == f"{HEAD}CREATE ROLE x;\n"
+    assert roles(tmp_path, text, "ours=1")[0] == HEAD + text
 
 
 def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> None:
@@ -134,33 +207,40 @@ def test_an_old_psql_is_told_before_each_role_how_to_read_it(tmp_path: Path) -> 
     done = subprocess.run(
         ["perl", FILTERS / "roles.pl", control], input=text, capture_output=True, text=True, check=True
     )
-    pins = "client_encoding = 'LATIN1'; SET standard_conforming_strings = on;\n"
-    assert done.stdout.endswith(f"SET client_encoding = 'LATIN1';\nSET {pins}CREATE ROLE a;\n")
+    pins = "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on;\n"
+    assert done.stdout.endswith(f"\n{pins}{UTF8}{pins}CREATE ROLE a;\n")
     assert done.stdout.count("; SET standard_conforming_strings = on;\n") == done.stdout.count("\n") / 2
 
 
-@pytest.mark.parametrize(
-    "encoding", ["SJIS", "WIN932", "WIN936", "WIN949", "WIN950", "EUC_XX", "ISO_8859_1", "LATIN11"]
-)
-def test_roles_come_in_no_encoding_of_clients_only(tmp_path: Path, encoding: str) -> None:
-    for words in (("ours=1",), ()):
-        assert roles(tmp_path, f"\nSET client_encoding = '{encoding}';\n", *words) == ("", f"line 2: {ENCODING}\n")
-
-
-def test_a_file_from_elsewhere_names_no_live_role_in_other_bytes(tmp_path: Path) -> None:
-    text = "SET client_encoding = 'LATIN1';\nCREATE ROLE evil;\nGRANT {} TO evil;\n"
-    known = ("there=m\u00fcller", f"there={'x' * 63}")
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "SJIS", "MULE_INTERNAL"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_live_role_is_named_in_other_bytes(tmp_path: Path, ours: bool, encoding: str) -> None:
+    words = ("there=m\u00fcller", f"there={'x' * 63}", *(["ours=1"] if ours else []))
+    text = f"SET client_encoding = '{encoding}';\nCREATE ROLE evil;\nGRANT {{}} TO evil;\n"
+    plain = f"{HEAD}CREATE ROLE evil;\n"
     for name in ('"m\u00fcller"', '"other\u00e9"'):
-        kept, said = roles(tmp_path, text.format(name).encode("latin-1"), *known)
-        assert (kept, said) == ("", "line 3: names in another encoding, expected UTF8\n")
-        utf8 = text.replace("LATIN1", "UTF8")
-        assert roles(tmp_path, utf8.format(name), *known) == (f"{HEAD}{UTF8}CREATE ROLE evil;\n", "")
+        assert roles(tmp_path, text.format(name).encode("latin-1"), *words) == (
+            "",
+            "line 3: bytes that are no UTF-8\n",
+        )
+        said = "line 3: names in another encoding, expected UTF8\n"
+        assert roles(tmp_path, text.format(name), *words) == ("", said)
+    # what is ASCII is so in all of them
+    assert roles(tmp_path, text.format("other"), *words) == (plain, "")
+    utf8 = text.replace(encoding, "UTF8")
+    granted = plain + ('GRANT "m\u00fcller" TO evil;\n' if ours else "")
+    assert roles(tmp_path, utf8.format('"m\u00fcller"'), *words) == (granted, "")
     # the server would cut it, or fold its letters as its locale does
-    assert roles(tmp_path, utf8.format('"' + "x" * 64 + '"'), *known)[0] == f"{HEAD}{UTF8}CREATE ROLE evil;\n"
+    too_long = ("", "line 3: a name of more than 63 bytes\n")
+    assert roles(tmp_path, utf8.format('"' + "x" * 64 + '"'), *words) == too_long
     for name in ("M\u00dcLLER", "m\u00fcller", "Postgres"):
-        assert roles(tmp_path, utf8.format(name), *known)[1].startswith("line 3: GRANT")
-    kept, _ = roles(tmp_path, utf8.format('"\u00fcber"'), "there=postgres")
+        assert roles(tmp_path, utf8.format(name), *words)[1].startswith("line 3: GRANT")
+    umlaut = utf8.replace("\nGRANT", "\nCREATE ROLE {};\nGRANT").format('"\u00fcber"', '"\u00fcber"')
+    kept, _ = roles(tmp_path, umlaut, "there=postgres")
     assert kept.endswith('GRANT "\u00fcber" TO evil;\n')
+    odd = bytes([0xED, 0xA0, 0x80]), bytes([0xC0, 0xAF]), bytes([0xF4, 0x90, 0x80, 0x80]), bytes([0xC3])
+    for each in odd:
+        assert roles(tmp_path, b"-- " + each, *words)[1] == "line 1: bytes that are no UTF-8\n"
 
 
 @pytest.mark.parametrize("whom", ["current_user", "current_role", "session_user", "user", "public", "none"])

@@ -366,14 +366,18 @@ def test_captured_output_that_is_not_utf8_is_replaced() -> None:
 
 
 def test_a_program_that_answers_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "LARGEST_OUTPUT_BYTES", 1 << 20)
-    ended, _ = programs.capture(["yes"], timeout_s=120)
-    assert ended == Ended(program="yes", exit_code=-9, said=("an answer without end",))
+    monkeypatch.setattr(programs, "CAPTURE_LIMIT_BYTES", 1 << 20)
+    ended = Ended(program="yes", exit_code=-9, said=("an answer of more than 16 MiB",))
+    assert programs.capture(["yes"], timeout_s=120) == (ended, "")
 
 
-def test_captured_output_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("text", "whole"), [("12345", True), ("123456", False)])
+def test_no_part_of_what_a_program_prints_is_taken_for_the_whole(
+    monkeypatch: pytest.MonkeyPatch, text: str, whole: bool
+) -> None:
     monkeypatch.setattr(programs, "CAPTURE_LIMIT_BYTES", 5)
-    assert programs.capture(["echo", "123456789"])[1] == "12345"
+    ended, out = programs.capture(["printf", text])
+    assert (ended.ok, out) == (whole, text if whole else "")
 
 
 def test_program_that_does_not_answer_in_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

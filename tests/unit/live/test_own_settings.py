@@ -71,3 +71,17 @@ def test_a_value_never_ends_but_at_its_quote(value: str) -> None:
 
 def test_a_database_is_named_as_psql_reads_it() -> None:
     assert "\n\\set DBNAME 'o\\'\\\\n'\n" in own_settings.script("", "o'\\n")
+
+
+@pytest.mark.parametrize(
+    ("begins", "statement"),
+    [
+        ('COMMENT ON DATABASE :"DBNAME" IS \'x', 'COMMENT ON DATABASE "a b" IS NULL'),
+        ('ALTER DATABASE :"DBNAME" SET search_path TO', 'ALTER DATABASE "a b" RESET ALL'),
+        ('ALTER ROLE "x ""y" IN DATABASE :"DBNAME" SET', 'ALTER ROLE "x ""y" IN DATABASE "a b" RESET ALL'),
+        ('GRANT CONNECT ON DATABASE :"DBNAME" TO reception;', 'REVOKE ALL ON DATABASE "a b" FROM reception'),
+        ('REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;', 'REVOKE ALL ON DATABASE "a b" FROM PUBLIC'),
+    ],
+)
+def test_what_is_too_large_is_taken_away_by_a_statement(begins: str, statement: str) -> None:
+    assert own_settings.taking_away(begins, "a b") == statement
