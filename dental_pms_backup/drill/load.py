@@ -228,7 +228,7 @@ def load_with_event_triggers_last(server: Server, descriptor: int, *, beat: Beat
         return False
     words = (*psql.STRICT, IN_COPY, "--command=begin", "--output=/dev/null", "--file=-")
     with descriptors.memory("control") as control, descriptors.memory("after") as after:
-        os.write(control, _control(descriptor, "late=1", f"ends={LAST_LINE}"))
+        os.write(control, for_filter(descriptor, "late=1", f"ends={LAST_LINE}"))
         os.write(after, b"commit;\n")
         late = filters.argv("replay.pl", _path(control), "/dev/null", _path(after))
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -328,15 +328,15 @@ def _lacking(what: str, where: str) -> ToolMissingError:
 def _standing_at(descriptor: int, line: int) -> str:
     """Return what stands in a line of a dump, by kind and name, as the filter of a restore tells it; or nothing."""
     with descriptors.memory("control") as control, descriptors.memory("told") as out:
-        os.write(control, _control(descriptor, f"tell={line + 1}", "restricts=1", "ends=--- "))
+        os.write(control, for_filter(descriptor, f"tell={line + 1}", "restricts=1", "ends=--- "))
         telling = filters.argv("replay.pl", _path(control))
         os.lseek(descriptor, 0, os.SEEK_SET)
         *_, ended = programs.pipeline(verify_file.GZIP, telling, stdin=descriptor, out=out)
         return os.pread(out, 1000, 0).decode("utf-8", "replace") if ended.ok else ""
 
 
-def _control(descriptor: int, *words: str) -> bytes:
-    """Return what the filter of a restore is told of an open dump, and that besides."""
+def for_filter(descriptor: int, *words: str) -> bytes:
+    """Return what the filter of a restore is told of an open dump, and those words besides."""
     token = _first_lines("db", descriptor, ["sed", "--quiet", "--expression", RESTRICT])
     return "".join(f"{word}\0" for word in ("token=0", *words, *(f"head={each}" for each in token[:1]))).encode()
 

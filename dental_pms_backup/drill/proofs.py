@@ -15,6 +15,7 @@ from dental_pms_backup.drill import (
     compare_live,
     compare_settings,
     load,
+    restorable,
     throwaway_server,
 )
 from dental_pms_backup.errors import (
@@ -162,12 +163,14 @@ def _prove_database(job: Job, went_in: Counting) -> None:
     room = throwaway_server.room(job.config, where)
     with (
         job.limit.within_room(room.check),
+        restorable.reading(job.files[Kind.DB]) as read,
         throwaway_server.server(
             job.config, where, room, job.place, superuser=superuser, packed_bytes=packed_bytes
         ) as server,
     ):
         with findings.proof(LOAD), findings.timed("restore_s"), findings.of_a_server_like_live(LOAD):
             _load(job, server, head.encoding)
+            restorable.check(read, job.limit.beat)
         if findings.results[LOAD] is Result.FAILED:
             return
         if Kind.SETTINGS in job.files:

@@ -100,10 +100,11 @@ my $of_extension = qr/COMMENT ON EXTENSION $ident IS (?:'(?:[^']++|'')*+'|E'(?:[
 sub put {
     my ($bytes, $what) = @_;
     if (defined $tell) {
+        return if !$tell;
         my $began = $out_line;
         $out_line += $bytes =~ tr/\n//;
         my $last = $out_line - (substr($bytes, -1) eq "\n");
-        return if !$tell || $last < $tell || $began <= $tell && !defined $what;
+        return if $last < $tell || $began <= $tell && !defined $what;
         print STDOUT $what if $began <= $tell;
         exit 0;
     }

@@ -21,7 +21,8 @@ from dental_pms_backup.live.postgres import OnHost
 from dental_pms_backup.store.sets import Kind
 from tests import faults, scope
 from tests.integration.conftest import databases_like
-from tests.integration.drills import know
+from tests.integration.drills import drills_well, know
+from tests.integration.drills import fails as drill_fails
 from tests.integration.faults import cause, events, kept_beside, listening
 from tests.integration.faults import fails as is_refused
 from tests.integration.support import Ran, Site, as_cluster_user, awaited, dump, session, sql
@@ -671,6 +672,24 @@ def test_roles_that_no_restore_takes_are_told_by_the_run_and_by_the_drill(victim
     assert "globals: no restore takes the roles (line " in drilled.stderr
     assert refused in drilled.stderr
     assert refused in fails(victim, name)
+
+
+@pytest.mark.fault("Somebody evil", "the application makes what only psql alone loads, and no restore")
+def test_a_dump_that_no_restore_takes_is_told_by_the_drill(victim: Site) -> None:
+    """What psql takes for one statement to the file's end loads all the same, where it stands behind all rows."""
+    role = f"set role {victim.server.database}"
+    visits = "create table visits (id integer primary key, begin integer, copy integer, stdin integer)"
+    first = "select v.begin from visits v group by v.id limit 1"
+    sql(victim.server, role, visits, f"create function first() returns integer begin atomic {first}; end")
+    name = victim.takes("db")
+    refused = "BEGIN in the definition of a function), expected only SQL and rows, as pg_dump writes them"
+    said = drill_fails(victim, name, cause="drill").stderr
+    assert "db: no restore takes the dump (line " in said
+    assert refused in said
+    assert refused in fails(victim, name)
+    sql(victim.server, "drop function first()")  # that columns are named as what begins rows is no matter
+    drills_well(victim, victim.takes("db"))
+    recovers(victim)
 
 
 def test_a_superuser_of_a_set_is_told_and_has_no_password_that_was_not_asked_for(victim: Site) -> None:
