@@ -30,23 +30,13 @@ def reading(descriptor: int) -> Iterator[programs.Running]:
 
 
 def check(pipeline: programs.Running, beat: Callable[[], None]) -> None:
-<<<<<<< HEAD
-    """Wait for the filter; DrillError where it takes no such dump. Whether that can be unpacked, its load says."""
-    unpacked, read = pipeline.wait(beat)
-=======
     """Wait for the filter; DrillError where it takes no such dump, TemporaryError where it was ended."""
     unpacked, read = pipeline.wait(beat)
     load.check_not_killed(unpacked)
->>>>>>> m2
     if said := filters.complaint(read):
         raise DrillError(
             f"db: no restore takes the dump ({said}), expected only SQL and rows, as pg_dump writes them",
             hint="dental-pms-backup run   # a new set",
         )
-<<<<<<< HEAD
-    load.check_not_killed(unpacked)
-    load.check_not_killed(read)
-=======
     if not read.ok:
         raise TemporaryError(f"drill: {read}, expected it to read the dump to its end", hint="journalctl -k; df -h")
->>>>>>> m2
