@@ -140,14 +140,15 @@ def _not_swappable(place: Place, around: Place, archive: Path, error: OSError) -
             f"attachments: {place.path}: {error.strerror}, expected a directory whose content can be swapped by rename",
             hint=f"findmnt -T {shell_word(place.path)}; lsattr -d {shell_word(place.path)} {shell_word(around.path)}",
         )
-    other, status, live = elsewhere(place.path), os.fstat(place.descriptor), shell_word(place.path)
+    other, status = elsewhere(place.path), os.fstat(place.descriptor)
     return RefusedError(
         f"attachments: {place.path} is a mount point, expected a directory whose content can be swapped by rename",
         hint=f"editor {CONFIGURED}   # set attachments.path to {shell_word(other)}, which is mounted there"
         if other
         # where others rename, a tar of root's may be led anywhere
         else f"dental-pms-backup restore attachments {shell_word(archive)} --to DIR   # a new one on a disk of root's; "
-        f"then stop the application, remove what is in {live}, type what follows, and start it: cd {live} && "
+        f"then stop the application, remove what is in {shell_word(place.path)}, type what follows, and start it: "
+        f"cd {shell_word(place.path)} && "
         f"tar --xattrs --acls -C DIR -cf - . | setpriv --reuid={status.st_uid} --regid={status.st_gid} --clear-groups "
         "tar --xattrs --acls -xpf -",
     )

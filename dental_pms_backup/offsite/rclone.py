@@ -19,7 +19,7 @@ from dental_pms_backup.host import owners, programs, wording
 from dental_pms_backup.store import publishing, sets, verify_file
 from dental_pms_backup.store.drill_record import Result
 from dental_pms_backup.store.marks import Mark
-from dental_pms_backup.store.sets import NAME_PATTERN, Kind
+from dental_pms_backup.store.sets import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,9 +89,8 @@ def names(remote: Remote) -> list[str]:
 def manifests(remote: Remote, wanted: Sequence[str], *, beat: Beat = None) -> dict[str, Mapping[str, Any]]:
     """Return what can be read of the manifests of sets over there, by name; OffsiteError when that is none."""
     with tempfile.TemporaryDirectory() as place:
-        arguments = ("copy", "--files-from-raw=-", remote.address, place)
         files = [f"sets/{name}.json" for name in wanted]
-        ended, _ = _call(remote, *arguments, text_in=_lines(files), beat=beat)
+        ended, _ = _bring(remote, place, files, sets.LARGEST_MANIFEST_BYTES, beat)
         found = {name: sets.read_manifest(sets.manifest_path(Path(place), name), name) for name in wanted}
     if not any(found.values()):
         _demand(remote, ended)
@@ -153,12 +152,19 @@ def fetch(remote: Remote, store: Path, name: str, *, beat: Beat = None) -> Store
             f'"{name}": no such set offsite, expected one of the list', hint="dental-pms-backup offsite list"
         )
     if any(stored.name == name for stored in sets.listing(store)):
-        raise UsageError(f"set {name} is in the store already, so it is not fetched")
+        raise UsageError(
+            f"set {name} is in the store already, so it is not fetched",
+            hint=f"dental-pms-backup verify {name}   # if it is damaged, move all of its files away, then fetch it",
+        )
     with tempfile.TemporaryDirectory(prefix=publishing.FETCHING, dir=store) as temporary:
         place = Path(temporary)
         beside = [f"sets/{name}.{suffix}" for suffix in ("sha256", *publishing.KNOWN, "json")]
-        files = [*(kind.path(name) for kind in Kind), *beside]
-        _copy(remote, remote.address, str(place), files, beat)
+        _demand(remote, _bring(remote, temporary, beside, sets.LARGEST_MANIFEST_BYTES, beat)[0])
+        manifest = sets.read_manifest(sets.manifest_path(place, name), name)
+        if manifest:
+            most = max(entry["size_bytes"] for entry in sets.entries(manifest))
+            files = [entry["path"] for entry in sets.entries(manifest)]
+            _demand(remote, _bring(remote, temporary, files, most, beat)[0])
         fetched = next((stored for stored in sets.listing(place) if stored.name == name), None)
         if fetched is None or fetched.problems or fetched.manifest is None:
             raise OffsiteError(f"set {name}: what came back is not whole, expected every file of its manifest")
@@ -210,6 +216,15 @@ def _unequal(remote: Remote, store: Path, files: Sequence[str], beat: Beat) -> l
     _, out = _call(remote, *arguments, str(store), remote.address, text_in=_lines(files), beat=beat)
     equal = {line[2:] for line in wording.lines(out) if line.startswith("= ")}
     return [file for file in files if file not in equal]
+
+
+def _bring(remote: Remote, place: str, files: Sequence[str], most_bytes: int, beat: Beat) -> tuple[programs.Ended, str]:
+    """Download files, but for any that is larger than it can be: whoever keeps them decides what is under a name.
+
+    Of files that are named by --files-from rclone asks no size. Ours have no character that means anything in a filter.
+    """
+    arguments = ("copy", "--immutable", f"--max-size={most_bytes}B", "--include-from=-", remote.address, place)
+    return _call(remote, *arguments, text_in="".join(f"/{file}\n" for file in files), beat=beat)
 
 
 def _copy(remote: Remote, origin: str, destination: str, files: Sequence[str], beat: Beat) -> None:

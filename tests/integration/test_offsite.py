@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from dental_pms_backup.store import drill_record
 from tests.integration.drills import change_manifest
-from tests.integration.support import CANARIES, PATH, Journal, Ran, Site, environment, on_disk
+from tests.integration.support import CANARIES, PATH, Journal, Ran, Site, environment, mounted_tmpfs, on_disk
 
 NOBODY = 65534
 PASSWORD = "crypt-canary-51b7"  # noqa: S105 - of a place that is thrown away
@@ -312,6 +313,45 @@ def test_a_set_that_is_in_the_store_is_not_fetched_over_it(site: Site, there: Pa
     done = site.run("offsite", "fetch", "2020-01-01_000000")
     assert (done.returncode, site.set_files()) == (2, before)
     assert '"2020-01-01_000000": no such set offsite, expected one of the list' in done.stderr
+    page = Path("debian/dental-pms-backup.8.scd").read_text()
+    away = re.search(
+        r"^## verify: .*?^```\n(mv .*?)\ndental-pms-backup offsite fetch SET\n", page, re.DOTALL | re.MULTILINE
+    )
+    assert away
+    (name,) = site.sets()
+    (elsewhere := site.place / "elsewhere").mkdir()
+    (site.store / f"attachments_{name}.tgz").write_bytes(b"damaged")
+    command = away[1].replace("STORE", str(site.store)).replace("SET", name).replace("ELSEWHERE", str(elsewhere))
+    subprocess.run(["sh", "-c", command], check=True)
+    assert site.run("offsite", "fetch", name).stdout == f"{name}: fetched and verified\n"
+    assert site.run("verify", name).returncode == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("there")
+def test_what_is_too_large_for_a_manifest_there_is_not_downloaded(site: Site) -> None:
+    (name,) = site.sets()
+    pushes(site)
+    large = site.place / "large"
+    large.write_bytes(bytes(24 << 20))
+    with mounted_tmpfs(site.place / "tmp", 8 << 20):
+        for each in ("json", "sha256"):
+            rclone(site, "copyto", str(large), f"crypt:sets/{name}.{each}")
+        done = site.run("offsite", "push", TMPDIR=str(site.place / "tmp"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"set {name}: its manifest cannot be read offsite, expected the store's\n" in done.stderr
+    size = (site.store / f"attachments_{name}.tgz").stat().st_size
+    manifest = site.place / f"{name}.json"
+    shutil.copy(site.store / f"sets/{name}.json", manifest)
+    shutil.rmtree(site.store)
+    with mounted_tmpfs(site.store, 8 << 20):
+        assert site.run("offsite", "fetch", name).stderr.startswith(f"dental-pms-backup: set {name}: what came back is")
+        rclone(site, "copyto", str(manifest), f"crypt:sets/{name}.json")
+        rclone(site, "copyto", str(large), f"crypt:attachments_{name}.tgz")
+        assert size < 8 << 20
+        done = site.run("offsite", "fetch", name)
+        assert done.stderr.startswith(f"dental-pms-backup: set {name}: what came back is"), done.stderr
+        assert site.set_files() == {}
 
 
 def test_no_password_is_in_an_argument_the_output_or_the_journal(site: Site, there: Path, place: Path) -> None:

@@ -61,7 +61,8 @@ PROGRAMS = r"(?:apt|docker) [a-z]+|chmod|chown|dental-pms-backup [a-z]+|df|findm
 COMMAND = re.compile(rf"(?:^|then: |; |YES |\$ )(?:{PROGRAMS}) -?")
 # What stands in a command as it is: numbers, and words of ours that no path or foreign name is part of.
 HARMLESS = {
-    *("UNIT", "CONFIGURED", "major", "facts.major", "found.major", "us", "status.st_uid", "what", "where[0]"),
+    *("UNIT", "CONFIGURED", "major", "facts.major", "found.major", "us", "what", "where[0]"),
+    *("status.st_uid", "status.st_gid"),
     *("name", "stored.name", "self.stored.name"),  # of a set
     *("command", "how", "shown", "AS_SUPERUSER"),  # made elsewhere, and looked at there
     "role",  # in SQL, quoted there
