@@ -12,9 +12,7 @@ use strict;
 use warnings;
 
 my $most = 64 << 20;
-my $ident = qr/(?:"(?:[^"]|"")*+"|[a-z_][a-z0-9_]*+)/;
-my $string = qr/(?:'(?:[^']|'')*+'|E'(?:[^'\\]|''|\\\\)*+')/;
-my $statement = qr/(?:[^;'"E\$\\-]++|-(?!-)|E(?!')|"(?:[^"]|"")*+"|$string)++;/;
+my $ident = qr/(?:"(?:[^"]++|"")*+"|[a-z_][a-z0-9_]*+)/;
 my $option = qr/ADMIN OPTION|(?:INHERIT|SET) (?:TRUE|FALSE)/;
 my $membership = qr/GRANT $ident TO $ident/;
 my $parameter = qr/GRANT (?:SET|ALTER SYSTEM|ALL) ON PARAMETER $ident(?:\.$ident)*+ TO (?:$ident|PUBLIC)(?: WITH GRANT OPTION)?/;
@@ -48,6 +46,19 @@ sub put {
     print @_;
 }
 
+# Returns the statement that begins here, nothing where none does. A quote that stands twice within quotes ends them and
+# begins them again: no loop within an expression has an end that a value could be longer than.
+sub statement {
+    my $from = pos $text;
+    while ($text !~ /\G;/gc) {
+        next if $text =~ /\G(?:[^;'"E\$\\-]++|-(?!-)|E(?!')|"[^"]*+"|'[^']*+')/gc;
+        return undef if $text !~ /\GE'/gc;
+        1 while $text =~ /\G(?:[^'\\]++|''|\\\\)/gc;
+        return undef if $text !~ /\G'/gc;
+    }
+    return substr $text, $from, pos($text) - $from;
+}
+
 sub take {
     my ($whole) = @_;
     if ($whole =~ /\A($membership)(?: WITH ($option(?:, $option)*+))?(?: GRANTED BY $ident)?;\z/) {
@@ -67,7 +78,7 @@ sub take {
 pos($text) = 0;
 while (pos $text < length $text) {
     if ($text =~ /\G(\s++|--[^\r\n]*+|\\(?:un)?restrict \w+\n)/gc) { put($1) }
-    elsif ($text =~ /\G($statement)/gc) { take($1) }
+    elsif (defined(my $whole = statement())) { take($whole) }
     else { die "line " . (1 + substr($text, 0, pos $text) =~ tr/\n//) . ": no statement that pg_dumpall writes\n" }
 }
 put();

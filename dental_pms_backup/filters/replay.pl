@@ -59,7 +59,7 @@ my $word = qr/[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff\$]*+/;
 my $ident = qr/(?:"(?:[^"]|"")++"|$word)/;
 my $name = qr/$ident(?:\.$ident)*/;
 my $types = qr/\((?:$ident|[\s.,*\[\]])*\)/;
-my $string = qr/(?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')/;
+my $string = qr/(?:'(?:(?:[^']++|''){1,1000}+)*+'|E'(?:(?:[^'\\]++|''|\\\\){1,1000}+)*+')/;
 my $columns = qr/\(\s*$ident(?:,\s*$ident)*\s*\)/;
 
 # What stands for an object in ALTER ... OWNER TO, and in GRANT and REVOKE.
@@ -94,7 +94,7 @@ my $published = qr/
     |ALTER\ PUBLICATION\ $ident\ ADD\ TABLES\ IN\ SCHEMA\ $ident|(?:COMMENT|SECURITY\ LABEL\ FOR\ $ident)\ ON\ PUBLICATION\ $ident\ IS\ $string
 /xi;
 # An extension is the superuser's who made it.
-my $of_extension = qr/COMMENT ON EXTENSION $ident IS (?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')/i;
+my $of_extension = qr/COMMENT ON EXTENSION $ident IS (?:'(?:(?:[^']++|''){1,1000}+)*+'|E'(?:(?:[^'\\]++|''|\\\\){1,1000}+)*+')/i;
 
 # Where a line of the output ends, what stands there is told with "tell", by kind and name and never by a row.
 sub put {

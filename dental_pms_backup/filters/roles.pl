@@ -64,12 +64,13 @@ refuse(line_at($at), "bytes that are no UTF-8") if $at < length $text;
 # pg_dumpall quotes whatever is not in small letters of ASCII. Until August 2025 it wrote a name into a comment as it is: a
 # name of more than one line may have put there whatever follows.
 my $ident = qr/(?:"(?:[^"\r\n]|"")+"|[a-z_][a-z0-9_]*)/;
-my $string = qr/(?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')/;
+# Perl goes through a loop of what is no single character at most 65,534 times: hence the one within the other.
+my $string = qr/(?:'(?:(?:[^']++|''){1,1000}+)*+'|E'(?:(?:[^'\\]++|''|\\\\){1,1000}+)*+')/;
 my $attribute = qr/
     (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)
     |CONNECTION\ LIMIT\ -?[0-9]+|PASSWORD\ $string|VALID\ UNTIL\ $string
 /x;
-my $setting = qr/SET (?<setting>$ident(?:\.$ident)*) (?:TO|=) (?:$string|$ident|[0-9]+)(?:, (?:$string|$ident))*/;
+my $setting = qr/SET (?<setting>$ident(?:\.$ident)*) (?:TO|=) (?:$string|$ident|[0-9]+)(?:(?:, (?:$string|$ident)){1,1000}+)*+/;
 my $parameter = qr/(?:SET|ALTER SYSTEM|ALL) ON PARAMETER $ident(?:\.$ident)*/;
 # What a role that reaches the server gets on a new one: by none of it a name means something else, and nothing is run.
 my $for_mighty = qr/^(?:

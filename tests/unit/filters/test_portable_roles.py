@@ -101,6 +101,12 @@ def test_what_somebody_set_stays_as_it_is_whatever_line_it_looks_like(statement:
     assert portable(f"{whole}\n{after}") == f"{whole}\n{after}"
 
 
+@pytest.mark.parametrize("value", ["'", "\\", "x", "';\n", "\\'", '"'])
+def test_a_value_of_whatever_length_stays_as_it_is(value: str) -> None:
+    whole = f"ALTER ROLE evil SET application_name TO {literal(value * 100_000)};\nGRANT a TO b;\n"
+    assert portable(whole) == whole
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -109,10 +109,19 @@ def test_nothing_else_that_pg_dumpall_writes_is_done_or_stands_in_the_way(tmp_pa
         assert roles(tmp_path, OF_OTHERS, *words, "there=postgres", "there=w", "there=reception")[0] == HEAD
 
 
-@pytest.mark.parametrize("text", ["PRACTICE\\\\alice''s; --", "\\\\", "\\\\''", f"{'x' * 99_999}\\\\"], ids=len)
+@pytest.mark.parametrize(
+    "text",
+    ["PRACTICE\\\\alice''s; --", "\\\\", "\\\\''", f"{'x' * 99_999}\\\\", "''" * 100_000, "\\\\''" * 100_000],
+    ids=len,
+)
 def test_a_backslash_is_one_in_a_comment_and_in_a_setting(tmp_path: Path, text: str) -> None:
     given = f"CREATE ROLE a;\nCOMMENT ON ROLE a IS E'{text}';\n"
     given += f"ALTER ROLE a SET \"my.thing\" TO E'{text}', 'C:\\', E'{text}';\n"
+    assert roles(tmp_path, given, "ours=1") == (HEAD + given, "")
+
+
+def test_a_list_may_be_as_long_as_somebody_has_set_it(tmp_path: Path) -> None:
+    given = f"CREATE ROLE a;\nALTER ROLE a SET search_path TO 'a{chr(34)}'{', b' * 100_000};\n"
     assert roles(tmp_path, given, "ours=1") == (HEAD + given, "")
 
 
