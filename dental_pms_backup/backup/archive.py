@@ -36,6 +36,7 @@ MOST_HOLES_BYTES = 16 << 40
 SLACK_S = 60
 CLOCK_TICK_S = 0.02  # so much may the clock of a filesystem be behind
 MOST_BIRTHS_BYTES = 8 << 20
+BIRTHS = re.compile(rb"(-?\d+\.\d+\n)*")
 SOME_VANISHED = 123  # xargs(1): some of what it started did not end with 0
 TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 
@@ -189,9 +190,10 @@ def _moved(place: Path, index: Path, began: float, beat: Callable[[], None] | No
     looking = ["env", f"--chdir={place}", "xargs", "--null", "--no-run-if-empty", "stat", "--printf=%.9W\\n", "--"]
     with descriptors.memory("births") as out:
         found, looked = programs.pipeline(finding, looking, out=out, beat=beat)
-        births = [float(birth) for birth in os.pread(out, MOST_BIRTHS_BYTES, 0).split()]
-    if not found.ok or looked.exit_code not in {0, SOME_VANISHED}:
+        told = os.pread(out, MOST_BIRTHS_BYTES, 0)
+    if not found.ok or looked.exit_code not in {0, SOME_VANISHED} or not BIRTHS.fullmatch(told):
         raise ArchiveError(f"attachments: {looked if found.ok else found}, while what was moved was counted")
+    births = [float(birth) for birth in told.split()]
     return sum(0 < birth < began - CLOCK_TICK_S for birth in births), sum(birth <= 0 for birth in births)
 
 

@@ -97,6 +97,14 @@ def _dump(
     finally:
         sessions.end_quietly(server, session, attempts=attempts)
     failed = [ended for ended in rest if not ended.ok]
+    unread = filters.complaint(failed[0]) if failed else ""
+    if unread and not dump.ok and not dump.broken_pipe:
+        dump_client.check(server, facts, dump)  # why it ends in the middle of a statement
+    if unread:
+        raise DumpError(
+            f"db: {dump.program} wrote what cannot be read ({unread}), expected roles to their last statement",
+            hint="dental-pms-backup run --verbose",
+        )
     if failed:
         raise compressor.writing_failed("db", failed[0], out)
     if dump.broken_pipe:

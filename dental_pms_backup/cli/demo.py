@@ -120,6 +120,7 @@ def _settings(place: Path, live: OnHost, images: Path, store: Path) -> Path:
         "database:\n  source: native\n"
         f"native:\n  host: {live.host}\n  database: {live.database}\n  user: {live.user}\n"
         f"attachments:\n  path: {images}\n"
+        "application:\n  directory: .\n"
     )
     return file
 

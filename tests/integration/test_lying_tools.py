@@ -39,14 +39,14 @@ OUTCOMES = {
     "env": ("database", "database", "database", "database"),
     "psql": ("database", "database", "database", "configuration"),
     "pg_dump": ("verification", "dump", "dump", "configuration"),
-    "pg_dumpall": ("verification", "dump", "dump", "configuration"),
+    "pg_dumpall": ("dump", "dump", "dump", "configuration"),
     "igzip": ("verification", "dump", "dump", OK),
-    "sed": ("verification", "dump", "dump", "tool"),
     "tar": ("verification", "archive", "archive", "tool"),
     "gzip": (OK, OK, OK, OK),
     "perl": ("verification", "verification", "verification", "tool"),
     "sha256sum": ("verification", "verification", "verification", "tool"),
     "wc": ("archive", "archive", "archive", "tool"),
+    "xargs": ("archive", "archive", "archive", "archive"),
 }
 STATUS = {"database": 75, "configuration": 78}
 MATRIX = [
