@@ -304,6 +304,7 @@ ELSEWHERE = {
     ("cli/demo.py", "public.attachments"): "",
     ("cli/demo.py", "ledger_entries"): "",
     ("backup/dump_client.py", "TABLE"): "text: what pg_dump said",
+    ("live/own_settings.py", "lines"): "the query's own, which begins in another text",
     ("config/settings.py", "{self.table}"): "the admin's query, which is asked of the copy, as who may only read",
     ("restore/replay.py", "%s"): "the replay's count: as the role that replays, whose rights are those of the dump",
     ("restore/replay_guards.py", "{role}.said"): "a table of ours, in a schema in which nobody else may make anything",
@@ -391,6 +392,7 @@ NOTHING_RAN_BEFORE = {
     ("restore/replay_role.py", "begin for turn"): "the superuser's, as the two that follow",
     ("restore/replay_role.py", "begin if exists"): "",
     ("restore/replay_guards.py", "declare each record;"): "",
+    ("restore/replay_guards.py", "begin if exists"): "",
 }
 BODY = re.compile(r"(?P<head>[^;$]*)(?P<tag>[$][a-z_]*[$])(?P<body>.*?)(?P=tag)", re.DOTALL)
 LITERAL = re.compile(r"'((?:[^']|'')*)'")

@@ -12,6 +12,7 @@ from tests.system.machine import Machine
 STORE = admin.FALLBACK_STORE
 FEW = "/srv/few"
 AUTO_CONFIG = f"retry: {{attempts: 1}}\nreserve_mb: 0\nbackup_dir: {STORE}\nattachments: {{path: {FEW}}}\n"
+AUTO_CONFIG += "application: {table: null}\n"
 CONFIG = f"{AUTO_CONFIG}database: {{road: exec}}\n"  # the road with the most that can break
 PREPARED = "/root/prepared-store"
 SLOWLY = "/run/slowly"

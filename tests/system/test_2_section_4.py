@@ -31,7 +31,7 @@ def source(request: pytest.FixtureRequest, host: Machine) -> str:
     """Where the database of the host stands, as its configuration says."""
     if request.param == "native":
         admin.make_native_ready(host)
-        host.write(admin.CONFIG, NATIVE_DATABASE + f"attachments: {{path: {FEW}}}\n")
+        host.write(admin.CONFIG, NATIVE_DATABASE + f"attachments: {{path: {FEW}}}\napplication: {{table: null}}\n")
     return str(request.param)
 
 
@@ -151,7 +151,10 @@ def test_row_backup_attachments_sh_is_run_attachments(host: Machine) -> None:
 
 
 def test_row_backup_dir_and_backup_keep_stand_over_the_yaml(host: Machine) -> None:
-    host.write(admin.CONFIG, f"backup_dir: /srv/store/yaml\nkeep: 3\nattachments: {{path: {FEW}}}\n")
+    host.write(
+        admin.CONFIG,
+        f"backup_dir: /srv/store/yaml\nkeep: 3\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n",
+    )
     over = {"BACKUP_DIR": "/srv/store/variable", "BACKUP_KEEP": "21"}
     by_variable = dict(admin.took(host, "run attachments", environment=over))
     by_yaml = dict(admin.took(host, "run attachments"))
@@ -276,7 +279,10 @@ def test_row_failed_run_says_so_with_its_cause_and_leaves_earlier_sets_alone(hos
     before = admin.files(host, admin.FALLBACK_STORE)
     host.run("docker stop --time 2 dental-pms-db-1")
     try:
-        host.write(admin.CONFIG, f"keep: 1\nretry: {{attempts: 1}}\nattachments: {{path: {FEW}}}\n")
+        host.write(
+            admin.CONFIG,
+            f"keep: 1\nretry: {{attempts: 1}}\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n",
+        )
         done = admin.dental(host, "run")
     finally:
         host.run("docker start dental-pms-db-1")
@@ -498,7 +504,7 @@ def second_place(host: Machine) -> Iterator[str]:
     if host.run("command -v rclone", check=False).returncode:
         host.install("--no-install-recommends", "rclone")
     host.run(RCLONE.format(file="/etc/dental-pms/rclone.conf"))
-    host.write(admin.CONFIG, OFFSITE + f"attachments: {{path: {FEW}}}\n")
+    host.write(admin.CONFIG, OFFSITE + f"attachments: {{path: {FEW}}}\napplication: {{table: null}}\n")
     yield "/srv/away"
     host.run("rm -rf /srv/away /etc/dental-pms/rclone.conf")
 

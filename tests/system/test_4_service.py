@@ -11,7 +11,7 @@ from tests.system import admin, practice
 from tests.system.machine import Machine, MachineError
 
 FEW = "/srv/few"
-FEW_ONLY = f"retry: {{attempts: 1}}\nattachments: {{path: {FEW}}}\n"
+FEW_ONLY = f"retry: {{attempts: 1}}\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n"
 LIMIT = "[Service]\nTimeoutStartSec={}\n"
 SLOW_TAR = """\
 #!/bin/bash
@@ -264,7 +264,9 @@ def test_interrupt_from_the_keyboard_ends_a_run_by_hand(host: Machine) -> None:
 
 @pytest.mark.thorough
 def test_database_that_is_stopped_is_tried_again_and_then_fails_as_temporary(host: Machine) -> None:
-    host.write(admin.CONFIG, f"retry: {{attempts: 2, wait_s: 1}}\nattachments: {{path: {FEW}}}\n")
+    host.write(
+        admin.CONFIG, f"retry: {{attempts: 2, wait_s: 1}}\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n"
+    )
     began = admin.moment(host)
     host.run("docker stop --time 2 dental-pms-db-1")
     try:
@@ -283,7 +285,10 @@ def test_database_that_is_stopped_is_tried_again_and_then_fails_as_temporary(hos
 
 
 def test_database_that_comes_back_between_two_tries_is_backed_up(host: Machine) -> None:
-    host.write(admin.CONFIG, f"retry: {{attempts: 20, wait_s: 4}}\nattachments: {{path: {FEW}}}\n")
+    host.write(
+        admin.CONFIG,
+        f"retry: {{attempts: 20, wait_s: 4}}\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n",
+    )
     host.run("docker stop --time 2 dental-pms-db-1")
     began = admin.moment(host)
     assert start(host, options="--no-block") == 0
@@ -305,7 +310,9 @@ def test_second_run_at_the_same_time_is_refused_as_temporary(host: Machine) -> N
 
 def test_one_streams_failure_publishes_nothing_and_tells_of_the_other(host: Machine) -> None:
     began = admin.moment(host)
-    host.write(admin.CONFIG, f"database: {{lock_wait_s: 1}}\nattachments: {{path: {FEW}}}\n")
+    host.write(
+        admin.CONFIG, f"database: {{lock_wait_s: 1}}\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n"
+    )
     with admin.locked_table(host):
         assert start(host) == 1
     found = admin.entries(host, began)
@@ -344,7 +351,10 @@ def test_no_password_and_no_row_reaches_journal_output_or_arguments(host: Machin
             in_background(host, "-v run", "2>&1")
             arguments = host.run("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '", check=False).stdout
             host.run(f"kill {PID}; {AWAIT_END}", timeout_s=90)
-            host.write(admin.CONFIG, f"database: {{lock_wait_s: 1}}\nattachments: {{path: {FEW}}}\n")
+            host.write(
+                admin.CONFIG,
+                f"database: {{lock_wait_s: 1}}\nattachments: {{path: {FEW}}}\napplication: {{table: null}}\n",
+            )
             failing = "cat /root/said; dental-pms-backup -v run 2>&1; dental-pms-backup status"
             seen += arguments + host.run(failing, check=False).stdout
     finally:
