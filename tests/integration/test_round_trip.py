@@ -122,9 +122,7 @@ LINES = ("GRANT a TO b GRANTED BY c", "CREATE ROLE c", "-- amounts of money: ALT
 RIGHTS = "select rolsuper, rolcreatedb, pg_has_role(oid, 10, 'member') from pg_roles where rolname = 'evil'"
 
 
-@pytest.mark.fault(
-    "Somebody evil", "what he sets for himself and his database looks like lines of ours, on its own lines"
-)
+@pytest.mark.fault("Somebody evil", "what he sets for himself and his database looks like lines of ours")
 def test_what_somebody_sets_is_text_wherever_a_set_is_loaded(site: Site, live: OnHost, empty_database: OnHost) -> None:
     sql(
         live,
