@@ -34,10 +34,6 @@ LONGEST_PATH_BYTES = 4095  # PATH_MAX without its NUL: tar reads what is deeper 
 # It also reads each byte of a hole there, which takes an hour and more for each TiB.
 MOST_HOLES_BYTES = 16 << 40
 SLACK_S = 60
-CLOCK_TICK_S = 0.02  # so much may the clock of a filesystem be behind
-MOST_BIRTHS_BYTES = 8 << 20
-BIRTHS = re.compile(rb"(-?\d+\.\d+\n)*")
-SOME_VANISHED = 123  # xargs(1): some of what it started did not end with 0
 TELL_OF_HOLES = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 
 
@@ -186,15 +182,9 @@ def _moved(place: Path, index: Path, began: float, beat: Callable[[], None] | No
 
     And how many of which the filesystem does not say when they were made.
     """
-    finding = filters.argv("moved.pl", str(place), str(index), str(int(began)), str(int(began) - SLACK_S))
-    looking = ["env", f"--chdir={place}", "xargs", "--null", "--no-run-if-empty", "stat", "--printf=%.9W\\n", "--"]
-    with descriptors.memory("births") as out:
-        found, looked = programs.pipeline(finding, looking, out=out, beat=beat)
-        told = os.pread(out, MOST_BIRTHS_BYTES, 0)
-    if not found.ok or looked.exit_code not in {0, SOME_VANISHED} or not BIRTHS.fullmatch(told):
-        raise ArchiveError(f"attachments: {looked if found.ok else found}, while what was moved was counted")
-    births = [float(birth) for birth in told.split()]
-    return sum(0 < birth < began - CLOCK_TICK_S for birth in births), sum(birth <= 0 for birth in births)
+    words = str(place), str(index), f"{began:.3f}", str(int(began) - SLACK_S)
+    moved_count, unknown_count = _numbers(filters.argv("moved.pl", *words), 2, beat, timeout_s=None)
+    return moved_count, unknown_count
 
 
 def _check_holes(directory: Path, place: Path, beat: Callable[[], None] | None) -> None:
@@ -213,8 +203,10 @@ def _check_holes(directory: Path, place: Path, beat: Callable[[], None] | None) 
         )
 
 
-def _numbers(argv: Sequence[str], count: int, beat: Callable[[], None] | None) -> tuple[int, ...]:
-    ended, out = programs.capture(argv, timeout_s=COUNTS_S, beat=beat)
+def _numbers(
+    argv: Sequence[str], count: int, beat: Callable[[], None] | None, *, timeout_s: float | None = COUNTS_S
+) -> tuple[int, ...]:
+    ended, out = programs.capture(argv, timeout_s=timeout_s, beat=beat)
     numbers = re.findall(r"(?<!\S)[0-9]+(?!\S)", out)[:count]
     if not ended.ok or len(numbers) < count:
         raise ArchiveError(f"attachments: {ended}, while the entries were counted")

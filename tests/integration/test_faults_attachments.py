@@ -176,7 +176,10 @@ def test_a_file_that_is_moved_while_the_archive_is_made_is_in_it_or_told(site: S
         (inbox / f"scan{number}").write_text("a letter")
         os.utime(inbox / f"scan{number}", (1, 1))
     moves = f'for each in {inbox}/*; do [ ! -e "$each" ] || mv "$each" {site.attachments}; break; done'
-    name, done = succeeds(site, "attachments", PATH=while_it_is_archived(site, moves))
+    trace = site.place / "trace"
+    tracing = ["strace", "-f", "-qq", "--trace=execve", "--string-limit=9999", f"--output={trace}"]
+    name, done = succeeds(site, "attachments", wrapper=tracing, PATH=while_it_is_archived(site, moves))
+    assert [line for line in trace.read_text().splitlines() if "scan" in line and not re.search('/mv", ', line)] == []
     told = f"attachments: 1 files were moved in {site.attachments} while the archive was made, each time"
     assert (told in done.stderr) if times > 1 else not done.stderr
     listed = subprocess.run(

@@ -46,7 +46,6 @@ OUTCOMES = {
     "perl": ("verification", "verification", "verification", "tool"),
     "sha256sum": ("verification", "verification", "verification", "tool"),
     "wc": ("archive", "archive", "archive", "tool"),
-    "xargs": ("archive", "archive", "archive", "archive"),
 }
 STATUS = {"database": 75, "configuration": 78}
 MATRIX = [

@@ -28,10 +28,12 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def moved(tree: Path, began: int) -> int:
-    found = filtered("moved.pl", tree, tree.parent / "index", str(began), str(began))
+def moved(tree: Path, began: float) -> int:
+    found = filtered("moved.pl", tree, tree.parent / "index", f"{began:.3f}", str(int(began)))
     assert (found.status, found.said) == (0, "")
-    return found.out.count(b"\0")
+    count, unknown = found.out.split()
+    assert unknown == b"0"
+    return int(count)
 
 
 def test_files_that_were_moved_are_named_and_no_others(tree: Path) -> None:
@@ -51,6 +53,10 @@ def test_files_that_were_moved_are_named_and_no_others(tree: Path) -> None:
     assert moved(tree, began) == 4
     (tree / "kept/made/gone/in").rename(tree / "kept/in")
     assert moved(tree, began) == 4
+    (tree / "kept/came").write_text("x")
+    os.utime(tree / "kept/came", (1, 1))
+    assert moved(tree, began) == 4
+    assert moved(tree, time.time() + 1) == 0
 
 
 def test_what_cannot_be_looked_through_is_no_answer(tree: Path) -> None:
